@@ -1,0 +1,1 @@
+"""mixlm: pretraining objectives for language models, composed in one JAX train step."""

@@ -1,0 +1,15 @@
+"""The one exception that a person's mistake raises, and the nearest right name for a wrong one."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake in what the user asked for; its message is one sentence that names the thing and the way out."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Returns " Did you mean 'X'?" for the known name closest to `name`, or "" when none is close."""
+    candidates = {known_name.lower(): known_name for known_name in known}
+    close = difflib.get_close_matches(name.lower(), candidates, n=1, cutoff=0.6)
+    return f" Did you mean {candidates[close[0]]!r}?" if close else ""

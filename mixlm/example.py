@@ -1,0 +1,52 @@
+"""What an objective hands to a network: which tokens are read, what is to be said, and who sees whom."""
+
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+
+@struct.dataclass
+class Example:
+    """A batch as a network reads it, in the field names of T5X.
+
+    `decoder_loss_weights` is 0 where a position is not scored (1/t in diffusion). `decoder_mask_ar` is 1 where a
+    position opens a new causal step and 0 where it joins the block before it: all 1 is causal, all 0 bidirectional,
+    0..0 1..1 a prefix. Segment ids tell packed documents apart, 0 is padding; without them, padding is where the target
+    (or the encoder's input) is token 0. Positions default to the index in the row.
+    """
+
+    decoder_input_tokens: Int[Array, "B T"]
+    decoder_target_tokens: Int[Array, "B T"]
+    decoder_loss_weights: Float[Array, "B T"]
+    decoder_mask_ar: Int[Array, "B T"]
+    encoder_input_tokens: Int[Array, "B S"] | None = None
+    decoder_segment_ids: Int[Array, "B T"] | None = None
+    decoder_positions: Int[Array, "B T"] | None = None
+    encoder_segment_ids: Int[Array, "B S"] | None = None
+    encoder_positions: Int[Array, "B S"] | None = None
+
+    @property
+    def decoder_segments(self) -> Int[Array, "B T"]:
+        """Segment ids of the decoder's positions, 0 where padded."""
+        if self.decoder_segment_ids is not None:
+            return self.decoder_segment_ids
+        return (self.decoder_target_tokens > 0).astype(jnp.int32)
+
+    @property
+    def encoder_segments(self) -> Int[Array, "B S"]:
+        """Segment ids of the encoder's positions, 0 where padded."""
+        if self.encoder_segment_ids is not None:
+            return self.encoder_segment_ids
+        assert self.encoder_input_tokens is not None, "this example has no encoder side"
+        return (self.encoder_input_tokens > 0).astype(jnp.int32)
+
+
+def same_segment(queries: Int[Array, "B Q"], keys: Int[Array, "B K"]) -> Bool[Array, "B Q K"]:
+    """Whether query q and key k belong to the same document; padding (segment 0) belongs to none."""
+    return (queries[:, :, None] == keys[:, None, :]) & (queries[:, :, None] > 0)
+
+
+def attention_mask(mask_ar: Int[Array, "B T"], segments: Int[Array, "B T"]) -> Bool[Array, "B T T"]:
+    """Whether query q sees key k: `cumsum(mask_ar)[k] <= cumsum(mask_ar)[q]` within one segment (big_vision's rule)."""
+    step = jnp.cumsum(mask_ar, axis=1)
+    return (step[:, None, :] <= step[:, :, None]) & same_segment(segments, segments)

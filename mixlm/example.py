@@ -50,3 +50,9 @@ def attention_mask(mask_ar: Int[Array, "B T"], segments: Int[Array, "B T"]) -> B
     """Whether query q sees key k: `cumsum(mask_ar)[k] <= cumsum(mask_ar)[q]` within one segment (big_vision's rule)."""
     step = jnp.cumsum(mask_ar, axis=1)
     return (step[:, None, :] <= step[:, :, None]) & same_segment(segments, segments)
+
+
+def smallest_example(encoder: bool) -> Example:
+    """One row of one token, to initialise a network with."""
+    token = jnp.ones((1, 1), jnp.int32)
+    return Example(token, token, jnp.ones((1, 1)), token, encoder_input_tokens=token if encoder else None)

@@ -1,0 +1,108 @@
+"""The command line of every launch script, in the dialect of T5X: gin files, gin bindings, and how a mistake ends."""
+
+import argparse
+import ast
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from mixlm.errors import UserError, nearest
+
+_OPTIONS = ("--gin_file", "--gin_search_paths", "--print_config", "--explain", "--help")
+
+
+@dataclass(frozen=True)
+class Flags:
+    """What a command line asks for; `bindings` hold one `NAME = value` of gin text for each `--gin.NAME=value`."""
+
+    gin_files: tuple[str, ...] = ()
+    search_paths: tuple[str, ...] = ()
+    bindings: tuple[str, ...] = ()
+    print_config: bool = False
+    explain: bool = False
+
+
+def parse_flags(argv: Sequence[str], description: str) -> Flags:
+    """Reads the arguments after the program's name; raises UserError for one that is unknown or lacks its value."""
+    bindings, others = _split_bindings(argv)
+    parser = argparse.ArgumentParser(
+        description=description,
+        epilog="--gin.NAME=value sets a macro (--gin.TRAIN_STEPS=300) or a parameter (--gin.SpacTor.lambda1=5).",
+        allow_abbrev=False,
+        exit_on_error=False,
+    )
+    parser.add_argument(
+        "--gin_file", action="append", default=[], metavar="NAME", help="a gin file; later ones override earlier ones"
+    )
+    parser.add_argument(
+        "--gin_search_paths", action="append", default=[], metavar="A,B", help="folders to look for gin files in"
+    )
+    parser.add_argument("--print_config", action="store_true", help="print the configuration and stop")
+    parser.add_argument("--explain", action="store_true", help="say what would run, with examples, and stop")
+    try:
+        known, unknown = parser.parse_known_args(others)
+    except argparse.ArgumentError as error:
+        raise UserError(f"{error.argument_name}: {error.message}.") from None
+    if unknown:
+        raise UserError(_unknown(unknown[0]))
+    return Flags(
+        gin_files=tuple(known.gin_file),
+        search_paths=tuple(path for paths in known.gin_search_paths for path in paths.split(",") if path),
+        bindings=tuple(bindings),
+        print_config=known.print_config,
+        explain=known.explain,
+    )
+
+
+def run_or_explain_error(main: Callable[[], None]) -> None:
+    """Calls `main`; a UserError becomes one line on stderr and exit code 2, an interrupt exit code 130."""
+    try:
+        main()
+    except UserError as error:
+        print("error:", str(error).replace("\n", " "), file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _split_bindings(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Separates `--gin.NAME=value` and `--gin.NAME value` from the other arguments."""
+    bindings, others = [], []
+    arguments = iter(argv)
+    for argument in arguments:
+        if not argument.startswith("--gin."):
+            others.append(argument)
+            continue
+        name, equals, value = argument.removeprefix("--gin.").partition("=")
+        if not equals:
+            value = next(arguments, "--")
+            if value.startswith("--"):
+                raise UserError(f"{argument} needs a value: write {argument}=VALUE.")
+        if not name.strip():
+            raise UserError(f"{argument!r} names nothing to set: write --gin.NAME=value.")
+        bindings.append(f"{name.strip()} = {_gin_value(value)}")
+    return bindings, others
+
+
+def _gin_value(text: str) -> str:
+    """Returns `text` where gin can read it as a value, else `text` quoted, so that a shell needs no nested quotes."""
+    if text.startswith(tuple("@%([{'\"")):
+        return text
+    try:
+        value = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError):
+        return repr(text)
+    # gin would take what follows a # for a comment, and knows neither a plus sign nor a tuple without brackets.
+    literal = isinstance(value, (bool, int, float, str, type(None))) and "#" not in text and "+" not in text[:1]
+    return text.strip() if literal else repr(text)
+
+
+def _unknown(argument: str) -> str:
+    name = argument.partition("=")[0]
+    if not name.startswith("-"):
+        return f"The argument {argument!r} stands alone: gin files are named with --gin_file=NAME."
+    knob = name.lstrip("-")
+    if knob.isupper():
+        return f"There is no flag {name!r}. Did you mean '--gin.{knob}'?"
+    return f"There is no flag {name!r}.{nearest(name, _OPTIONS)}"

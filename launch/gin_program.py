@@ -1,0 +1,140 @@
+"""What gin files and bindings say, as plain data: macros, and values bound to the parameters of classes.
+
+gin itself reports a mistake late, or never (a macro that nobody reads), and keeps no record of where a value came from.
+So `gin_files` reads into this Program, `configure` checks it, and gin is then handed the whole as one text to build.
+"""
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mixlm.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class Target:
+    """A class or function that gin can call: `path` within `module`, which a program's text calls `bound`."""
+
+    value: Callable[..., Any]
+    module: str
+    path: str
+    bound: str
+
+    def __str__(self) -> str:
+        return f"{self.bound}.{self.path}"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """`@scope/module.Class()`, or without the brackets the class or function itself."""
+
+    scopes: tuple[str, ...]
+    target: Target
+    called: bool
+
+    def __repr__(self) -> str:
+        return "@" + "/".join((*self.scopes, str(self.target))) + ("()" if self.called else "")
+
+
+@dataclass(frozen=True)
+class Macro:
+    """`%NAME`, the value that the macro NAME has once everything is read."""
+
+    name: str
+
+    def __repr__(self) -> str:
+        return f"%{self.name}"
+
+    @property
+    def required(self) -> bool:
+        """Whether this is gin's mark for a value that is still to be given."""
+        return self.name in ("REQUIRED", "gin.REQUIRED")
+
+
+@dataclass(frozen=True)
+class Binding:
+    """A value and where it was given; `typed` is the text of one given on the command line."""
+
+    value: Any
+    where: str
+    typed: str | None = None
+
+
+@dataclass
+class Program:
+    """Everything that was read: later bindings have replaced earlier ones, as in gin."""
+
+    macros: dict[str, Binding] = field(default_factory=dict)
+    bindings: dict[tuple[str, Target], dict[str, Binding]] = field(default_factory=dict)
+    mentioned: list[Target] = field(default_factory=list)
+    symbols: dict[str, Any] = field(default_factory=dict)
+    bound_names: dict[str, str] = field(default_factory=dict)
+
+    def target(self, value: Any, module: str, path: str) -> Target:
+        """Returns the one target of a class or function, whichever import it was reached through."""
+        home, name = getattr(value, "__module__", None), getattr(value, "__qualname__", "")
+        if home in sys.modules and getattr(sys.modules[home], name, None) is value:
+            module, path = home, name
+        bound = module.rpartition(".")[2]
+        if module not in self.bound_names and (bound in self.bound_names.values() or bound == "gin"):
+            bound = module.replace(".", "_")
+        target = Target(value, module, path, self.bound_names.setdefault(module, bound))
+        if target not in self.mentioned:
+            self.mentioned.append(target)
+        return target
+
+    def every_binding(self) -> Iterator[tuple[str, Binding]]:
+        """Walks through macros and bindings, each with its name as gin spells it."""
+        yield from self.macros.items()
+        for (scope, target), values in self.bindings.items():
+            for name, binding in values.items():
+                yield f"{scope}/{target}.{name}".lstrip("/"), binding
+
+
+def contained(value: Any) -> Iterator[Any]:
+    """Walks through a value and everything in its lists, tuples and dicts."""
+    yield value
+    if isinstance(value, Mapping):
+        value = [*value.keys(), *value.values()]
+    if isinstance(value, (list, tuple)):
+        for entry in value:
+            yield from contained(entry)
+
+
+def parameters(value: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """Returns what a class or function can be given by name."""
+    unnamed = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL)
+    return {name: p for name, p in inspect.signature(value).parameters.items() if p.kind not in unnamed}
+
+
+def check_macros(program: Program, declared: set[str]) -> None:
+    """Raises UserError for a macro that is read but has no value, or was typed but is nobody's."""
+    read_macros = [
+        (macro.name, name, binding)
+        for name, binding in program.every_binding()
+        for macro in contained(binding.value)
+        if isinstance(macro, Macro) and not macro.required
+    ]
+    known = declared | {macro for macro, _, _ in read_macros}
+    for name in program.macros:
+        if name not in known:
+            raise UserError(f"--gin.{name}: the gin files have no macro {name!r}.{nearest(name, known)}")
+    for macro, name, binding in read_macros:
+        if macro not in program.macros:
+            hint = nearest(macro, program.macros)
+            raise UserError(
+                f"{binding.where}: {name} reads %{macro}, which has no value: give it with --gin.{macro}=value.{hint}"
+            )
+    for name in program.macros:
+        _check_ends(program, name, (name,))
+
+
+def _check_ends(program: Program, name: str, path: tuple[str, ...]) -> None:
+    """Raises UserError for a macro that reads itself."""
+    for macro in contained(program.macros[name].value):
+        if isinstance(macro, Macro) and not macro.required:
+            if macro.name in path:
+                raise UserError(f"{program.macros[name].where}: the macro {macro.name} reads itself.")
+            _check_ends(program, macro.name, (*path, macro.name))

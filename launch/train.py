@@ -1,0 +1,28 @@
+"""Trains a recipe: python launch/train.py --gin_file=spactor.gin [--gin.NAME=value ...]."""
+
+import sys
+
+from flags import parse_flags, run_or_explain_error
+
+
+def main() -> None:
+    """Builds the recipe from the command line, and trains, explains or prints it."""
+    flags = parse_flags(sys.argv[1:], __doc__)
+    from configure import config_text, configured
+
+    from mixlm.recipe import Recipe
+
+    if flags.print_config:
+        print(config_text(flags, Recipe), end="")
+        return
+    recipe = configured(flags, Recipe)
+    from mixlm.train import explain, train
+
+    if flags.explain:
+        explain(recipe)
+    else:
+        train(recipe, config_text(flags, Recipe))
+
+
+if __name__ == "__main__":
+    run_or_explain_error(main)

@@ -1,0 +1,251 @@
+"""Checkpoints: saved by Orbax in the background, each with its checksums, restored onto any mesh."""
+
+import contextlib
+import json
+import logging
+import math
+import os
+import re
+import shutil
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from mixlm.errors import UserError
+
+CHECKSUMS = "checksums.json"
+# Orbax's own note on a step, completed after our checksums; without it Orbax complains on every reading.
+NOTE = "_CHECKPOINT_METADATA"
+
+
+def size_in_bytes(state: PyTree) -> int:
+    """The bytes of all arrays in `state` (arrays or ShapeDtypeStructs), before compression."""
+    return sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(state))
+
+
+class Checkpoints:
+    """The checkpoints of a run: one sub-folder per step, of which the newest `keep` stay.
+
+    A checkpoint is whole when every file that its `checksums.json` names has the length and CRC-32 given there, so one
+    that was cut short, or damaged later, is noticed before Orbax reads it (TensorStore lets flipped bytes pass).
+    Nothing is written before the first save. Failures of the disk are raised as UserError, at the latest by `wait`.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], keep: int = 3) -> None:
+        if keep < 1:
+            raise UserError(f"{keep} checkpoints cannot be kept; keep at least 1.")
+        self.folder = Path(folder).absolute()
+        self.keep = keep
+        self._manager: Any = None
+        self._saving: int | None = None
+
+    def save(self, step: int, state: PyTree) -> bool:
+        """Begins to save `state` as the checkpoint of `step`; returns False when a whole one is there already.
+
+        The arrays are copied before this returns, so they may be donated; an earlier save is waited for first.
+        """
+        self.wait()
+        if self._fault(step, lengths_only=True) is None:
+            return False
+        self._set_aside(step)
+        self._saving = step
+        self._check_space(state)
+        with self._writing():
+            self._open().save(step, args=_orbax().args.StandardSave(state), force=True)
+        return True
+
+    def restore(self, abstract_state: PyTree) -> tuple[int, PyTree] | None:
+        """Reads the newest whole checkpoint onto the shardings of `abstract_state`; None when there is none.
+
+        `abstract_state` holds jax.ShapeDtypeStructs with shardings, of any mesh. Checkpoints that are not whole are
+        renamed `<step>.torn`, so that their steps can be saved again, and one printed sentence names them. Raises
+        UserError for the first parameter whose name, shape or type differs.
+        """
+        self.wait()
+        torn = []
+        for step in sorted(self._steps(), reverse=True):
+            fault = self._fault(step)
+            if fault is None:
+                break
+            torn.append((step, fault))
+        else:
+            step = None
+        for torn_step, _ in torn:
+            self._set_aside(torn_step)
+        if torn:
+            _tell(self.folder, torn, step)
+        if step is None:
+            return None
+        manager = self._open()
+        _check_same(abstract_state, manager.item_metadata(step), self.folder / str(step))
+        with _failures(f"The checkpoint of step {step} in {self.folder} could not be read"):
+            return step, manager.restore(step, args=_orbax().args.StandardRestore(abstract_state))
+
+    def latest(self) -> int | None:
+        """The newest step whose checkpoint has all of its files in full length, None without one."""
+        self.wait()
+        return next((step for step in sorted(self._steps(), reverse=True) if self._fault(step, True) is None), None)
+
+    def wait(self) -> None:
+        """Returns when the save that runs in the background is on the disk; raises UserError when it failed."""
+        if self._manager is None:
+            return
+        with self._writing():
+            self._manager.wait_until_finished()
+        self._saving = None
+
+    def close(self) -> None:
+        """Waits for the last save and ends Orbax's threads."""
+        try:
+            self.wait()
+        finally:
+            if self._manager is not None:
+                self._manager.close()
+                self._manager = None
+
+    def _open(self) -> Any:
+        if self._manager is None:
+            ocp = _orbax()
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=self.keep,
+                cleanup_tmp_directories=True,
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
+            )
+            with _failures(f"The folder of checkpoints {self.folder} could not be opened"):
+                self._manager = ocp.CheckpointManager(
+                    self.folder, options=options, item_handlers=ocp.StandardCheckpointHandler()
+                )
+        return self._manager
+
+    def _check_space(self, state: PyTree) -> None:
+        """A disk that fills up under Orbax is reported too, but only after its threads' tracebacks."""
+        place = next(parent for parent in (self.folder, *self.folder.parents) if parent.exists())
+        needed, free = size_in_bytes(state), shutil.disk_usage(place).free
+        if free < needed:
+            raise UserError(
+                f"The checkpoint of step {self._saving} needs {needed / 1e9:.3g} GB and {self.folder} "
+                f"has {free / 1e9:.3g} GB left; nothing was written."
+            )
+
+    def _steps(self) -> list[int]:
+        if not self.folder.is_dir():
+            return []
+        return [int(entry.name) for entry in self.folder.iterdir() if re.fullmatch(r"\d+", entry.name)]
+
+    def _write_checksums(self) -> None:
+        """Runs on Orbax's thread, when all is written and just before the folder gets its final name."""
+        if jax.process_index() != 0:
+            return
+        (folder,) = self.folder.glob(f"{self._saving}.*tmp*")
+        sums = {name: [path.stat().st_size, _crc32(path)] for name, path in _files(folder)}
+        with (folder / CHECKSUMS).open("w") as file:
+            json.dump(sums, file, indent=0)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _fault(self, step: int, lengths_only: bool = False) -> str | None:
+        """What keeps the checkpoint of `step` from being whole, None when nothing does."""
+        folder = self.folder / str(step)
+        try:
+            for note in (NOTE, CHECKSUMS):
+                sums = json.loads((folder / note).read_text())
+        except (OSError, ValueError):
+            return f"{note} is missing or unreadable"
+        for name, (size, crc) in sums.items():
+            path = folder / name
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != size:
+                return f"{name} has {path.stat().st_size} of {size} bytes"
+            if not lengths_only and _crc32(path) != crc:
+                return f"{name} has other content than was written"
+        return None
+
+    def _set_aside(self, step: int) -> None:
+        if jax.process_index() == 0 and (self.folder / str(step)).exists():
+            aside = self.folder / f"{step}.torn"
+            shutil.rmtree(aside, ignore_errors=True)
+            (self.folder / str(step)).rename(aside)
+        if self._manager is not None:
+            self._manager.reload()
+
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
+        return _failures(f"The checkpoint of step {self._saving} could not be written to {self.folder}")
+
+
+@contextlib.contextmanager
+def _failures(what: str) -> Iterator[None]:
+    """Turns what the disk, TensorStore or Orbax raises into one sentence."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        # TensorStore wraps the system's error in a page of its own.
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        number = int(code[1]) if code else error.errno if isinstance(error, OSError) else None
+        reason = os.strerror(number) if number else str(error).strip().split("\n")[0][:300].rstrip(".")
+        raise UserError(f"{what}: {reason}.") from error
+
+
+def _orbax() -> Any:
+    # Orbax costs a quarter of a second, which a run that only explains itself need not pay.
+    import orbax.checkpoint
+
+    # Every failure reaches us as an exception; what Orbax logs besides would break into the progress bar.
+    logging.getLogger("absl").addFilter(_not_from_orbax)
+    return orbax.checkpoint
+
+
+def _not_from_orbax(record: logging.LogRecord) -> bool:
+    return f"{os.sep}orbax{os.sep}" not in record.pathname
+
+
+def _files(folder: Path) -> Iterator[tuple[str, Path]]:
+    for path in sorted(folder.rglob("*")):
+        # Orbax may still write its notes in the folder itself; the arrays are all deeper.
+        if path.is_file() and path.parent != folder:
+            yield path.relative_to(folder).as_posix(), path
+
+
+def _crc32(path: Path) -> int:
+    crc = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            crc = zlib.crc32(block, crc)
+    return crc
+
+
+def _tell(folder: Path, torn: list[tuple[int, str]], step: int | None) -> None:
+    steps = ", ".join(str(torn_step) for torn_step, _ in torn)
+    onward = f"going on from the whole one of step {step}" if step is not None else "and no other is whole"
+    plural = "checkpoints of steps" if len(torn) > 1 else "checkpoint of step"
+    print(f"Not whole in {folder}: the {plural} {steps} ({torn[0][1]}); {onward}.", flush=True)
+
+
+def _named(tree: PyTree) -> dict[str, Any]:
+    """The leaves by a path such as params/model/kernel; Orbax's records hold fields and keys alike."""
+
+    def name(entry: Any) -> str:
+        return str(next(getattr(entry, field) for field in ("key", "name", "idx") if hasattr(entry, field)))
+
+    return {"/".join(map(name, path)): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+def _check_same(abstract_state: PyTree, metadata: Any, folder: Path) -> None:
+    asked, written = _named(abstract_state), _named(getattr(metadata, "tree", metadata))
+    for name, leaf in asked.items():
+        if name not in written:
+            raise UserError(f"The checkpoint {folder} has no {name}, which this run needs; it is another network's.")
+        for what in ("shape", "dtype"):
+            here, there = getattr(leaf, what), getattr(written[name], what)
+            if here != there:
+                raise UserError(f"{name} has {what} {there} in the checkpoint {folder} and {here} in this run.")
+    for name in written:
+        if name not in asked:
+            raise UserError(f"The checkpoint {folder} holds {name}, which this run lacks; it is another network's.")

@@ -1,0 +1,169 @@
+"""From a task to batches: vocabulary and token store are made once, then every batch is a function of its step."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int32
+
+from mixlm.data.repeat import Repeated, sequential, unique_documents
+from mixlm.data.store import Tokenized, TokenStore, open_or_build
+from mixlm.data.tasks import SPLITS, TextTask
+from mixlm.data.vocabulary import Vocabulary
+from mixlm.errors import UserError
+
+READ_AHEAD = 8  # Ours: a few batches hide a hiccup of the disk, and cost little memory.
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run says about its data before it starts; documents, tokens and text bytes are counted per split."""
+
+    name: str
+    documents: Mapping[str, int]
+    tokens: Mapping[str, int]
+    text_bytes: Mapping[str, int]
+    unique_documents: int
+    unique_tokens: int
+    vocab_size: int
+    fingerprint: str
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedData:
+    """A task whose vocabulary and tokens lie on the disk."""
+
+    name: str
+    vocabulary: Vocabulary
+    store: TokenStore
+    unique_tokens: int | None = None
+
+    def train(self, block_length: int, seed: int) -> Repeated:
+        """The unique set of the train split, epoch after epoch, in blocks."""
+        return Repeated(self.store.split("train"), block_length, seed, self.unique_tokens)
+
+    def validation(self, block_length: int) -> Int32[np.ndarray, "blocks L"]:
+        """The validation split in its own order, in blocks."""
+        return sequential(self.store.split("validation"), block_length)
+
+    @cached_property
+    def summary(self) -> Summary:
+        """The counts of documents and tokens, and the fingerprint of text and vocabulary."""
+        splits = {name: self.store.split(name) for name in SPLITS}
+        offsets = splits["train"].offsets
+        unique = unique_documents(offsets, self.unique_tokens)
+        return Summary(
+            name=self.name,
+            documents={name: split.num_documents for name, split in splits.items()},
+            tokens={name: split.num_tokens for name, split in splits.items()},
+            text_bytes={name: split.text_bytes for name, split in splits.items()},
+            unique_documents=len(unique),
+            unique_tokens=int(np.diff(offsets)[unique].sum()),
+            vocab_size=self.vocabulary.token_ids.vocab_size,
+            fingerprint=self.store.manifest["fingerprint"],
+        )
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A task to train on, cut to its unique set of at most `unique_tokens` tokens in whole documents.
+
+    Vocabulary and tokens are cached in `cache_dir`, by default `$MIXLM_CACHE` or `~/.cache/mixlm`.
+    """
+
+    task: TextTask
+    unique_tokens: int | None = None
+    cache_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.unique_tokens, int | None):
+            raise UserError(f"UNIQUE_TOKENS is a whole number of tokens or None, not {self.unique_tokens!r}.")
+
+    def prepare(self, log: Callable[[str], object] = print) -> PreparedData:
+        """Opens what is cached, and makes what is not; only tokenising imports seqio and TensorFlow."""
+        cache = Path(self.cache_dir or os.environ.get("MIXLM_CACHE") or "~/.cache/mixlm").expanduser()
+        fingerprint = self.task.fingerprint()
+        try:
+            vocabulary = self.task.load_vocabulary(cache, log)
+            store = open_or_build(
+                cache / "stores" / f"{self.task.name.replace(':', '_')}-{fingerprint[:16]}",
+                lambda: tokenized(self.task, vocabulary, log),
+                vocabulary.token_ids.vocab_size,
+                fingerprint,
+                vocabulary.fingerprint,
+                log,
+            )
+        except OSError as error:
+            raise UserError(
+                f"The cache folder {cache} cannot be used ({error.strerror or error}); name another in MIXLM_CACHE."
+            ) from None
+        prepared = PreparedData(self.task.name, vocabulary, store, self.unique_tokens)
+        _ = prepared.summary  # A budget that holds no document fails here, before anything else is built.
+        return prepared
+
+
+@dataclass(frozen=True, eq=False)
+class Batches:
+    """Batches of blocks: row r of step s is block `s * batch_size + r`, and each process holds a run of the rows."""
+
+    repeated: Repeated
+    batch_size: int
+    process_index: int = 0
+    process_count: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.batch_size % self.process_count:
+            raise UserError(
+                f"BATCH_SIZE = {self.batch_size} cannot be shared equally by {self.process_count} processes."
+            )
+        if not 0 <= self.process_index < self.process_count:
+            raise UserError(f"There is no process {self.process_index} of {self.process_count}.")
+
+    def batch(self, step: int) -> dict[str, Int32[np.ndarray, "B L"]]:
+        """The rows of a step that this process holds, as `tokens`: a function of the seed and the step alone."""
+        rows = self.batch_size // self.process_count
+        first = step * self.batch_size + self.process_index * rows
+        return {"tokens": self.repeated.blocks(np.arange(first, first + rows))}
+
+    def iterate(self, start_step: int = 0) -> Iterator[tuple[int, dict[str, Int32[np.ndarray, "B L"]]]]:
+        """Steps and their batches from `start_step` on, without end, read ahead by Grain in a thread of its own."""
+        import grain
+
+        steps = grain.MapDataset.source(_Steps(self))[start_step:]
+        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=READ_AHEAD)
+        # Closing the generator closes Grain's iterator, and with it the thread.
+        with contextlib.closing(iter(steps.to_iter_dataset(options))) as batches:
+            yield from batches
+
+
+@dataclass(frozen=True, eq=False)
+class _Steps:
+    """All steps as a source for Grain, whose sources have a length: more steps than anyone takes."""
+
+    batches: Batches
+
+    def __len__(self) -> int:
+        return 2**40
+
+    def __getitem__(self, step: int) -> tuple[int, dict[str, np.ndarray]]:
+        return int(step), self.batches.batch(int(step))
+
+
+def tokenized(task: TextTask, vocabulary: Vocabulary, log: Callable[[str], object]) -> dict[str, Iterator[Tokenized]]:
+    """Each split's documents through the seqio Task, with a progress bar where a terminal watches."""
+    log(f"Tokenising {task.name} (once).")
+    return {split: _tokenized_split(task, vocabulary, split) for split in SPLITS}
+
+
+def _tokenized_split(task: TextTask, vocabulary: Vocabulary, split: str) -> Iterator[Tokenized]:
+    from tqdm import tqdm
+
+    # Text that cannot be read fails here, in the user's words, and not inside TensorFlow.
+    count = sum(1 for _ in task.source.documents(split))
+    dataset = task.seqio_task(vocabulary).get_dataset(sequence_length=None, split=split, shuffle=False)
+    for example in tqdm(dataset.as_numpy_iterator(), total=count, desc=f"{task.name} {split}", disable=None):
+        yield Tokenized(example["targets"], len(example["targets_pretokenized"]))

@@ -1,0 +1,158 @@
+"""A unique set of documents, walked epoch after epoch as one endless stream of blocks; nothing is dropped or padded."""
+
+import functools
+import hashlib
+
+import numpy as np
+from jaxtyping import Int, Int32, Int64, UInt64
+
+from mixlm.data.store import StoreSplit
+from mixlm.errors import UserError
+
+# Ours: what a random number is for, so that the same seed never gives the same numbers to two uses.
+_ORDER_OF_ALL, _ORDER_OF_EPOCH, _BLOCKS_OF_EPOCH = 0, 1, 2
+_FEISTEL_ROUNDS = 6  # Ours: four give a pseudo-random permutation in theory (Luby and Rackoff), six leave a margin.
+
+
+def unique_documents(offsets: Int64[np.ndarray, " bounds"], unique_tokens: int | None) -> Int64[np.ndarray, " D"]:
+    """The documents of the unique set: as many whole ones as `unique_tokens` holds, first come first served.
+
+    They come in a fixed pseudo-random order of all documents that depends on their number alone. So the set is the same
+    for every seed, batch and host, a smaller budget's set is part of a larger one's, and a corpus that is sorted, say
+    by year, gives documents from all over. A budget over the split's size gives all of it. Raises UserError where the
+    first document alone is over the budget.
+    """
+    order = _permutation(len(offsets) - 1, _ORDER_OF_ALL)
+    if unique_tokens is None:
+        return order
+    totals = np.cumsum(np.diff(offsets)[order])
+    count = int(np.searchsorted(totals, unique_tokens, side="right"))
+    if count == 0 or totals[count - 1] == 0:
+        smallest = int(totals[totals > 0][0]) if totals.any() else 0
+        raise UserError(
+            f"UNIQUE_TOKENS = {unique_tokens} holds no whole document; the smallest possible here is {smallest}."
+        )
+    return order[:count]
+
+
+class Repeated:
+    """The unique set of a split as an endless sequence of blocks of `block_length` tokens.
+
+    Each epoch concatenates the set's documents in a fresh order, drawn from (seed, epoch), and one epoch follows the
+    other without a gap, so each epoch holds each token once. Blocks that begin in the same epoch change places among
+    themselves, so that a batch holds few neighbours. A block is a function of the seed and its number, and costs the
+    same however far it lies.
+    """
+
+    def __init__(self, split: StoreSplit, block_length: int, seed: int, unique_tokens: int | None = None):
+        if block_length < 1:
+            raise UserError(f"A block holds at least one token, not {block_length}.")
+        self.block_length = block_length
+        self.seed = seed
+        self._split = split
+        self._documents = unique_documents(split.offsets, unique_tokens)
+        self._lengths = np.diff(split.offsets)[self._documents]
+        self.num_documents = len(self._documents)
+        self.num_tokens = int(self._lengths.sum())
+        if self.num_tokens == 0:
+            raise UserError("The training split holds no tokens.")
+        # A block meets at most two epochs, unless the whole set is shorter than a block.
+        self._epoch_layout = functools.lru_cache(maxsize=4)(self._lay_out_epoch)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the tokens of exactly this unique set, whatever the block length and the seed."""
+        digest = hashlib.sha256()
+        for start, length in zip(self._split.offsets[self._documents], self._lengths):
+            digest.update(int(length).to_bytes(8, "little"))
+            digest.update(self._split.tokens[start : start + length].astype("<u4").tobytes())
+        return digest.hexdigest()
+
+    def position_of(self, index: int) -> int:
+        """Where in the stream block `index` begins, in tokens: a multiple of the block length."""
+        first, count = self._blocks_of(self.epoch_of(index))
+        key = _words(self.seed, _BLOCKS_OF_EPOCH, self.epoch_of(index), count=_FEISTEL_ROUNDS)
+        return (first + _shuffled(index - first, count, key)) * self.block_length
+
+    def epoch_of(self, index: int) -> int:
+        """The epoch, from 0, in which block `index` begins."""
+        if index < 0:
+            raise IndexError(f"block {index} lies before the first")
+        return index * self.block_length // self.num_tokens
+
+    def block(self, index: int) -> Int32[np.ndarray, " L"]:
+        """The tokens of block `index`."""
+        position, filled = self.position_of(index), 0
+        block = np.empty(self.block_length, np.int32)
+        while filled < self.block_length:
+            epoch, within = divmod(position + filled, self.num_tokens)
+            starts, ends = self._epoch_layout(epoch)
+            document = int(np.searchsorted(ends, within, side="right"))
+            take = min(int(ends[document]) - within, self.block_length - filled)
+            source = int(starts[document]) + within - (int(ends[document - 1]) if document else 0)
+            block[filled : filled + take] = self._split.tokens[source : source + take]
+            filled += take
+        return block
+
+    def blocks(self, indices: Int[np.ndarray, " B"]) -> Int32[np.ndarray, "B L"]:
+        """The tokens of several blocks, one per row."""
+        rows = [self.block(int(index)) for index in indices]
+        return np.stack(rows) if rows else np.empty((0, self.block_length), np.int32)
+
+    def _blocks_of(self, epoch: int) -> tuple[int, int]:
+        """The first block that begins in an epoch, and how many do."""
+        first, after = (-(-e * self.num_tokens // self.block_length) for e in (epoch, epoch + 1))
+        return first, after - first
+
+    def _lay_out_epoch(self, epoch: int) -> tuple[Int64[np.ndarray, " D"], Int64[np.ndarray, " D"]]:
+        """For each document in the epoch's order: where it begins in the store, and where it ends in the epoch."""
+        order = _permutation(self.num_documents, self.seed, _ORDER_OF_EPOCH, epoch)
+        return self._split.offsets[self._documents[order]], np.cumsum(self._lengths[order])
+
+
+def sequential(split: StoreSplit, block_length: int) -> Int32[np.ndarray, "blocks L"]:
+    """A split cut into blocks in its own order, the last incomplete one dropped: the same at every evaluation.
+
+    Raises UserError where the split is shorter than one block.
+    """
+    count = split.num_tokens // block_length
+    if count == 0:
+        raise UserError(
+            f"The validation split holds {split.num_tokens} tokens, less than one block of {block_length}; give more"
+            " text, hold out more of it, or shorten the block."
+        )
+    return split.tokens[: count * block_length].reshape(count, block_length).astype(np.int32)
+
+
+def _words(*key: int, count: int) -> UInt64[np.ndarray, " count"]:
+    """Random words as a function of whole numbers; numpy keeps Philox's raw stream the same over its versions."""
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return np.random.Philox(key=np.frombuffer(digest[:16], "<u8")).random_raw(count)
+
+
+def _permutation(size: int, *key: int) -> Int64[np.ndarray, " size"]:
+    return np.argsort(_words(*key, count=size), kind="stable").astype(np.int64)
+
+
+def _shuffled(index: int, size: int, keys: UInt64[np.ndarray, " rounds"]) -> int:
+    """A permutation of range(size) without a table: a Feistel network on the next even number of bits.
+
+    Values that fall outside of the range walk on along their cycle until they are back in it.
+    """
+    half = max((size - 1).bit_length() + 1, 2) // 2
+    mask = (1 << half) - 1
+    round_keys = [int(key) for key in keys]
+    while True:
+        left, right = index >> half, index & mask
+        for key in round_keys:
+            left, right = right, left ^ (_mixed(right ^ key) & mask)
+        index = left << half | right
+        if index < size:
+            return index
+
+
+def _mixed(word: int) -> int:
+    """The finaliser of splitmix64: every output bit depends on every input bit."""
+    word = (word ^ word >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    word = (word ^ word >> 27) * 0x94D049BB133111EB % 2**64
+    return word ^ word >> 31

@@ -1,0 +1,330 @@
+"""SentencePiece vocabularies: trained once on the task's own text, or read from an existing model such as T5's."""
+
+import contextlib
+import hashlib
+import io
+import itertools
+import json
+import os
+import re
+import sys
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex, runtime_checkable
+
+from mixlm.errors import UserError, nearest
+from mixlm.tokens import TokenIds
+
+if TYPE_CHECKING:
+    import seqio
+
+# Changes whenever a model trained by this code would differ, so that a cached one is not mistaken for it.
+TRAINING_VERSION = 1
+# Ours: enough text for a stable vocabulary of tens of thousands of pieces, and 8 s of training on two cores.
+TRAINING_CHARACTERS = 16_000_000
+# Ours: SentencePiece skips sentences over its limit in bytes; a chunk of 2,000 characters has at most 8,000.
+SENTENCE_CHARACTERS, SENTENCE_BYTES = 2_000, 8_192
+# SentencePiece sums its expected counts per thread: a fixed number of threads gives the same model everywhere.
+THREADS = 2
+SPECIAL_PIECES = 5  # <pad>, </s>, <unk>, <s>, <mask>
+SPACE = "\u2581"
+
+
+class Vocabulary:
+    """A SentencePiece model with T5's sentinels `<extra_id_k>` as its last ids, `<extra_id_0>` the highest."""
+
+    def __init__(self, model: bytes, token_ids: TokenIds, path: Path):
+        from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
+
+        model_proto: Any = getattr(sentencepiece_model_pb2, "ModelProto")  # noqa: B009 (generated code has no types)
+        proto = model_proto.FromString(model)
+        for k in reversed(range(token_ids.sentinels)):
+            kind = model_proto.SentencePiece.USER_DEFINED
+            proto.pieces.add(piece=f"{SPACE}<extra_id_{k}>", score=0.0, type=kind)
+        self.token_ids = token_ids
+        self.path = path
+        self.fingerprint = _digest(hashlib.sha256(model).hexdigest(), asdict(token_ids))
+        self._processor = SentencePieceProcessor(model_proto=proto.SerializeToString())
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`, without EOS; `<extra_id_k>` in the text becomes that sentinel."""
+        return self._processor.encode(text)
+
+    def decode(self, ids: Iterable[SupportsIndex]) -> str:
+        """Readable text: sentinels as `<extra_id_k>`, the other special ids by name, the text between them spaced."""
+        text = ""
+        for special, group in itertools.groupby(map(int, ids), key=self._is_special):
+            run = list(group)
+            if special:
+                text += "".join(" " + piece for piece in self.pieces(run))
+            else:
+                opens_a_word = self._processor.id_to_piece(run[0]).startswith(SPACE)
+                text += (" " if opens_a_word else "") + self._processor.decode(run)
+        return text.strip()
+
+    def pieces(self, ids: Iterable[SupportsIndex]) -> list[str]:
+        """The piece of each id, with U+2581 where a space precedes it; an id outside of the vocabulary as `<id>`."""
+        return [self._piece(int(token)) for token in ids]
+
+    def _piece(self, token: int) -> str:
+        if not 0 <= token < self.token_ids.vocab_size:
+            return f"<{token}>"
+        piece = self._processor.id_to_piece(token)
+        return piece if token < self._num_pieces else piece.removeprefix(SPACE)
+
+    @property
+    def _num_pieces(self) -> int:
+        return self.token_ids.vocab_size - self.token_ids.sentinels
+
+    def _is_special(self, token: int) -> bool:
+        if not 0 <= token < self._num_pieces:
+            return True
+        return self._processor.is_control(token) or self._processor.is_unknown(token)
+
+
+@runtime_checkable
+class VocabularySpec(Protocol):
+    """What a vocabulary is, as a plain value; `load` trains or reads it."""
+
+    def fingerprint(self, text_fingerprint: str) -> str:
+        """SHA-256 of everything that the vocabulary depends on, known before it is trained."""
+        ...
+
+    def load(
+        self,
+        documents: Callable[[], Iterable[str]],
+        text_fingerprint: str,
+        cache_dir: Path,
+        log: Callable[[str], object],
+    ) -> Vocabulary:
+        """The vocabulary; `documents` gives the training text if it has to be trained first."""
+        ...
+
+
+@dataclass(frozen=True)
+class TrainedSentencePiece:
+    """A SentencePiece model trained on the train split and cached: `<pad>` 0, `</s>` 1, `<unk>` 2, `<s>` 3, `<mask>` 4.
+
+    `vocab_size` counts the sentinels, which are its last ids. Text is normalised as T5's is (`nmt_nfkc`: a line break
+    becomes a space). Raises UserError where the text is too small for the size, and names the size that fits.
+    """
+
+    vocab_size: int = 8192
+    sentinels: int = 100
+    model_type: str = "unigram"
+    character_coverage: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.model_type not in ("unigram", "bpe"):
+            close = nearest(self.model_type, ("unigram", "bpe"))
+            raise UserError(f"TrainedSentencePiece.model_type is 'unigram' or 'bpe', not {self.model_type!r}.{close}")
+        if not isinstance(self.vocab_size, int):
+            raise UserError(f"VOCAB_SIZE is a whole number, not {self.vocab_size!r}.")
+        if self.sentinels < 0 or self.vocab_size <= self.sentinels + SPECIAL_PIECES:
+            raise UserError(
+                f"A vocabulary of {self.vocab_size} ids has no room for pieces beside {self.sentinels} sentinels and"
+                f" {SPECIAL_PIECES} special tokens; set VOCAB_SIZE higher."
+            )
+
+    @property
+    def token_ids(self) -> TokenIds:
+        """The special ids of every model trained by this class."""
+        return TokenIds(vocab_size=self.vocab_size, mask=4, bos=3, sentinels=self.sentinels)
+
+    def fingerprint(self, text_fingerprint: str) -> str:
+        """SHA-256 over the text's fingerprint, the settings and the version of the training."""
+        return _digest(TRAINING_VERSION, text_fingerprint, asdict(self))
+
+    def load(
+        self,
+        documents: Callable[[], Iterable[str]],
+        text_fingerprint: str,
+        cache_dir: Path,
+        log: Callable[[str], object],
+    ) -> Vocabulary:
+        """The cached model, trained first where there is none, or where the cached file is damaged."""
+        name = f"{self.model_type}-{self.vocab_size}-{self.fingerprint(text_fingerprint)[:16]}.model"
+        path = cache_dir / "vocabularies" / name
+        if path.exists():
+            with contextlib.suppress(UserError):
+                return self._open(path)
+            log(f"The cached vocabulary {path} is damaged and is trained again.")
+        log(f"Training a SentencePiece vocabulary of {self.vocab_size:,} ids (once, cached in {path.parent}).")
+        _write_atomically(path, _train(self, documents()))
+        return self._open(path)
+
+    def _open(self, path: Path) -> Vocabulary:
+        model = path.read_bytes()
+        # A truncated model often still parses, so its SHA-256 lies beside it.
+        recorded = path.with_suffix(".sha256")
+        if not recorded.exists() or recorded.read_text() != hashlib.sha256(model).hexdigest():
+            raise UserError(f"The vocabulary {path} is damaged.")
+        return Vocabulary(model, self.token_ids, path)
+
+
+@dataclass(frozen=True)
+class SentencePieceFile:
+    """An existing SentencePiece model, such as T5's: 32,000 pieces and 100 sentinels are 32,100 ids.
+
+    `mask` is the id that replaces a masked token, by default the last sentinel, as T5 has no mask piece. Raises
+    UserError where the file is missing or no model, and where padding is not id 0, as networks take 0 for padding.
+    """
+
+    path: str
+    sentinels: int = 100
+    mask: int | None = None
+    bos: int = 0
+
+    def fingerprint(self, text_fingerprint: str) -> str:
+        """SHA-256 over the file and the settings; the text does not matter."""
+        del text_fingerprint
+        content = hashlib.sha256(self._read()).hexdigest()
+        return _digest(content, self.sentinels, self.mask, self.bos)
+
+    def load(
+        self,
+        documents: Callable[[], Iterable[str]],
+        text_fingerprint: str,
+        cache_dir: Path,
+        log: Callable[[str], object],
+    ) -> Vocabulary:
+        """The model of the file; nothing is trained or cached."""
+        del documents, text_fingerprint, cache_dir, log
+        from sentencepiece import SentencePieceProcessor
+
+        model = self._read()
+        try:
+            processor = SentencePieceProcessor(model_proto=model)
+        except RuntimeError:
+            raise UserError(f"{self.path} is not a SentencePiece model.") from None
+        if processor.pad_id() != 0 or processor.eos_id() < 0:
+            raise UserError(
+                f"The SentencePiece model {self.path} must have its padding at id 0 and an EOS piece, as T5's has"
+                f" (its padding is {processor.pad_id()}, its EOS {processor.eos_id()}; -1 means none)."
+            )
+        vocab_size = processor.get_piece_size() + self.sentinels
+        mask = vocab_size - self.sentinels if self.mask is None else self.mask
+        ids = TokenIds(
+            vocab_size, mask, eos=processor.eos_id(), unk=processor.unk_id(), bos=self.bos, sentinels=self.sentinels
+        )
+        return Vocabulary(model, ids, Path(self.path))
+
+    def _read(self) -> bytes:
+        path = Path(self.path).expanduser()
+        if not path.is_file():
+            siblings = [str(path.parent / name) for name in os.listdir(path.parent)] if path.parent.is_dir() else []
+            raise UserError(f"There is no SentencePiece model at {self.path!r}.{nearest(str(path), siblings)}")
+        return path.read_bytes()
+
+
+def seqio_vocabulary(vocabulary: Vocabulary) -> "seqio.SentencePieceVocabulary":
+    """The same vocabulary for seqio, with the same ids; imports seqio and TensorFlow."""
+    return import_seqio().SentencePieceVocabulary(str(vocabulary.path), extra_ids=vocabulary.token_ids.sentinels)
+
+
+def import_seqio() -> ModuleType:
+    """Imports seqio, and TensorFlow with it: without its chatter, and without letting it take a GPU's memory."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with _silenced_stderr():
+        import seqio
+        import tensorflow as tf
+
+        # TensorFlow refuses once it has started; then it is somebody else's and has what it wants.
+        with contextlib.suppress(RuntimeError):
+            tf.config.set_visible_devices([], "GPU")
+    return seqio
+
+
+@contextlib.contextmanager
+def _silenced_stderr() -> Iterator[None]:
+    # TensorFlow's C++ logs before it reads any setting, straight to the descriptor; an exception still comes through.
+    sys.stderr.flush()
+    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
+
+
+def training_sentences(documents: Iterable[str], limit: int = TRAINING_CHARACTERS) -> list[str]:
+    """Lines of at most 2,000 characters, thinned evenly to at most about `limit` characters in all."""
+    kept: list[str] = []
+    stride, size = 1, 0
+    for position, sentence in enumerate(_sentences(documents)):
+        if position % stride == 0:
+            kept.append(sentence)
+            size += len(sentence)
+        if size > limit and len(kept) > 1:
+            kept, stride = kept[::2], stride * 2
+            size = sum(map(len, kept))
+    return kept
+
+
+def _sentences(documents: Iterable[str]) -> Iterator[str]:
+    chunk = re.compile(rf".{{1,{SENTENCE_CHARACTERS}}}(?:\s|$)|.{{1,{SENTENCE_CHARACTERS}}}")
+    for document in documents:
+        for line in document.split("\n"):
+            yield from filter(None, map(str.strip, chunk.findall(line)))
+
+
+def _train(spec: TrainedSentencePiece, documents: Iterable[str]) -> bytes:
+    from sentencepiece import SentencePieceTrainer
+
+    sentences = training_sentences(documents)
+    model = io.BytesIO()
+    try:
+        SentencePieceTrainer.train(
+            sentence_iterator=iter(sentences),
+            model_writer=model,
+            model_type=spec.model_type,
+            vocab_size=spec.vocab_size - spec.sentinels,
+            character_coverage=spec.character_coverage,
+            max_sentence_length=SENTENCE_BYTES,
+            num_threads=THREADS,
+            pad_id=0,
+            eos_id=1,
+            unk_id=2,
+            bos_id=3,
+            control_symbols=["<mask>"],
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise UserError(_why_training_failed(spec, str(error), sum(map(len, sentences)))) from None
+    return model.getvalue()
+
+
+def _why_training_failed(spec: TrainedSentencePiece, message: str, characters: int) -> str:
+    text = f"The training text ({characters:,} characters)"
+    if found := re.search(r"set it to a value <= (\d+)", message):
+        largest = int(found[1]) + spec.sentinels
+        return f"{text} is too small for VOCAB_SIZE = {spec.vocab_size}; set VOCAB_SIZE to at most {largest}."
+    if found := re.search(r"required_chars\. \d+ vs (\d+)", message):
+        smallest = int(found[1]) + spec.sentinels
+        return (
+            f"{text} has more different characters than VOCAB_SIZE = {spec.vocab_size} can hold;"
+            f" set VOCAB_SIZE to at least {smallest}."
+        )
+    return f"{text} could not train a vocabulary of {spec.vocab_size} ids; SentencePiece says: {message.strip()}"
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The checksum comes first: whoever sees the model also sees its checksum.
+    checksum = hashlib.sha256(content).hexdigest().encode()
+    for target, payload in ((path.with_suffix(".sha256"), checksum), (path, content)):
+        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+        with open(temporary, "wb") as file:
+            file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

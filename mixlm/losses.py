@@ -1,0 +1,252 @@
+"""What a token costs, and how costs add up: `loss = total / count`, added before dividing, logits never whole."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from mixlm.schedules import check_number
+
+Logits = Callable[[Float[Array, "*n D"]], Float[Array, "*n V"]]
+Pick = Callable[[Float[Array, "*n V"], Float[Array, "*n"]], Int[Array, "*n"]]
+
+
+@struct.dataclass
+class Term:
+    """One part of a loss, `weight * total / count`; microbatches and devices add totals and counts, then divide.
+
+    A weight of 0 marks a figure that is only reported.
+    """
+
+    total: Float[Array, ""]
+    count: Float[Array, ""]
+    weight: Float[Array, ""] | float = 1.0
+
+    @property
+    def value(self) -> Float[Array, ""]:
+        """The mean, 0 where nothing was counted."""
+        return self.total / jnp.where(self.count > 0, self.count, 1)
+
+    def __add__(self, other: "Term") -> "Term":
+        return Term(self.total + other.total, self.count + other.count, self.weight)
+
+
+def weighted_sum(terms: dict[str, Term]) -> Float[Array, ""]:
+    """The loss that a step descends: the sum of `weight * total / count`."""
+    return sum((term.weight * term.value for term in terms.values()), start=jnp.zeros(()))
+
+
+class TokenLoss(Protocol):
+    """What one token costs, and its scale: `total = sum(w * scale * cost)`, `count = sum(counted * scale)`."""
+
+    def __call__(
+        self, logits: Float[Array, "*n V"], targets: Int[Array, "*n"]
+    ) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
+        """Returns (cost in nats, scale); no gradient flows through the scale."""
+        ...
+
+
+def cross_entropy(
+    logits: Float[Array, "*n V"], targets: Int[Array, "*n"], z_loss: float = 0.0
+) -> Float[Array, "*n"]:
+    """`log Z - logit[target] + z_loss * (log Z)^2`, in nats."""
+    log_z = jax.nn.logsumexp(logits, axis=-1)
+    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    return log_z - chosen + (z_loss * log_z**2 if z_loss else 0.0)
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """Cross-entropy with T5X's z-loss, `-log p(target) + z_loss * (log Z)^2`."""
+
+    z_loss: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_number(self, "z_loss", 0)
+
+    def __call__(
+        self, logits: Float[Array, "*n V"], targets: Int[Array, "*n"]
+    ) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
+        """Returns (cost, ones)."""
+        cost = cross_entropy(logits, targets, self.z_loss)
+        return cost, jnp.ones_like(cost)
+
+
+@dataclass(frozen=True)
+class MiLe:
+    """MiLe loss (arXiv 2310.19531): cross-entropy scaled by `(1 + H)^gamma / mean((1 + H)^gamma)`.
+
+    H is the entropy of the prediction in nats; no gradient flows through the scale (as in the released code). The mean
+    runs over the whole batch, where the released code averages the reciprocals of each device's mean. gamma = 0 is
+    cross-entropy; 1.0 is the released default.
+    """
+
+    gamma: float = 1.0
+    z_loss: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_number(self, "gamma", 0)
+        check_number(self, "z_loss", 0)
+
+    def __call__(
+        self, logits: Float[Array, "*n V"], targets: Int[Array, "*n"]
+    ) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
+        """Returns (cost, (1 + H)^gamma)."""
+        log_p = jax.nn.log_softmax(jax.lax.stop_gradient(logits), axis=-1)
+        entropy = -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
+        return cross_entropy(logits, targets, self.z_loss), (1 + entropy) ** self.gamma
+
+
+@dataclass(frozen=True)
+class Focal:
+    """The focal baseline of the MiLe release: cross-entropy scaled by `(1 - p)^gamma / mean((1 - p)^gamma)`.
+
+    p is the probability of the target; no gradient flows through the scale, unlike in the original focal loss.
+    """
+
+    gamma: float = 1.0
+    z_loss: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_number(self, "gamma", 0)
+        check_number(self, "z_loss", 0)
+
+    def __call__(
+        self, logits: Float[Array, "*n V"], targets: Int[Array, "*n"]
+    ) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
+        """Returns (cost, (1 - p)^gamma)."""
+        missing = -jnp.expm1(-cross_entropy(jax.lax.stop_gradient(logits), targets))
+        return cross_entropy(logits, targets, self.z_loss), jnp.maximum(missing, 0.0) ** self.gamma
+
+
+def binary_terms(
+    name: str, logits: Float[Array, "B S"], labels: Bool[Array, "B S"], counted: Bool[Array, "B S"], weight: float
+) -> dict[str, Term]:
+    """Binary cross-entropy over the counted positions, in nats, and the share of them that is judged right."""
+    cost = jnp.where(labels, jax.nn.softplus(-logits), jax.nn.softplus(logits))
+    count = jnp.sum(counted, dtype=jnp.float32)
+    right = jnp.sum(((logits > 0) == labels) & counted, dtype=jnp.float32)
+    return {name: Term(jnp.sum(cost * counted), count, weight), f"{name}_accuracy": Term(right, count, 0.0)}
+
+
+@struct.dataclass
+class Scored:
+    """Sums over the scored positions of a batch, and the token picked at each position where a pick was asked for."""
+
+    total: Float[Array, ""]
+    count: Float[Array, ""]
+    cross_entropy: Float[Array, ""]
+    counted: Float[Array, ""]
+    right: Float[Array, ""]
+    scored: Float[Array, ""]
+    picked: Int[Array, "B T"] | None = None
+
+    def terms(self, name: str, loss: TokenLoss, weight: float = 1.0) -> dict[str, Term]:
+        """The loss term `name`, its accuracy, and its plain cross-entropy where the loss is another one."""
+        terms = {name: Term(self.total, self.count, weight), f"{name}_accuracy": Term(self.right, self.scored, 0.0)}
+        if loss != CrossEntropy():
+            terms[f"{name}_cross_entropy"] = Term(self.cross_entropy, self.counted, 0.0)
+        return terms
+
+
+def score(
+    logits: Logits,
+    hidden: Float[Array, "B T D"],
+    targets: Int[Array, "B T"],
+    weights: Float[Array, "B T"],
+    loss: TokenLoss,
+    counted: Float[Array, "B T"] | None = None,
+    pick: Pick | None = None,
+    noise: Float[Array, "B T"] | None = None,
+    block: int = 128,
+) -> Scored:
+    """Costs every position, `block` positions of each row at a time, so that logits [B, T, V] never exist whole.
+
+    The gradient of a block is taken while its logits are at hand (they are linear in the loss's cotangent), so nothing
+    is computed twice. `weights` of 0 leave a position out; `counted` (default: weights above 0) is what the mean divides
+    by. `pick(logits, noise)` chooses a token at every position without a gradient; `noise` is uniform in [0, 1).
+    """
+    counted = (weights > 0).astype(jnp.float32) if counted is None else counted
+    noise = jnp.zeros_like(weights) if noise is None else noise
+
+    def sums(block_hidden, *columns):
+        return _block_sums(logits(block_hidden), *columns, loss=loss, pick=pick)
+
+    columns = (targets, weights, counted, noise)
+    length = hidden.shape[1]
+    if length <= block:
+        total, rest, picked = sums(hidden, *columns)
+        return Scored(total, **rest, picked=picked)
+    blocks = math.ceil(length / block)
+    cut = [_in_blocks(x, blocks) for x in (hidden, *columns)]
+    total, rest, picked = _blockwise(sums, *cut)
+    if picked is not None:
+        picked = jnp.moveaxis(picked, 0, 1).reshape(targets.shape[0], -1)[:, :length]
+    return Scored(total, **rest, picked=picked)
+
+
+def _block_sums(logits, targets, weights, counted, noise, *, loss, pick):
+    cost, scale = loss(logits, targets)
+    plain = cost if loss == CrossEntropy() else cross_entropy(jax.lax.stop_gradient(logits), targets)
+    scale = jax.lax.stop_gradient(scale)
+    scored = weights > 0
+    right = (jnp.argmax(logits, axis=-1) == targets) & scored
+    rest = {
+        "count": jnp.sum(counted * scale),
+        "cross_entropy": jnp.sum(jax.lax.stop_gradient(plain) * weights),
+        "counted": jnp.sum(counted),
+        "right": jnp.sum(right, dtype=jnp.float32),
+        "scored": jnp.sum(scored, dtype=jnp.float32),
+    }
+    picked = None if pick is None else pick(jax.lax.stop_gradient(logits), noise)
+    return jnp.sum(weights * scale * cost), rest, picked
+
+
+def _blockwise(sums, hidden, *columns):
+    """Adds up `sums` over the leading axis of its arguments; gradients are taken block by block on the way forward."""
+    function, held = jax.closure_convert(sums, hidden[0], *(column[0] for column in columns))
+    names = ("count", "cross_entropy", "counted", "right", "scored")
+    nothing = (jnp.zeros(()), {name: jnp.zeros(()) for name in names})
+
+    @jax.custom_vjp
+    def run(held, hidden, columns):
+        def body(carry, block):
+            total, rest, picked = function(*block, *held)
+            return jax.tree.map(jnp.add, carry, (total, rest)), picked
+
+        carry, picked = jax.lax.scan(body, nothing, (hidden, *columns))
+        return *carry, picked
+
+    def forward(held, hidden, columns):
+        def body(carry, block):
+            def cost(held, block_hidden):
+                total, *rest = function(block_hidden, *block[1:], *held)
+                return total, rest
+
+            total, pull, (rest, picked) = jax.vjp(cost, held, block[0], has_aux=True)
+            held_gradient, hidden_gradient = pull(jnp.ones(()))
+            return jax.tree.map(jnp.add, carry, ((total, rest), held_gradient)), (hidden_gradient, picked)
+
+        start = (nothing, jax.tree.map(jnp.zeros_like, held))
+        (carry, held_gradient), (hidden_gradient, picked) = jax.lax.scan(body, start, (hidden, *columns))
+        return (*carry, picked), (held_gradient, hidden_gradient)
+
+    def backward(gradients, cotangents):
+        scale = cotangents[0]
+        return *jax.tree.map(lambda g: scale.astype(g.dtype) * g, gradients), None
+
+    run.defvjp(forward, backward)
+    return run(held, hidden, columns)
+
+
+def _in_blocks(x: Array, blocks: int) -> Array:
+    """[B, T, ...] -> [blocks, B, ceil(T / blocks), ...], zeros at the end."""
+    size = math.ceil(x.shape[1] / blocks)
+    padding = [(0, 0), (0, blocks * size - x.shape[1])] + [(0, 0)] * (x.ndim - 2)
+    return jnp.moveaxis(jnp.pad(x, padding).reshape(x.shape[0], blocks, size, *x.shape[2:]), 1, 0)
+

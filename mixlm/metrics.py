@@ -1,0 +1,232 @@
+"""The run's record: a line of JSON and TensorBoard events per logged step, and the progress that a person watches."""
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+FILE = "metrics.jsonl"
+VALIDATION = "validation/"
+# What a progress line shows by itself, so not among the terms.
+_NOT_TERMS = ("step", "stage", "learning_rate", "tokens_per_second", "flops", "grad_norm", "tokens", "seconds", "epoch")
+
+
+def _plain(value: Any) -> Any:
+    """A value as strict JSON holds it: numbers of arrays as Python's, those that are not finite as strings."""
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
+    return value
+
+
+def _number(value: Any) -> Any:
+    return float(value) if value in ("nan", "inf", "-inf") else value
+
+
+def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """The whole lines of a record, each with what it says; stops at a line that a kill left half-written."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                record = json.loads(line)
+            except ValueError:
+                return
+            if not line.endswith(b"\n") or not isinstance(record, dict):
+                return
+            yield line, record
+
+
+def read(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The records of a run's `metrics.jsonl`, with "nan", "inf" and "-inf" as floats again; [] without the file."""
+    return [{key: _number(value) for key, value in record.items()} for _, record in _lines(Path(folder) / FILE)]
+
+
+def _cut(path: Path, first_step: int) -> None:
+    """Keeps the whole lines with step <= first_step, in one rename, so that a kill leaves the old file or the new."""
+    if not path.exists():
+        return
+    kept = b"".join(line for line, record in _lines(path) if record["step"] <= first_step)
+    if len(kept) == path.stat().st_size:
+        return
+    draft = path.with_suffix(".tmp")
+    with draft.open("wb") as file:
+        file.write(kept)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+class Recorder:
+    """Appends to `folder/metrics.jsonl` and to the TensorBoard events in `folder/tensorboard`.
+
+    A run that goes on from `first_step` steps done drops the lines of later steps, which it will write again (0, a
+    fresh run, drops all but step 0). A line is on the disk when `write` returns. Floats that are not finite are written
+    as the strings "nan", "inf" and "-inf", because JSON has no word for them and null would hide which one it was.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], first_step: int) -> None:
+        # Written without TensorFlow, whose import costs seconds.
+        from tensorboardX import SummaryWriter
+
+        path = Path(folder) / FILE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _cut(path, first_step)
+        self._last = max((record["step"] for _, record in _lines(path)), default=-1)
+        self._file = path.open("a", encoding="utf-8")
+        # TensorBoard drops events with step >= purge_step.
+        self._events = SummaryWriter(
+            str(path.parent / "tensorboard"),
+            purge_step=self._last + 1 if first_step else 0,
+            # A run that goes on within the second would write over its own events.
+            filename_suffix=f".from_{first_step}",
+        )
+
+    def write(self, step: int, stage: str, values: Mapping[str, Any]) -> None:
+        """Records flat `values` (numbers, or arrays of one number) for `step`; a step that is recorded is not again."""
+        if step <= self._last:
+            return
+        self._last = step
+        record = {"step": step, "stage": stage, **{key: _plain(value) for key, value in values.items()}}
+        self._file.write(json.dumps(record, allow_nan=False, separators=(", ", ": ")) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        for key, value in record.items():
+            number = _number(value)
+            if key != "step" and isinstance(number, int | float):
+                self._events.add_scalar(key, number, step)
+
+    def close(self) -> None:
+        """Flushes the events and closes both files."""
+        self._file.close()
+        self._events.close()
+
+    def __enter__(self) -> "Recorder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def duration(seconds: float | int) -> str:
+    """5 -> "5s", 65 -> "1m05s", 3700 -> "1h02m", 90000 -> "1d01h"."""
+    whole = round(max(seconds, 0.0))
+    for large, unit, small, part in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
+        if whole >= large:
+            return f"{whole // large}{unit}{whole % large // small:02d}{part}"
+    return f"{whole}s"
+
+
+def _count(number: float | int) -> str:
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if number >= size:
+            return f"{number / (1e3 if letter == 'k' else size):.3g}{letter}"
+    return f"{number:.0f}"
+
+
+def describe(values: Mapping[str, Any], width: int) -> str:
+    """The loss, its terms, the learning rate and the speed on one line of at most `width` characters.
+
+    Where that is too long, terms go by the first word of their name; then the last become "..."; then the rest goes.
+    """
+    numbers = {key: value for key, value in _numbers(values).items() if not key.startswith(VALIDATION)}
+    tail = []
+    if "learning_rate" in numbers:
+        tail.append(f"lr {numbers['learning_rate']:.2g}")
+    if "tokens_per_second" in numbers:
+        tail.append(f"{_count(numbers['tokens_per_second'])} tok/s")
+    terms = {key.removeprefix("train/"): value for key, value in numbers.items() if key not in _NOT_TERMS}
+    terms = {"loss": terms.pop("loss"), **terms} if "loss" in terms else terms
+    full = [f"{name} {value:.3f}" for name, value in terms.items()]
+    short = [f"{name.split('_')[0]} {value:.3f}" for name, value in terms.items()]
+    cut = [[*short[:kept], "..."] for kept in range(len(short) - 1, 0, -1)]
+    lines = ["  ".join(head + tail) for head in (full, short, *cut)] + ["  ".join(short[:1] + tail[:1]), *short[:1]]
+    return next((line for line in lines if len(line) <= width), "")
+
+
+def describe_validation(values: Mapping[str, Any]) -> str:
+    """The validation values on a line of their own, "" without any."""
+    found = {key: value for key, value in _numbers(values).items() if key.startswith(VALIDATION)}
+    parts = [f"{key.removeprefix(VALIDATION)} {value:.3f}" for key, value in found.items()]
+    return "  ".join(["validation", *parts]) if parts else ""
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float | int]:
+    plain = {key: _number(_plain(value)) for key, value in values.items()}
+    return {key: value for key, value in plain.items() if isinstance(value, int | float)}
+
+
+class Progress:
+    """What a person watches: a bar when stderr is a terminal, else a line for every `update`."""
+
+    def __init__(self, total_steps: int, first_step: int) -> None:
+        self._stream = sys.stderr
+        self._total, self._first, self._step = total_steps, first_step, first_step
+        self._start = time.monotonic()
+        self._bar: Any = None
+        if self._stream.isatty():
+            # No smoothing: a compilation would colour the estimate for long either way, the mean settles.
+            self._bar = tqdm(
+                total=total_steps,
+                initial=first_step,
+                file=self._stream,
+                dynamic_ncols=True,
+                smoothing=0,
+                bar_format="{n_fmt}/{total_fmt} |{bar:10}| {remaining} left  {desc}",
+            )
+
+    def advance(self, step: int) -> None:
+        """`step` steps are done; moves the bar, prints no line."""
+        if self._bar is not None:
+            self._bar.update(step - self._step)
+        self._step = step
+
+    def update(self, step: int, stage: str, values: Mapping[str, Any]) -> None:
+        """`step` steps are done, with these values; validation values get a line of their own."""
+        validation = describe_validation(values)
+        if self._bar is not None:
+            # The counter, the bar, the time left and the spaces between take the rest.
+            room = shutil.get_terminal_size().columns - 2 * len(str(self._total)) - 33 - len(stage)
+            self._bar.set_description_str(f"{stage}  {describe(values, room)}", refresh=False)
+            self.advance(step)
+            self._bar.refresh()
+            if validation:
+                self.say(f"{step}/{self._total}  {validation}")
+            return
+        self.advance(step)
+        counter = f"{step:>{len(str(self._total))}}/{self._total}  {stage}  "
+        left = f"  {self._left()} left" if step < self._total else f"  took {self._elapsed()}"
+        self._stream.write(counter + describe(values, 120 - len(counter) - len(left)) + left + "\n")
+        if validation:
+            self._stream.write(" " * counter.index(stage) + validation + "\n")
+        self._stream.flush()
+
+    def say(self, sentence: str) -> None:
+        """Prints a line without tearing the bar."""
+        with tqdm.external_write_mode(file=self._stream) if self._bar is not None else contextlib.nullcontext():
+            self._stream.write(sentence + "\n")
+            self._stream.flush()
+
+    def close(self) -> None:
+        """Leaves the bar as it stands."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def _elapsed(self) -> str:
+        return duration(time.monotonic() - self._start)
+
+    def _left(self) -> str:
+        done = self._step - self._first
+        if done <= 0:
+            return "?"
+        return duration((time.monotonic() - self._start) / done * (self._total - self._step))

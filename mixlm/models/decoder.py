@@ -1,0 +1,144 @@
+"""The decoder-only network in T5's shape, with the parameter tree of T5X's decoder-only example."""
+
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from mixlm.example import Example, attention_mask, smallest_example
+from mixlm.models.layers import (
+    Attention,
+    Dense,
+    Dropout,
+    Embed,
+    GatedMLP,
+    LayerSizes,
+    RelativeBias,
+    RMSNorm,
+    check_buckets,
+    check_positive,
+    constrain,
+    mask_bias,
+)
+
+
+class DecoderLayer(nn.Module):
+    """Pre-norm self-attention and MLP, each added to the residual stream."""
+
+    sizes: LayerSizes
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T D"], bias: Float[Array, "B H T T"]) -> Float[Array, "B T D"]:
+        """Applies the layer."""
+        sizes = self.sizes
+        y = RMSNorm(sizes.dtype, name="pre_self_attention_layer_norm")(x)
+        x = x + Dropout(sizes.dropout_rate)(Attention(sizes, name="self_attention")(y, y, bias))
+        y = RMSNorm(sizes.dtype, name="pre_mlp_layer_norm")(x)
+        x = x + Dropout(sizes.dropout_rate)(GatedMLP(sizes, name="mlp")(y))
+        return constrain(x, "batch", "length", "embed")
+
+
+class Decoder(nn.Module):
+    """Embedding, layers and head, in the one scope "decoder" of T5X's tree."""
+
+    sizes: LayerSizes
+    num_layers: int
+    num_buckets: int
+    max_distance: int
+    bidirectional_bias: bool
+    vocab_size: int
+    tied: bool
+
+    def setup(self) -> None:
+        """Names the parts as T5X does."""
+        sizes = self.sizes
+        self.token_embedder = Embed(self.vocab_size, sizes.emb_dim, sizes.dtype)
+        self.relpos_bias = RelativeBias(sizes.num_heads, self.num_buckets, self.max_distance, self.bidirectional_bias)
+        self.layers = [DecoderLayer(sizes) for _ in range(self.num_layers)]
+        self.decoder_norm = RMSNorm(sizes.dtype)
+        self.input_dropout = Dropout(sizes.dropout_rate)
+        self.output_dropout = Dropout(sizes.dropout_rate)
+        if not self.tied:
+            self.logits_dense = Dense(self.vocab_size, ("embed", "vocab"))
+
+    def __call__(self, example: Example) -> Float[Array, "B T D"]:
+        """Reads by the example's own mask."""
+        tokens = example.decoder_input_tokens
+        bias = mask_bias(attention_mask(example.decoder_mask_ar, example.decoder_segments))
+        bias = bias + self.relpos_bias(tokens.shape[1], example.decoder_positions)
+        x = self.input_dropout(self.token_embedder(tokens))
+        for layer in self.layers:
+            x = layer(x, bias)
+        return self.output_dropout(self.decoder_norm(x))
+
+    def logits(self, hidden: Float[Array, "*any D"]) -> Float[Array, "*any V"]:
+        """Float32 scores by the tied or the untied head."""
+        return self.token_embedder.attend(hidden) if self.tied else self.logits_dense(hidden)
+
+
+class DecoderOnly(nn.Module):
+    """A T5-shaped decoder whose causality is data: causal, prefix and bidirectional rows share one forward.
+
+    `bidirectional_bias` tells the future's distances apart; False is T5X's network, whose one-directional buckets
+    collapse wherever a mask looks ahead. Parameters are float32 in T5X's tree; activations are `dtype`. Dropout is
+    active where a "dropout" rng is given. Raises `UserError` for a size, a rate or a name that no network can have.
+    """
+
+    vocab_size: int
+    emb_dim: int
+    num_heads: int
+    head_dim: int
+    mlp_dim: int
+    num_layers: int
+    mlp_activations: tuple[str, ...] = ("gelu", "linear")
+    dropout_rate: float = 0.0
+    logits_via_embedding: bool = False
+    dtype: str = "float32"
+    num_buckets: int = 32
+    max_distance: int = 128
+    bidirectional_bias: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = self.sizes
+        check_positive(vocab_size=self.vocab_size, num_layers=self.num_layers)
+        check_buckets(self.num_buckets, self.max_distance, bidirectional=self.bidirectional_bias)
+
+    @property
+    def sizes(self) -> LayerSizes:
+        """What every layer shares."""
+        return LayerSizes(
+            emb_dim=self.emb_dim,
+            num_heads=self.num_heads,
+            head_dim=self.head_dim,
+            mlp_dim=self.mlp_dim,
+            mlp_activations=self.mlp_activations,
+            dropout_rate=self.dropout_rate,
+            dtype=self.dtype,
+        )
+
+    def setup(self) -> None:
+        """Puts everything into T5X's scope."""
+        self.decoder = Decoder(
+            sizes=self.sizes,
+            num_layers=self.num_layers,
+            num_buckets=self.num_buckets,
+            max_distance=self.max_distance,
+            bidirectional_bias=self.bidirectional_bias,
+            vocab_size=self.vocab_size,
+            tied=self.logits_via_embedding,
+        )
+
+    def inputs(self) -> tuple[Example]:
+        """The smallest argument of `__call__`, with which the parameters are initialised."""
+        return (smallest_example(encoder=False),)
+
+    def hidden(self, example: Example) -> Float[Array, "B T D"]:
+        """The last layer's output, normalised, before the head."""
+        return self.decoder(example)
+
+    def logits(self, hidden: Float[Array, "*any D"]) -> Float[Array, "*any V"]:
+        """Float32 scores of any block of positions."""
+        return self.decoder.logits(hidden)
+
+    def __call__(self, example: Example) -> Float[Array, "B T V"]:
+        """All logits at once, which is how the parameters are initialised."""
+        return self.logits(self.hidden(example))

@@ -1,0 +1,49 @@
+"""Heads that judge hidden states instead of naming tokens."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from mixlm.models.layers import check_dtype, check_positive
+
+# ELECTRA's standard deviation for all of its kernels; on our discriminator it keeps the first judgements near even.
+KERNEL_INIT = nn.initializers.truncated_normal(stddev=0.02)
+
+
+class TokenHead(nn.Module):
+    """One float32 logit for every token, `dense(D) -> gelu -> dense(1)`: ELECTRA's discriminator head.
+
+    Parameters are float32, the first product is taken in `dtype`. Raises `UserError` for an unknown `dtype`.
+    """
+
+    emb_dim: int
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(emb_dim=self.emb_dim)
+        check_dtype(self.dtype)
+
+    def inputs(self) -> tuple[Float[Array, "1 1 D"]]:
+        """The smallest argument of `__call__`, with which the parameters are initialised."""
+        return (jnp.zeros((1, 1, self.emb_dim)),)
+
+    @nn.compact
+    def __call__(self, hidden: Float[Array, "B S D"]) -> Float[Array, "B S"]:
+        """Judges every position on its own."""
+        width = hidden.shape[-1]
+        dense = nn.Dense(
+            width,
+            dtype=self.dtype,
+            kernel_init=nn.with_logical_partitioning(KERNEL_INIT, ("embed", "mlp")),
+            bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("mlp",)),
+            name="dense",
+        )
+        judge = nn.Dense(
+            1,
+            dtype=jnp.float32,
+            kernel_init=nn.with_logical_partitioning(KERNEL_INIT, ("mlp", None)),
+            bias_init=nn.with_logical_partitioning(nn.initializers.zeros, (None,)),
+            name="judge",
+        )
+        return judge(nn.gelu(dense(hidden)))[..., 0]

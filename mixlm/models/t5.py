@@ -1,0 +1,210 @@
+"""The encoder-decoder network of T5 1.0 and 1.1, with the parameter tree of T5X."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from mixlm.errors import UserError
+from mixlm.example import Example, attention_mask, same_segment, smallest_example
+from mixlm.models.layers import (
+    Attention,
+    Dense,
+    Dropout,
+    Embed,
+    GatedMLP,
+    LayerSizes,
+    RelativeBias,
+    RMSNorm,
+    check_buckets,
+    check_positive,
+    constrain,
+    mask_bias,
+)
+
+
+class EncoderLayer(nn.Module):
+    """Pre-norm self-attention and MLP, each added to the residual stream."""
+
+    sizes: LayerSizes
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B S D"], bias: Float[Array, "B H S S"]) -> Float[Array, "B S D"]:
+        """Applies the layer."""
+        sizes = self.sizes
+        y = RMSNorm(sizes.dtype, name="pre_attention_layer_norm")(x)
+        x = x + Dropout(sizes.dropout_rate)(Attention(sizes, name="attention")(y, y, bias))
+        y = RMSNorm(sizes.dtype, name="pre_mlp_layer_norm")(x)
+        x = x + Dropout(sizes.dropout_rate)(GatedMLP(sizes, name="mlp")(y))
+        return constrain(x, "batch", "length", "embed")
+
+
+class DecoderLayer(nn.Module):
+    """Pre-norm self-attention, attention to the encoder, and MLP, each added to the residual stream."""
+
+    sizes: LayerSizes
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        encoded: Float[Array, "B S D"],
+        bias: Float[Array, "B H T T"],
+        cross_bias: Float[Array, "B H T S"],
+    ) -> Float[Array, "B T D"]:
+        """Applies the layer."""
+        sizes = self.sizes
+        y = RMSNorm(sizes.dtype, name="pre_self_attention_layer_norm")(x)
+        x = x + Dropout(sizes.dropout_rate)(Attention(sizes, name="self_attention")(y, y, bias))
+        y = RMSNorm(sizes.dtype, name="pre_cross_attention_layer_norm")(x)
+        y = Attention(sizes, name="encoder_decoder_attention")(y, encoded, cross_bias)
+        x = x + Dropout(sizes.dropout_rate)(y)
+        y = RMSNorm(sizes.dtype, name="pre_mlp_layer_norm")(x)
+        x = x + Dropout(sizes.dropout_rate)(GatedMLP(sizes, name="mlp")(y))
+        return constrain(x, "batch", "length", "embed")
+
+
+class Encoder(nn.Module):
+    """A stack of encoder layers over embedded tokens."""
+
+    sizes: LayerSizes
+    num_layers: int
+    num_buckets: int
+    max_distance: int
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B S D"], segments: Int[Array, "B S"], positions: Int[Array, "B S"] | None
+    ) -> Float[Array, "B S D"]:
+        """Reads every segment in both directions."""
+        sizes = self.sizes
+        relpos = RelativeBias(sizes.num_heads, self.num_buckets, self.max_distance, True, name="relpos_bias")
+        bias = mask_bias(same_segment(segments, segments)) + relpos(x.shape[1], positions)
+        x = Dropout(sizes.dropout_rate)(x)
+        for layer in range(self.num_layers):
+            x = EncoderLayer(sizes, name=f"layers_{layer}")(x, bias)
+        x = RMSNorm(sizes.dtype, name="encoder_norm")(x)
+        return Dropout(sizes.dropout_rate, shared=())(x)  # T5X shares no mask here, as everywhere else
+
+
+class Decoder(nn.Module):
+    """A stack of decoder layers over embedded tokens and an encoder's output, and the untied head."""
+
+    sizes: LayerSizes
+    num_layers: int
+    num_buckets: int
+    max_distance: int
+    vocab_size: int
+    tied: bool
+
+    def setup(self) -> None:
+        """Names the parts as T5X does."""
+        sizes = self.sizes
+        self.relpos_bias = RelativeBias(sizes.num_heads, self.num_buckets, self.max_distance, False)
+        self.layers = [DecoderLayer(sizes) for _ in range(self.num_layers)]
+        self.decoder_norm = RMSNorm(sizes.dtype)
+        self.input_dropout = Dropout(sizes.dropout_rate)
+        self.output_dropout = Dropout(sizes.dropout_rate)
+        if not self.tied:
+            self.logits_dense = Dense(self.vocab_size, ("embed", "vocab"))
+
+    def __call__(
+        self, x: Float[Array, "B T D"], encoded: Float[Array, "B S D"], example: Example
+    ) -> Float[Array, "B T D"]:
+        """Reads by the example's own mask, and the encoder's positions of the same segment."""
+        segments = example.decoder_segments
+        bias = mask_bias(attention_mask(example.decoder_mask_ar, segments))
+        bias = bias + self.relpos_bias(x.shape[1], example.decoder_positions)
+        cross = mask_bias(same_segment(segments, example.encoder_segments))
+        cross = jnp.broadcast_to(cross, (cross.shape[0], self.sizes.num_heads, *cross.shape[2:]))
+        x = self.input_dropout(x)
+        for layer in self.layers:
+            x = layer(x, encoded, bias, cross)
+        return self.output_dropout(self.decoder_norm(x))
+
+    def logits(self, hidden: Float[Array, "*any D"]) -> Float[Array, "*any V"]:
+        """Float32 scores by the untied head."""
+        return self.logits_dense(hidden)
+
+
+class EncoderDecoder(nn.Module):
+    """T5: T5 1.1 by default; T5 1.0 is `mlp_activations=("relu",), logits_via_embedding=True`.
+
+    Parameters are float32 in T5X's tree; activations are `dtype`. The encoder reads in both directions, the decoder by
+    the example's `decoder_mask_ar`, with one-directional relative buckets. Dropout is active where a "dropout" rng is
+    given. Raises `UserError` for a size, a rate or a name that no network can have.
+    """
+
+    vocab_size: int
+    emb_dim: int
+    num_heads: int
+    head_dim: int
+    mlp_dim: int
+    num_encoder_layers: int
+    num_decoder_layers: int
+    mlp_activations: tuple[str, ...] = ("gelu", "linear")
+    dropout_rate: float = 0.0
+    logits_via_embedding: bool = False
+    dtype: str = "float32"
+    num_buckets: int = 32
+    max_distance: int = 128
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = self.sizes
+        check_positive(
+            vocab_size=self.vocab_size,
+            num_encoder_layers=self.num_encoder_layers,
+            num_decoder_layers=self.num_decoder_layers,
+        )
+        check_buckets(self.num_buckets, self.max_distance, bidirectional=True)
+
+    @property
+    def sizes(self) -> LayerSizes:
+        """What every layer of both stacks shares."""
+        return LayerSizes(
+            emb_dim=self.emb_dim,
+            num_heads=self.num_heads,
+            head_dim=self.head_dim,
+            mlp_dim=self.mlp_dim,
+            mlp_activations=self.mlp_activations,
+            dropout_rate=self.dropout_rate,
+            dtype=self.dtype,
+        )
+
+    def setup(self) -> None:
+        """Names the parts as T5X does."""
+        buckets = (self.num_buckets, self.max_distance)
+        self.token_embedder = Embed(self.vocab_size, self.emb_dim, self.dtype)
+        self.encoder = Encoder(self.sizes, self.num_encoder_layers, *buckets)
+        self.decoder = Decoder(
+            self.sizes, self.num_decoder_layers, *buckets, self.vocab_size, self.logits_via_embedding
+        )
+
+    def inputs(self) -> tuple[Example]:
+        """The smallest argument of `__call__`, with which the parameters are initialised."""
+        return (smallest_example(encoder=True),)
+
+    def encode(self, example: Example) -> Float[Array, "B S D"]:
+        """The encoder's output; raises `UserError` for an example without an encoder side."""
+        tokens = example.encoder_input_tokens
+        if tokens is None:
+            raise UserError("EncoderDecoder needs encoder_input_tokens, and this objective's examples have none.")
+        return self.encoder(self.token_embedder(tokens), example.encoder_segments, example.encoder_positions)
+
+    def decode(self, encoded: Float[Array, "B S D"], example: Example) -> Float[Array, "B T D"]:
+        """The decoder's output over an encoder's output, which other heads may have read as well."""
+        return self.decoder(self.token_embedder(example.decoder_input_tokens), encoded, example)
+
+    def hidden(self, example: Example) -> Float[Array, "B T D"]:
+        """The decoder's output before the head, `decode(encode(example), example)`."""
+        return self.decode(self.encode(example), example)
+
+    def logits(self, hidden: Float[Array, "*any D"]) -> Float[Array, "*any V"]:
+        """Float32 scores of any block of positions."""
+        if self.logits_via_embedding:
+            return self.token_embedder.attend(hidden)
+        return self.decoder.logits(hidden)
+
+    def __call__(self, example: Example) -> Float[Array, "B T V"]:
+        """All logits at once, which is how the parameters are initialised."""
+        return self.logits(self.hidden(example))

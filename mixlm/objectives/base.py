@@ -1,0 +1,59 @@
+"""What an objective is: a frozen dataclass that turns a batch of token blocks into loss terms, given networks."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+from jaxtyping import Array, Int, Key
+
+from mixlm.example import Example
+from mixlm.losses import Scored, Term, TokenLoss, score
+
+Batch = Mapping[str, Int[Array, "B L"]]
+Nets = Mapping[str, Any]
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """Hashable and equal by value, so that it is static under jit and `jax.jit` is the cache of stages."""
+
+    @property
+    def name(self) -> str:
+        """The stage's name in logs."""
+        ...
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The networks that it trains; the step touches no other."""
+        ...
+
+    def block_length(self, lengths: Mapping[str, int]) -> int:
+        """How many tokens of text a row needs for these feature lengths; UserError where no number fits."""
+        ...
+
+    def __call__(self, nets: Nets, batch: Batch, keys: Key[Array, " B"], step: Int[Array, ""]) -> dict[str, Term]:
+        """The loss terms of a batch; `keys` holds one key a row, the same wherever the row is computed."""
+        ...
+
+
+class RowObjective(Objective, Protocol):
+    """An objective that only corrupts: one forward of one network scores it, so rows of several can share a batch."""
+
+    def corrupt(self, keys: Key[Array, " B"], batch: Batch) -> Example:
+        """The examples of a batch, row by row."""
+        ...
+
+
+def score_example(net: Any, example: Example, name: str, loss: TokenLoss) -> dict[str, Term]:
+    """The terms of one forward over an example: the loss, its accuracy, and plain cross-entropy where that differs."""
+    return scored(net, net.hidden(example), example, loss).terms(name, loss)
+
+
+def scored(net: Any, hidden: Any, example: Example, loss: TokenLoss) -> Scored:
+    """Scores the decoder's hidden states against the example's targets."""
+    return score(net.logits, hidden, example.decoder_target_tokens, example.decoder_loss_weights, loss)
+
+
+def subkeys(keys: Key[Array, " B"], count: int) -> tuple[Key[Array, " B"], ...]:
+    """Splits every row's key into `count` independent ones."""
+    return tuple(jax.vmap(lambda key: jax.random.split(key, count))(keys).T)

@@ -1,0 +1,57 @@
+"""Prefix language modelling (T5, section 3.2.2): a prefix is read in both directions, the rest is said left to right."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, Key
+
+from mixlm.corruption import shift_right
+from mixlm.example import Example
+from mixlm.losses import CrossEntropy, Term, TokenLoss
+from mixlm.objectives.base import Batch, Nets, score_example
+from mixlm.tokens import TokenIds
+
+
+@dataclass(frozen=True)
+class PrefixLM:
+    """`-sum_{i >= s} log p(x_i | x_<i)` with the split s uniform over 1..T-1, and no mask inside of the prefix x_<s."""
+
+    tokens: TokenIds
+    loss: TokenLoss = CrossEntropy()
+    network: str = "model"
+
+    @property
+    def name(self) -> str:
+        """The stage's name in logs."""
+        return "prefix_lm"
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The one network that is trained."""
+        return (self.network,)
+
+    def block_length(self, lengths: Mapping[str, int]) -> int:
+        """A row holds the prefix and the rest, as long as the targets."""
+        return lengths["targets"]
+
+    def corrupt(self, keys: Key[Array, " B"], batch: Batch) -> Example:
+        """tokens [B, T] -> inputs that are bidirectional up to the split; only targets from the split on are scored.
+
+        Position i reads x_(i-1) and says x_i, so that the prefix x_<s sits at positions 0..s, start token included.
+        """
+        targets = batch["tokens"]
+        length = targets.shape[1]
+        split = jax.vmap(lambda key: jax.random.randint(key, (), 1, length))(keys)[:, None]
+        place = jnp.arange(length)[None, :]
+        return Example(
+            decoder_input_tokens=jax.vmap(lambda row: shift_right(row, self.tokens.bos))(targets),
+            decoder_target_tokens=targets,
+            decoder_loss_weights=(place >= split).astype(jnp.float32),
+            decoder_mask_ar=(place > split).astype(jnp.int32),
+        )
+
+    def __call__(self, nets: Nets, batch: Batch, keys: Key[Array, " B"], step: Int[Array, ""]) -> dict[str, Term]:
+        """The term `prefix_lm`: the mean cost of a token after the prefix."""
+        return score_example(nets[self.network], self.corrupt(keys, batch), self.name, self.loss)

@@ -1,0 +1,147 @@
+"""SpacTor (arXiv 2401.13160): span corruption and replaced-token detection on one encoder forward."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from mixlm.corruption import choose, sample, span_counts
+from mixlm.errors import UserError
+from mixlm.example import Example
+from mixlm.losses import CrossEntropy, Scored, Term, TokenLoss, binary_terms, score
+from mixlm.objectives.base import Batch, Nets, scored, subkeys
+from mixlm.objectives.span_corruption import SpanCorruption
+
+
+@struct.dataclass
+class Replaced:
+    """What the discriminator gets: the example with the generator's tokens in, and what was changed."""
+
+    example: Example
+    replaced: Bool[Array, "B S"]
+    generator: Scored
+
+
+@dataclass(frozen=True)
+class SpacTor:
+    """`L_G + lambda1 * L_RTD + lambda2 * L_SC` (stage one of the paper; stage two is `SpanCorruption` alone).
+
+    Spans become sentinels; `mask_rate` of the other tokens of the encoder's input are masked, uniformly and an exact
+    count; the generator fills them (L_G, cross-entropy over the masked positions) and is sampled; the encoder reads the
+    result once; its decoder says the spans (L_SC) and its RTD head says of each of the encoder's tokens, sentinels and
+    EOS included, whether it was replaced (L_RTD, ELECTRA's binary cross-entropy). A sample that equals the original
+    counts as original, and no gradient flows from the discriminator into the generator.
+
+    The order of the corruption and the three terms are known second-hand. Not confirmed by the paper's text, so ours to
+    sweep: lambda1 = lambda2 = 10 and a mask rate of 15% (remembered), temperature 1 and the detached sample (ELECTRA's),
+    RTD over all positions, a generator with embeddings of its own.
+    """
+
+    spans: SpanCorruption
+    mask_rate: float = 0.15
+    lambda1: float = 10.0
+    lambda2: float = 10.0
+    temperature: float = 1.0
+    generator_loss: TokenLoss = CrossEntropy()
+    generator: str = "generator"
+    rtd_head: str = "rtd_head"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.mask_rate < 1:
+            raise UserError(f"SpacTor.mask_rate must be between 0 and 1, got {self.mask_rate}.")
+        if self.temperature <= 0:
+            raise UserError(f"SpacTor.temperature must be positive, got {self.temperature}.")
+        if min(self.lambda1, self.lambda2) < 0:
+            raise UserError(f"SpacTor's lambdas must not be negative, got {self.lambda1} and {self.lambda2}.")
+
+    @property
+    def name(self) -> str:
+        """The stage's name in logs."""
+        return "spactor"
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The encoder-decoder, the generator and the head are all trained."""
+        return (self.spans.network, self.generator, self.rtd_head)
+
+    def block_length(self, lengths: Mapping[str, int]) -> int:
+        """The same rows as span corruption's, so that the data do not notice the switch."""
+        return self.spans.block_length(lengths)
+
+    def mask(self, keys: Key[Array, " B"], batch: Batch) -> tuple[Example, Int[Array, "B K"], Float[Array, "B K"]]:
+        """tokens [B, L] -> the span-corrupted example, the K positions to mask in its inputs, and noise to sample with.
+
+        K is `mask_rate` of the inputs that are neither sentinel nor EOS.
+        """
+        span_keys, choice_keys, sample_keys = subkeys(keys, 3)
+        example = self.spans.corrupt(span_keys, batch)
+        block_length = batch["tokens"].shape[1]
+        removed, _ = span_counts(block_length, self.spans.noise_density, self.spans.mean_span_length)
+        count = max(round(self.mask_rate * (block_length - removed)), 1)
+        places = jax.vmap(partial(choose, count=count))(choice_keys, self._is_text(example.encoder_input_tokens))
+        return example, places, jax.vmap(lambda key: jax.random.uniform(key, (count,)))(sample_keys)
+
+    def corrupt(self, nets: Nets, keys: Key[Array, " B"], batch: Batch) -> Replaced:
+        """tokens [B, L] -> the span-corrupted example with the generator's samples in the encoder's input."""
+        example, places, noise = self.mask(keys, batch)
+        original = example.encoder_input_tokens
+        generated = self._generate(nets[self.generator], original, places, noise)
+        rows = jnp.arange(original.shape[0])[:, None]
+        inputs = original.at[rows, places].set(generated.picked)
+        return Replaced(replace(example, encoder_input_tokens=inputs), inputs != original, generated)
+
+    def shown(self, nets: Nets | None, keys: Key[Array, " B"], batch: Batch) -> tuple[Example, Int[Array, "B S"]]:
+        """The corrupted example and its inputs before; without networks the mask stands where a sample would."""
+        example, places, _ = self.mask(keys, batch)
+        before = example.encoder_input_tokens
+        if nets is not None:
+            return self.corrupt(nets, keys, batch).example, before
+        rows = jnp.arange(before.shape[0])[:, None]
+        return replace(example, encoder_input_tokens=before.at[rows, places].set(self.spans.tokens.mask)), before
+
+    def _is_text(self, inputs: Int[Array, "B S"]) -> Bool[Array, "B S"]:
+        tokens = self.spans.tokens
+        return (inputs <= tokens.first_sentinel - tokens.sentinels) & (inputs != tokens.eos)
+
+    def _generate(
+        self, generator, inputs: Int[Array, "B S"], places: Int[Array, "B K"], noise: Float[Array, "B K"]
+    ) -> Scored:
+        """Scores the generator at the masked positions only, and samples there."""
+        rows = jnp.arange(inputs.shape[0])[:, None]
+        masked = inputs.at[rows, places].set(self.spans.tokens.mask)
+        example = Example(
+            decoder_input_tokens=masked,
+            decoder_target_tokens=inputs,
+            decoder_loss_weights=jnp.zeros(inputs.shape),
+            decoder_mask_ar=jnp.zeros_like(inputs),
+        )
+        hidden = generator.hidden(example)[rows, places]
+        pick = partial(sample, temperature=self.temperature)
+        weights = jnp.ones(places.shape)
+        return score(
+            generator.logits, hidden, inputs[rows, places], weights, self.generator_loss, pick=pick, noise=noise
+        )
+
+    def __call__(self, nets: Nets, batch: Batch, keys: Key[Array, " B"], step: Int[Array, ""]) -> dict[str, Term]:
+        """The terms `generator`, `rtd` and `span_corruption`, with the lambdas as their weights."""
+        net = nets[self.spans.network]
+        corrupted = self.corrupt(nets, keys, batch)
+        example = corrupted.example
+        encoded = net.encode(example)
+        judged = nets[self.rtd_head](encoded)
+        filled = scored(net, net.decode(encoded, example), example, self.spans.loss)
+        return (
+            corrupted.generator.terms("generator", self.generator_loss)
+            | binary_terms("rtd", judged, corrupted.replaced, example.encoder_segments > 0, self.lambda1)
+            | {"replaced": _share(corrupted.replaced)}
+            | filled.terms("span_corruption", self.spans.loss, self.lambda2)
+        )
+
+
+def _share(marks: Bool[Array, "B S"]) -> Term:
+    """How often a mark is set, reported only."""
+    return Term(jnp.sum(marks, dtype=jnp.float32), jnp.asarray(marks.size, jnp.float32), 0.0)

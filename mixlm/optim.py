@@ -1,0 +1,171 @@
+"""From gradients to parameters: an update rule, a learning rate that follows the step, clipping; states by network."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PyTree
+
+from mixlm.errors import UserError, nearest
+from mixlm.schedules import Real, Schedule, Step, check_number
+
+# The leaf names that flax gives to biases and to the scales of norms.
+UNDECAYED = ("bias", "scale")
+
+
+@runtime_checkable
+class Rule(Protocol):
+    """A frozen description of an update rule."""
+
+    def transform(self) -> optax.GradientTransformation:
+        """Gradients to the step to add at learning rate 1 (so it points downhill)."""
+        ...
+
+
+def decayed(params: PyTree, undecayed: tuple[str, ...] = UNDECAYED) -> PyTree:
+    """Whether each leaf is decayed: matrices are, vectors and the leaves named in `undecayed` are not.
+
+    The names matter where layers are scanned: there a stacked bias has two axes too.
+    """
+
+    def leaf(path: tuple[Any, ...], value: Any) -> bool:
+        return value.ndim >= 2 and getattr(path[-1] if path else None, "key", None) not in undecayed
+
+    return jax.tree_util.tree_map_with_path(leaf, params)
+
+
+@dataclass(frozen=True)
+class Adafactor:
+    """Adafactor without momentum (Shazeer & Stern 2018, algorithms 4 and 5), as T5 uses it.
+
+    Per leaf, with beta_t = 1 - t^-decay_rate: V = beta_t V + (1 - beta_t) (G^2 + 1e-30), kept as its row and column
+    means where two axes have at least `min_dim_size_to_factor` entries; U = G / sqrt(V), divided by
+    max(1, RMS(U) / clipping_threshold); times max(1e-3, RMS(param)) with `multiply_by_parameter_scale`. t counts the
+    updates of this network. `weight_decay * param` is added to U for the leaves that `decayed` names, so the
+    learning rate multiplies the decay too (optax.adafactor with its own learning rate leaves it out).
+    """
+
+    decay_rate: Real = 0.8
+    clipping_threshold: Real | None = 1.0
+    multiply_by_parameter_scale: bool = True
+    min_dim_size_to_factor: int = 128
+    weight_decay: Real = 0.0
+    undecayed: tuple[str, ...] = UNDECAYED
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "undecayed", tuple(self.undecayed))
+        check_number(self, "decay_rate", 0, 1)
+        if self.clipping_threshold is not None:
+            check_number(self, "clipping_threshold", 1)
+        check_number(self, "min_dim_size_to_factor", 1)
+        check_number(self, "weight_decay", 0)
+
+    def transform(self) -> optax.GradientTransformation:
+        """Gradients to the step to add at learning rate 1."""
+        return optax.adafactor(
+            learning_rate=None,
+            min_dim_size_to_factor=self.min_dim_size_to_factor,
+            decay_rate=self.decay_rate,
+            multiply_by_parameter_scale=self.multiply_by_parameter_scale,
+            clipping_threshold=self.clipping_threshold,
+            weight_decay_rate=self.weight_decay or None,
+            weight_decay_mask=lambda params: decayed(params, self.undecayed),
+        )
+
+
+@dataclass(frozen=True)
+class AdamW:
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019, algorithm 2).
+
+    Per leaf: m / (sqrt(v) + eps) with both moments' bias corrected by this network's own number of updates, plus
+    `weight_decay * param` for the leaves that `decayed` names; the learning rate multiplies the sum.
+    """
+
+    b1: Real = 0.9
+    b2: Real = 0.95
+    eps: Real = 1e-8
+    weight_decay: Real = 0.1
+    undecayed: tuple[str, ...] = UNDECAYED
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "undecayed", tuple(self.undecayed))
+        for name in ("b1", "b2"):
+            check_number(self, name, 0, 1)
+            if getattr(self, name) == 1:
+                raise UserError(f"AdamW.{name} = 1 never takes in a gradient; it must be below 1.")
+        check_number(self, "eps", 0)
+        check_number(self, "weight_decay", 0)
+
+    def transform(self) -> optax.GradientTransformation:
+        """Gradients to the step to add at learning rate 1."""
+        return optax.chain(
+            optax.scale_by_adam(b1=self.b1, b2=self.b2, eps=self.eps),
+            optax.add_decayed_weights(self.weight_decay, mask=lambda params: decayed(params, self.undecayed)),
+            optax.scale(-1.0),
+        )
+
+
+def global_norm(tree: PyTree) -> Float[Array, ""]:
+    """The Euclidean norm of all leaves together, summed in float32."""
+    squares = [jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(tree)]
+    return jnp.sqrt(jnp.sum(jnp.stack(squares))) if squares else jnp.zeros((), jnp.float32)
+
+
+def _apply(param: Float[Array, "..."], direction: Float[Array, "..."], rate: Float[Array, ""]) -> Float[Array, "..."]:
+    return param + rate * direction
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """`rule` times `learning_rate`, after clipping the gradients' global norm to `clip_norm` (None: no clipping).
+
+    Every network has its own state, so that a stage which drops a network leaves no trace on it.
+    """
+
+    rule: Rule
+    learning_rate: Schedule
+    clip_norm: Real | None = 1.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.rule, Rule):
+            raise UserError(f"Optimizer.rule = {self.rule!r} is no update rule; give Adafactor() or AdamW().")
+        if not callable(self.learning_rate):
+            raise UserError(
+                f"Optimizer.learning_rate = {self.learning_rate!r} is no schedule; "
+                f"a constant one is written Constant({self.learning_rate!r})."
+            )
+        if self.clip_norm is not None:
+            check_number(self, "clip_norm", 0)
+            if self.clip_norm == 0:
+                raise UserError("Optimizer.clip_norm = 0 would stop all learning; None switches clipping off.")
+
+    def init(self, params: Mapping[str, PyTree]) -> dict[str, PyTree]:
+        """The first state of every network in `params`."""
+        transform = self.rule.transform()
+        return {name: transform.init(tree) for name, tree in params.items()}
+
+    def update(
+        self, grads: Mapping[str, PyTree], opt_state: Mapping[str, PyTree], params: Mapping[str, PyTree], step: Step
+    ) -> tuple[dict[str, PyTree], dict[str, PyTree], dict[str, Float[Array, ""]]]:
+        """One step on the networks that `grads` holds; the others' parameters and states pass through untouched.
+
+        `step` is the train state's and the only clock of the learning rate. Returns the new parameters, the new states
+        and {"learning_rate", "grad_norm"}, the norm over the given networks together before clipping.
+        Raises UserError for gradients of a network that has no parameters.
+        """
+        for name in grads:
+            if name not in params:
+                raise UserError(f"There are gradients for a network {name!r}, which has none.{nearest(name, params)}")
+        rate, norm = self.learning_rate(step), global_norm(grads)
+        if self.clip_norm is not None:
+            # The guard keeps 0 / 0 out: all-zero gradients stay zero.
+            scale = jnp.minimum(1.0, self.clip_norm / jnp.maximum(norm, jnp.finfo(jnp.float32).tiny))
+            grads = jax.tree.map(lambda leaf: leaf * scale, dict(grads))
+        transform, new_params, new_state = self.rule.transform(), dict(params), dict(opt_state)
+        for name in grads:
+            direction, new_state[name] = transform.update(grads[name], opt_state[name], params[name])
+            new_params[name] = jax.tree.map(lambda param, way: _apply(param, way, rate), params[name], direction)
+        return new_params, new_state, {"learning_rate": rate, "grad_norm": norm}

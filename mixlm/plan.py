@@ -1,0 +1,193 @@
+"""What a run will do, said before it does it: sizes, data, repeats, stages with their FLOPs, devices, places."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from mixlm.checkpoint import size_in_bytes
+from mixlm.compiled import Executables
+from mixlm.errors import UserError
+from mixlm.evaluate import Validation
+from mixlm.partitioning import batch_sharding, check_batch, replicated
+from mixlm.recipe import Recipe
+from mixlm.samples import BLOCK, reading, shown
+from mixlm.step import Step, initial_state, row_keys
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe with its data, its mesh and its steps, ready to run and not yet run."""
+
+    recipe: Recipe
+    data: Any
+    mesh: Mesh
+    create: Any
+    state: Any
+    steps: Executables
+    validations: Executables
+
+    @property
+    def epochs(self) -> float:
+        """How often each unique token will be seen."""
+        return self.recipe.train_steps * self.recipe.batch_size * self.recipe.block_length / self.train.num_tokens
+
+    @cached_property
+    def train(self) -> Any:
+        """The training blocks."""
+        return self.data.train(self.recipe.block_length, self.recipe.seed)
+
+    @cached_property
+    def validation(self) -> list[dict[str, np.ndarray]]:
+        """EVAL_BATCHES batches of rows, spread evenly over the split; a small split is gone through again."""
+        blocks, recipe = self.data.validation(self.recipe.block_length), self.recipe
+        if not len(blocks):
+            raise UserError(
+                f"The validation text has {self.data.summary.tokens['validation']} tokens, fewer than one row of "
+                f"{recipe.block_length}: hold out more of it, or train on shorter rows (TASK_FEATURE_LENGTHS)."
+            )
+        wanted = recipe.eval_batches * recipe.batch_size
+        chosen = blocks[np.floor(np.arange(wanted) * (len(blocks) / wanted)).astype(int)]
+        return [{"tokens": rows} for rows in chosen.reshape(recipe.eval_batches, recipe.batch_size, -1)]
+
+    def flops_until(self, step: int) -> float:
+        """The matmul FLOPs of the first `step` steps, summed over their stages."""
+        spans = self.recipe.curriculum.spans(self.recipe.train_steps)
+        return sum(
+            self.steps.matmul_flops(stage.objective) * min(max(step - stage.start, 0), count) for stage, count in spans
+        )
+
+    def place(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        """This process's rows, as a part of the global batch on the mesh."""
+        sharding = batch_sharding(self.mesh)
+        return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
+
+    def close(self) -> None:
+        """Stops compiling ahead."""
+        self.steps.close()
+        self.validations.close()
+
+    def number(self, value: int) -> jax.Array:
+        """An int32 on every device."""
+        return jax.device_put(np.int32(value), replicated(self.mesh))
+
+
+def plan(recipe: Recipe, data: Any) -> Plan:
+    """Checks the recipe against its devices and its data's vocabulary, and begins to trace and compile the stages."""
+    if data.vocabulary.token_ids != recipe.tokens:
+        raise UserError(f"The recipe's TOKENS are {recipe.tokens}, and its vocabulary has {data.vocabulary.token_ids}.")
+    mesh = recipe.partitioning.mesh()
+    check_batch(mesh, recipe.batch_size // recipe.microbatches, "A microbatch" if recipe.microbatches > 1 else "A batch")
+    create, state = initial_state(dict(recipe.modules), recipe.optimizer, recipe.seed, mesh)
+    whole = replicated(mesh)
+    rows = jax.ShapeDtypeStruct(
+        (recipe.batch_size, recipe.block_length), np.int32, sharding=batch_sharding(mesh)
+    )
+    number = jax.ShapeDtypeStruct((), np.int32, sharding=whole)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    train_step = jax.jit(
+        Step(recipe.modules, recipe.optimizer, recipe.microbatches).__call__,
+        static_argnums=3,
+        donate_argnums=0,
+        out_shardings=(shardings, whole),
+    )
+    validation = jax.jit(Validation(recipe.modules).__call__, static_argnums=4, out_shardings=whole)
+    planned = Plan(
+        recipe=recipe,
+        data=data,
+        mesh=mesh,
+        create=create,
+        state=state,
+        steps=Executables(train_step, state, {"tokens": rows}, number),
+        validations=Executables(validation, state.params, {"tokens": rows}, number, number),
+    )
+    for begin in (planned.steps.trace, planned.steps.prepare):
+        for objective in recipe.curriculum.objectives:
+            begin(objective)
+    return planned
+
+
+def summary(plan: Plan) -> list[str]:
+    """The lines that a run opens with."""
+    recipe, data = plan.recipe, plan.data.summary
+    spans = recipe.curriculum.spans(recipe.train_steps)
+    devices = plan.mesh.devices.flatten()
+    axes = " x ".join(f"{name} {size}" for name, size in plan.mesh.shape.items())
+    rows = [("recipe", f"{recipe.name}, seed {recipe.seed}")]
+    for name, module in recipe.networks.items():
+        rows.append((name, f"{type(module).__name__}, {count(parameters(plan.state.params[name]))} parameters"))
+    rows += [
+        ("data", f"{data.name}: {data.documents['train']} documents with {count(data.tokens['train'])} tokens to train "
+                 f"on, {data.documents['validation']} with {count(data.tokens['validation'])} held out"),
+        ("unique", f"{count(plan.train.num_tokens)} tokens in {plan.train.num_documents} documents "
+                   f"(set {plan.train.fingerprint[:12]}), each seen {plan.epochs:.2f} times"),
+        ("rows", f"{recipe.batch_size} x {recipe.block_length} tokens a step -> "
+                 + ", ".join(f"{length} {name}" for name, length in recipe.lengths.items())
+                 + (f", in {recipe.microbatches} microbatches" if recipe.microbatches > 1 else "")),
+    ]
+    for stage, steps in spans:
+        flops = plan.steps.matmul_flops(stage.objective)
+        rows.append((
+            f"stage {stage.objective.name}",
+            f"steps {stage.start + 1} to {stage.start + steps}, {count(flops)}FLOP a step, "
+            f"{count(flops * steps)}FLOP in all",
+        ))
+    rows += [
+        ("devices", f"{len(devices)} x {devices[0].device_kind}, mesh {axes}"),
+        ("run", f"{recipe.folder}"),
+    ]
+    width = max(len(name) for name, _ in rows)
+    return [f"{name:<{width}}  {text}" for name, text in rows]
+
+
+def explanation(plan: Plan) -> list[str]:
+    """The summary, then memory, checkpoint size, and examples of every objective; nothing is trained or written."""
+    lines = [*summary(plan), "", f"checkpoint  {size(size_in_bytes(plan.state))}"]
+    for objective in plan.recipe.curriculum.objectives:
+        memory = plan.steps[objective].memory_analysis()
+        lines.append(
+            f"memory of {objective.name}  {size(memory.argument_size_in_bytes)} of state and batch, "
+            f"{size(memory.temp_size_in_bytes)} of temporaries on each device"
+        )
+    for objective in plan.recipe.curriculum.objectives:
+        lines += ["", f"examples of {objective.name}"]
+        lines += [BLOCK + line for line in example_lines(plan, objective, None)]
+    return lines
+
+
+def example_lines(plan: Plan, objective: Any, nets: Any, rows: int = 3) -> list[str]:
+    """What the first validation rows look like under an objective."""
+    batch = {"tokens": plan.validation[0]["tokens"][:rows]}
+    found = shown(objective, nets, row_keys(plan.recipe.seed, 0, len(batch["tokens"])), batch)
+    if found is None:
+        return ["(this objective shows no examples)"]
+    lines = []
+    for row in range(len(batch["tokens"])):
+        lines += [f"{row + 1}  {line}" if index == 0 else f"   {line}"
+                  for index, line in enumerate(reading(plan.data.vocabulary, *found, row))]
+    return lines
+
+
+def parameters(tree: Any) -> int:
+    """How many numbers a tree of arrays holds."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def count(number: float) -> str:
+    """A number with three figures and a prefix of a thousand's power: 4210000 -> '4.21 M'."""
+    return _scaled(number, 1000, ("", "k", "M", "G", "T", "P", "E"))
+
+
+def size(number: float) -> str:
+    """Bytes with three figures: 2**20 -> '1 MiB'."""
+    return _scaled(number, 1024, ("B", "KiB", "MiB", "GiB", "TiB", "PiB"))
+
+
+def _scaled(number: float, base: int, units: Sequence[str]) -> str:
+    power = min(int(math.log(number, base)) if number >= 1 else 0, len(units) - 1)
+    return f"{number / base**power:.4g} {units[power]}".rstrip()

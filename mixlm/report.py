@@ -1,0 +1,67 @@
+"""The end of a run: what was learnt, beside what a model without context would pay, and where everything lies."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from mixlm import curves
+from mixlm.evaluate import unigram_entropy
+from mixlm.folder import RunFolder
+from mixlm.metrics import read
+from mixlm.plan import Plan
+from mixlm.samples import BLOCK, filled, reading, shown
+from mixlm.step import bind, row_keys
+
+EXAMPLES = 3
+
+
+def finish(planned: Plan, folder: RunFolder, state: Any, say: Callable[[str], None]) -> None:
+    """Prints the validation, three examples and the places; draws the curves."""
+    recipe, records = planned.recipe, read(folder.path)
+    lines = ["", "validation", *(BLOCK + line for line in _validation_lines(records[-1]))]
+    baseline = None
+    for objective in recipe.curriculum.objectives:
+        entropy = unigram_entropy(objective, planned.validation, recipe.seed)
+        if entropy is None:
+            continue
+        baseline = entropy, "unigram entropy of the validation targets"
+        loss = _plain_loss(records[-1], objective.name)
+        verdict = "below" if loss < entropy else "not below"
+        lines.append(f"{objective.name}: {loss:.3f} nats a token, {verdict} {entropy:.3f}, the {baseline[1]}")
+    lines += ["", *example_lines(planned, state)]
+    folder.samples.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    spans = recipe.curriculum.spans(recipe.train_steps)
+    switches = [(stage.start, stage.objective.name) for stage, _ in spans[1:]]
+    curves.draw(records, folder.curves, switches, recipe.name, baseline)
+    for line in lines:
+        say(line)
+    say("")
+    say(f"In {folder.path}: curves.png, samples.txt, metrics.jsonl, config.gin, tensorboard/ and checkpoints/.")
+
+
+def _validation_lines(record: dict[str, Any]) -> list[str]:
+    found = {name.removeprefix("validation/"): value for name, value in record.items() if name.startswith("validation/")}
+    return [f"{name:<32}  {value:.4f}" for name, value in found.items()]
+
+
+def _plain_loss(record: dict[str, Any], name: str) -> float:
+    """An objective's plain cross-entropy, whatever loss it is trained with."""
+    return record.get(f"validation/{name}_cross_entropy", record[f"validation/{name}"])
+
+
+def example_lines(planned: Plan, state: Any) -> list[str]:
+    """Three validation rows as the first stage sees them, with what the model says next to what is true."""
+    recipe = planned.recipe
+    objective = recipe.curriculum.objectives[0]
+    modules = dict(recipe.modules)
+    rows = {"tokens": planned.validation[0]["tokens"][:EXAMPLES]}
+    params = jax.device_get({name: state.params[name] for name in objective.networks})
+    found = shown(objective, bind(modules, params), row_keys(recipe.seed, 0, EXAMPLES), rows)
+    if found is None:
+        return []
+    example, before = found
+    network = objective.networks[0]
+    if example.encoder_input_tokens is not None and hasattr(modules[network], "decode"):
+        return filled(modules[network], params[network], planned.data.vocabulary, example, before, recipe.tokens)
+    return [line for row in range(EXAMPLES) for line in reading(planned.data.vocabulary, example, before, row)]

@@ -1,0 +1,90 @@
+"""What an objective does to a text, for a person to read: the corrupted input, and what is to be said about it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from mixlm.decode import fill_spans
+from mixlm.example import Example
+from mixlm.objectives.base import Objective
+from mixlm.tokens import TokenIds
+
+BLOCK = "  "
+
+
+def shown(objective: Objective, nets: Any, keys: Any, batch: Any) -> tuple[Example, Any] | None:
+    """The examples of a batch, and the encoder's input before anything in it was replaced; None if there are none.
+
+    An objective that needs networks to corrupt has a method `shown(nets, keys, batch)`; without networks (None) it shows
+    the mask in the place of what they would have put there.
+    """
+    if hasattr(objective, "shown"):
+        return objective.shown(nets, keys, batch)
+    if hasattr(objective, "corrupt"):
+        example = objective.corrupt(keys, batch)
+        return example, example.encoder_input_tokens
+    return None
+
+
+def marked(vocabulary: Any, tokens: np.ndarray, before: np.ndarray | None) -> str:
+    """The text of `tokens`, with `[old -> new]` wherever they differ from `before`."""
+    if before is None or (tokens == before).all():
+        return vocabulary.decode(tokens.tolist())
+    parts, run = [], []
+    for new, old in zip(tokens.tolist(), before.tolist()):
+        if new == old:
+            run.append(new)
+            continue
+        parts += [vocabulary.decode(run), f"[{vocabulary.decode([old])} -> {vocabulary.decode([new])}]"]
+        run = []
+    return " ".join(part for part in [*parts, vocabulary.decode(run)] if part)
+
+
+def spans(tokens: Sequence[int], ids: TokenIds) -> dict[int, list[int]]:
+    """What stands behind each sentinel, by the sentinel's number, up to EOS."""
+    found: dict[int, list[int]] = {}
+    current: list[int] = []
+    for token in tokens:
+        if token in (ids.eos, ids.pad):
+            break
+        number = ids.first_sentinel - token
+        if 0 <= number < ids.sentinels:
+            current = found.setdefault(number, [])
+        else:
+            current.append(token)
+    return found
+
+
+def reading(vocabulary: Any, example: Example, before: Any, row: int) -> list[str]:
+    """The lines that say what one row reads and what it must say."""
+    lines = []
+    if example.encoder_input_tokens is not None:
+        inputs = np.asarray(example.encoder_input_tokens[row])
+        original = None if before is None else np.asarray(before[row])
+        lines.append("reads  " + marked(vocabulary, inputs, original))
+    else:
+        lines.append("reads  " + vocabulary.decode(np.asarray(example.decoder_input_tokens[row]).tolist()))
+    scored = np.asarray(example.decoder_loss_weights[row]) > 0
+    lines.append("says   " + vocabulary.decode(np.asarray(example.decoder_target_tokens[row])[scored].tolist()))
+    return lines
+
+
+def filled(module: Any, params: Any, vocabulary: Any, example: Example, before: Any, ids: TokenIds) -> list[str]:
+    """Lines for every row of the example: its input, and each span as the model fills it next to the true one."""
+    true = np.asarray(example.decoder_target_tokens)
+    said = np.asarray(
+        jax.device_get(
+            fill_spans(module, params, example.encoder_input_tokens, true.shape[1], bos=ids.bos, eos=ids.eos)
+        )
+    )
+    lines = []
+    for row in range(true.shape[0]):
+        lines.append(f"example {row + 1}")
+        lines.append(BLOCK + reading(vocabulary, example, before, row)[0])
+        wanted, got = spans(true[row].tolist(), ids), spans(said[row].tolist(), ids)
+        for number, tokens in wanted.items():
+            fill = vocabulary.decode(got.get(number, [])) or "(nothing)"
+            lines.append(f"{BLOCK}<extra_id_{number}>  true: {vocabulary.decode(tokens)}  |  model: {fill}")
+    return lines

@@ -1,0 +1,199 @@
+"""Values that follow the step: learning rates, objective weights; frozen, hashable, so static under jit."""
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from mixlm.errors import UserError
+
+# PEP 484 lets an int stand for a float; beartype wants it said.
+Real = float | int
+Step = int | Int[Array, ""]
+
+
+@runtime_checkable
+class Schedule(Protocol):
+    """A value for every step, in float32; the step is a Python int or a traced int32."""
+
+    def __call__(self, step: Step) -> Float[Array, ""]:
+        """The value at `step`."""
+        ...
+
+
+def check_number(owner: object, name: str, low: Real = -math.inf, high: Real = math.inf) -> None:
+    """Raises UserError unless field `name` of `owner` is a finite number in [low, high]."""
+    value: Any = getattr(owner, name)
+    where = f"{type(owner).__name__}.{name} = {value!r}"
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise UserError(f"{where} must be a finite number.")
+    if not low <= value <= high:
+        bounds = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
+        raise UserError(f"{where} must be {bounds}.")
+
+
+def check_steps(owner: object, name: str, low: int = 0) -> None:
+    """Raises UserError unless field `name` of `owner` is a whole number of steps, at least `low`."""
+    check_number(owner, name, low)
+    if not isinstance(getattr(owner, name), int):
+        raise UserError(f"{type(owner).__name__}.{name} = {getattr(owner, name)!r} must be a whole number of steps.")
+
+
+def _float(step: Step) -> Float[Array, ""]:
+    return jnp.asarray(step).astype(jnp.float32)
+
+
+def _ramp(step: Step, warmup_steps: int) -> Float[Array, ""]:
+    """0 at step 0, 1 from `warmup_steps` on (everywhere when that is 0), linear between."""
+    return jnp.minimum((_float(step) + (warmup_steps == 0)) / max(warmup_steps, 1), 1.0)
+
+
+@dataclass(frozen=True)
+class Constant:
+    """`value` at every step."""
+
+    value: Real
+
+    def __post_init__(self) -> None:
+        check_number(self, "value")
+
+    def __call__(self, step: Step) -> Float[Array, ""]:
+        """The value."""
+        return jnp.asarray(self.value, jnp.float32)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """From `start` at step 0 to `end` at step `steps`, and `end` from there on."""
+
+    start: Real
+    end: Real
+    steps: int
+
+    def __post_init__(self) -> None:
+        check_number(self, "start")
+        check_number(self, "end")
+        check_steps(self, "steps", low=1)
+
+    def __call__(self, step: Step) -> Float[Array, ""]:
+        """The value at `step`: start + (end - start) * min(step / steps, 1)."""
+        done = jnp.clip(_float(step) / self.steps, 0.0, 1.0)
+        # Both ends are met exactly, which start + (end - start) * done does not do in float32.
+        return self.start * (1.0 - done) + self.end * done
+
+
+@dataclass(frozen=True)
+class Piecewise:
+    """Constant pieces: `values[i]` from `boundaries[i]` on; the last boundary <= step wins.
+
+    The boundaries rise strictly and the first is 0, so that every step has a value.
+    """
+
+    boundaries: tuple[int, ...]
+    values: tuple[Real, ...]
+
+    def __post_init__(self) -> None:
+        # gin writes lists where a hash needs tuples.
+        for name in ("boundaries", "values"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        boundaries, values = self.boundaries, self.values
+        if len(boundaries) != len(values):
+            raise UserError(f"Piecewise has {len(boundaries)} boundaries and {len(values)} values; give one for each.")
+        for constant in (*boundaries, *values):
+            Constant(constant)
+        if not all(isinstance(boundary, int) for boundary in boundaries):
+            raise UserError(f"Piecewise.boundaries = {boundaries} must be whole steps.")
+        if not boundaries or boundaries[0] != 0:
+            raise UserError(f"Piecewise.boundaries = {boundaries} must begin with step 0.")
+        if any(left >= right for left, right in itertools.pairwise(boundaries)):
+            raise UserError(f"Piecewise.boundaries = {boundaries} must rise from one to the next.")
+
+    def __call__(self, step: Step) -> Float[Array, ""]:
+        """The value of the piece that holds `step`."""
+        piece = jnp.sum(jnp.asarray(self.boundaries, jnp.int32) <= jnp.asarray(step)) - 1
+        return jnp.asarray(self.values, jnp.float32)[jnp.maximum(piece, 0)]
+
+
+@dataclass(frozen=True)
+class RsqrtDecay:
+    """T5's `base / sqrt(max(step, warmup_steps))` (Raffel et al. 2020, section 3.1.2): flat first, then decaying."""
+
+    base: Real = 1.0
+    warmup_steps: int = 10_000
+
+    def __post_init__(self) -> None:
+        check_number(self, "base", 0)
+        check_steps(self, "warmup_steps", low=1)
+
+    def __call__(self, step: Step) -> Float[Array, ""]:
+        """The value at `step`."""
+        return self.base / jnp.sqrt(jnp.maximum(_float(step), self.warmup_steps))
+
+
+def _check_whole_run(schedule: "Cosine | WSD") -> None:
+    check_number(schedule, "peak", 0)
+    check_steps(schedule, "total_steps", low=1)
+    check_steps(schedule, "warmup_steps")
+    check_number(schedule, "final_fraction", 0, 1)
+    if schedule.warmup_steps > schedule.total_steps:
+        raise UserError(
+            f"{type(schedule).__name__}.warmup_steps = {schedule.warmup_steps} is longer than the whole run "
+            f"(total_steps = {schedule.total_steps})."
+        )
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Linear warm-up from 0 to `peak`, then half a cosine to `final_fraction * peak` at `total_steps`.
+
+    Loshchilov & Hutter 2017 without restarts; the same values as `optax.warmup_cosine_decay_schedule`.
+    """
+
+    peak: Real
+    total_steps: int
+    warmup_steps: int = 0
+    final_fraction: Real = 0.0
+
+    def __post_init__(self) -> None:
+        _check_whole_run(self)
+
+    def __call__(self, step: Step) -> Float[Array, ""]:
+        """The value at `step`; the last value stays after `total_steps`."""
+        length = max(self.total_steps - self.warmup_steps, 1)
+        done = jnp.clip((_float(step) - self.warmup_steps) / length, 0.0, 1.0)
+        decay = self.final_fraction + (1.0 - self.final_fraction) * 0.5 * (1.0 + jnp.cos(jnp.pi * done))
+        return self.peak * _ramp(step, self.warmup_steps) * decay
+
+
+@dataclass(frozen=True)
+class WSD:
+    """Warm-up, stable, decay: a trapezoid that falls linearly over the last `decay_fraction` of the run.
+
+    It reaches `final_fraction * peak` at `total_steps`. The Dual paper trains with no warm-up and a quarter of decay.
+    """
+
+    peak: Real
+    total_steps: int
+    warmup_steps: int = 0
+    decay_fraction: Real = 0.25
+    final_fraction: Real = 0.0
+
+    def __post_init__(self) -> None:
+        _check_whole_run(self)
+        check_number(self, "decay_fraction", 0, 1)
+        # A step of slack, for a decay fraction that is not a whole number of steps.
+        if self.warmup_steps > self.total_steps * (1 - self.decay_fraction) + 1:
+            raise UserError(
+                f"WSD.warmup_steps = {self.warmup_steps} runs into the decay, which takes the last "
+                f"{self.decay_fraction:g} of {self.total_steps} steps."
+            )
+
+    def __call__(self, step: Step) -> Float[Array, ""]:
+        """The value at `step`; the last value stays after `total_steps`."""
+        left = jnp.maximum(self.total_steps - _float(step), 0.0)
+        height = jnp.minimum(left / (self.total_steps * self.decay_fraction), 1.0) if self.decay_fraction else 1.0
+        decay = self.final_fraction + (1.0 - self.final_fraction) * height
+        return self.peak * _ramp(step, self.warmup_steps) * decay

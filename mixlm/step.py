@@ -1,0 +1,173 @@
+"""The one train step: corrupt, predict, add up the terms, descend. Jitted, donated, sharded over a mesh."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from flax.core import meta
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, Key
+
+from mixlm.losses import Term, weighted_sum
+from mixlm.objectives.base import Objective
+from mixlm.optim import Optimizer
+from mixlm.partitioning import parameter_shardings, replicated
+
+Metrics = dict[str, Float[Array, ""]]
+
+
+class TrainState(struct.PyTreeNode):
+    """What training changes: the step, and per network the parameters and the optimizer's state; noise is not state."""
+
+    step: Int[Array, ""]
+    params: dict[str, Any]
+    opt_state: dict[str, Any]
+
+
+class Net:
+    """A network with its parameters bound: `net.hidden(example)`; it may be called inside any JAX transform."""
+
+    def __init__(self, module: nn.Module, params: Any, dropout_key: Key[Array, ""] | None = None):
+        self._module, self._params, self._key = module, params, dropout_key
+
+    def __call__(self, *args: Any) -> Any:
+        return self._apply("__call__", *args)
+
+    def __getattr__(self, method: str) -> Any:
+        return partial(self._apply, method)
+
+    def _apply(self, method: str, *args: Any) -> Any:
+        rngs = None if self._key is None else {"dropout": self._key}
+        return self._module.apply({"params": self._params}, *args, method=method, rngs=rngs)
+
+
+def bind(
+    modules: Mapping[str, nn.Module], params: Mapping[str, Any], dropout_key: Key[Array, ""] | None = None
+) -> dict[str, Net]:
+    """The networks of an objective, each with its parameters and, in training, its own stream of dropout noise."""
+    return {
+        name: Net(modules[name], tree, None if dropout_key is None else jax.random.fold_in(dropout_key, index))
+        for index, (name, tree) in enumerate(sorted(params.items()))
+    }
+
+
+def row_keys(seed: Int[Array, ""] | int, step: Int[Array, ""] | int, rows: int) -> Key[Array, " B"]:
+    """One key per row of the global batch, a function of (seed, step, row): devices and resumes cannot change it."""
+    key = jax.random.fold_in(jax.random.key(seed), step)
+    return jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(rows))
+
+
+@dataclass(frozen=True)
+class Step:
+    """`step(state, batch, seed, objective)`: one update, the objective a static argument.
+
+    Microbatches are exact: each term is its total over all of them divided by its count over all of them. The counts
+    come from a first pass in which XLA drops all that they do not need: the networks, unless the loss has a scale of its
+    own (MiLe, focal). Dropout noise alone differs with the number of microbatches.
+    """
+
+    modules: tuple[tuple[str, nn.Module], ...]
+    optimizer: Optimizer
+    microbatches: int = 1
+
+    def __call__(
+        self, state: TrainState, batch: Mapping[str, Int[Array, "B L"]], seed: Int[Array, ""], objective: Objective
+    ) -> tuple[TrainState, Metrics]:
+        """Returns the state after the update and the step's figures: loss, each term's mean, learning rate, norm."""
+        modules = dict(self.modules)
+        trained = {name: state.params[name] for name in objective.networks}
+        rows = next(iter(batch.values())).shape[0]
+        keys = row_keys(seed, state.step, rows)
+        dropout = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), state.step), rows)
+
+        def terms(params, index, part, part_keys):
+            nets = bind(modules, params, jax.random.fold_in(dropout, index))
+            return objective(nets, part, part_keys, state.step)
+
+        gradients, sums = self._gradients(terms, trained, batch, keys)
+        params, opt_state, figures = self.optimizer.update(gradients, state.opt_state, state.params, state.step)
+        metrics = {"loss": weighted_sum(sums)} | {name: term.value for name, term in sums.items()} | figures
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    def _gradients(self, terms, params, batch, keys):
+        if self.microbatches == 1:
+
+            def loss(params):
+                found = terms(params, 0, batch, keys)
+                return weighted_sum(found), found
+
+            return jax.grad(loss, has_aux=True)(params)
+        parts = jax.tree.map(self._split, (dict(batch), keys))
+        index = jnp.arange(self.microbatches)
+
+        def count(carry, part):
+            found = terms(params, part[0], *part[1])
+            return carry, {name: term.count for name, term in found.items()}
+
+        counts = jax.tree.map(jnp.sum, jax.lax.scan(count, None, (index, parts))[1])
+
+        def descend(carry, part):
+            def loss(params):
+                found = terms(params, part[0], *part[1])
+                shares = {name: Term(term.total, counts[name], term.weight) for name, term in found.items()}
+                return weighted_sum(shares), found
+
+            gradients, found = jax.grad(loss, has_aux=True)(params)
+            return jax.tree.map(jnp.add, carry, gradients), found
+
+        gradients, found = jax.lax.scan(descend, jax.tree.map(jnp.zeros_like, params), (index, parts))
+        return gradients, {
+            name: Term(jnp.sum(term.total), jnp.sum(term.count), term.weight[0]) for name, term in found.items()
+        }
+
+    def _split(self, rows):
+        """[B, ...] -> [microbatches, B / microbatches, ...], each with rows of every device."""
+        return jnp.swapaxes(rows.reshape(-1, self.microbatches, *rows.shape[1:]), 0, 1)
+
+
+def initial_state(
+    modules: Mapping[str, nn.Module], optimizer: Optimizer, seed: int, mesh: Mesh
+) -> tuple[Callable[[], TrainState], Any]:
+    """Returns (what makes the first state, already on the mesh; the state's shapes with their shardings).
+
+    Every module says with `inputs()` the smallest arguments that its `__call__` takes.
+    """
+
+    def boxed():
+        key = jax.random.key(seed)
+        return {
+            name: module.init(jax.random.fold_in(key, index), *module.inputs())["params"]
+            for index, (name, module) in enumerate(sorted(modules.items()))
+        }
+
+    def create():
+        params = meta.unbox(boxed())
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+    abstract, whole = jax.eval_shape(create), replicated(mesh)
+    params = parameter_shardings(mesh, jax.eval_shape(boxed))
+    states = {
+        name: _state_shardings(optimizer, abstract.opt_state[name], abstract.params[name], params[name], whole)
+        for name in modules
+    }
+    shardings = TrainState(whole, params, states)
+    shapes = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
+    return jax.jit(create, out_shardings=shardings), shapes
+
+
+def _state_shardings(optimizer, state, params, shardings, whole):
+    """An optimizer's moments lie where their parameter lies; factored moments and counters are on every device."""
+    return optax.tree_utils.tree_map_params(
+        optimizer.rule.transform(),
+        lambda leaf, param, sharding: sharding if leaf.shape == param.shape else whole,
+        state,
+        params,
+        shardings,
+        transform_non_params=lambda _: whole,
+    )

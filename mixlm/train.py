@@ -1,0 +1,202 @@
+"""The loop: resume or begin, step, log, validate, save, and show what was learnt."""
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+
+from mixlm.checkpoint import Checkpoints
+from mixlm.data.mixture import Batches
+from mixlm.errors import UserError
+from mixlm.evaluate import mean_terms
+from mixlm.folder import RunFolder
+from mixlm.metrics import Progress, Recorder
+from mixlm.plan import Plan, explanation, plan, summary
+from mixlm.recipe import Recipe
+from mixlm.report import finish
+
+Say = Callable[[str], None]
+
+
+def explain(recipe: Recipe, say: Say = print) -> None:
+    """Says what a run would do, with examples of every objective, and trains nothing."""
+    for line in explanation(plan(recipe, recipe.dataset.prepare(say))):
+        say(line)
+
+
+def train(recipe: Recipe, config: str = "", say: Say = print) -> None:
+    """Runs a recipe to its last step, from the newest checkpoint in its folder, where `config` is kept as config.gin.
+
+    Raises UserError, with nothing lost, for a folder that holds another run and for a loss that is not finite.
+    """
+    folder = RunFolder(recipe.folder)
+    folder.check(recipe.identity())
+    checkpoints = Checkpoints(folder.checkpoints, keep=recipe.keep)
+    if (checkpoints.latest() or 0) >= recipe.train_steps:
+        say(f"{recipe.folder} has finished its {recipe.train_steps} steps; its curves are in {folder.curves}.")
+        return
+    planned = plan(recipe, recipe.dataset.prepare(say))
+    for line in summary(planned):
+        say(line)
+    folder.claim(recipe.identity(), config)
+    try:
+        first, state = checkpoints.restore(planned.state) or (0, planned.create())
+        say(f"resuming after step {first}" if first else "compiling the first step")
+        state = Loop(planned, folder, checkpoints, say).run(first, state)
+        if state is not None:
+            finish(planned, folder, state, say)
+    finally:
+        checkpoints.close()
+        planned.close()
+
+
+class Loop:
+    """Steps from a checkpoint to the last step, with what is read, logged, validated and saved on the way."""
+
+    def __init__(self, planned: Plan, folder: RunFolder, checkpoints: Checkpoints, say: Say):
+        self.plan, self.recipe, self.folder = planned, planned.recipe, folder
+        self.checkpoints, self.say = checkpoints, say
+        self.seed = planned.number(self.recipe.seed)
+        self.saved: int | None = None
+
+    def run(self, first: int, state: Any) -> Any | None:
+        """Returns the last state, or None where a signal ended the run early, with its state saved."""
+        recipe = self.recipe
+        batches = Batches(self.plan.train, recipe.batch_size, jax.process_index(), jax.process_count())
+        self.saved = first or None
+        self.recorder, self.progress = Recorder(self.folder.path, first), Progress(recipe.train_steps, first)
+        self.clock = Clock(first)
+        late: tuple[int, dict[str, Any]] | None = None
+        try:
+            with asked_to_stop() as signals:
+                for step, batch in batches.iterate(first):
+                    with self.clock.stopped():
+                        executable = self.plan.steps[recipe.curriculum.at(step).objective]
+                    state, metrics = executable(state, self.plan.place(batch), self.seed)
+                    done = step + 1
+                    # A step's figures are fetched while the next step runs, so that the device does not wait for us.
+                    if late is not None:
+                        self.settle(*late)
+                    late = done, metrics
+                    ends = done == recipe.train_steps or bool(signals)
+                    validates = done % recipe.eval_period == 0 or done == recipe.train_steps
+                    if ends or validates or done % recipe.checkpoint_period == 0:
+                        self.settle(done, metrics, state.params if validates else None)
+                        late = None
+                    if ends or done % recipe.checkpoint_period == 0:
+                        self.save(done, state)
+                    if ends:
+                        break
+        finally:
+            self.recorder.close()
+            self.progress.close()
+        self.checkpoints.wait()
+        if done < recipe.train_steps:
+            self.say(f"{signals[0]} came: saved after step {done}; the same command goes on from there.")
+            return None
+        return state
+
+    def settle(self, done: int, metrics: dict[str, Any], params: Any = None) -> None:
+        """Checks a finished step, and records it where it is due; with `params` it is validated as well."""
+        due = done == 1 or done % self.recipe.log_period == 0 or done == self.recipe.train_steps
+        figures = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        if not (math.isfinite(figures["loss"]) and math.isfinite(figures["grad_norm"])):
+            kept = "there is no checkpoint yet" if self.saved is None else (
+                f"the last good checkpoint is that of step {self.saved} in {self.folder.checkpoints}"
+            )
+            raise UserError(
+                f"The loss of step {done} is not finite (loss {figures['loss']}, gradient norm "
+                f"{figures['grad_norm']}); {kept}."
+            )
+        if due or params is not None:
+            self.record(done, figures, params)
+        else:
+            self.progress.advance(done)
+
+    def record(self, done: int, figures: dict[str, float], params: Any) -> None:
+        """Writes the line of a step."""
+        recipe, top = self.recipe, ("loss", "learning_rate", "grad_norm")
+        tokens = recipe.batch_size * recipe.block_length
+        stage = recipe.curriculum.at(done - 1).objective.name
+        line = {name: figures[name] for name in top}
+        line |= {f"train/{name}": value for name, value in figures.items() if name not in top}
+        line |= {
+            "tokens_per_second": self.clock.rate(done) * tokens,
+            "tokens": done * tokens,
+            "epoch": done * tokens / self.plan.train.num_tokens,
+            "flops": self.plan.flops_until(done),
+        }
+        if params is not None:
+            with self.clock.stopped():
+                line |= validate(self.plan, params, self.seed)
+        self.recorder.write(done, stage, line)
+        self.progress.update(done, stage, line)
+
+    def save(self, done: int, state: Any) -> None:
+        """Begins to save; the clock stands only while the state is copied."""
+        with self.clock.stopped():
+            self.checkpoints.save(done, state)
+        self.saved = done
+
+
+def validate(planned: Plan, params: Any, seed: Any) -> dict[str, float]:
+    """Every objective's terms on the same validation rows with the same noise, as `validation/NAME`.
+
+    Where two objectives have a term of one name, the later stage's stands: the plain objective follows the mixed one.
+    """
+    recipe, found = planned.recipe, {}
+    for objective in recipe.curriculum.objectives:
+        run = planned.validations[objective]
+        terms = [
+            run(params, planned.place(batch), seed, planned.number(index))
+            for index, batch in enumerate(planned.validation)
+        ]
+        found |= {f"validation/{name}": value for name, value in mean_terms(terms).items()}
+    return found
+
+
+class Clock:
+    """Steps per second since they were last asked for, without the time in which the clock was stopped."""
+
+    def __init__(self, done: int):
+        self.done, self.start = done, time.perf_counter()
+
+    def rate(self, done: int) -> float:
+        """Steps per second since the last call."""
+        now = time.perf_counter()
+        rate = (done - self.done) / max(now - self.start, 1e-9)
+        self.done, self.start = done, now
+        return rate
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """What happens inside does not count."""
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.start += time.perf_counter() - begun
+
+
+@contextmanager
+def asked_to_stop() -> Iterator[list[str]]:
+    """Collects SIGINT and SIGTERM by name; the second one acts at once, as it would have without us."""
+    received: list[str] = []
+    before = {}
+
+    def note(number, _frame):
+        received.append(signal.Signals(number).name)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.signal(number, note)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

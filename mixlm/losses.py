@@ -20,7 +20,7 @@ Pick = Callable[[Float[Array, "*n V"], Float[Array, "*n"]], Int[Array, "*n"]]
 class Term:
     """One part of a loss, `weight * total / count`; microbatches and devices add totals and counts, then divide.
 
-    A weight of 0 marks a figure that is only reported.
+    A weight of 0 marks a figure that is only reported; its name is `TERM/FIGURE`, such as `generator/accuracy`.
     """
 
     total: Float[Array, ""]
@@ -131,7 +131,7 @@ def binary_terms(
     cost = jnp.where(labels, jax.nn.softplus(-logits), jax.nn.softplus(logits))
     count = jnp.sum(counted, dtype=jnp.float32)
     right = jnp.sum(((logits > 0) == labels) & counted, dtype=jnp.float32)
-    return {name: Term(jnp.sum(cost * counted), count, weight), f"{name}_accuracy": Term(right, count, 0.0)}
+    return {name: Term(jnp.sum(cost * counted), count, weight), f"{name}/accuracy": Term(right, count, 0.0)}
 
 
 @struct.dataclass
@@ -148,9 +148,9 @@ class Scored:
 
     def terms(self, name: str, loss: TokenLoss, weight: float = 1.0) -> dict[str, Term]:
         """The loss term `name`, its accuracy, and its plain cross-entropy where the loss is another one."""
-        terms = {name: Term(self.total, self.count, weight), f"{name}_accuracy": Term(self.right, self.scored, 0.0)}
+        terms = {name: Term(self.total, self.count, weight), f"{name}/accuracy": Term(self.right, self.scored, 0.0)}
         if loss != CrossEntropy():
-            terms[f"{name}_cross_entropy"] = Term(self.cross_entropy, self.counted, 0.0)
+            terms[f"{name}/cross_entropy"] = Term(self.cross_entropy, self.counted, 0.0)
         return terms
 
 

@@ -47,7 +47,7 @@ def _validation_lines(record: dict[str, Any]) -> list[str]:
 
 def _plain_loss(record: dict[str, Any], name: str) -> float:
     """An objective's plain cross-entropy, whatever loss it is trained with."""
-    return record.get(f"validation/{name}_cross_entropy", record[f"validation/{name}"])
+    return record.get(f"validation/{name}/cross_entropy", record[f"validation/{name}"])
 
 
 def example_lines(planned: Plan, state: Any) -> list[str]:

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from mixlm.errors import UserError
 from mixlm.models.layers import check_dtype, check_positive
 
 # ELECTRA's standard deviation for all of its kernels; on our discriminator it keeps the first judgements near even.
@@ -13,7 +14,8 @@ KERNEL_INIT = nn.initializers.truncated_normal(stddev=0.02)
 class TokenHead(nn.Module):
     """One float32 logit for every token, `dense(D) -> gelu -> dense(1)`: ELECTRA's discriminator head.
 
-    Parameters are float32, the first product is taken in `dtype`. Raises `UserError` for an unknown `dtype`.
+    Parameters are float32, the first product is taken in `dtype`. Raises `UserError` for an unknown `dtype`,
+    and for hidden states that are not `emb_dim` wide.
     """
 
     emb_dim: int
@@ -31,9 +33,10 @@ class TokenHead(nn.Module):
     @nn.compact
     def __call__(self, hidden: Float[Array, "B S D"]) -> Float[Array, "B S"]:
         """Judges every position on its own."""
-        width = hidden.shape[-1]
+        if hidden.shape[-1] != self.emb_dim:
+            raise UserError(f"TokenHead.emb_dim = {self.emb_dim}, and the hidden states are {hidden.shape[-1]} wide.")
         dense = nn.Dense(
-            width,
+            self.emb_dim,
             dtype=self.dtype,
             kernel_init=nn.with_logical_partitioning(KERNEL_INIT, ("embed", "mlp")),
             bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("mlp",)),

@@ -137,7 +137,7 @@ class SpacTor:
         return (
             corrupted.generator.terms("generator", self.generator_loss)
             | binary_terms("rtd", judged, corrupted.replaced, example.encoder_segments > 0, self.lambda1)
-            | {"replaced": _share(corrupted.replaced)}
+            | {"rtd/replaced": _share(corrupted.replaced)}
             | filled.terms("span_corruption", self.spans.loss, self.lambda2)
         )
 

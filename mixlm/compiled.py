@@ -22,7 +22,7 @@ class Executables:
     def trace(self, objective: Objective) -> Future[Any]:
         """Begins to trace, unless that was done before."""
         if objective not in self._traced:
-            self._traced[objective] = self._pool.submit(self._jitted.trace, *self._arguments, objective)
+            self._traced[objective] = self._pool.submit(lambda: self._jitted.trace(*self._arguments, objective))
         return self._traced[objective]
 
     def prepare(self, objective: Objective) -> Future[Any]:

@@ -4,6 +4,8 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from mixlm.errors import UserError
+
 
 @struct.dataclass
 class Example:
@@ -33,12 +35,18 @@ class Example:
         return (self.decoder_target_tokens > 0).astype(jnp.int32)
 
     @property
+    def encoder_tokens(self) -> Int[Array, "B S"]:
+        """The encoder's input; UserError where there is none."""
+        if self.encoder_input_tokens is None:
+            raise UserError("This network has an encoder, and the objective's examples give it nothing to read.")
+        return self.encoder_input_tokens
+
+    @property
     def encoder_segments(self) -> Int[Array, "B S"]:
         """Segment ids of the encoder's positions, 0 where padded."""
         if self.encoder_segment_ids is not None:
             return self.encoder_segment_ids
-        assert self.encoder_input_tokens is not None, "this example has no encoder side"
-        return (self.encoder_input_tokens > 0).astype(jnp.int32)
+        return (self.encoder_tokens > 0).astype(jnp.int32)
 
 
 def same_segment(queries: Int[Array, "B Q"], keys: Int[Array, "B K"]) -> Bool[Array, "B Q K"]:

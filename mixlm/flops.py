@@ -11,7 +11,7 @@ def matmul_flops(jaxpr: core.ClosedJaxpr) -> float:
 
     What is recomputed under `jax.checkpoint` counts as often as it runs; of a conditional the dearest branch counts.
     """
-    return sum(_of_equation(equation) for equation in jaxpr.jaxpr.eqns)
+    return math.fsum(_of_equation(equation) for equation in jaxpr.jaxpr.eqns)
 
 
 def _of_equation(equation: Any) -> float:
@@ -22,7 +22,7 @@ def _of_equation(equation: Any) -> float:
     inner = [matmul_flops(sub) for sub in _jaxprs(equation.params)]
     if equation.primitive.name == "cond":
         return max(inner, default=0.0)
-    return sum(inner) * equation.params.get("length", 1) if equation.primitive.name == "scan" else sum(inner)
+    return math.fsum(inner) * (equation.params["length"] if equation.primitive.name == "scan" else 1)
 
 
 def _jaxprs(params: dict[str, Any]) -> list[core.ClosedJaxpr]:

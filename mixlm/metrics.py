@@ -42,9 +42,10 @@ def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
                 record = json.loads(line)
             except ValueError:
                 return
-            if not line.endswith(b"\n") or not isinstance(record, dict):
+            if not isinstance(record, dict):
                 return
-            yield line, record
+            # A line that lacks only its end is whole: no part of an object is JSON.
+            yield line.rstrip(b"\n") + b"\n", record
 
 
 def read(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from mixlm.errors import UserError, nearest
-from mixlm.schedules import Real, Schedule, Step, check_number
+from mixlm.schedules import Schedule, Step, check_number
 
 # The leaf names that flax gives to biases and to the scales of norms.
 UNDECAYED = ("bias", "scale")
@@ -48,11 +48,11 @@ class Adafactor:
     learning rate multiplies the decay too (optax.adafactor with its own learning rate leaves it out).
     """
 
-    decay_rate: Real = 0.8
-    clipping_threshold: Real | None = 1.0
+    decay_rate: float = 0.8
+    clipping_threshold: float | None = 1.0
     multiply_by_parameter_scale: bool = True
     min_dim_size_to_factor: int = 128
-    weight_decay: Real = 0.0
+    weight_decay: float = 0.0
     undecayed: tuple[str, ...] = UNDECAYED
 
     def __post_init__(self) -> None:
@@ -84,10 +84,10 @@ class AdamW:
     `weight_decay * param` for the leaves that `decayed` names; the learning rate multiplies the sum.
     """
 
-    b1: Real = 0.9
-    b2: Real = 0.95
-    eps: Real = 1e-8
-    weight_decay: Real = 0.1
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
     undecayed: tuple[str, ...] = UNDECAYED
 
     def __post_init__(self) -> None:
@@ -127,7 +127,7 @@ class Optimizer:
 
     rule: Rule
     learning_rate: Schedule
-    clip_norm: Real | None = 1.0
+    clip_norm: float | None = 1.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.rule, Rule):

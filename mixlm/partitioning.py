@@ -71,9 +71,11 @@ def check_batch(mesh: Mesh, rows: int, what: str) -> None:
 
 
 def parameter_shardings(mesh: Mesh, boxed: Mapping[str, Any]) -> Any:
-    """The shardings of `Module.init`'s boxed parameters, by their logical axes; a size that does not divide is whole."""
+    """The shardings of boxed parameters, by their logical axes; a size that an axis does not divide stays whole."""
     return jax.tree.map(
-        lambda box: NamedSharding(mesh, _spec(mesh, box)), boxed, is_leaf=lambda leaf: isinstance(leaf, meta.AxisMetadata)
+        lambda box: NamedSharding(mesh, _spec(mesh, box)),
+        boxed,
+        is_leaf=lambda leaf: isinstance(leaf, meta.AxisMetadata),
     )
 
 

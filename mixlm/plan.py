@@ -63,7 +63,7 @@ class Plan:
         )
 
     def place(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        """This process's rows, as a part of the global batch on the mesh."""
+        """The global batch on the mesh, of which this process gives its own rows."""
         sharding = batch_sharding(self.mesh)
         return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
 
@@ -82,12 +82,12 @@ def plan(recipe: Recipe, data: Any) -> Plan:
     if data.vocabulary.token_ids != recipe.tokens:
         raise UserError(f"The recipe's TOKENS are {recipe.tokens}, and its vocabulary has {data.vocabulary.token_ids}.")
     mesh = recipe.partitioning.mesh()
-    check_batch(mesh, recipe.batch_size // recipe.microbatches, "A microbatch" if recipe.microbatches > 1 else "A batch")
+    check_batch(
+        mesh, recipe.batch_size // recipe.microbatches, "A microbatch" if recipe.microbatches > 1 else "A batch"
+    )
     create, state = initial_state(dict(recipe.modules), recipe.optimizer, recipe.seed, mesh)
     whole = replicated(mesh)
-    rows = jax.ShapeDtypeStruct(
-        (recipe.batch_size, recipe.block_length), np.int32, sharding=batch_sharding(mesh)
-    )
+    rows = jax.ShapeDtypeStruct((recipe.batch_size, recipe.block_length), np.int32, sharding=batch_sharding(mesh))
     number = jax.ShapeDtypeStruct((), np.int32, sharding=whole)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     train_step = jax.jit(
@@ -122,21 +122,32 @@ def summary(plan: Plan) -> list[str]:
     for name, module in recipe.networks.items():
         rows.append((name, f"{type(module).__name__}, {count(parameters(plan.state.params[name]))} parameters"))
     rows += [
-        ("data", f"{data.name}: {data.documents['train']} documents with {count(data.tokens['train'])} tokens to train "
-                 f"on, {data.documents['validation']} with {count(data.tokens['validation'])} held out"),
-        ("unique", f"{count(plan.train.num_tokens)} tokens in {plan.train.num_documents} documents "
-                   f"(set {plan.train.fingerprint[:12]}), each seen {plan.epochs:.2f} times"),
-        ("rows", f"{recipe.batch_size} x {recipe.block_length} tokens a step -> "
-                 + ", ".join(f"{length} {name}" for name, length in recipe.lengths.items())
-                 + (f", in {recipe.microbatches} microbatches" if recipe.microbatches > 1 else "")),
+        (
+            "data",
+            f"{data.name}: {data.documents['train']} documents with {count(data.tokens['train'])} tokens to train "
+            f"on, {data.documents['validation']} with {count(data.tokens['validation'])} held out",
+        ),
+        (
+            "unique",
+            f"{count(plan.train.num_tokens)} tokens in {plan.train.num_documents} documents "
+            f"(set {plan.train.fingerprint[:12]}), each seen {plan.epochs:.2f} times",
+        ),
+        (
+            "rows",
+            f"{recipe.batch_size} x {recipe.block_length} tokens a step -> "
+            + ", ".join(f"{length} {name}" for name, length in recipe.lengths.items())
+            + (f", in {recipe.microbatches} microbatches" if recipe.microbatches > 1 else ""),
+        ),
     ]
     for stage, steps in spans:
         flops = plan.steps.matmul_flops(stage.objective)
-        rows.append((
-            f"stage {stage.objective.name}",
-            f"steps {stage.start + 1} to {stage.start + steps}, {count(flops)}FLOP a step, "
-            f"{count(flops * steps)}FLOP in all",
-        ))
+        rows.append(
+            (
+                f"stage {stage.objective.name}",
+                f"steps {stage.start + 1} to {stage.start + steps}, {count(flops)}FLOP a step, "
+                f"{count(flops * steps)}FLOP in all",
+            )
+        )
     rows += [
         ("devices", f"{len(devices)} x {devices[0].device_kind}, mesh {axes}"),
         ("run", f"{recipe.folder}"),
@@ -168,8 +179,10 @@ def example_lines(plan: Plan, objective: Any, nets: Any, rows: int = 3) -> list[
         return ["(this objective shows no examples)"]
     lines = []
     for row in range(len(batch["tokens"])):
-        lines += [f"{row + 1}  {line}" if index == 0 else f"   {line}"
-                  for index, line in enumerate(reading(plan.data.vocabulary, *found, row))]
+        lines += [
+            f"{row + 1}  {line}" if index == 0 else f"   {line}"
+            for index, line in enumerate(reading(plan.data.vocabulary, *found, row))
+        ]
     return lines
 
 

@@ -41,7 +41,9 @@ def finish(planned: Plan, folder: RunFolder, state: Any, say: Callable[[str], No
 
 
 def _validation_lines(record: dict[str, Any]) -> list[str]:
-    found = {name.removeprefix("validation/"): value for name, value in record.items() if name.startswith("validation/")}
+    found = {
+        name.removeprefix("validation/"): value for name, value in record.items() if name.startswith("validation/")
+    }
     return [f"{name:<32}  {value:.4f}" for name, value in found.items()]
 
 

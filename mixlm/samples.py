@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mixlm.decode import fill_spans
@@ -17,9 +18,10 @@ BLOCK = "  "
 def shown(objective: Objective, nets: Any, keys: Any, batch: Any) -> tuple[Example, Any] | None:
     """The examples of a batch, and the encoder's input before anything in it was replaced; None if there are none.
 
-    An objective that needs networks to corrupt has a method `shown(nets, keys, batch)`; without networks (None) it shows
-    the mask in the place of what they would have put there.
+    An objective that needs networks to corrupt has a method `shown(nets, keys, batch)`; without networks (None) it
+    shows the mask in the place of what they would have put there.
     """
+    batch = {name: jnp.asarray(rows) for name, rows in batch.items()}
     if hasattr(objective, "shown"):
         return objective.shown(nets, keys, batch)
     if hasattr(objective, "corrupt"):

@@ -10,8 +10,6 @@ from jaxtyping import Array, Float, Int
 
 from mixlm.errors import UserError
 
-# PEP 484 lets an int stand for a float; beartype wants it said.
-Real = float | int
 Step = int | Int[Array, ""]
 
 
@@ -24,7 +22,7 @@ class Schedule(Protocol):
         ...
 
 
-def check_number(owner: object, name: str, low: Real = -math.inf, high: Real = math.inf) -> None:
+def check_number(owner: object, name: str, low: float = -math.inf, high: float = math.inf) -> None:
     """Raises UserError unless field `name` of `owner` is a finite number in [low, high]."""
     value: Any = getattr(owner, name)
     where = f"{type(owner).__name__}.{name} = {value!r}"
@@ -55,7 +53,7 @@ def _ramp(step: Step, warmup_steps: int) -> Float[Array, ""]:
 class Constant:
     """`value` at every step."""
 
-    value: Real
+    value: float
 
     def __post_init__(self) -> None:
         check_number(self, "value")
@@ -69,8 +67,8 @@ class Constant:
 class Linear:
     """From `start` at step 0 to `end` at step `steps`, and `end` from there on."""
 
-    start: Real
-    end: Real
+    start: float
+    end: float
     steps: int
 
     def __post_init__(self) -> None:
@@ -93,7 +91,7 @@ class Piecewise:
     """
 
     boundaries: tuple[int, ...]
-    values: tuple[Real, ...]
+    values: tuple[float, ...]
 
     def __post_init__(self) -> None:
         # gin writes lists where a hash needs tuples.
@@ -121,7 +119,7 @@ class Piecewise:
 class RsqrtDecay:
     """T5's `base / sqrt(max(step, warmup_steps))` (Raffel et al. 2020, section 3.1.2): flat first, then decaying."""
 
-    base: Real = 1.0
+    base: float = 1.0
     warmup_steps: int = 10_000
 
     def __post_init__(self) -> None:
@@ -152,10 +150,10 @@ class Cosine:
     Loshchilov & Hutter 2017 without restarts; the same values as `optax.warmup_cosine_decay_schedule`.
     """
 
-    peak: Real
+    peak: float
     total_steps: int
     warmup_steps: int = 0
-    final_fraction: Real = 0.0
+    final_fraction: float = 0.0
 
     def __post_init__(self) -> None:
         _check_whole_run(self)
@@ -175,11 +173,11 @@ class WSD:
     It reaches `final_fraction * peak` at `total_steps`. The Dual paper trains with no warm-up and a quarter of decay.
     """
 
-    peak: Real
+    peak: float
     total_steps: int
     warmup_steps: int = 0
-    decay_fraction: Real = 0.25
-    final_fraction: Real = 0.0
+    decay_fraction: float = 0.25
+    final_fraction: float = 0.0
 
     def __post_init__(self) -> None:
         _check_whole_run(self)

@@ -25,7 +25,7 @@ Metrics = dict[str, Float[Array, ""]]
 class TrainState(struct.PyTreeNode):
     """What training changes: the step, and per network the parameters and the optimizer's state; noise is not state."""
 
-    step: Int[Array, ""]
+    step: Any  # Int[Array, ""], or its shape or its sharding
     params: dict[str, Any]
     opt_state: dict[str, Any]
 
@@ -68,8 +68,8 @@ class Step:
     """`step(state, batch, seed, objective)`: one update, the objective a static argument.
 
     Microbatches are exact: each term is its total over all of them divided by its count over all of them. The counts
-    come from a first pass in which XLA drops all that they do not need: the networks, unless the loss has a scale of its
-    own (MiLe, focal). Dropout noise alone differs with the number of microbatches.
+    come from a first pass in which XLA drops all that they do not need: the networks too, unless the loss has a scale
+    of its own (MiLe, focal). Dropout noise alone differs with the number of microbatches.
     """
 
     modules: tuple[tuple[str, nn.Module], ...]
@@ -119,11 +119,12 @@ class Step:
                 return weighted_sum(shares), found
 
             gradients, found = jax.grad(loss, has_aux=True)(params)
-            return jax.tree.map(jnp.add, carry, gradients), found
+            sums = {name: (term.total, term.count, term.weight) for name, term in found.items()}
+            return jax.tree.map(jnp.add, carry, gradients), sums
 
         gradients, found = jax.lax.scan(descend, jax.tree.map(jnp.zeros_like, params), (index, parts))
         return gradients, {
-            name: Term(jnp.sum(term.total), jnp.sum(term.count), term.weight[0]) for name, term in found.items()
+            name: Term(jnp.sum(total), jnp.sum(count), weight[0]) for name, (total, count, weight) in found.items()
         }
 
     def _split(self, rows):
@@ -156,7 +157,7 @@ def initial_state(
         name: _state_shardings(optimizer, abstract.opt_state[name], abstract.params[name], params[name], whole)
         for name in modules
     }
-    shardings = TrainState(whole, params, states)
+    shardings: Any = abstract.replace(step=whole, params=params, opt_state=states)
     shapes = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
     return jax.jit(create, out_shardings=shardings), shapes
 

@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,8 +23,15 @@ from mixlm.report import finish
 Say = Callable[[str], None]
 
 
+def keep_executables(folder: Path) -> None:
+    """Compiles each step once per machine: executables are kept in `folder` and found there by the next run."""
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
 def explain(recipe: Recipe, say: Say = print) -> None:
     """Says what a run would do, with examples of every objective, and trains nothing."""
+    keep_executables(recipe.dataset.cache / "executables")
     for line in explanation(plan(recipe, recipe.dataset.prepare(say))):
         say(line)
 
@@ -39,6 +47,7 @@ def train(recipe: Recipe, config: str = "", say: Say = print) -> None:
     if (checkpoints.latest() or 0) >= recipe.train_steps:
         say(f"{recipe.folder} has finished its {recipe.train_steps} steps; its curves are in {folder.curves}.")
         return
+    keep_executables(recipe.dataset.cache / "executables")
     planned = plan(recipe, recipe.dataset.prepare(say))
     for line in summary(planned):
         say(line)
@@ -105,8 +114,10 @@ class Loop:
         due = done == 1 or done % self.recipe.log_period == 0 or done == self.recipe.train_steps
         figures = {name: float(value) for name, value in jax.device_get(metrics).items()}
         if not (math.isfinite(figures["loss"]) and math.isfinite(figures["grad_norm"])):
-            kept = "there is no checkpoint yet" if self.saved is None else (
-                f"the last good checkpoint is that of step {self.saved} in {self.folder.checkpoints}"
+            kept = (
+                "there is no checkpoint yet"
+                if self.saved is None
+                else (f"the last good checkpoint is that of step {self.saved} in {self.folder.checkpoints}")
             )
             raise UserError(
                 f"The loss of step {done} is not finite (loss {figures['loss']}, gradient norm "
@@ -148,7 +159,8 @@ def validate(planned: Plan, params: Any, seed: Any) -> dict[str, float]:
 
     Where two objectives have a term of one name, the later stage's stands: the plain objective follows the mixed one.
     """
-    recipe, found = planned.recipe, {}
+    recipe = planned.recipe
+    found: dict[str, float] = {}
     for objective in recipe.curriculum.objectives:
         run = planned.validations[objective]
         terms = [
@@ -186,9 +198,9 @@ class Clock:
 def asked_to_stop() -> Iterator[list[str]]:
     """Collects SIGINT and SIGTERM by name; the second one acts at once, as it would have without us."""
     received: list[str] = []
-    before = {}
+    before: dict[signal.Signals, Any] = {}
 
-    def note(number, _frame):
+    def note(number: int, _frame: Any) -> None:
         received.append(signal.Signals(number).name)
         for each, handler in before.items():
             signal.signal(each, handler)

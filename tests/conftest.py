@@ -1,14 +1,43 @@
-"""Every test runs with shapes checked, rank promotion forbidden and eight virtual devices."""
+"""Every test runs with shapes checked, rank promotion forbidden, eight virtual devices, and a cache of its own."""
 
 import os
+import random
+import sys
+import tempfile
+from pathlib import Path
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ["JAX_PLATFORMS"] = "cpu"
+# One folder for the whole run: jax keeps the place of its compilation cache for good.
+_CACHE = tempfile.TemporaryDirectory(prefix="mixlm-tests-")
+os.environ["MIXLM_CACHE"] = _CACHE.name
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "launch")]
 
 from jaxtyping import install_import_hook
 
-install_import_hook("mixlm", "beartype.beartype")
+install_import_hook("mixlm", "typecheck.checked")
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+SUBJECTS = "the farmer, a sailor, my neighbour, every teacher, the old judge, our captain, no senator, the baker".split(
+    ", "
+)
+VERBS = "sells, paints, remembers, carries, loses, describes, buys, hides, finds, repairs".split(", ")
+OBJECTS = "a boat, the bread, two letters, some grain, the map, her violin, an oak table, his horse".split(", ")
+PLACES = "in the harbour, near the mill, after the war, on Sundays, before dawn, across the river".split(", ")
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory) -> Path:
+    """A folder of forty small documents in a language of a few thousand sentences."""
+    folder, draw = tmp_path_factory.mktemp("corpus"), random.Random(0)
+    for number in range(40):
+        sentences = [
+            f"{draw.choice(SUBJECTS).capitalize()} {draw.choice(VERBS)} {draw.choice(OBJECTS)} {draw.choice(PLACES)}."
+            for _ in range(120)
+        ]
+        (folder / f"{number:02}.txt").write_text(" ".join(sentences) + "\n", encoding="utf-8")
+    return folder

@@ -344,6 +344,11 @@ def test_a_path_arrives_as_it_is_typed(alone, value):
     assert built(alone, f"--gin.Recipe.folder=/{value}").folder == f"/{value}"
 
 
+@pytest.mark.parametrize("typed", ["3#2", "+5", "1, 2", "b'x'", "5e", "true", "2026-11-21", "it's"])
+def test_what_is_no_gin_value_is_text(alone, typed):
+    assert built(alone, f"--gin.Spans.anything={typed}").objective.anything == typed
+
+
 def test_a_number_is_text_where_text_is_due(alone):
     assert built(alone, "--gin.Recipe.folder=2026_11").folder == "2026_11"
     assert built(alone, "--gin.Recipe.folder=3#2").folder == "3#2"

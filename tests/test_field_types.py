@@ -8,6 +8,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "launch"))
 
 from field_types import MISFIT, fitted
+from gin_program import Binding, Macro
 
 
 @pytest.mark.parametrize(
@@ -27,3 +28,9 @@ from field_types import MISFIT, fitted
 def test_what_fits_an_annotation(value, hint, expected):
     result = fitted(value, hint, {})
     assert result is expected or (repr(result) == repr(expected) and result is not MISFIT)
+
+
+def test_a_macro_within_a_value_stays_unless_its_value_must_change():
+    macros = {"M": Binding((2.0,), "here"), "N": Binding((2,), "here")}
+    value = {"m": Macro("M"), "n": Macro("N")}
+    assert repr(fitted(value, dict[str, tuple[int, ...]], macros)) == "{'m': (2,), 'n': %N}"

@@ -69,7 +69,7 @@ def test_checkpoint_holds_the_figures_parameters_to_the_bit(figures, template):
 
 
 def test_checkpoint_gives_t5x_logits(figures, example):
-    logits = NETWORK.apply({"params": load_checkpoint(CHECKPOINT.parent)}, example)
+    logits = jax.jit(NETWORK.apply)({"params": load_checkpoint(CHECKPOINT.parent)}, example)
     np.testing.assert_allclose(logits, figures["logits"], atol=1e-5, rtol=0)
 
 

@@ -98,6 +98,14 @@ def test_lines_after_a_damaged_one_are_not_trusted(tmp_path):
     assert [line["step"] for line in read(tmp_path)] == [10]
 
 
+def test_a_line_that_lacks_only_its_end_is_kept(tmp_path):
+    record(tmp_path, 0, 30)
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(path.read_bytes()[:-1])
+    record(tmp_path, 30, 50)
+    assert steps(tmp_path) == [10, 20, 30, 40, 50]
+
+
 def test_a_step_is_written_once(tmp_path):
     with Recorder(tmp_path, 0) as recorder:
         recorder.write(10, "s", {"loss": 1.0})

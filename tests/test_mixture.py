@@ -29,7 +29,7 @@ def folder(tmp_path_factory) -> Path:
     (folder / "texts").mkdir()
     documents = SotU().documents("train")
     for number in range(12):
-        (folder / "texts" / f"{number:02}.txt").write_text(next(documents))
+        (folder / "texts" / f"{number:02}.txt").write_text(next(documents) + "\n\nA caf\u00e9 at 5 \u00b0C.", "utf-8")
     return folder
 
 

@@ -69,7 +69,10 @@ PARAMS = {network: parameters(network) for network in (T5_1_1, T5_1_0, CAUSAL, U
 
 
 # Compiling is most of the time here, and these few numbers need no optimised code.
-@partial(jax.jit, static_argnums=(0, 1), compiler_options={"xla_backend_optimization_level": 0})
+QUICK = {"xla_backend_optimization_level": 0}
+
+
+@partial(jax.jit, static_argnums=(0, 1), compiler_options=QUICK)
 def apply(network, method, params, inputs, key):
     return network.apply({"params": params}, *inputs, method=method, rngs=None if key is None else {"dropout": key})
 
@@ -103,7 +106,9 @@ def test_logits_loss_and_every_gradient_are_t5x(name, network):
         picked = jnp.take_along_axis(logits, batch["decoder_target_tokens"][..., None], axis=-1)[..., 0]
         return jnp.sum((log_z - picked + 1e-4 * log_z**2) * batch["decoder_loss_weights"]), logits
 
-    (value, logits), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params_from_flat(figures))
+    (value, logits), grads = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=QUICK)(
+        params_from_flat(figures)
+    )
     np.testing.assert_allclose(logits, figures["logits"], atol=1e-5, rtol=0)
     np.testing.assert_allclose(value, figures["loss"], rtol=1e-6)
     grads = flatten_dict(grads, sep="/")
@@ -393,7 +398,7 @@ def test_hidden_and_logits_compose_on_any_block(network):
     seq2seq = isinstance(network, EncoderDecoder)
     example = example_of(tokens(12, 2, 9), tokens(11, 2, 11) if seq2seq else None)
 
-    @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    @partial(jax.jit, compiler_options=QUICK)
     def forward(params, hidden):
         def bound(*inputs, method="__call__"):
             return network.apply({"params": params}, *inputs, method=method)
@@ -438,7 +443,7 @@ def test_networks_are_values():
 
 def test_token_head_is_dense_gelu_dense():
     hidden = np.random.default_rng(0).normal(size=(2, 5, 32)).astype(np.float32)
-    params = meta.unbox(TokenHead(32).init(jax.random.key(0), jnp.asarray(hidden))["params"])
+    params = meta.unbox(jax.eval_shape(TokenHead(32).init, jax.random.key(0), jnp.asarray(hidden))["params"])
     rng = np.random.default_rng(1)
     params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32) / 4, params)
     a = np.float64(hidden) @ params["dense"]["kernel"] + params["dense"]["bias"]
@@ -464,10 +469,11 @@ def test_initialisers_have_t5x_spreads():
         vocab_size=512, emb_dim=256, num_heads=4, head_dim=16, mlp_dim=512, num_encoder_layers=1, num_decoder_layers=1
     )
     example = example_of(tokens(0, 1, 2), tokens(0, 1, 2))
-    params = flatten_dict(meta.unbox(jax.jit(network.init)(jax.random.key(3), example)["params"]), sep="/")
+    initial = jax.jit(network.init, compiler_options=QUICK)(jax.random.key(3), example)["params"]
+    params = flatten_dict(meta.unbox(initial), sep="/")
     spreads = {"query": (256 * 16) ** -0.5, "key": 1 / 16, "value": 1 / 16, "out": 1 / 8, "wi_0": 1 / 16}
     spreads |= {"wi_1": 1 / 16, "wo": 512**-0.5, "logits_dense": 1 / 16, "token_embedder": 1.0}
-    spreads |= {"relpos_bias": ((2 / (4 + 32)) ** 0.5)}
+    spreads |= {"relpos_bias": (2 / (4 + 32)) ** 0.5}
     for name, value in params.items():
         part = name.split("/")[-2]
         if "scale" in name:
@@ -595,7 +601,7 @@ def test_values_of_the_wrong_type_are_one_sentence():
     for size in (2.0, True, "8"):
         with pytest.raises(UserError, match="emb_dim"):
             layers.check_positive(emb_dim=size)
-    with pytest.raises(UserError, match="TokenHead.emb_dim = 16, and the hidden states are 32 wide"):
+    with pytest.raises(UserError, match=r"TokenHead.emb_dim = 16, and the hidden states are 32 wide"):
         jax.eval_shape(TokenHead(16).init, jax.random.key(0), jnp.ones((1, 2, 32)))
     with pytest.raises(UserError, match="bfloat16"):
         TokenHead(32, dtype="bfloat")

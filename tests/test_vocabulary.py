@@ -5,7 +5,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sentencepiece import SentencePieceProcessor
 
@@ -191,6 +191,7 @@ def test_a_model_without_padding_at_0_is_refused(tmp_path, documents):
         SentencePieceFile(prefix + ".model").load(list, "", tmp_path, print)
 
 
+@example(["\u4e2d" * 5000, "a " * 5000])
 @settings(deadline=None)
 @given(st.lists(st.text(st.sampled_from("ab \n\u4e2d"), max_size=6000), max_size=4))
 def test_training_sentences_hold_all_the_text_in_pieces_that_fit(texts):

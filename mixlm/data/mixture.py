@@ -1,6 +1,5 @@
 """From a task to batches: vocabulary and token store are made once, then every batch is a function of its step."""
 
-import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -83,9 +82,14 @@ class Dataset:
         if not isinstance(self.unique_tokens, int | None):
             raise UserError(f"UNIQUE_TOKENS is a whole number of tokens or None, not {self.unique_tokens!r}.")
 
+    @property
+    def cache(self) -> Path:
+        """The folder of all that is made once."""
+        return Path(self.cache_dir or os.environ.get("MIXLM_CACHE") or "~/.cache/mixlm").expanduser()
+
     def prepare(self, log: Callable[[str], object] = print) -> PreparedData:
         """Opens what is cached, and makes what is not; only tokenising imports seqio and TensorFlow."""
-        cache = Path(self.cache_dir or os.environ.get("MIXLM_CACHE") or "~/.cache/mixlm").expanduser()
+        cache = self.cache
         fingerprint = self.task.fingerprint()
         try:
             vocabulary = self.task.load_vocabulary(cache, log)
@@ -135,9 +139,8 @@ class Batches:
 
         steps = grain.MapDataset.source(_Steps(self))[start_step:]
         options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=READ_AHEAD)
-        # Closing the generator closes Grain's iterator, and with it the thread.
-        with contextlib.closing(iter(steps.to_iter_dataset(options))) as batches:
-            yield from batches
+        # `yield from` hands on the closing of this generator, which ends Grain's thread.
+        yield from steps.to_iter_dataset(options)
 
 
 @dataclass(frozen=True, eq=False)

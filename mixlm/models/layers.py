@@ -185,7 +185,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, queries: Float[Array, "B T D"], keys: Float[Array, "B S D"], bias: Float[Array, "B H T S"]
+        self, queries: Float[Array, "B T D"], keys: Float[Array, "B S D"], bias: Float[Array, "#B #H T S"]
     ) -> Float[Array, "B T D"]:
         """Attends from `queries` to `keys`; `bias` holds the mask (0 or -1e10) and the relative bias."""
         sizes = self.sizes

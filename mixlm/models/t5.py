@@ -1,6 +1,5 @@
 """The encoder-decoder network of T5 1.0 and 1.1, with the parameter tree of T5X."""
 
-import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
@@ -49,7 +48,7 @@ class DecoderLayer(nn.Module):
         x: Float[Array, "B T D"],
         encoded: Float[Array, "B S D"],
         bias: Float[Array, "B H T T"],
-        cross_bias: Float[Array, "B H T S"],
+        cross_bias: Float[Array, "B 1 T S"],
     ) -> Float[Array, "B T D"]:
         """Applies the layer."""
         sizes = self.sizes
@@ -115,7 +114,6 @@ class Decoder(nn.Module):
         bias = mask_bias(attention_mask(example.decoder_mask_ar, segments))
         bias = bias + self.relpos_bias(x.shape[1], example.decoder_positions)
         cross = mask_bias(same_segment(segments, example.encoder_segments))
-        cross = jnp.broadcast_to(cross, (cross.shape[0], self.sizes.num_heads, *cross.shape[2:]))
         x = self.input_dropout(x)
         for layer in self.layers:
             x = layer(x, encoded, bias, cross)

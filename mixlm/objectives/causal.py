@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -18,14 +19,10 @@ from mixlm.tokens import TokenIds
 class Causal:
     """`-sum log p(x_i | x_<i)`, the mean over all positions of a row; the first token is read off `tokens.bos`."""
 
+    name: ClassVar[str] = "causal"
     tokens: TokenIds
     loss: TokenLoss = CrossEntropy()
     network: str = "model"
-
-    @property
-    def name(self) -> str:
-        """The stage's name in logs."""
-        return "causal"
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -37,7 +34,7 @@ class Causal:
         return lengths["targets"]
 
     def corrupt(self, keys: Key[Array, " B"], batch: Batch) -> Example:
-        """tokens [B, T] -> the same tokens as targets, shifted right as inputs, all causal."""
+        """Tokens [B, T] -> the same tokens as targets, shifted right as inputs, all causal."""
         targets = batch["tokens"]
         return Example(
             decoder_input_tokens=jax.vmap(lambda row: shift_right(row, self.tokens.bos))(targets),

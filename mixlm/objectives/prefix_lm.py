@@ -1,7 +1,8 @@
-"""Prefix language modelling (T5, section 3.2.2): a prefix is read in both directions, the rest is said left to right."""
+"""Prefix language modelling (T5, section 3.2.2): a prefix is read in both directions, the rest is said in order."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -18,14 +19,10 @@ from mixlm.tokens import TokenIds
 class PrefixLM:
     """`-sum_{i >= s} log p(x_i | x_<i)` with the split s uniform over 1..T-1, and no mask inside of the prefix x_<s."""
 
+    name: ClassVar[str] = "prefix_lm"
     tokens: TokenIds
     loss: TokenLoss = CrossEntropy()
     network: str = "model"
-
-    @property
-    def name(self) -> str:
-        """The stage's name in logs."""
-        return "prefix_lm"
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -37,7 +34,7 @@ class PrefixLM:
         return lengths["targets"]
 
     def corrupt(self, keys: Key[Array, " B"], batch: Batch) -> Example:
-        """tokens [B, T] -> inputs that are bidirectional up to the split; only targets from the split on are scored.
+        """Tokens [B, T] -> inputs that are bidirectional up to the split; only targets from the split on are scored.
 
         Position i reads x_(i-1) and says x_i, so that the prefix x_<s sits at positions 0..s, start token included.
         """

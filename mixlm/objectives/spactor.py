@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -37,10 +38,11 @@ class SpacTor:
     counts as original, and no gradient flows from the discriminator into the generator.
 
     The order of the corruption and the three terms are known second-hand. Not confirmed by the paper's text, so ours to
-    sweep: lambda1 = lambda2 = 10 and a mask rate of 15% (remembered), temperature 1 and the detached sample (ELECTRA's),
-    RTD over all positions, a generator with embeddings of its own.
+    sweep: lambda1 = lambda2 = 10 and a mask rate of 15% (remembered), temperature 1 and the detached sample (as in
+    ELECTRA), RTD over all positions, a generator with embeddings of its own.
     """
 
+    name: ClassVar[str] = "spactor"
     spans: SpanCorruption
     mask_rate: float = 0.15
     lambda1: float = 10.0
@@ -59,11 +61,6 @@ class SpacTor:
             raise UserError(f"SpacTor's lambdas must not be negative, got {self.lambda1} and {self.lambda2}.")
 
     @property
-    def name(self) -> str:
-        """The stage's name in logs."""
-        return "spactor"
-
-    @property
     def networks(self) -> tuple[str, ...]:
         """The encoder-decoder, the generator and the head are all trained."""
         return (self.spans.network, self.generator, self.rtd_head)
@@ -73,7 +70,7 @@ class SpacTor:
         return self.spans.block_length(lengths)
 
     def mask(self, keys: Key[Array, " B"], batch: Batch) -> tuple[Example, Int[Array, "B K"], Float[Array, "B K"]]:
-        """tokens [B, L] -> the span-corrupted example, the K positions to mask in its inputs, and noise to sample with.
+        """Tokens [B, L] -> the span-corrupted example, the K positions to mask in its inputs, and noise to sample with.
 
         K is `mask_rate` of the inputs that are neither sentinel nor EOS.
         """
@@ -82,13 +79,13 @@ class SpacTor:
         block_length = batch["tokens"].shape[1]
         removed, _ = span_counts(block_length, self.spans.noise_density, self.spans.mean_span_length)
         count = max(round(self.mask_rate * (block_length - removed)), 1)
-        places = jax.vmap(partial(choose, count=count))(choice_keys, self._is_text(example.encoder_input_tokens))
+        places = jax.vmap(partial(choose, count=count))(choice_keys, self._is_text(example.encoder_tokens))
         return example, places, jax.vmap(lambda key: jax.random.uniform(key, (count,)))(sample_keys)
 
     def corrupt(self, nets: Nets, keys: Key[Array, " B"], batch: Batch) -> Replaced:
-        """tokens [B, L] -> the span-corrupted example with the generator's samples in the encoder's input."""
+        """Tokens [B, L] -> the span-corrupted example with the generator's samples in the encoder's input."""
         example, places, noise = self.mask(keys, batch)
-        original = example.encoder_input_tokens
+        original = example.encoder_tokens
         generated = self._generate(nets[self.generator], original, places, noise)
         rows = jnp.arange(original.shape[0])[:, None]
         inputs = original.at[rows, places].set(generated.picked)
@@ -97,7 +94,7 @@ class SpacTor:
     def shown(self, nets: Nets | None, keys: Key[Array, " B"], batch: Batch) -> tuple[Example, Int[Array, "B S"]]:
         """The corrupted example and its inputs before; without networks the mask stands where a sample would."""
         example, places, _ = self.mask(keys, batch)
-        before = example.encoder_input_tokens
+        before = example.encoder_tokens
         if nets is not None:
             return self.corrupt(nets, keys, batch).example, before
         rows = jnp.arange(before.shape[0])[:, None]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +20,11 @@ from mixlm.tokens import TokenIds
 class SpanCorruption:
     """Masks exactly `noise_density` of a row's tokens in spans of `mean_span_length` on average.
 
-    L tokens of text give rows without padding: `L - noise + spans + 1` inputs and `noise + spans + 1` targets, both with
-    EOS (568 -> 512 and 114 at T5's 15% and 3).
+    L tokens of text give rows without padding: `L - noise + spans + 1` inputs and `noise + spans + 1` targets, both
+    with EOS (568 -> 512 and 114 at T5's 15% and 3).
     """
 
+    name: ClassVar[str] = "span_corruption"
     tokens: TokenIds
     noise_density: float = 0.15
     mean_span_length: float = 3.0
@@ -34,11 +36,6 @@ class SpanCorruption:
             raise UserError(f"SpanCorruption.noise_density must be between 0 and 1, got {self.noise_density}.")
         if self.mean_span_length < 1:
             raise UserError(f"SpanCorruption.mean_span_length must be at least 1, got {self.mean_span_length}.")
-
-    @property
-    def name(self) -> str:
-        """The stage's name in logs."""
-        return "span_corruption"
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -54,7 +51,7 @@ class SpanCorruption:
         """The longest row that gives exactly `lengths["inputs"]` inputs and fits `lengths["targets"]` targets."""
         wanted = lengths["inputs"], lengths["targets"]
         near = None
-        for length in range(2 * wanted[0] + 16, 1, -1):
+        for length in range(max(2 * wanted[0] + 16, sum(wanted)), 1, -1):
             try:
                 got = self.lengths(length)
             except UserError:
@@ -64,19 +61,21 @@ class SpanCorruption:
             if got[0] <= wanted[0] and near is None:
                 near = got
         raise UserError(
-            f"Span corruption at noise density {self.noise_density} and mean span length {self.mean_span_length} cannot "
-            f"make {wanted[0]} inputs with {wanted[1]} targets"
+            f"Span corruption at noise density {self.noise_density} and mean span length {self.mean_span_length} "
+            f"cannot make {wanted[0]} inputs with {wanted[1]} targets"
             + (f"; the nearest lengths are {near[0]} and {near[1]}." if near else ".")
         )
 
     def _with_enough_sentinels(self, length: int) -> int:
         spans = span_counts(length, self.noise_density, self.mean_span_length)[1]
         if spans > self.tokens.sentinels:
-            raise UserError(f"A row of {length} tokens has {spans} spans, but there are {self.tokens.sentinels} sentinels.")
+            raise UserError(
+                f"A row of {length} tokens has {spans} spans, but there are {self.tokens.sentinels} sentinels."
+            )
         return length
 
     def corrupt(self, keys: Key[Array, " B"], batch: Batch) -> Example:
-        """tokens [B, L] -> encoder inputs [B, S] and decoder targets [B, T]."""
+        """Tokens [B, L] -> encoder inputs [B, S] and decoder targets [B, T]."""
         inputs, targets = jax.vmap(self._corrupt_row)(keys, batch["tokens"])
         return Example(
             encoder_input_tokens=inputs,

@@ -1,0 +1,91 @@
+"""One trace and one executable for each distinct objective, made in the background."""
+
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mixlm.compiled import Executables
+from mixlm.objectives.spactor import SpacTor
+from mixlm.objectives.span_corruption import SpanCorruption
+from mixlm.tokens import TokenIds
+
+TOKENS = TokenIds(vocab_size=64, mask=3, sentinels=8)
+X = jax.ShapeDtypeStruct((4, 6), jnp.float32)
+
+
+class Counted:
+    """A jitted function with a static objective that notes each of its traces."""
+
+    def __init__(self):
+        self.traces = []
+        self.function = jax.jit(self.call, static_argnums=1)
+
+    def call(self, x, objective):
+        self.traces.append(objective)
+        return (x @ x.T) * objective.spans.noise_density if isinstance(objective, SpacTor) else x @ x.T + 1
+
+
+@pytest.fixture
+def counted():
+    return Counted()
+
+
+@pytest.fixture
+def executables(counted):
+    made = Executables(counted.function, X)
+    yield made
+    made.close()
+
+
+def spans(density: float = 0.15) -> SpanCorruption:
+    return SpanCorruption(TOKENS, noise_density=density)
+
+
+def test_three_stages_of_two_objectives_are_two_traces(counted, executables):
+    for objective in (SpacTor(spans()), spans(), SpacTor(spans())):
+        executables.trace(objective)
+    found = [executables[objective] for objective in (SpacTor(spans()), spans(), SpacTor(spans()))]
+    assert found[0] is found[2] and found[0] is not found[1]
+    assert executables.matmul_flops(spans()) == 2 * 4 * 4 * 6
+    assert counted.traces == [SpacTor(spans()), spans()]
+
+
+def test_another_value_is_another_trace(counted, executables):
+    assert executables[spans(0.15)] is not executables[spans(0.3)]
+    assert len(counted.traces) == 2
+
+
+def test_the_executable_computes_what_the_jitted_function_does(counted, executables):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 6)), jnp.float32)
+    for objective in (spans(), SpacTor(spans(0.3))):
+        np.testing.assert_array_equal(executables[objective](x), counted.function(x, objective))
+
+
+def test_preparing_does_not_block(counted):
+    may_trace = threading.Event()
+
+    def patient(x, objective):
+        assert may_trace.wait(timeout=60)
+        return counted.call(x, objective)
+
+    executables = Executables(jax.jit(patient, static_argnums=1), X)
+    future = executables.prepare(spans())
+    assert not future.done() and counted.traces == []
+    may_trace.set()
+    assert executables[spans()] is future.result() is executables.prepare(spans()).result()
+    assert len(counted.traces) == 1
+    executables.close()
+
+
+def test_a_trace_that_fails_fails_where_its_executable_is_wanted():
+    def broken(x, objective):
+        raise RuntimeError("no such network")
+
+    executables = Executables(jax.jit(broken, static_argnums=1), X)
+    executables.prepare(spans())
+    with pytest.raises(RuntimeError, match="no such network"):
+        executables[spans()]
+    executables.close()

@@ -14,6 +14,8 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 # Ours: enough points for a picture 1,400 pixels wide, and a mean over a fiftieth of the run.
 MOST_POINTS = 2000
 SMOOTHING = 0.02
+# Inches of each row: the terms are what one reads, the weighted total and the shares are beside it.
+HEIGHTS = {"nats per scored token": 4.0, "loss": 1.5, "share": 1.8}
 
 
 def smooth(values: Float[np.ndarray, " N"], window: int) -> Float[np.ndarray, " N"]:
@@ -39,13 +41,22 @@ def _is_number(record: Mapping[str, Any], *keys: str) -> bool:
     return all(isinstance(record.get(key), int | float) for key in keys)
 
 
-def terms(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The keys to draw, in the order of their first appearance: `loss`, `train/...`, `validation/...`."""
-    known = dict.fromkeys(key for record in records for key in record)
-    return [key for key in known if key == "loss" or key.startswith(("train/", "validation/"))]
+def panels(records: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """The keys to draw under each label, in the order of their first appearance: terms, total loss, shares.
+
+    A term is `train/NAME` or `validation/NAME`; `NAME/FIGURE` is only reported, and drawn where it is a share of 1.
+    """
+    keys = [key for key in dict.fromkeys(key for record in records for key in record) if "/" in key or key == "loss"]
+    keys = [key for key in keys if key == "loss" or key.startswith(("train/", "validation/"))]
+    found = {
+        "nats per scored token": [key for key in keys if key.count("/") == 1],
+        "loss": [key for key in keys if key == "loss"],
+        "share": [key for key in keys if key.count("/") == 2 and not key.endswith("/cross_entropy")],
+    }
+    return {label: members for label, members in found.items() if members}
 
 
-def _pieces(x: np.ndarray, y: np.ndarray, switches: Sequence[float | int]) -> list[tuple[np.ndarray, np.ndarray]]:
+def _pieces(x: np.ndarray, y: np.ndarray, switches: Sequence[float]) -> list[tuple[np.ndarray, np.ndarray]]:
     """A term cut at the switches, since a mean across one would invent a slope there."""
     cuts = np.searchsorted(x, sorted(switches), side="right")
     return [(a, b) for a, b in zip(np.split(x, cuts), np.split(y, cuts), strict=True) if len(a)]
@@ -56,38 +67,36 @@ def _name(key: str) -> str:
 
 
 def _styles(keys: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """A colour per term, shared by training and validation; the loss is a wide grey band beneath its terms."""
-    names = [name for name in dict.fromkeys(map(_name, keys)) if name != "loss"]
+    """A colour per name, shared by training and validation."""
+    names = list(dict.fromkeys(map(_name, keys)))
     colours = {name: PALETTE[number % len(PALETTE)] for number, name in enumerate(names)}
     styles = {}
     for key in keys:
-        if key == "loss":
-            styles[key] = {"color": "#A6A6A6", "linewidth": 4.0, "zorder": 2}
-        elif key.startswith("validation/"):
-            styles[key] = {"color": colours[_name(key)], "linewidth": 1.6, "zorder": 4, "linestyle": (0, (4, 1.2))}
-        else:
-            # Past the palette's end, the dash tells apart.
-            dash = "solid" if names.index(_name(key)) < len(PALETTE) else (0, (1, 1.2))
-            styles[key] = {"color": colours[_name(key)], "linewidth": 1.9, "zorder": 3, "linestyle": dash}
+        # Past the palette's end, the dash tells apart.
+        dash: Any = "solid" if names.index(_name(key)) < len(PALETTE) else (0, (1, 1.2))
+        validation = key.startswith("validation/")
+        styles[key] = {
+            "color": colours[_name(key)],
+            "linewidth": 1.6,
+            "linestyle": (0, (4, 1.2)) if validation else dash,
+        }
     return styles
 
 
-def _draw_term(
-    axes: Any, key: str, x: np.ndarray, y: np.ndarray, style: dict[str, Any], switches: list[float | int]
-) -> None:
-    label = _name(key).replace("_", " ")
+def _draw_term(axes: Any, key: str, x: np.ndarray, y: np.ndarray, style: dict[str, Any], switches: list[float]) -> None:
+    label = _name(key).replace("_", " ").replace("/", " ")
     if key.startswith("validation/"):
-        marker = {"marker": "o", "markersize": 6, "markeredgecolor": "white"} if len(x) <= 60 else {}
-        axes.plot(x, y, label=f"{label} (validation)", **marker, **style)
+        marker = {"marker": "o", "markersize": 5, "markeredgecolor": "white"} if len(x) <= 60 else {}
+        axes.plot(x, y, label=f"{label} (validation)", zorder=4, **marker, **style)
         return
     window = max(1, round(len(x) * SMOOTHING))
     for number, (a, b) in enumerate(_pieces(x, y, switches)):
         every = max(1, len(a) // MOST_POINTS)
         if window > 1:
-            axes.plot(a[::every], b[::every], color=style["color"], alpha=0.18, linewidth=0.7)
+            axes.plot(a[::every], b[::every], color=style["color"], alpha=0.25, linewidth=0.7)
         mean = smooth(b, min(window, len(b)))
         marker = {"marker": "."} if len(x) < 10 else {}
-        axes.plot(a[::every], mean[::every], label=label if number == 0 else None, **marker, **style)
+        axes.plot(a[::every], mean[::every], label=label if number == 0 else None, zorder=3, **marker, **style)
 
 
 def _limits(axes: Any, drawn: list[np.ndarray]) -> None:
@@ -105,9 +114,11 @@ def _flops_at(records: Sequence[Mapping[str, Any]], step: int) -> float | None:
     return float(np.interp(step, steps, flops)) if len(steps) else None
 
 
-def _mark_switches(axes: Any, switches: list[tuple[float | int, str]]) -> None:
+def _mark_switches(axes: Any, switches: list[tuple[float, str]], named: bool) -> None:
     for number, (place, name) in enumerate(switches):
         axes.axvline(place, color="#444444", linewidth=1.0, linestyle=(0, (5, 3)), zorder=1)
+        if not named:
+            continue
         axes.annotate(
             f"τ: {name.replace('_', ' ')}",
             xy=(place, 1.0),
@@ -124,14 +135,13 @@ def _mark_switches(axes: Any, switches: list[tuple[float | int, str]]) -> None:
 def _draw_panel(
     axes: Any,
     records: Sequence[Mapping[str, Any]],
+    keys: Sequence[str],
     against: str,
-    switches: list[tuple[float | int, str]],
-    baseline: tuple[float | int, str] | None,
+    switches: list[tuple[float, str]],
+    baseline: tuple[float, str] | None,
 ) -> None:
-    from matplotlib.ticker import EngFormatter, StrMethodFormatter
-
     drawn = []
-    for key, style in _styles(terms(records)).items():
+    for key, style in _styles(keys).items():
         x, y = series(records, key, against)
         if not len(x):
             continue
@@ -140,14 +150,8 @@ def _draw_panel(
     if baseline is not None:
         axes.axhline(baseline[0], color="black", linewidth=1.2, linestyle=(0, (1, 1.5)), label=baseline[1])
         drawn.append(np.array([baseline[0]]))
-    _mark_switches(axes, switches)
     if drawn:
         _limits(axes, drawn)
-    if against == "flops":
-        axes.xaxis.set_major_formatter(EngFormatter())
-    else:
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    axes.set_xlabel({"step": "step", "flops": "cumulative FLOPs"}[against])
     axes.grid(True, color="#DDDDDD", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -158,7 +162,7 @@ def draw(
     path: str | os.PathLike[str],
     tau_steps: Sequence[tuple[int, str]] = (),
     title: str = "",
-    baseline: tuple[float | int, str] | None = None,
+    baseline: tuple[float, str] | None = None,
 ) -> None:
     """Writes a PNG with every term of a run's records against steps (left) and cumulative FLOPs (right).
 
@@ -169,18 +173,27 @@ def draw(
     # Without pyplot: no global state, no window, no display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter, StrMethodFormatter
 
-    figure = Figure(figsize=(14, 6), dpi=110, layout="constrained")
+    rows = panels(records) or {"loss": []}
+    heights = [HEIGHTS[label] for label in rows]
+    figure = Figure(figsize=(15, 1.2 + sum(heights)), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2, sharey=True)
-    _draw_panel(left, records, "step", list(tau_steps), baseline)
+    grid = figure.subplots(len(rows), 2, sharex="col", sharey="row", squeeze=False, height_ratios=heights)
     in_flops = [(_flops_at(records, step), name) for step, name in tau_steps]
-    _draw_panel(right, records, "flops", [(place, name) for place, name in in_flops if place is not None], baseline)
-    left.set_ylabel("loss (nats)")
-    handles, labels = left.get_legend_handles_labels()
-    if handles:
-        rows = math.ceil(len(labels) / 5)
-        figure.legend(handles, labels, loc="outside lower center", ncols=math.ceil(len(labels) / rows), frameon=False)
+    columns = {"step": list(tau_steps), "flops": [(place, name) for place, name in in_flops if place is not None]}
+    for row, (label, keys) in enumerate(rows.items()):
+        for axes, (against, switches) in zip(grid[row], columns.items()):
+            _draw_panel(axes, records, keys, against, switches, baseline if row == 0 else None)
+            _mark_switches(axes, switches, named=row == 0)
+        grid[row][0].set_ylabel(label)
+        if grid[row][1].get_legend_handles_labels()[0]:
+            grid[row][1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
+    for axes, name, numbers in zip(
+        grid[-1], ("step", "cumulative FLOPs"), (StrMethodFormatter("{x:,.0f}"), EngFormatter())
+    ):
+        axes.set_xlabel(name)
+        axes.xaxis.set_major_formatter(numbers)
     if title:
         figure.suptitle(title, fontsize=13)
     draft = Path(path).with_suffix(".tmp.png")

@@ -25,8 +25,8 @@ class RunFolder:
                 )
             return
         try:
-            held = json.loads(self.recipe.read_text())
-        except ValueError as error:
+            held = dict(json.loads(self.recipe.read_text()).items())
+        except (ValueError, AttributeError) as error:
             raise UserError(f"{self.recipe} is damaged ({error}), so whose run it is cannot be told.") from error
         differing = [name for name in {**held, **identity} if held.get(name) != identity.get(name)]
         if differing:

@@ -119,7 +119,7 @@ class Recorder:
         self.close()
 
 
-def duration(seconds: float | int) -> str:
+def duration(seconds: float) -> str:
     """5 -> "5s", 65 -> "1m05s", 3700 -> "1h02m", 90000 -> "1d01h"."""
     whole = round(max(seconds, 0.0))
     for large, unit, small, part in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
@@ -128,7 +128,7 @@ def duration(seconds: float | int) -> str:
     return f"{whole}s"
 
 
-def _count(number: float | int) -> str:
+def _count(number: float) -> str:
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
         if number >= size:
             return f"{number / (1e3 if letter == 'k' else size):.3g}{letter}"
@@ -146,7 +146,9 @@ def describe(values: Mapping[str, Any], width: int) -> str:
         tail.append(f"lr {numbers['learning_rate']:.2g}")
     if "tokens_per_second" in numbers:
         tail.append(f"{_count(numbers['tokens_per_second'])} tok/s")
+    # A figure that is only reported is named TERM/FIGURE; it is in the record, a line has room for the terms.
     terms = {key.removeprefix("train/"): value for key, value in numbers.items() if key not in _NOT_TERMS}
+    terms = {name: value for name, value in terms.items() if "/" not in name}
     terms = {"loss": terms.pop("loss"), **terms} if "loss" in terms else terms
     full = [f"{name} {value:.3f}" for name, value in terms.items()]
     short = [f"{name.split('_')[0]} {value:.3f}" for name, value in terms.items()]
@@ -156,13 +158,15 @@ def describe(values: Mapping[str, Any], width: int) -> str:
 
 
 def describe_validation(values: Mapping[str, Any]) -> str:
-    """The validation values on a line of their own, "" without any."""
-    found = {key: value for key, value in _numbers(values).items() if key.startswith(VALIDATION)}
-    parts = [f"{key.removeprefix(VALIDATION)} {value:.3f}" for key, value in found.items()]
+    """The validation terms on a line of their own, "" without any."""
+    found = {
+        key.removeprefix(VALIDATION): value for key, value in _numbers(values).items() if key.startswith(VALIDATION)
+    }
+    parts = [f"{name} {value:.3f}" for name, value in found.items() if "/" not in name]
     return "  ".join(["validation", *parts]) if parts else ""
 
 
-def _numbers(values: Mapping[str, Any]) -> dict[str, float | int]:
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
     plain = {key: _number(_plain(value)) for key, value in values.items()}
     return {key: value for key, value in plain.items() if isinstance(value, int | float)}
 

@@ -105,5 +105,5 @@ def _positive(name: str, value: object) -> None:
 
 
 def _plain(value: object) -> str:
-    """A repr on one line; Linen prints its modules over many."""
-    return re.sub(r"\s*#[^\n]*|\s+", " ", repr(value)).strip()
+    """A repr on one line; Linen prints its modules over many, with comments on lines of their own."""
+    return re.sub(r"\n\s*#[^\n]*|\s+", " ", repr(value)).strip()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from mixlm.curves import PALETTE, draw, series, smooth, terms
+from mixlm.curves import PALETTE, draw, panels, series, smooth
 
 
 def some_records(count: int, tau: int) -> list[dict]:
@@ -70,9 +70,16 @@ def test_a_series_is_where_both_are_numbers():
     np.testing.assert_array_equal(y, [2, 6])
 
 
-def test_the_terms_are_those_of_training_and_validation():
-    records = [{"step": 1, "loss": 1.0, "train/rtd": 1.0, "flops": 1.0}, {"validation/rtd": 1.0, "learning_rate": 1.0}]
-    assert terms(records) == ["loss", "train/rtd", "validation/rtd"]
+def test_the_total_and_the_shares_do_not_press_the_terms_flat():
+    records = [
+        {"step": 1, "loss": 90.0, "train/rtd": 1.0, "train/rtd/accuracy": 0.5, "flops": 1.0},
+        {"validation/rtd": 1.0, "validation/rtd/cross_entropy": 1.0, "learning_rate": 1.0},
+    ]
+    assert panels(records) == {
+        "nats per scored token": ["train/rtd", "validation/rtd"],
+        "loss": ["loss"],
+        "share": ["train/rtd/accuracy"],
+    }
 
 
 @pytest.mark.parametrize("window", [1, 2, 5, 8, 50])

@@ -46,12 +46,13 @@ def corrupting(objective):
     return jax.jit(objective.corrupt)
 
 
-def rows_of(tree, rows):
-    return jax.tree.map(lambda x: np.asarray(x)[rows], tree)
+def rows_of(tree, rows) -> list[np.ndarray]:
+    return [np.asarray(leaf)[rows] for leaf in jax.tree.leaves(tree)]
 
 
 def assert_equal(found, wanted):
-    jax.tree.map(np.testing.assert_array_equal, found, wanted)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 # ---- networks that are a table ------------------------------------------------------------------------------------
@@ -100,7 +101,7 @@ def tables(params, calls: list[str] | None = None):
     return {name: Table(tree, calls) for name, tree in params.items()}
 
 
-def copying(shift: int = 0):
+def copying(shift):
     """Networks whose generator, told the original, puts all mass on the token `shift` above it."""
 
     class Oracle(Table):
@@ -114,9 +115,22 @@ def copying(shift: int = 0):
 
 
 def always(token: int):
-    """Networks whose generator puts all mass on one token."""
-    say = jnp.zeros((1, VOCAB)).at[0, token].set(1e4)
-    return tables(table_params()) | {"generator": Table({"read": jnp.ones((VOCAB, 1)), "say": say})}
+    """Parameters with which the generator puts all mass on one token."""
+    params = table_params()
+    zeros = jax.tree.map(jnp.zeros_like, params["generator"])
+    certain = {"read": zeros["read"].at[:, 0].set(1.0), "say": zeros["say"].at[0, token].set(1e4)}
+    return params | {"generator": certain}
+
+
+@cache
+def running(objective):
+    """Compiles once what the tests of SpacTor look at: (terms, what was replaced, what was masked)."""
+
+    def run(params, batch, keys):
+        nets = tables(params)
+        return objective(nets, batch, keys, STEP), objective.corrupt(nets, keys, batch), objective.mask(keys, batch)
+
+    return jax.jit(run)
 
 
 def numpy_cross_entropy(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -441,9 +455,7 @@ def test_any_text_token_can_be_masked():
 
 
 def test_what_was_replaced_is_what_differs_from_the_original_and_lies_where_it_was_masked():
-    batch, keys, nets = text(4, 40), row_keys(0, 0, 4), tables(table_params())
-    found = jax.jit(lambda keys: SPACTOR.corrupt(nets, keys, batch))(keys)
-    example, places, _ = jax.jit(SPACTOR.mask)(keys, batch)
+    _, found, (example, places, _) = running(SPACTOR)(table_params(), text(4, 40), row_keys(0, 0, 4))
     before, after = np.asarray(example.encoder_input_tokens), np.asarray(found.example.encoder_input_tokens)
     allowed = np.zeros(before.shape, bool)
     np.put_along_axis(allowed, np.asarray(places), True, axis=1)
@@ -456,45 +468,44 @@ def test_what_was_replaced_is_what_differs_from_the_original_and_lies_where_it_w
 
 def test_a_sample_that_equals_the_original_counts_as_original():
     batch, keys = text(4, 40), row_keys(0, 0, 4)
-    same = jax.jit(lambda keys: SPACTOR.corrupt(copying(0), keys, batch))(keys)
-    assert not np.any(np.asarray(same.replaced))
-    assert_equal(same.example.encoder_input_tokens, jax.jit(SPACTOR.mask)(keys, batch)[0].encoder_input_tokens)
-    assert float(same.generator.right) == 4 * 5
-    other = jax.jit(lambda keys: SPACTOR.corrupt(copying(1), keys, batch))(keys)
-    assert np.asarray(other.replaced).sum(1).tolist() == [5] * 4
-    assert float(other.generator.right) == 0
-    terms = jax.jit(lambda keys: SPACTOR(copying(0), batch, keys, STEP))(keys)
-    assert float(terms["rtd/replaced"].value) == 0.0
+    copied = jax.jit(lambda shift: SPACTOR.corrupt(copying(shift), keys, batch))
+    same, other = copied(0), copied(1)
+    assert not np.any(np.asarray(same.replaced)) and float(same.generator.right) == 4 * 5
+    _, _, (example, _, _) = running(SPACTOR)(table_params(), batch, keys)
+    assert_equal(same.example.encoder_input_tokens, example.encoder_input_tokens)
+    assert np.asarray(other.replaced).sum(1).tolist() == [5] * 4 and float(other.generator.right) == 0
 
 
 @pytest.mark.parametrize("token", [TOKENS.pad, EOS, VOCAB - 1])
 def test_every_token_is_judged_and_read_whatever_the_generator_says(token: int):
-    batch, keys = text(2, 40), row_keys(0, 0, 2)
-    terms = jax.jit(lambda keys: SPACTOR(always(token), batch, keys, STEP))(keys)
-    assert float(terms["rtd"].count) == 2 * 37
-    assert float(terms["rtd/replaced"].total) == 2 * 5
-    found = jax.jit(lambda keys: SPACTOR.corrupt(always(token), keys, batch))(keys)
+    terms, found, _ = running(SPACTOR)(always(token), text(4, 40), row_keys(0, 0, 4))
+    assert np.asarray(found.generator.picked).tolist() == [[token] * 5] * 4
+    assert float(terms["rtd"].count) == 4 * 37
+    assert float(terms["rtd/replaced"].total) == 4 * 5
     assert np.all(np.asarray(found.example.encoder_segments) == 1)
 
 
 def test_the_generator_reads_masks_in_both_directions_and_is_scored_at_them_alone():
-    batch, keys, seen = text(3, 40), row_keys(0, 0, 3), []
-
     class Watching(Table):
         def hidden(self, example):
-            seen.append(example)
+            seen.append((example.decoder_input_tokens, example.decoder_mask_ar, example.decoder_segments))
             return super().hidden(example)
 
-    params = table_params()
+    params, seen = table_params(), []
     nets = tables(params) | {"generator": Watching(params["generator"])}
-    found = SPACTOR.corrupt(nets, keys, batch)
-    example, places, _ = SPACTOR.mask(keys, batch)
+
+    def run(keys):
+        found = SPACTOR.corrupt(nets, keys, text(4, 40))
+        return found.generator, seen.pop()
+
+    scored, (read, mask_ar, segments) = jax.jit(run)(row_keys(0, 0, 4))
+    _, _, (example, places, _) = running(SPACTOR)(params, text(4, 40), row_keys(0, 0, 4))
     wanted = np.asarray(example.encoder_input_tokens).copy()
     np.put_along_axis(wanted, np.asarray(places), MASK, axis=1)
-    assert len(seen) == 1
-    np.testing.assert_array_equal(seen[0].decoder_input_tokens, wanted)
-    assert np.all(np.asarray(seen[0].decoder_mask_ar) == 0) and np.all(np.asarray(seen[0].decoder_segments) == 1)
-    assert float(found.generator.scored) == float(found.generator.count) == 3 * 5
+    assert seen == []
+    np.testing.assert_array_equal(read, wanted)
+    assert np.all(np.asarray(mask_ar) == 0) and np.all(np.asarray(segments) == 1)
+    assert float(scored.scored) == float(scored.count) == 4 * 5
 
 
 def numpy_spactor(params, example, places, noise, temperature: float) -> dict[str, float]:
@@ -527,9 +538,10 @@ def numpy_spactor(params, example, places, noise, temperature: float) -> dict[st
 def test_the_loss_is_the_papers_sum_and_the_encoder_runs_once(temperature: float):
     objective = SpacTor(SPANS, lambda1=4.0, lambda2=3.0, temperature=temperature)
     params, batch, keys, calls = table_params(), text(4, 40), row_keys(0, 0, 4), []
-    terms = jax.jit(lambda params: objective(tables(params, calls), batch, keys, STEP))(params)
+    jax.eval_shape(lambda params: objective(tables(params, calls), batch, keys, STEP), params)
     assert sorted(calls) == ["decode", "encode", "hidden", "judge"]
-    wanted = numpy_spactor(params, *jax.jit(objective.mask)(keys, batch), temperature)
+    terms, _, masked = running(objective)(params, batch, keys)
+    wanted = numpy_spactor(params, *masked, temperature)
     assert set(terms) == set(wanted) | {"generator/accuracy", "span_corruption/accuracy"}
     for name, value in wanted.items():
         np.testing.assert_allclose(terms[name].value, value, rtol=1e-5)
@@ -557,31 +569,30 @@ def test_no_gradient_passes_between_the_generator_and_the_discriminator():
 
 
 def test_samples_are_fresh_every_step_and_equal_for_equal_keys():
-    batch, nets = text(4, 40), tables(table_params())
-    inputs = jax.jit(lambda keys: SPACTOR.corrupt(nets, keys, batch).example.encoder_input_tokens)
-    first, again, later = (np.asarray(inputs(row_keys(0, step, 4))) for step in (0, 0, 1))
+    batch, params = text(4, 40), table_params()
+
+    def inputs(batch, keys):
+        return np.asarray(running(SPACTOR)(params, batch, keys)[1].example.encoder_input_tokens)
+
+    first, again, later = (inputs(batch, row_keys(0, step, 4)) for step in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert np.all(np.any(first != later, axis=1))
     order = np.array([2, 0, 3, 1])
-    moved = {"tokens": batch["tokens"][order]}
-    permuted = jax.jit(lambda keys: SPACTOR.corrupt(nets, keys, moved).example.encoder_input_tokens)(
-        row_keys(0, 0, 4)[order]
-    )
-    np.testing.assert_array_equal(permuted, first[order])
-    # The spans, the places and the samples are drawn from keys of their own, so that only the samples change here.
-    _, places, noise = jax.jit(SPACTOR.mask)(row_keys(0, 0, 4), batch)
-    assert abs(np.corrcoef(np.asarray(places).ravel(), np.asarray(noise).ravel())[0, 1]) < 0.6
+    moved = inputs({"tokens": batch["tokens"][order]}, row_keys(0, 0, 4)[order])
+    np.testing.assert_array_equal(moved, first[order])
 
 
 def test_what_is_shown_has_masks_without_networks_and_samples_with_them():
-    batch, keys, nets = text(3, 40), row_keys(0, 0, 3), tables(table_params())
-    example, before = jax.jit(partial(SPACTOR.shown, None))(keys, batch)
-    masks = np.asarray(example.encoder_input_tokens) == MASK
-    assert masks.sum(1).tolist() == [5] * 3
-    np.testing.assert_array_equal(np.asarray(example.encoder_input_tokens)[~masks], np.asarray(before)[~masks])
-    sampled, again = jax.jit(partial(SPACTOR.shown, nets))(keys, batch)
+    batch, keys, params = text(4, 40), row_keys(0, 0, 4), table_params()
+    _, found, (original, places, _) = running(SPACTOR)(params, batch, keys)
+    masked, before = jax.jit(partial(SPACTOR.shown, None))(keys, batch)
+    np.testing.assert_array_equal(before, original.encoder_input_tokens)
+    wanted = np.asarray(before).copy()
+    np.put_along_axis(wanted, np.asarray(places), MASK, axis=1)
+    np.testing.assert_array_equal(masked.encoder_input_tokens, wanted)
+    sampled, again = jax.jit(partial(SPACTOR.shown, tables(params)))(keys, batch)
     np.testing.assert_array_equal(before, again)
-    assert_equal(sampled, jax.jit(partial(SPACTOR.corrupt, nets))(keys, batch).example)
+    assert_equal(sampled, found.example)
 
 
 @pytest.mark.parametrize(

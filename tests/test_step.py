@@ -99,14 +99,21 @@ def placed(mesh, batch, seed=SEED):
 
 
 @cache
+def first(modules=MODULES):
+    """The first state on the host, made once."""
+    return jax.device_get(jitted(1, ONE, modules)[0]())
+
+
+@cache
 def five_steps(objective, microbatches: int = 1, mesh=ONE, modules=MODULES):
-    """(the last state, each step's figures) on the host."""
-    create, step = jitted(microbatches, mesh, modules)
-    state, figures = create(), []
+    """(the last state, each step's figures on the host)."""
+    _, step = jitted(microbatches, mesh, modules)
+    shapes = initial_state(dict(modules), OPTIMIZER, 0, mesh)[1]
+    state, figures = jax.tree.map(lambda x, shape: jax.device_put(x, shape.sharding), first(modules), shapes), []
     for batch in BATCHES:
         state, found = step(state, *placed(mesh, batch), objective)
         figures.append(jax.device_get(found))
-    return jax.device_get(state), figures
+    return state, figures
 
 
 def with_loss(loss, objective):
@@ -125,7 +132,7 @@ def test_the_steps_figures_are_the_objectives_own_terms():
         key = jax.random.fold_in(jax.random.key(SEED), 11)
         keys = jnp.stack([jax.random.fold_in(key, row) for row in range(ROWS)])
         direct = jax.jit(lambda params, *rest, objective=objective: objective(bind(NETWORKS, params), *rest))
-        terms = jax.device_get(direct(state.params, BATCHES[0], keys, state.step))
+        terms = direct(state.params, BATCHES[0], keys, state.step)
         _, figures = step(state, *placed(ONE, BATCHES[0]), objective)
         loss = sum(float(term.weight) * float(term.total) / float(term.count) for term in terms.values())
         assert float(figures["loss"]) == pytest.approx(loss, rel=1e-5)
@@ -148,21 +155,19 @@ def test_microbatches_change_nothing(objective, loss, microbatches):
 
 
 def test_what_a_stage_does_not_train_stays_to_the_bit():
-    first = jax.device_get(jitted()[0]())
     state, _ = five_steps(with_loss(CrossEntropy(z_loss=1e-2), "span_corruption"))
     for name in ("generator", "rtd_head"):
-        jax.tree.map(np.testing.assert_array_equal, state.params[name], first.params[name])
-        jax.tree.map(np.testing.assert_array_equal, state.opt_state[name], first.opt_state[name])
-    moved = jax.tree.map(lambda new, old: (new != old).any(), state.params["model"], first.params["model"])
+        jax.tree.map(np.testing.assert_array_equal, state.params[name], first().params[name])
+        jax.tree.map(np.testing.assert_array_equal, state.opt_state[name], first().opt_state[name])
+    moved = jax.tree.map(lambda new, old: (new != old).any(), state.params["model"], first().params["model"])
     assert all(jax.tree.leaves(moved))
 
 
 def test_spactor_trains_all_three_networks_and_counts_its_steps():
-    first = jax.device_get(jitted()[0]())
     state, _ = five_steps(with_loss(CrossEntropy(z_loss=1e-2), "spactor"))
-    moved = jax.tree.map(lambda new, old: (new != old).any(), state.params, first.params)
+    moved = jax.tree.map(lambda new, old: (new != old).any(), state.params, first().params)
     assert all(jax.tree.leaves(moved)) and set(state.params) == {"generator", "model", "rtd_head"}
-    assert int(first.step) == 0 and int(state.step) == 5
+    assert int(first().step) == 0 and int(state.step) == 5
 
 
 @settings(deadline=None, max_examples=25)

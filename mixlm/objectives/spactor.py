@@ -89,7 +89,9 @@ class SpacTor:
         generated = self._generate(nets[self.generator], original, places, noise)
         rows = jnp.arange(original.shape[0])[:, None]
         inputs = original.at[rows, places].set(generated.picked)
-        return Replaced(replace(example, encoder_input_tokens=inputs), inputs != original, generated)
+        # A sampled pad is a wrong token, not padding: the encoder must read it and the head judge it.
+        read = replace(example, encoder_input_tokens=inputs, encoder_segment_ids=example.encoder_segments)
+        return Replaced(read, inputs != original, generated)
 
     def shown(self, nets: Nets | None, keys: Key[Array, " B"], batch: Batch) -> tuple[Example, Int[Array, "B S"]]:
         """The corrupted example and its inputs before; without networks the mask stands where a sample would."""

@@ -1,0 +1,201 @@
+"""A recipe refuses what cannot be trained, and says in text which run it is."""
+
+import os
+import subprocess
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+
+from mixlm.curriculum import Curriculum, Stage
+from mixlm.data.mixture import Dataset
+from mixlm.data.tasks import TextFiles, TextTask
+from mixlm.data.vocabulary import TrainedSentencePiece
+from mixlm.errors import UserError
+from mixlm.models.decoder import DecoderOnly
+from mixlm.models.heads import TokenHead
+from mixlm.models.t5 import EncoderDecoder
+from mixlm.objectives.causal import Causal
+from mixlm.objectives.spactor import SpacTor
+from mixlm.objectives.span_corruption import SpanCorruption
+from mixlm.optim import Adafactor, AdamW, Optimizer
+from mixlm.partitioning import Partitioning
+from mixlm.recipe import FREE, Recipe
+from mixlm.schedules import Constant, RsqrtDecay
+from mixlm.tokens import TokenIds
+
+TOKENS = TokenIds(vocab_size=64, mask=3, sentinels=8)
+SPANS = SpanCorruption(TOKENS)
+SIZES = {"vocab_size": 64, "emb_dim": 16, "num_heads": 2, "head_dim": 8, "mlp_dim": 32}
+NETWORKS = {
+    "model": EncoderDecoder(**SIZES, num_encoder_layers=1, num_decoder_layers=1),
+    "generator": DecoderOnly(**SIZES, num_layers=1),
+    "rtd_head": TokenHead(16),
+}
+
+
+def dataset(path: str = "no_such_file.txt", unique_tokens: int | None = None) -> Dataset:
+    task = TextTask("tiny", TextFiles(path), TrainedSentencePiece(vocab_size=64, sentinels=8))
+    return Dataset(task, unique_tokens)
+
+
+def recipe(**changes) -> Recipe:
+    values = {
+        "name": "tiny",
+        "networks": NETWORKS,
+        "curriculum": Curriculum((Stage(0, SpacTor(SPANS)), Stage(5, SPANS))),
+        "dataset": dataset(),
+        "tokens": TOKENS,
+        "optimizer": Optimizer(Adafactor(), RsqrtDecay(0.2, 100)),
+        "train_steps": 10,
+        "batch_size": 8,
+        "lengths": {"inputs": 30, "targets": 8},
+        "microbatches": 2,
+    }
+    return Recipe(**values | changes)
+
+
+def test_rows_of_text_are_as_long_as_the_lengths_ask():
+    assert recipe().block_length == 32
+    assert recipe(lengths={"inputs": 512, "targets": 114}, tokens=TOKENS, curriculum=big()).block_length == 568
+
+
+def big() -> Curriculum:
+    return Curriculum((Stage(0, SpanCorruption(TokenIds(vocab_size=640, mask=3, sentinels=100))),))
+
+
+def test_a_run_lives_where_it_is_told_to_and_under_its_name_otherwise():
+    assert recipe().folder == Path("runs/tiny")
+    assert recipe(model_dir="elsewhere/x").folder == Path("elsewhere/x")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "train_steps",
+        "batch_size",
+        "microbatches",
+        "log_period",
+        "eval_period",
+        "eval_batches",
+        "checkpoint_period",
+        "keep",
+    ],
+)
+@pytest.mark.parametrize("value", [0, -3, True])
+def test_counts_are_positive(name, value):
+    with pytest.raises(UserError, match=rf"^{name.upper()} must be a whole number above 0, got {value}\.$"):
+        recipe(**{name: value})
+
+
+@pytest.mark.parametrize("seed", [-1, 2**31])
+def test_a_seed_fits_its_type(seed):
+    with pytest.raises(UserError, match=rf"SEED must be .* got {seed}"):
+        recipe(seed=seed)
+
+
+def test_lengths_are_positive():
+    with pytest.raises(UserError, match=r"TASK_FEATURE_LENGTHS\['targets'\] must be a whole number above 0, got 0"):
+        recipe(lengths={"inputs": 30, "targets": 0})
+
+
+def test_lengths_that_the_rates_cannot_make_name_the_nearest():
+    with pytest.raises(UserError, match=r"cannot make 30 inputs with 20 targets; the nearest lengths are 30 and 8\."):
+        recipe(lengths={"inputs": 30, "targets": 20})
+
+
+def test_microbatches_divide_the_batch():
+    with pytest.raises(UserError, match="3 MICROBATCHES do not divide a BATCH_SIZE of 8 rows"):
+        recipe(microbatches=3)
+
+
+def test_tau_lies_within_the_run():
+    with pytest.raises(UserError, match="starts at step 5 .* past the last of 4 steps"):
+        recipe(train_steps=4)
+
+
+def test_all_stages_read_rows_of_one_length():
+    with pytest.raises(UserError, match=r"different lengths of text: .*'span_corruption': 32.*'causal': 8"):
+        recipe(curriculum=Curriculum((Stage(0, SPANS), Stage(5, Causal(TOKENS)))))
+
+
+def test_a_network_that_is_not_there_is_named_with_the_nearest():
+    with pytest.raises(UserError, match=r"'spactor' trains a network 'generater', .* Did you mean 'generator'\?"):
+        recipe(curriculum=Curriculum((Stage(0, SpacTor(SPANS, generator="generater")),)))
+    with pytest.raises(UserError, match=r"a network 'model', .*\['net'\]\.$"):
+        recipe(networks={"net": NETWORKS["model"]}, curriculum=Curriculum((Stage(0, SPANS),)))
+
+
+@pytest.mark.parametrize("name", ["model", "generator"])
+def test_a_network_knows_the_whole_vocabulary(name):
+    small = NETWORKS[name].clone(vocab_size=63)
+    with pytest.raises(UserError, match=rf"network '{name}' knows 63 tokens, and the vocabulary has 64"):
+        recipe(networks=NETWORKS | {name: small})
+    recipe(networks=NETWORKS | {name: NETWORKS[name].clone(vocab_size=128)})
+
+
+DIFFERENT = {
+    "name": "other",
+    "networks": NETWORKS | {"generator": NETWORKS["generator"].clone(mlp_dim=48)},
+    "curriculum": Curriculum((Stage(0, SpacTor(SPANS)), Stage(6, SPANS))),
+    "dataset": dataset(unique_tokens=1000),
+    "tokens": replace(TOKENS, mask=4),
+    "optimizer": Optimizer(AdamW(), Constant(1e-3)),
+    "train_steps": 11,
+    "batch_size": 16,
+    "lengths": {"inputs": 31, "targets": 8},
+    "microbatches": 4,
+    "seed": 1,
+    "partitioning": Partitioning(data=8),
+    "model_dir": "elsewhere",
+    "log_period": 3,
+    "eval_period": 3,
+    "eval_batches": 3,
+    "checkpoint_period": 3,
+    "keep": 3,
+}
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(Recipe)])
+def test_a_run_is_another_one_unless_only_watching_or_placing_differs(field):
+    watching_and_placing = {
+        "model_dir", "partitioning", "log_period", "eval_period", "eval_batches", "checkpoint_period", "keep",
+    }  # fmt: skip
+    assert set(FREE) == watching_and_placing
+    mine, other = recipe().identity(), recipe(**{field: DIFFERENT[field]}).identity()
+    assert {name for name in mine if mine[name] != other[name]} == {field} - watching_and_placing
+    assert set(mine) == set(other) == set(DIFFERENT) - watching_and_placing
+
+
+def test_deep_differences_are_seen():
+    changed = {
+        "networks": NETWORKS | {"model": NETWORKS["model"].clone(mlp_activations=("relu",))},
+        "curriculum": Curriculum((Stage(0, SpacTor(SPANS, lambda1=9.0)), Stage(5, SPANS))),
+        "optimizer": Optimizer(Adafactor(), RsqrtDecay(0.2, 101)),
+    }
+    for name, value in changed.items():
+        assert recipe(**{name: value}).identity()[name] != recipe().identity()[name]
+
+
+@pytest.mark.parametrize("path", ["notes #1.txt", "a#b.txt", "C# and more.txt"])
+def test_what_follows_a_hash_sign_still_counts(path):
+    mine, other = (recipe(dataset=dataset(path, unique)).identity() for unique in (1000, 2000))
+    assert mine != other
+
+
+def test_an_identity_is_one_line_of_text_a_field_without_addresses():
+    for name, text in recipe().identity().items():
+        assert isinstance(text, str) and "\n" not in text and " at 0x" not in text, name
+
+
+def test_an_identity_is_the_same_in_every_process():
+    code = "import json, test_recipe; print(json.dumps(test_recipe.recipe().identity()))"
+    here = Path(__file__).parent
+    printed = set()
+    for seed in ("1", "2"):
+        environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": f"{here.parent}{os.pathsep}{here}"}
+        run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        printed.add(run.stdout)
+    assert len(printed) == 1
+    assert str(recipe().identity()["seed"]) in printed.pop()

@@ -1,6 +1,5 @@
 """The picture of a run: every training and validation term against steps and against compute."""
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -181,7 +180,10 @@ def draw(
     FigureCanvasAgg(figure)
     grid = figure.subplots(len(rows), 2, sharex="col", sharey="row", squeeze=False, height_ratios=heights)
     in_flops = [(_flops_at(records, step), name) for step, name in tau_steps]
-    columns = {"step": list(tau_steps), "flops": [(place, name) for place, name in in_flops if place is not None]}
+    columns: dict[str, list[tuple[float, str]]] = {
+        "step": list(tau_steps),
+        "flops": [(place, name) for place, name in in_flops if place is not None],
+    }
     for row, (label, keys) in enumerate(rows.items()):
         for axes, (against, switches) in zip(grid[row], columns.items()):
             _draw_panel(axes, records, keys, against, switches, baseline if row == 0 else None)

@@ -49,6 +49,31 @@ class Example:
         return (self.encoder_tokens > 0).astype(jnp.int32)
 
 
+def joined(example: Example) -> Example:
+    """The example for a network without an encoder: the encoder's input becomes a bidirectional prefix, unscored."""
+    prefix = example.encoder_tokens
+    segments, scored = example.encoder_segments, example.decoder_segments
+    # The first decoder position opens a causal step, so that the prefix cannot see it.
+    mask_ar = example.decoder_mask_ar.at[:, 0].set(1)
+
+    def beside(left: Array, right: Array) -> Array:
+        return jnp.concatenate([left, right.astype(left.dtype)], axis=1)
+
+    places = None
+    if example.encoder_positions is not None and example.decoder_positions is not None:
+        # Each document's targets go on where its own inputs end.
+        ends = jnp.sum(same_segment(scored, segments), axis=2)
+        places = beside(example.encoder_positions, example.decoder_positions + ends)
+    return Example(
+        decoder_input_tokens=beside(prefix, example.decoder_input_tokens),
+        decoder_target_tokens=beside(prefix, example.decoder_target_tokens),
+        decoder_loss_weights=beside(jnp.zeros(prefix.shape), example.decoder_loss_weights),
+        decoder_mask_ar=beside(jnp.zeros_like(prefix), mask_ar),
+        decoder_segment_ids=beside(segments, scored),
+        decoder_positions=places,
+    )
+
+
 def same_segment(queries: Int[Array, "B Q"], keys: Int[Array, "B K"]) -> Bool[Array, "B Q K"]:
     """Whether query q and key k belong to the same document; padding (segment 0) belongs to none."""
     return (queries[:, :, None] == keys[:, None, :]) & (queries[:, :, None] > 0)

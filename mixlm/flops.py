@@ -4,14 +4,17 @@ import math
 from typing import Any
 
 from jax.extend import core
+from jax.interpreters import partial_eval
 
 
 def matmul_flops(jaxpr: core.ClosedJaxpr) -> float:
     """The FLOPs of every matrix product in a jaxpr: 2 * batch * rows * columns * contracted, loops times their length.
 
     What is recomputed under `jax.checkpoint` counts as often as it runs; of a conditional the dearest branch counts.
+    What no output needs does not count: XLA drops it, such as the networks in the pass that only counts tokens.
     """
-    return math.fsum(_of_equation(equation) for equation in jaxpr.jaxpr.eqns)
+    needed, _ = partial_eval.dce_jaxpr(jaxpr.jaxpr, [True] * len(jaxpr.jaxpr.outvars))
+    return math.fsum(_of_equation(equation) for equation in needed.eqns)
 
 
 def _of_equation(equation: Any) -> float:

@@ -167,22 +167,20 @@ def explanation(plan: Plan) -> list[str]:
         )
     for objective in plan.recipe.curriculum.objectives:
         lines += ["", f"examples of {objective.name}"]
-        lines += [BLOCK + line for line in example_lines(plan, objective, None)]
+        lines += [BLOCK + line for line in example_lines(plan, objective)]
     return lines
 
 
-def example_lines(plan: Plan, objective: Any, nets: Any, rows: int = 3) -> list[str]:
-    """What the first validation rows look like under an objective."""
+def example_lines(plan: Plan, objective: Any, rows: int = 3) -> list[str]:
+    """What the first validation rows look like under an objective, before any network has had a part in it."""
     batch = {"tokens": plan.validation[0]["tokens"][:rows]}
-    found = shown(objective, nets, row_keys(plan.recipe.seed, 0, len(batch["tokens"])), batch)
+    found = shown(objective, None, row_keys(plan.recipe.seed, 0, len(batch["tokens"])), batch)
     if found is None:
         return ["(this objective shows no examples)"]
     lines = []
     for row in range(len(batch["tokens"])):
-        lines += [
-            f"{row + 1}  {line}" if index == 0 else f"   {line}"
-            for index, line in enumerate(reading(plan.data.vocabulary, *found, row))
-        ]
+        for index, line in enumerate(reading(plan.data.vocabulary, *found, row)):
+            lines.append(f"{row + 1 if index == 0 else ' '}  {line}")
     return lines
 
 

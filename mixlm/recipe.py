@@ -68,7 +68,14 @@ class Recipe:
     @property
     def block_length(self) -> int:
         """How many tokens of text every row takes, the same in all stages."""
-        found = {objective.name: objective.block_length(self.lengths) for objective in self.curriculum.objectives}
+        try:
+            found = {objective.name: objective.block_length(self.lengths) for objective in self.curriculum.objectives}
+        except KeyError as error:
+            missing = str(error.args[0])
+            raise UserError(
+                f"TASK_FEATURE_LENGTHS has no {missing!r}, it has {sorted(self.lengths)}."
+                f"{nearest(missing, self.lengths)}"
+            ) from None
         if len(set(found.values())) > 1:
             raise UserError(f"The stages need rows of different lengths of text: {found}.")
         return next(iter(found.values()))

@@ -59,7 +59,11 @@ def example_lines(planned: Plan, state: Any) -> list[str]:
     modules = dict(recipe.modules)
     rows = {"tokens": planned.validation[0]["tokens"][:EXAMPLES]}
     params = jax.device_get({name: state.params[name] for name in objective.networks})
-    found = shown(objective, bind(modules, params), row_keys(recipe.seed, 0, EXAMPLES), rows)
+
+    def corrupted(params):
+        return shown(objective, bind(modules, params), row_keys(recipe.seed, 0, EXAMPLES), rows)
+
+    found = jax.jit(corrupted)(params)
     if found is None:
         return []
     example, before = found

@@ -1,3 +1,4 @@
+# ruff: noqa: E402
 """Every test runs with shapes checked, rank promotion forbidden, eight virtual devices, and a cache of its own."""
 
 import os
@@ -17,17 +18,24 @@ from jaxtyping import install_import_hook
 
 install_import_hook("mixlm", "typecheck.checked")
 
-import jax  # noqa: E402
-import pytest  # noqa: E402
+import jax
+import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-SUBJECTS = "the farmer, a sailor, my neighbour, every teacher, the old judge, our captain, no senator, the baker".split(
-    ", "
-)
-VERBS = "sells, paints, remembers, carries, loses, describes, buys, hides, finds, repairs".split(", ")
-OBJECTS = "a boat, the bread, two letters, some grain, the map, her violin, an oak table, his horse".split(", ")
-PLACES = "in the harbour, near the mill, after the war, on Sundays, before dawn, across the river".split(", ")
+SUBJECTS = [
+    "the farmer",
+    "a sailor",
+    "my neighbour",
+    "every teacher",
+    "the old judge",
+    "our captain",
+    "no senator",
+    "the baker",
+]
+VERBS = ["sells", "paints", "remembers", "carries", "loses", "describes", "buys", "hides", "finds", "repairs"]
+OBJECTS = ["a boat", "the bread", "two letters", "some grain", "the map", "her violin", "an oak table", "his horse"]
+PLACES = ["in the harbour", "near the mill", "after the war", "on Sundays", "before dawn", "across the river"]
 
 
 @pytest.fixture(scope="session")

@@ -103,7 +103,7 @@ def parts_law(items: int, parts: int) -> np.ndarray:
     return np.array([comb(items - j - 1, parts - 2) / comb(items - 1, parts - 1) for j in range(1, items - parts + 2)])
 
 
-def test_span_lengths_are_distributed_as_in_t5s_algorithm_and_gaps_are_independent_of_them():
+def test_span_lengths_are_distributed_as_in_t5s_algorithm():
     length, noise, spans, rows = 200, 30, 10, 1500
     drawn = [runs(mask) for mask in np.asarray(mask_of(length, noise, spans)(keys(rows)))]
     generator = np.random.default_rng(1)
@@ -117,8 +117,13 @@ def test_span_lengths_are_distributed_as_in_t5s_algorithm_and_gaps_are_independe
         # At most 10 bins, and the parts of a row repel each other: 30 is generous.
         assert chi_square(np.histogram(ours, bins)[0], expected) < 30
         assert chi_square(np.histogram(theirs, bins)[0], expected) < 30
+
+
+def test_spans_and_gaps_are_drawn_independently():
+    # As many noisy tokens as clean ones: one key for both would draw the same lengths twice.
+    drawn = [runs(mask) for mask in np.asarray(mask_of(24, 12, 3)(keys(1000)))]
     first = np.array([[clean[0], noisy[0]] for clean, noisy in drawn])
-    assert abs(np.corrcoef(first.T)[0, 1]) < 0.1
+    assert abs(np.corrcoef(first.T)[0, 1]) < 0.12
 
 
 @cache

@@ -36,7 +36,7 @@ def floor(name: str) -> int | None:
 
 
 def imported(tree: ast.Module) -> list[tuple[str, bool]]:
-    """The dotted names that a module imports, each with whether that happens in a function; `from a import b` is a.b."""
+    """The dotted names that a module imports (`from a import b` is a.b), each with whether a function does it."""
     found = []
 
     def visit(node: ast.AST, inside: bool) -> None:

@@ -388,12 +388,9 @@ def cost(objective, modules, rows: int, length: int):
 @pytest.mark.parametrize(
     ("objective", "module"),
     [
-        (Causal(TOKENS), DECODER),
         (Causal(TOKENS, MiLe(1.0)), DECODER),
         (PrefixLM(TOKENS), DECODER),
-        (PrefixLM(TOKENS, Focal(1.0)), DECODER),
-        (SPANS, ENCODER_DECODER),
-        (SpanCorruption(TOKENS, loss=MiLe(2.0)), ENCODER_DECODER),
+        (SpanCorruption(TOKENS, loss=Focal(1.0)), ENCODER_DECODER),
     ],
     ids=lambda value: f"{value.name}-{type(value.loss).__name__}" if hasattr(value, "loss") else "",
 )
@@ -430,7 +427,7 @@ def test_the_mean_is_over_the_scored_tokens_however_long_the_row(length: int):
 # ---- SpacTor ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mask_rate", [0.15, 0.4, 0.01])
+@pytest.mark.parametrize("mask_rate", [0.4, 0.01])
 def test_an_exact_count_of_the_text_is_masked_and_never_a_sentinel_or_eos(mask_rate: float):
     batch = text(16, 40)
     batch = {"tokens": batch["tokens"].at[:, ::5].set(EOS)}  # documents that end inside of the row
@@ -538,7 +535,7 @@ def numpy_spactor(params, example, places, noise, temperature: float) -> dict[st
 def test_the_loss_is_the_papers_sum_and_the_encoder_runs_once(temperature: float):
     objective = SpacTor(SPANS, lambda1=4.0, lambda2=3.0, temperature=temperature)
     params, batch, keys, calls = table_params(), text(4, 40), row_keys(0, 0, 4), []
-    jax.eval_shape(lambda params: objective(tables(params, calls), batch, keys, STEP), params)
+    jax.eval_shape(lambda params: weighted_sum(objective(tables(params, calls), batch, keys, STEP)), params)
     assert sorted(calls) == ["decode", "encode", "hidden", "judge"]
     terms, _, masked = running(objective)(params, batch, keys)
     wanted = numpy_spactor(params, *masked, temperature)

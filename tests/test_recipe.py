@@ -111,7 +111,7 @@ def test_microbatches_divide_the_batch():
 
 
 def test_tau_lies_within_the_run():
-    with pytest.raises(UserError, match="starts at step 5 .* past the last of 4 steps"):
+    with pytest.raises(UserError, match=r"starts at step 5 .* past the last of 4 steps"):
         recipe(train_steps=4)
 
 

@@ -107,13 +107,15 @@ def test_the_first_state_is_made_where_it_lies_and_does_not_depend_on_that():
     assert_trees_close(state.params, first(MODULES).params, rtol=1e-6, atol=1e-7)
 
 
-def traced(objective, modules):
+def traced(objective, modules, microbatches=1):
     """A step over a state of these networks, on one device."""
     _, shapes = initial_state(dict(modules), OPTIMIZER, 0, ONE)
     rows = jax.ShapeDtypeStruct((ROWS, LENGTH), np.int32, sharding=batch_sharding(ONE))
     seed = jax.ShapeDtypeStruct((), np.int32, sharding=replicated(ONE))
     # Donated as in a run: without it XLA would copy what the stage does not touch.
-    step = jax.jit(Step(modules, OPTIMIZER).__call__, static_argnums=3, donate_argnums=0, compiler_options=QUICK)
+    step = jax.jit(
+        Step(modules, OPTIMIZER, microbatches).__call__, static_argnums=3, donate_argnums=0, compiler_options=QUICK
+    )
     return step.trace(shapes, {"tokens": rows}, seed, objective)
 
 
@@ -128,3 +130,8 @@ def test_stage_two_pays_nothing_for_the_generator_and_the_head():
     compiled = [step.lower().compile().cost_analysis()["flops"] for step in (within, alone, hybrid)]
     assert compiled[0] == pytest.approx(compiled[1], rel=1e-3)
     assert compiled[2] > 1.3 * compiled[0]
+
+
+def test_microbatches_cost_no_further_products():
+    whole, parts = (matmul_flops(traced(SPANS, MODULES, microbatches).jaxpr) for microbatches in (1, 4))
+    assert whole == parts

@@ -3,7 +3,7 @@
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from mixlm.example import Example, attention_mask, smallest_example
+from mixlm.example import Example, attention_mask, joined, smallest_example
 from mixlm.models.layers import (
     Attention,
     Dense,
@@ -132,8 +132,13 @@ class DecoderOnly(nn.Module):
         return (smallest_example(encoder=False),)
 
     def hidden(self, example: Example) -> Float[Array, "B T D"]:
-        """The last layer's output, normalised, before the head."""
-        return self.decoder(example)
+        """The last layer's output, normalised, before the head.
+
+        An example for an encoder-decoder is read as a prefix language model's: the encoder's input is the prefix.
+        """
+        if example.encoder_input_tokens is None:
+            return self.decoder(example)
+        return self.decoder(joined(example))[:, example.encoder_input_tokens.shape[1] :]
 
     def logits(self, hidden: Float[Array, "*any D"]) -> Float[Array, "*any V"]:
         """Float32 scores of any block of positions."""

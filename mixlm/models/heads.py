@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 from mixlm.errors import UserError
 from mixlm.models.layers import check_dtype, check_positive
 
-# ELECTRA's standard deviation for all of its kernels; on our discriminator it keeps the first judgements near even.
+# Ours, after what we remember of ELECTRA's kernels: it keeps the first judgements near even.
 KERNEL_INIT = nn.initializers.truncated_normal(stddev=0.02)
 
 

@@ -107,7 +107,7 @@ def plan(recipe: Recipe, data: Any) -> Plan:
         validations=Executables(validation, state.params, {"tokens": rows}, number, number),
     )
     for begin in (planned.steps.trace, planned.steps.prepare):
-        for objective in recipe.curriculum.objectives:
+        for objective in recipe.objectives:
             begin(objective)
     return planned
 
@@ -159,13 +159,13 @@ def summary(plan: Plan) -> list[str]:
 def explanation(plan: Plan) -> list[str]:
     """The summary, then memory, checkpoint size, and examples of every objective; nothing is trained or written."""
     lines = [*summary(plan), "", f"checkpoint  {size(size_in_bytes(plan.state))}"]
-    for objective in plan.recipe.curriculum.objectives:
+    for objective in plan.recipe.objectives:
         memory = plan.steps[objective].memory_analysis()
         lines.append(
             f"memory of {objective.name}  {size(memory.argument_size_in_bytes)} of state and batch, "
             f"{size(memory.temp_size_in_bytes)} of temporaries on each device"
         )
-    for objective in plan.recipe.curriculum.objectives:
+    for objective in plan.recipe.objectives:
         lines += ["", f"examples of {objective.name}"]
         lines += [BLOCK + line for line in example_lines(plan, objective)]
     return lines

@@ -10,6 +10,7 @@ import flax.linen as nn
 from mixlm.curriculum import Curriculum
 from mixlm.data.mixture import Dataset
 from mixlm.errors import UserError, nearest
+from mixlm.objectives.base import Objective
 from mixlm.optim import Optimizer
 from mixlm.partitioning import Partitioning
 from mixlm.tokens import TokenIds
@@ -81,6 +82,11 @@ class Recipe:
         return next(iter(found.values()))
 
     @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """The distinct objectives that are trained at all, in order of their first stage."""
+        return tuple(dict.fromkeys(stage.objective for stage, _ in self.curriculum.spans(self.train_steps)))
+
+    @property
     def modules(self) -> tuple[tuple[str, nn.Module], ...]:
         """The networks by name, hashable."""
         return tuple(sorted(self.networks.items()))
@@ -113,4 +119,6 @@ def _positive(name: str, value: object) -> None:
 
 def _plain(value: object) -> str:
     """A repr on one line; Linen prints its modules over many, with comments on lines of their own."""
+    if isinstance(value, Mapping):
+        value = dict(sorted(value.items()))
     return re.sub(r"\n\s*#[^\n]*|\s+", " ", repr(value)).strip()

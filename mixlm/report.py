@@ -21,7 +21,7 @@ def finish(planned: Plan, folder: RunFolder, state: Any, say: Callable[[str], No
     recipe, records = planned.recipe, read(folder.path)
     lines = ["", "validation", *(BLOCK + line for line in _validation_lines(records[-1]))]
     baseline = None
-    for objective in recipe.curriculum.objectives:
+    for objective in recipe.objectives:
         entropy = unigram_entropy(objective, planned.validation, recipe.seed)
         if entropy is None:
             continue
@@ -55,7 +55,7 @@ def _plain_loss(record: dict[str, Any], name: str) -> float:
 def example_lines(planned: Plan, state: Any) -> list[str]:
     """Three validation rows as the first stage sees them, with what the model says next to what is true."""
     recipe = planned.recipe
-    objective = recipe.curriculum.objectives[0]
+    objective = recipe.objectives[0]
     modules = dict(recipe.modules)
     rows = {"tokens": planned.validation[0]["tokens"][:EXAMPLES]}
     params = jax.device_get({name: state.params[name] for name in objective.networks})

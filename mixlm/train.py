@@ -161,7 +161,7 @@ def validate(planned: Plan, params: Any, seed: Any) -> dict[str, float]:
     """
     recipe = planned.recipe
     found: dict[str, float] = {}
-    for objective in recipe.curriculum.objectives:
+    for objective in recipe.objectives:
         run = planned.validations[objective]
         terms = [
             run(params, planned.place(batch), seed, planned.number(index))

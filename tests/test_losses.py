@@ -104,6 +104,22 @@ def test_costs_scales_and_gradients_are_numpys(loss):
     np.testing.assert_allclose(gradient, wanted, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("loss", [MiLe(1.0), Focal(2.0), CrossEntropy()])
+def test_the_scale_itself_has_no_gradient(loss):
+    gradient = jax.grad(lambda x: jnp.sum(loss(x, jnp.array([[0, 3]]))[1]))(jnp.array([[[1.0, 2.0, 0.0, 0.5]] * 2]))
+    np.testing.assert_array_equal(gradient, np.zeros((1, 2, 4)))
+
+
+def test_no_gradient_flows_through_the_scale_of_a_loss_that_forgot_to_stop_it():
+    def cost_of_one(logits, targets):
+        return jnp.ones(targets.shape), jnp.sum(logits, axis=-1)
+
+    hidden, head, targets, weights, noise = random_case(2, 7)
+    for block in (3, 7):
+        total = jax.jit(lambda h, b=block: scored_in(b, cost_of_one, (h, head, targets, weights, noise)).total)
+        np.testing.assert_array_equal(jax.grad(total)(hidden), np.zeros(hidden.shape))
+
+
 @pytest.mark.parametrize("loss", [MiLe(0.0), Focal(0.0), MiLe(0.0, z_loss=0.01), Focal(0.0, z_loss=0.01)])
 def test_gamma_zero_is_cross_entropy_with_its_gradient(loss):
     _, _, targets, weights, _ = random_case(2, 5)
@@ -288,17 +304,16 @@ def test_positions_of_weight_zero_give_nothing(block: int):
     assert np.all(np.asarray(of_hidden)[:, 4] == 0) and np.all(np.abs(of_hidden)[:, 3].max(-1) > 0)
 
 
-def test_only_the_total_has_a_gradient():
-    hidden, head, targets, weights, noise = random_case(2, 7)
+@pytest.mark.parametrize("loss", [CrossEntropy(), MiLe(1.0)])
+@pytest.mark.parametrize("block", [3, 7])
+def test_only_the_total_has_a_gradient(loss, block: int):
+    hidden, *rest = random_case(2, 7)
 
-    def others(hidden, block):
-        found = scored_in(block, MiLe(1.0), (hidden, head, targets, weights, noise))
+    def others(hidden):
+        found = scored_in(block, loss, (hidden, *rest))
         return found.count + found.cross_entropy + found.right
 
-    for block in (3, 7):
-        np.testing.assert_array_equal(
-            jax.jit(jax.grad(others), static_argnums=1)(hidden, block), np.zeros(hidden.shape)
-        )
+    np.testing.assert_array_equal(jax.jit(jax.grad(others))(hidden), np.zeros(hidden.shape))
 
 
 def array_sizes(jaxpr):

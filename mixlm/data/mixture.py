@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -76,7 +76,7 @@ class Dataset:
 
     task: TextTask
     unique_tokens: int | None = None
-    cache_dir: str | None = None
+    cache_dir: str | None = field(default=None, repr=False, compare=False)  # where, not what
 
     def __post_init__(self) -> None:
         if not isinstance(self.unique_tokens, int | None):

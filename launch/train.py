@@ -8,7 +8,7 @@ from flags import parse_flags, run_or_explain_error
 def main() -> None:
     """Builds the recipe from the command line, and trains, explains or prints it."""
     flags = parse_flags(sys.argv[1:], __doc__)
-    from configure import config_text, configured
+    from configure import config_text, configured, operative_config
 
     from mixlm.recipe import Recipe
 
@@ -21,7 +21,7 @@ def main() -> None:
     if flags.explain:
         explain(recipe)
     else:
-        train(recipe, config_text(flags, Recipe))
+        train(recipe, operative_config())
 
 
 if __name__ == "__main__":

@@ -11,7 +11,10 @@ from mixlm.errors import UserError
 
 
 def span_counts(length: int, noise_density: float, mean_span_length: float) -> tuple[int, int]:
-    """How many tokens of a row are noise, and in how many spans: T5's rounding (half to even), at least one of each."""
+    """How many tokens of a row are noise, and in how many spans: T5's rounding (half to even), at least one of each.
+
+    We round in float64 as T5's Python does; its TensorFlow code, in float32, differs by one token at some exact halves.
+    """
     noise = min(max(round(length * noise_density), 1), length - 1)
     spans = max(round(noise / mean_span_length), 1)
     if length < 2 or spans > min(noise, length - noise):

@@ -239,7 +239,7 @@ def _blockwise(sums, hidden, *columns):
 
     def backward(gradients, cotangents):
         scale = cotangents[0]
-        return *jax.tree.map(lambda g: scale.astype(g.dtype) * g, gradients), None
+        return *jax.tree.map(lambda g: (scale * g).astype(g.dtype), gradients), None
 
     run.defvjp(forward, backward)
     return run(held, hidden, columns)

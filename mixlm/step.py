@@ -14,6 +14,7 @@ from flax.core import meta
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
+from mixlm.errors import UserError
 from mixlm.losses import Term, weighted_sum
 from mixlm.objectives.base import Objective
 from mixlm.optim import Optimizer
@@ -40,6 +41,11 @@ class Net:
         return self._apply("__call__", *args)
 
     def __getattr__(self, method: str) -> Any:
+        if method.startswith("_"):
+            raise AttributeError(method)
+        kind = type(self._module)
+        if not hasattr(kind, method):
+            raise UserError(f"The network {kind.__name__} has no method {method!r}, which the objective asks of it.")
         return partial(self._apply, method)
 
     def _apply(self, method: str, *args: Any) -> Any:

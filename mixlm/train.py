@@ -77,6 +77,10 @@ class Loop:
         recipe = self.recipe
         batches = Batches(self.plan.train, recipe.batch_size, jax.process_index(), jax.process_count())
         self.saved = first or None
+        # Waits until the first step is compiled: the time left shall not count that.
+        executable = self.plan.steps[recipe.curriculum.at(first).objective]
+        for objective in recipe.objectives:
+            self.plan.validations.prepare(objective)
         self.recorder, self.progress = Recorder(self.folder.path, first), Progress(recipe.train_steps, first)
         self.clock = Clock(first)
         late: tuple[int, dict[str, Any]] | None = None

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
 from mixlm.corruption import shift_right
+from mixlm.errors import UserError
 from mixlm.example import Example
 from mixlm.losses import CrossEntropy, Term, TokenLoss
 from mixlm.objectives.base import Batch, Nets, score_example
@@ -30,7 +31,9 @@ class PrefixLM:
         return (self.network,)
 
     def block_length(self, lengths: Mapping[str, int]) -> int:
-        """A row holds the prefix and the rest, as long as the targets."""
+        """A row holds the prefix and the rest, as long as the targets; UserError where there is no room for both."""
+        if lengths["targets"] < 2:
+            raise UserError(f"A prefix language model needs rows of at least 2 tokens, got {lengths['targets']} targets.")
         return lengths["targets"]
 
     def corrupt(self, keys: Key[Array, " B"], batch: Batch) -> Example:

@@ -48,7 +48,7 @@ class SpanCorruption:
         return block_length - noise + spans + 1, noise + spans + 1
 
     def block_length(self, lengths: Mapping[str, int]) -> int:
-        """The longest row that gives exactly `lengths["inputs"]` inputs and fits `lengths["targets"]` targets."""
+        """The longest row that gives exactly these inputs and targets; UserError with the nearest where none does."""
         wanted = lengths["inputs"], lengths["targets"]
         near = None
         for length in range(max(2 * wanted[0] + 16, sum(wanted)), 1, -1):

@@ -56,7 +56,7 @@ def complain(monkeypatch, capsys, tmp_path):
         ),
         ([*SPACTOR, "--gin.TASK_FEATURE_LENGTHS=128"], ["TASK_FEATURE_LENGTHS", "128"]),
         ([*SPACTOR, '--gin.TASK_FEATURE_LENGTHS={"input": 128, "targets": 29}'], ["'inputs'", "input"]),
-        ([*SPACTOR, "--gin.MICROBATCHES=5"], ["5", "MICROBATCHES", "32"]),
+        ([*SPACTOR, "--gin.MICROBATCHES=5"], ["5", "MICROBATCHES", "16"]),
         ([*SPACTOR, "--gin.EncoderDecoder.vocab_size=100"], ["model", "100", "8192"]),
         ([*SPACTOR, "--gin.EncoderDecoder.num_encoder_layers=0"], ["num_encoder_layers", "0"]),
         ([*SPACTOR, "--gin.DTYPE=float23"], ["float23", "float32"]),

@@ -33,7 +33,9 @@ class PrefixLM:
     def block_length(self, lengths: Mapping[str, int]) -> int:
         """A row holds the prefix and the rest, as long as the targets; UserError where there is no room for both."""
         if lengths["targets"] < 2:
-            raise UserError(f"A prefix language model needs rows of at least 2 tokens, got {lengths['targets']} targets.")
+            raise UserError(
+                f"A prefix language model needs rows of at least 2 tokens, got {lengths['targets']} targets."
+            )
         return lengths["targets"]
 
     def corrupt(self, keys: Key[Array, " B"], batch: Batch) -> Example:

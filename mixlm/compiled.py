@@ -18,6 +18,7 @@ class Executables:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="compile")
         self._traced: dict[Objective, Future[Any]] = {}
         self._compiled: dict[Objective, Future[Any]] = {}
+        self._flops: dict[Objective, float] = {}
 
     def trace(self, objective: Objective) -> Future[Any]:
         """Begins to trace, unless that was done before."""
@@ -38,7 +39,9 @@ class Executables:
 
     def matmul_flops(self, objective: Objective) -> float:
         """The FLOPs of all matrix products of one call, over all devices; known before it is compiled."""
-        return matmul_flops(self.trace(objective).result().jaxpr)
+        if objective not in self._flops:
+            self._flops[objective] = matmul_flops(self.trace(objective).result().jaxpr)
+        return self._flops[objective]
 
     def close(self) -> None:
         """Drops what has not begun."""

@@ -9,6 +9,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from mixlm.errors import UserError
 
+SAMPLE_BLOCK = 128  # Ours: near the square root of a vocabulary, which keeps both running sums short.
+
 
 def span_counts(length: int, noise_density: float, mean_span_length: float) -> tuple[int, int]:
     """How many tokens of a row are noise, and in how many spans: T5's rounding (half to even), at least one of each.
@@ -64,11 +66,33 @@ def choose(key: Key[Array, ""], candidates: Bool[Array, " S"], count: int) -> In
 def sample(logits: Float[Array, "*n V"], noise: Float[Array, "*n"], temperature: float = 1.0) -> Int[Array, "*n"]:
     """Draws from softmax(logits / temperature) by inverting the cumulative distribution at `noise` in [0, 1).
 
-    One uniform number a position instead of one an entry of the vocabulary.
+    One uniform number a position instead of one an entry of the vocabulary. The inversion goes by blocks of entries,
+    then within one block: a running sum over the whole vocabulary would be most of the work.
     """
-    cumulative = jnp.cumsum(jax.nn.softmax(logits.astype(jnp.float32) / temperature, axis=-1), axis=-1)
-    threshold = noise[..., None] * cumulative[..., -1:]
-    return jnp.sum(cumulative <= threshold, axis=-1, dtype=jnp.int32)
+    scaled = logits.astype(jnp.float32) / temperature
+    weights = jnp.exp(scaled - jnp.max(scaled, axis=-1, keepdims=True))
+    ragged = -weights.shape[-1] % SAMPLE_BLOCK
+    blocks = jnp.pad(weights, [(0, 0)] * (weights.ndim - 1) + [(0, ragged)])
+    blocks = blocks.reshape(*weights.shape[:-1], -1, SAMPLE_BLOCK)
+    sums = jnp.cumsum(jnp.sum(blocks, axis=-1), axis=-1)
+    block, left = _invert(sums, noise * sums[..., -1])
+    entries = jnp.take_along_axis(blocks, block[..., None, None], axis=-2)[..., 0, :]
+    entry, _ = _invert(jnp.cumsum(entries, axis=-1), left)
+    return block * SAMPLE_BLOCK + entry
+
+
+def _invert(
+    cumulative: Float[Array, "*n N"], threshold: Float[Array, "*n"]
+) -> tuple[Int[Array, "*n"], Float[Array, "*n"]]:
+    """The first place whose running sum exceeds the threshold, and how much of the threshold is left there.
+
+    Rounding may put the threshold at the end of all: then it is the last place that added anything.
+    """
+    place = jnp.sum(cumulative <= threshold[..., None], axis=-1, dtype=jnp.int32)
+    last = jnp.argmax(cumulative, axis=-1).astype(jnp.int32)
+    place = jnp.minimum(place, last)
+    before = jnp.take_along_axis(cumulative, jnp.maximum(place - 1, 0)[..., None], axis=-1)[..., 0]
+    return place, threshold - jnp.where(place > 0, before, 0.0)
 
 
 def shift_right(tokens: Int[Array, " T"], start: int) -> Int[Array, " T"]:

@@ -15,8 +15,18 @@ from mixlm.optim import Optimizer
 from mixlm.partitioning import Partitioning
 from mixlm.tokens import TokenIds
 
-# What may differ between two starts of one run: how it is watched and where it computes, not what is computed.
-FREE = ("model_dir", "partitioning", "log_period", "eval_period", "eval_batches", "checkpoint_period", "keep")
+# What may differ between two starts of one run: how long it goes on (unless a schedule depends on that), how it is
+# watched and where it computes; not what a step computes.
+FREE = (
+    "train_steps",
+    "model_dir",
+    "partitioning",
+    "log_period",
+    "eval_period",
+    "eval_batches",
+    "checkpoint_period",
+    "keep",
+)
 
 
 @dataclass(frozen=True)

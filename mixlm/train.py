@@ -44,7 +44,7 @@ def train(recipe: Recipe, config: str = "", say: Say = print) -> None:
     folder = RunFolder(recipe.folder)
     folder.check(recipe.identity())
     checkpoints = Checkpoints(folder.checkpoints, keep=recipe.keep)
-    if (checkpoints.latest() or 0) >= recipe.train_steps:
+    if (checkpoints.latest() or 0) >= recipe.train_steps and folder.curves.exists():
         say(f"{recipe.folder} has finished its {recipe.train_steps} steps; its curves are in {folder.curves}.")
         return
     keep_executables(recipe.dataset.cache / "executables")
@@ -55,7 +55,8 @@ def train(recipe: Recipe, config: str = "", say: Say = print) -> None:
     try:
         first, state = checkpoints.restore(planned.state) or (0, planned.create())
         say(f"resuming after step {first}" if first else "compiling the first step")
-        state = Loop(planned, folder, checkpoints, say).run(first, state)
+        if first < recipe.train_steps:
+            state = Loop(planned, folder, checkpoints, say).run(first, state)
         if state is not None:
             finish(planned, folder, state, say)
     finally:

@@ -158,14 +158,13 @@ DIFFERENT = {
 
 
 @pytest.mark.parametrize("field", [field.name for field in fields(Recipe)])
-def test_a_run_is_another_one_unless_only_watching_or_placing_differs(field):
-    watching_and_placing = {
-        "model_dir", "partitioning", "log_period", "eval_period", "eval_batches", "checkpoint_period", "keep",
-    }  # fmt: skip
-    assert set(FREE) == watching_and_placing
+def test_a_run_is_another_one_unless_only_watching_or_placing_or_its_length_differs(field):
+    free = {"train_steps", "model_dir", "partitioning", "keep"}
+    free |= {"log_period", "eval_period", "eval_batches", "checkpoint_period"}
+    assert set(FREE) == free
     mine, other = recipe().identity(), recipe(**{field: DIFFERENT[field]}).identity()
-    assert {name for name in mine if mine[name] != other[name]} == {field} - watching_and_placing
-    assert set(mine) == set(other) == set(DIFFERENT) - watching_and_placing
+    assert {name for name in mine if mine[name] != other[name]} == {field} - free
+    assert set(mine) == set(other) == set(DIFFERENT) - free
 
 
 def test_deep_differences_are_seen():

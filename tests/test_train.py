@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import jax
@@ -164,6 +165,27 @@ def test_a_signal_saves_and_the_next_start_goes_on(whole, corpus, tmp_path, monk
     loop.train(made, say=said.append)
     assert lines(made) == lines(whole[0])
     assert_same(final_state(made)[1], final_state(whole[0])[1])
+
+
+def test_a_finished_run_can_be_made_longer(whole, corpus, tmp_path):
+    spans = whole[0].curriculum.stages[1].objective
+    stages = {"curriculum": Curriculum((Stage(0, SpacTor(spans)), Stage(4, spans)))}
+    loop.train(recipe(corpus, tmp_path / "longer", train_steps=4, **stages), say=lambda _: None)
+    made = recipe(corpus, tmp_path / "longer", **stages)
+    loop.train(made, say=lambda _: None)
+    assert lines(made) == lines(whole[0])
+    assert_same(final_state(made)[1], final_state(whole[0])[1])
+
+
+def test_a_run_that_was_killed_before_its_report_gets_one(whole, corpus, tmp_path):
+    made, said = recipe(corpus, tmp_path / "silent"), []
+    shutil.copytree(whole[0].folder, made.folder)
+    for name in ("curves.png", "samples.txt"):
+        (made.folder / name).unlink()
+    loop.train(made, say=said.append)
+    assert any("unigram entropy" in line for line in said)
+    assert (made.folder / "samples.txt").read_text() == (whole[0].folder / "samples.txt").read_text()
+    assert (made.folder / "curves.png").exists() and lines(made) == lines(whole[0])
 
 
 def test_a_finished_run_says_so_and_touches_nothing(whole):

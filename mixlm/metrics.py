@@ -135,6 +135,10 @@ def _count(number: float) -> str:
     return f"{number:.0f}"
 
 
+def _figure(number: float) -> str:
+    return f"{number:.3f}" if abs(number) < 10 else f"{number:.2f}"
+
+
 def describe(values: Mapping[str, Any], width: int) -> str:
     """The loss, its terms, the learning rate and the speed on one line of at most `width` characters.
 
@@ -150,8 +154,8 @@ def describe(values: Mapping[str, Any], width: int) -> str:
     terms = {key.removeprefix("train/"): value for key, value in numbers.items() if key not in _NOT_TERMS}
     terms = {name: value for name, value in terms.items() if "/" not in name}
     terms = {"loss": terms.pop("loss"), **terms} if "loss" in terms else terms
-    full = [f"{name} {value:.3f}" for name, value in terms.items()]
-    short = [f"{name.split('_')[0]} {value:.3f}" for name, value in terms.items()]
+    full = [f"{name} {_figure(value)}" for name, value in terms.items()]
+    short = [f"{name.split('_')[0]} {_figure(value)}" for name, value in terms.items()]
     cut = [[*short[:kept], "..."] for kept in range(len(short) - 1, 0, -1)]
     lines = ["  ".join(head + tail) for head in (full, short, *cut)] + ["  ".join(short[:1] + tail[:1]), *short[:1]]
     return next((line for line in lines if len(line) <= width), "")
@@ -187,7 +191,7 @@ class Progress:
                 file=self._stream,
                 dynamic_ncols=True,
                 smoothing=0,
-                bar_format="{n_fmt}/{total_fmt} |{bar:10}| {remaining} left  {desc}",
+                bar_format="{n_fmt}/{total_fmt} |{bar:4}| {remaining} left  {desc}",
             )
 
     def advance(self, step: int) -> None:
@@ -201,7 +205,7 @@ class Progress:
         validation = describe_validation(values)
         if self._bar is not None:
             # The counter, the bar, the time left and the spaces between take the rest.
-            room = shutil.get_terminal_size().columns - 2 * len(str(self._total)) - 33 - len(stage)
+            room = shutil.get_terminal_size().columns - 2 * len(str(self._total)) - 27 - len(stage)
             self._bar.set_description_str(f"{stage}  {describe(values, room)}", refresh=False)
             self.advance(step)
             self._bar.refresh()

@@ -160,9 +160,7 @@ def test_a_progress_line_has_every_term_and_fits(monkeypatch):
     progress.close()
     line, validation = stream.getvalue().splitlines()
     assert len(line) <= 120
-    words = (
-        "1000/12000  spactor  loss 11.200  generator 6.100  rtd 0.310  span_corruption 5.200  lr 0.01  18.2k tok/s  "
-    )
+    words = "1000/12000  spactor  loss 11.20  generator 6.100  rtd 0.310  span_corruption 5.200  lr 0.01  18.2k tok/s  "
     assert line.strip().startswith(words) and line.endswith(" left")
     assert validation.split() == ["validation", "span_corruption", "4.250"]
 

@@ -71,14 +71,14 @@ def sample(logits: Float[Array, "*n V"], noise: Float[Array, "*n"], temperature:
     """
     scaled = logits.astype(jnp.float32) / temperature
     weights = jnp.exp(scaled - jnp.max(scaled, axis=-1, keepdims=True))
-    ragged = -weights.shape[-1] % SAMPLE_BLOCK
-    blocks = jnp.pad(weights, [(0, 0)] * (weights.ndim - 1) + [(0, ragged)])
-    blocks = blocks.reshape(*weights.shape[:-1], -1, SAMPLE_BLOCK)
+    size = min(SAMPLE_BLOCK, weights.shape[-1])
+    blocks = jnp.pad(weights, [(0, 0)] * (weights.ndim - 1) + [(0, -weights.shape[-1] % size)])
+    blocks = blocks.reshape(*weights.shape[:-1], -1, size)
     sums = jnp.cumsum(jnp.sum(blocks, axis=-1), axis=-1)
     block, left = _invert(sums, noise * sums[..., -1])
     entries = jnp.take_along_axis(blocks, block[..., None, None], axis=-2)[..., 0, :]
     entry, _ = _invert(jnp.cumsum(entries, axis=-1), left)
-    return block * SAMPLE_BLOCK + entry
+    return block * size + entry
 
 
 def _invert(

@@ -1,6 +1,7 @@
 """Trains a recipe: python launch/train.py --gin_file=spactor.gin [--gin.NAME=value ...]."""
 
 import sys
+from functools import partial
 
 from flags import parse_flags, run_or_explain_error
 
@@ -18,10 +19,11 @@ def main() -> None:
     recipe = configured(flags, Recipe)
     from mixlm.train import explain, train
 
+    say = partial(print, flush=True)
     if flags.explain:
-        explain(recipe)
+        explain(recipe, say)
     else:
-        train(recipe, operative_config())
+        train(recipe, operative_config(), say)
 
 
 if __name__ == "__main__":

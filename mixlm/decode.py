@@ -14,15 +14,25 @@ from mixlm.step import Net
 
 @partial(jax.jit, static_argnames=("module", "length", "bos", "eos"))
 def fill_spans(
-    module: nn.Module, params: Any, inputs: Int[Array, "B S"], length: int, bos: int, eos: int
+    module: nn.Module,
+    params: Any,
+    inputs: Int[Array, "B S"],
+    length: int,
+    bos: int,
+    eos: int,
+    segments: Int[Array, "B S"] | None = None,
 ) -> Int[Array, "B T"]:
-    """The likeliest token, `length` times, for encoder inputs [B, S]; what follows EOS is pad (0)."""
+    """The likeliest token, `length` times, for encoder inputs [B, S]; what follows EOS is pad (0).
+
+    Without `segments`, token 0 of the inputs is padding.
+    """
     net = Net(module, params)
     rows = inputs.shape[0]
 
     def example(said: Int[Array, "B T"]) -> Example:
         return Example(
             encoder_input_tokens=inputs,
+            encoder_segment_ids=segments,
             decoder_input_tokens=jnp.concatenate([jnp.full((rows, 1), bos, said.dtype), said[:, :-1]], axis=1),
             decoder_target_tokens=jnp.ones_like(said),
             decoder_loss_weights=jnp.zeros(said.shape),

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from mixlm.losses import Term
-from mixlm.objectives.base import Objective
+from mixlm.objectives.base import Objective, RowObjective
 from mixlm.step import bind, row_keys
 
 
@@ -48,13 +48,15 @@ def unigram_entropy(objective: Any, batches: Iterable[Mapping[str, Any]], seed: 
     The targets are those that `Validation` scores, with the same noise; None for an objective that needs networks to
     make them.
     """
-    if not hasattr(objective, "corrupt") or len(objective.networks) > 1:
+    if not isinstance(objective, RowObjective):
         return None
     targets = jax.jit(partial(_scored_targets, objective))
-    counts = np.zeros(objective.tokens.vocab_size)
+    counts: Any = np.zeros(0, np.int64)
     for index, batch in enumerate(batches):
         tokens, scored = targets(row_keys(seed, index, len(batch["tokens"])), batch)
-        counts += np.bincount(np.asarray(tokens)[np.asarray(scored)], minlength=len(counts))
+        found = np.bincount(np.asarray(tokens)[np.asarray(scored)], minlength=len(counts))
+        found[: len(counts)] += counts
+        counts = found
     share = counts[counts > 0] / counts.sum()
     return float(-(share * np.log(share)).sum())
 

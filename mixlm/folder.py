@@ -1,5 +1,6 @@
 """A run's folder: what lies where, and whose run it is."""
 
+import fcntl
 import json
 import os
 from collections.abc import Mapping
@@ -13,13 +14,14 @@ class RunFolder:
 
     def __init__(self, path: Path):
         self.path = path
+        self._held: int | None = None
         self.recipe, self.config = path / "recipe.json", path / "config.gin"
         self.checkpoints, self.curves, self.samples = path / "checkpoints", path / "curves.png", path / "samples.txt"
 
     def check(self, identity: Mapping[str, str]) -> None:
         """Raises UserError where the folder holds a run of another identity, or files and no run; writes nothing."""
         if not self.recipe.exists():
-            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            if self.path.exists() and (not self.path.is_dir() or any(p.name[0] != "." for p in self.path.iterdir())):
                 raise UserError(
                     f"{self.path} exists and is no run's folder (it has no recipe.json); choose another MODEL_DIR."
                 )
@@ -28,7 +30,9 @@ class RunFolder:
             held = dict(json.loads(self.recipe.read_text()).items())
         except (ValueError, AttributeError) as error:
             raise UserError(f"{self.recipe} is damaged ({error}), so whose run it is cannot be told.") from error
-        differing = [name for name in {**held, **identity} if held.get(name) != identity.get(name)]
+        # Before the data are prepared, nothing can be said of them.
+        names = [name for name in {**held, **identity} if name != "data" or (name in identity and name in held)]
+        differing = [name for name in names if held.get(name) != identity.get(name)]
         if differing:
             raise UserError(
                 f"{self.path} holds another run, with {', '.join(_difference(n, held, identity) for n in differing)}; "
@@ -39,10 +43,28 @@ class RunFolder:
         """Makes the folder this run's; `config` is written anew at every start, as periods and meshes may change."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self._lock()
             _write(self.recipe, json.dumps(dict(identity), indent=1))
             _write(self.config, config)
         except OSError as error:
             raise UserError(f"{self.path} cannot be written to: {error.strerror}.") from error
+
+    def _lock(self) -> None:
+        """Holds the folder until this process ends, however it does."""
+        if self._held is not None:
+            return
+        self._held = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.release()
+            raise UserError(f"{self.path} is being written to by another process; wait for it, or stop it.") from None
+
+    def release(self) -> None:
+        """Lets other processes have the folder."""
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
 
 
 def _difference(name: str, held: Mapping[str, str], wanted: Mapping[str, str]) -> str:
@@ -57,5 +79,8 @@ def _difference(name: str, held: Mapping[str, str], wanted: Mapping[str, str]) -
 def _write(path: Path, text: str) -> None:
     """All of it or nothing."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text)
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     partial.replace(path)

@@ -164,7 +164,7 @@ def score(
     noise: Float[Array, "B T"] | None = None,
     block: int = 128,
 ) -> Scored:
-    """Costs every position, `block` positions of each row at a time, so that logits [B, T, V] never exist whole.
+    """Costs every position, `block` positions of each row at a time: more logits than that never exist at once.
 
     The gradient of a block is taken while its logits are at hand (a sum's gradient only waits for a factor), so nothing
     is computed twice. `weights` of 0 leave a position out; `counted` (default: weights above 0) is what the mean

@@ -16,7 +16,7 @@ from tqdm import tqdm
 FILE = "metrics.jsonl"
 VALIDATION = "validation/"
 # What a progress line shows by itself, so not among the terms.
-_NOT_TERMS = ("step", "stage", "learning_rate", "tokens_per_second", "flops", "grad_norm", "tokens", "seconds", "epoch")
+_NOT_TERMS = ("step", "stage", "learning_rate", "tokens_per_second", "flops", "grad_norm", "tokens", "epoch")
 
 
 def _plain(value: Any) -> Any:

@@ -72,8 +72,10 @@ class Plan:
         return jax.device_put(np.int32(value), replicated(self.mesh))
 
 
-def plan(recipe: Recipe, data: Any) -> Plan:
-    """Checks the recipe against its devices and its data's vocabulary, and begins to trace and compile the stages."""
+def plan(recipe: Recipe, data: Any, first: int = 0) -> Plan:
+    """Checks the recipe against its devices and its vocabulary, and begins to compile what comes after step `first`."""
+    if jax.process_count() > 1:
+        raise UserError(f"A run is one process, and there are {jax.process_count()}: start it on one host.")
     if data.vocabulary.token_ids != recipe.tokens:
         raise UserError(f"The recipe's TOKENS are {recipe.tokens}, and its vocabulary has {data.vocabulary.token_ids}.")
     mesh = recipe.partitioning.mesh()
@@ -101,9 +103,11 @@ def plan(recipe: Recipe, data: Any) -> Plan:
         steps=Executables(train_step, state, {"tokens": rows}, number),
         validations=Executables(validation, state.params, {"tokens": rows}, number, number),
     )
-    for begin in (planned.steps.trace, planned.steps.prepare):
-        for objective in recipe.objectives:
-            begin(objective)
+    for objective in recipe.objectives:
+        planned.steps.trace(objective)
+    for stage, steps in recipe.curriculum.spans(recipe.train_steps):
+        if stage.start + steps > first:
+            planned.steps.prepare(stage.objective)
     return planned
 
 
@@ -185,12 +189,12 @@ def parameters(tree: Any) -> int:
 
 
 def count(number: float) -> str:
-    """A number with three figures and a prefix of a thousand's power: 4210000 -> '4.21 M'."""
+    """A number with four figures and a prefix of a thousand's power: 4210000 -> '4.21 M'."""
     return _scaled(number, 1000, ("", "k", "M", "G", "T", "P", "E"))
 
 
 def size(number: float) -> str:
-    """Bytes with three figures: 2**20 -> '1 MiB'."""
+    """Bytes with four figures: 2**20 -> '1 MiB'."""
     return _scaled(number, 1024, ("B", "KiB", "MiB", "GiB", "TiB", "PiB"))
 
 

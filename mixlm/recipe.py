@@ -34,7 +34,7 @@ class Recipe:
     """What to train, on what, for how long; `gin/base.gin` binds every field to a macro.
 
     `lengths` are the feature lengths that the objectives must make ("inputs" and "targets", in tokens), `batch_size` is
-    global and in rows. `periods` are in steps.
+    global and in rows; the fields that end in `_period` are in steps.
     """
 
     name: str
@@ -69,6 +69,7 @@ class Recipe:
             raise UserError(f"{self.microbatches} MICROBATCHES do not divide a BATCH_SIZE of {self.batch_size} rows.")
         self.curriculum.spans(self.train_steps)
         _ = self.block_length
+        self._check_names()
         self._check_networks()
 
     @property
@@ -100,6 +101,14 @@ class Recipe:
     def modules(self) -> tuple[tuple[str, nn.Module], ...]:
         """The networks by name, hashable."""
         return tuple(sorted(self.networks.items()))
+
+    def _check_names(self) -> None:
+        names = [objective.name for objective in self.curriculum.objectives]
+        for name in names:
+            if names.count(name) > 1:
+                raise UserError(
+                    f"Two different objectives are named {name!r}, so their figures could not be told apart."
+                )
 
     def _check_networks(self) -> None:
         for objective in self.curriculum.objectives:

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from mixlm import curves
-from mixlm.evaluate import unigram_entropy
+from mixlm.evaluate import mean_terms, unigram_entropy
 from mixlm.folder import RunFolder
 from mixlm.metrics import read
 from mixlm.plan import Plan
@@ -16,14 +16,33 @@ from mixlm.step import bind, row_keys
 EXAMPLES = 3
 
 
+def validate(planned: Plan, params: Any, seed: Any) -> dict[str, float]:
+    """Every objective's terms on the same validation rows with the same noise, as `validation/NAME`.
+
+    Where two objectives have a term of one name, the later stage's stands: the plain objective follows the mixed one.
+    """
+    recipe = planned.recipe
+    found: dict[str, float] = {}
+    for objective in recipe.objectives:
+        run = planned.validations[objective]
+        terms = [
+            run(params, planned.place(batch), seed, planned.number(index))
+            for index, batch in enumerate(planned.validation)
+        ]
+        found |= {f"validation/{name}": value for name, value in mean_terms(terms).items()}
+    return found
+
+
 def finish(planned: Plan, folder: RunFolder, state: Any, say: Callable[[str], None]) -> None:
-    """Prints the validation, three examples and the places; draws the curves."""
+    """Prints the validation, some examples and the places; draws the curves."""
     recipe, records = planned.recipe, read(folder.path)
+    if not any(name.startswith("validation/") for name in records[-1]):
+        records[-1] |= validate(planned, state.params, planned.number(recipe.seed))
     lines = ["", "validation", *(BLOCK + line for line in _validation_lines(records[-1]))]
     baseline = None
     for objective in recipe.objectives:
         entropy = unigram_entropy(objective, planned.validation, recipe.seed)
-        if entropy is None:
+        if entropy is None or f"validation/{objective.name}" not in records[-1]:
             continue
         baseline = entropy, "unigram entropy of the validation targets"
         loss = _plain_loss(records[-1], objective.name)
@@ -49,19 +68,21 @@ def _validation_lines(record: dict[str, Any]) -> list[str]:
 
 def _plain_loss(record: dict[str, Any], name: str) -> float:
     """An objective's plain cross-entropy, whatever loss it is trained with."""
-    return record.get(f"validation/{name}/cross_entropy", record[f"validation/{name}"])
+    key = f"validation/{name}"
+    return record[f"{key}/cross_entropy"] if f"{key}/cross_entropy" in record else record[key]
 
 
 def example_lines(planned: Plan, state: Any) -> list[str]:
-    """Three validation rows as the first stage sees them, with what the model says next to what is true."""
+    """A few validation rows as the first stage sees them, with what the model says next to what is true."""
     recipe = planned.recipe
     objective = recipe.objectives[0]
     modules = dict(recipe.modules)
     rows = {"tokens": planned.validation[0]["tokens"][:EXAMPLES]}
+    count = len(rows["tokens"])
     params = jax.device_get({name: state.params[name] for name in objective.networks})
 
     def corrupted(params):
-        return shown(objective, bind(modules, params), row_keys(recipe.seed, 0, EXAMPLES), rows)
+        return shown(objective, bind(modules, params), row_keys(recipe.seed, 0, count), rows)
 
     found = jax.jit(corrupted)(params)
     if found is None:
@@ -70,4 +91,4 @@ def example_lines(planned: Plan, state: Any) -> list[str]:
     network = objective.networks[0]
     if example.encoder_input_tokens is not None and hasattr(modules[network], "decode"):
         return filled(modules[network], params[network], planned.data.vocabulary, example, before, recipe.tokens)
-    return [line for row in range(EXAMPLES) for line in reading(planned.data.vocabulary, example, before, row)]
+    return [line for row in range(count) for line in reading(planned.data.vocabulary, example, before, row)]

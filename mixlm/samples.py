@@ -9,7 +9,7 @@ import numpy as np
 
 from mixlm.decode import fill_spans
 from mixlm.example import Example
-from mixlm.objectives.base import Objective
+from mixlm.objectives.base import Objective, RowObjective
 from mixlm.tokens import TokenIds
 
 BLOCK = "  "
@@ -24,7 +24,7 @@ def shown(objective: Objective, nets: Any, keys: Any, batch: Any) -> tuple[Examp
     batch = {name: jnp.asarray(rows) for name, rows in batch.items()}
     if hasattr(objective, "shown"):
         return objective.shown(nets, keys, batch)
-    if hasattr(objective, "corrupt"):
+    if isinstance(objective, RowObjective):
         example = objective.corrupt(keys, batch)
         return example, example.encoder_input_tokens
     return None
@@ -78,7 +78,15 @@ def filled(module: Any, params: Any, vocabulary: Any, example: Example, before: 
     true = np.asarray(example.decoder_target_tokens)
     said = np.asarray(
         jax.device_get(
-            fill_spans(module, params, example.encoder_input_tokens, true.shape[1], bos=ids.bos, eos=ids.eos)
+            fill_spans(
+                module,
+                params,
+                example.encoder_tokens,
+                true.shape[1],
+                bos=ids.bos,
+                eos=ids.eos,
+                segments=example.encoder_segments,
+            )
         )
     )
     lines = []

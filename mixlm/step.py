@@ -98,7 +98,7 @@ class Step:
 
         gradients, sums = self._gradients(terms, trained, batch, keys)
         params, opt_state, figures = self.optimizer.update(gradients, state.opt_state, state.params, state.step)
-        metrics = {"loss": weighted_sum(sums)} | {name: term.value for name, term in sums.items()} | figures
+        metrics = {name: term.value for name, term in sums.items()} | figures | {"loss": weighted_sum(sums)}
         return TrainState(state.step + 1, params, opt_state), metrics
 
     def _gradients(self, terms, params, batch, keys):

@@ -13,12 +13,11 @@ import jax
 from mixlm.checkpoint import Checkpoints
 from mixlm.data.mixture import Batches
 from mixlm.errors import UserError
-from mixlm.evaluate import mean_terms
 from mixlm.folder import RunFolder
 from mixlm.metrics import Progress, Recorder
 from mixlm.plan import Plan, explanation, plan, summary
 from mixlm.recipe import Recipe
-from mixlm.report import finish
+from mixlm.report import finish, validate
 
 Say = Callable[[str], None]
 
@@ -32,8 +31,12 @@ def keep_executables(folder: Path) -> None:
 def explain(recipe: Recipe, say: Say = print) -> None:
     """Says what a run would do, with examples of every objective, and trains nothing."""
     keep_executables(recipe.dataset.cache / "executables")
-    for line in explanation(plan(recipe, recipe.dataset.prepare(say))):
-        say(line)
+    planned = plan(recipe, recipe.dataset.prepare(say))
+    try:
+        for line in explanation(planned):
+            say(line)
+    finally:
+        planned.close()
 
 
 def train(recipe: Recipe, config: str = "", say: Say = print) -> None:
@@ -41,27 +44,34 @@ def train(recipe: Recipe, config: str = "", say: Say = print) -> None:
 
     Raises UserError, with nothing lost, for a folder that holds another run and for a loss that is not finite.
     """
-    folder = RunFolder(recipe.folder)
-    folder.check(recipe.identity())
+    folder, identity = RunFolder(recipe.folder), recipe.identity()
+    folder.check(identity)
     checkpoints = Checkpoints(folder.checkpoints, keep=recipe.keep)
-    if (checkpoints.latest() or 0) >= recipe.train_steps and folder.curves.exists():
+    latest = checkpoints.latest() or 0
+    if latest >= recipe.train_steps and folder.curves.exists():
         say(f"{recipe.folder} has finished its {recipe.train_steps} steps; its curves are in {folder.curves}.")
         return
     keep_executables(recipe.dataset.cache / "executables")
-    planned = plan(recipe, recipe.dataset.prepare(say))
-    for line in summary(planned):
-        say(line)
-    folder.claim(recipe.identity(), config)
+    planned = plan(recipe, recipe.dataset.prepare(say), latest)
     try:
+        identity["data"] = planned.train.fingerprint
+        folder.check(identity)
+        for line in summary(planned):
+            say(line)
+        folder.claim(identity, config)
         first, state = checkpoints.restore(planned.state) or (0, planned.create())
         say(f"resuming after step {first}" if first else "compiling the first step")
         if first < recipe.train_steps:
+            # A longer run's report is not the shorter one's.
+            for path in (folder.curves, folder.samples):
+                path.unlink(missing_ok=True)
             state = Loop(planned, folder, checkpoints, say).run(first, state)
         if state is not None:
             finish(planned, folder, state, say)
     finally:
         checkpoints.close()
         planned.close()
+        folder.release()
 
 
 class Loop:
@@ -105,10 +115,11 @@ class Loop:
                         self.save(done, state)
                     if ends:
                         break
+                # A signal now must not take away what is being saved.
+                self.checkpoints.wait()
         finally:
             self.recorder.close()
             self.progress.close()
-        self.checkpoints.wait()
         if done < recipe.train_steps:
             self.say(f"{signals[0]} came: saved after step {done}; the same command goes on from there.")
             return None
@@ -157,23 +168,6 @@ class Loop:
         with self.clock.stopped():
             self.checkpoints.save(done, state)
         self.saved = done
-
-
-def validate(planned: Plan, params: Any, seed: Any) -> dict[str, float]:
-    """Every objective's terms on the same validation rows with the same noise, as `validation/NAME`.
-
-    Where two objectives have a term of one name, the later stage's stands: the plain objective follows the mixed one.
-    """
-    recipe = planned.recipe
-    found: dict[str, float] = {}
-    for objective in recipe.objectives:
-        run = planned.validations[objective]
-        terms = [
-            run(params, planned.place(batch), seed, planned.number(index))
-            for index, batch in enumerate(planned.validation)
-        ]
-        found |= {f"validation/{name}": value for name, value in mean_terms(terms).items()}
-    return found
 
 
 class Clock:

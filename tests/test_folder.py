@@ -21,10 +21,11 @@ def contents(path: Path) -> dict[str, tuple[bytes, int]]:
 
 
 @pytest.fixture
-def claimed(tmp_path) -> RunFolder:
+def claimed(tmp_path):
     folder = RunFolder(tmp_path / "run")
     folder.claim(MINE, "SEED = 0\n")
-    return folder
+    yield folder
+    folder.release()
 
 
 def test_a_run_finds_its_own_folder_again(claimed):
@@ -36,7 +37,7 @@ def test_a_run_finds_its_own_folder_again(claimed):
 def test_a_second_start_writes_its_own_config_and_leaves_no_scraps(claimed):
     claimed.claim(MINE, "LOG_PERIOD = 3\n")
     assert claimed.config.read_text() == "LOG_PERIOD = 3\n"
-    assert sorted(contents(claimed.path)) == ["config.gin", "recipe.json"]
+    assert sorted(contents(claimed.path)) == [".lock", "config.gin", "recipe.json"]
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ def running(objective):
 
     def run(params, batch, keys):
         nets = tables(params)
-        return objective(nets, batch, keys, STEP), objective.corrupt(nets, keys, batch), objective.mask(keys, batch)
+        return objective(nets, batch, keys, STEP), objective.generate(nets, keys, batch), objective.mask(keys, batch)
 
     return jax.jit(run)
 
@@ -465,7 +465,7 @@ def test_what_was_replaced_is_what_differs_from_the_original_and_lies_where_it_w
 
 def test_a_sample_that_equals_the_original_counts_as_original():
     batch, keys = text(4, 40), row_keys(0, 0, 4)
-    copied = jax.jit(lambda shift: SPACTOR.corrupt(copying(shift), keys, batch))
+    copied = jax.jit(lambda shift: SPACTOR.generate(copying(shift), keys, batch))
     same, other = copied(0), copied(1)
     assert not np.any(np.asarray(same.replaced)) and float(same.generator.right) == 4 * 5
     _, _, (example, _, _) = running(SPACTOR)(table_params(), batch, keys)
@@ -492,7 +492,7 @@ def test_the_generator_reads_masks_in_both_directions_and_is_scored_at_them_alon
     nets = tables(params) | {"generator": Watching(params["generator"])}
 
     def run(keys):
-        found = SPACTOR.corrupt(nets, keys, text(4, 40))
+        found = SPACTOR.generate(nets, keys, text(4, 40))
         return found.generator, seen.pop()
 
     scored, (read, mask_ar, segments) = jax.jit(run)(row_keys(0, 0, 4))

@@ -16,6 +16,7 @@ from mixlm.data.mixture import Dataset
 from mixlm.data.tasks import TextFiles, TextTask
 from mixlm.data.vocabulary import TrainedSentencePiece
 from mixlm.errors import UserError
+from mixlm.folder import RunFolder
 from mixlm.metrics import read
 from mixlm.models.decoder import DecoderOnly
 from mixlm.models.heads import TokenHead
@@ -196,6 +197,31 @@ def test_a_finished_run_says_so_and_touches_nothing(whole):
     loop.train(made, say=said.append)
     assert len(said) == 1 and "finished" in said[0]
     assert {path: path.stat().st_mtime_ns for path in made.folder.rglob("*")} == before
+
+
+def test_other_text_does_not_go_on_with_this_texts_run(corpus, tmp_path):
+    copy = tmp_path / "texts"
+    shutil.copytree(corpus, copy)
+    made = recipe(copy, tmp_path / "run", train_steps=4)
+    loop.train(made, say=lambda _: None)
+    (copy / "00.txt").write_text((copy / "00.txt").read_text() + "The baker finds a boat.\n" * 40)
+    with pytest.raises(UserError, match="holds another run, with data"):
+        loop.train(recipe(copy, tmp_path / "run", train_steps=8), say=lambda _: None)
+
+
+def test_one_row_a_batch_is_enough(corpus, tmp_path):
+    made, said = recipe(corpus, tmp_path / "narrow", batch_size=1, train_steps=5), []
+    loop.train(made, say=said.append)
+    assert "example 1" in said and "example 2" not in said
+
+
+def test_a_folder_is_written_by_one_process(whole, corpus, tmp_path):
+    made = recipe(corpus, tmp_path / "shared")
+    held = RunFolder(made.folder)
+    held.claim(made.identity(), "")
+    with pytest.raises(UserError, match="another process"):
+        loop.train(made, say=lambda _: None)
+    held.release()
 
 
 def test_another_recipe_does_not_get_the_folder(whole, corpus):

@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -90,7 +90,7 @@ class TextFiles:
     gives its end. Raises UserError for a missing, empty or non-UTF-8 file and for too little text.
     """
 
-    path: str
+    path: str = field(repr=False)  # where the text lies; what it says has a fingerprint
     validation_fraction: float = 0.05
 
     def __post_init__(self) -> None:

@@ -36,8 +36,13 @@ class Objective(Protocol):
         ...
 
 
+@runtime_checkable
 class RowObjective(Objective, Protocol):
-    """An objective that only corrupts: one forward of one network scores it, so rows of several can share a batch."""
+    """An objective that only corrupts: one forward of one network scores it, so rows of several can share a batch.
+
+    Its term goes by its own name. `--explain` and the report show its examples, and those of any other objective that
+    has a method `shown(nets, keys, batch)` (see `mixlm.samples`).
+    """
 
     def corrupt(self, keys: Key[Array, " B"], batch: Batch) -> Example:
         """The examples of a batch, row by row."""

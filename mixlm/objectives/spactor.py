@@ -82,11 +82,11 @@ class SpacTor:
         places = jax.vmap(partial(choose, count=count))(choice_keys, self._is_text(example.encoder_tokens))
         return example, places, jax.vmap(lambda key: jax.random.uniform(key, (count,)))(sample_keys)
 
-    def corrupt(self, nets: Nets, keys: Key[Array, " B"], batch: Batch) -> Replaced:
+    def generate(self, nets: Nets, keys: Key[Array, " B"], batch: Batch) -> Replaced:
         """Tokens [B, L] -> the span-corrupted example with the generator's samples in the encoder's input."""
         example, places, noise = self.mask(keys, batch)
         original = example.encoder_tokens
-        generated = self._generate(nets[self.generator], original, places, noise)
+        generated = self._fill(nets[self.generator], original, places, noise)
         rows = jnp.arange(original.shape[0])[:, None]
         inputs = original.at[rows, places].set(generated.picked)
         # A sampled pad is a wrong token, not padding: the encoder must read it and the head judge it.
@@ -98,7 +98,7 @@ class SpacTor:
         example, places, _ = self.mask(keys, batch)
         before = example.encoder_tokens
         if nets is not None:
-            return self.corrupt(nets, keys, batch).example, before
+            return self.generate(nets, keys, batch).example, before
         rows = jnp.arange(before.shape[0])[:, None]
         return replace(example, encoder_input_tokens=before.at[rows, places].set(self.spans.tokens.mask)), before
 
@@ -106,7 +106,7 @@ class SpacTor:
         tokens = self.spans.tokens
         return (inputs <= tokens.first_sentinel - tokens.sentinels) & (inputs != tokens.eos)
 
-    def _generate(
+    def _fill(
         self, generator, inputs: Int[Array, "B S"], places: Int[Array, "B K"], noise: Float[Array, "B K"]
     ) -> Scored:
         """Scores the generator at the masked positions only, and samples there."""
@@ -128,7 +128,7 @@ class SpacTor:
     def __call__(self, nets: Nets, batch: Batch, keys: Key[Array, " B"], step: Int[Array, ""]) -> dict[str, Term]:
         """The terms `generator`, `rtd` and `span_corruption`, with the lambdas as their weights."""
         net = nets[self.spans.network]
-        corrupted = self.corrupt(nets, keys, batch)
+        corrupted = self.generate(nets, keys, batch)
         example = corrupted.example
         encoded = net.encode(example)
         judged = nets[self.rtd_head](encoded)

@@ -1,48 +1,73 @@
 """Executables, one per objective, compiled ahead in the background so that the switch at tau does not stall."""
 
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
+
+import jax
+import numpy as np
 
 from mixlm.flops import matmul_flops
 from mixlm.objectives.base import Objective
+from mixlm.traced import with_numbers, without_numbers
 
 
 class Executables:
-    """`jitted(*arguments, objective)`, traced and compiled once for each distinct objective on a thread of its own.
+    """`function(*arguments, objective)`, traced and compiled once for each distinct objective on a thread of its own.
 
-    `arguments` are abstract, with shardings.
+    `arguments` are abstract, with shardings; `options` are those of `jax.jit`. Objectives that differ only in numbers
+    that may vary (see `mixlm.traced`) share one executable.
     """
 
-    def __init__(self, jitted: Any, *arguments: Any):
-        self._jitted, self._arguments = jitted, arguments
+    def __init__(self, function: Callable[..., Any], *arguments: Any, **options: Any):
+        def run(*given: Any) -> Any:
+            *rest, numbers, objective = given
+            return function(*rest, with_numbers(objective, numbers))
+
+        self._jitted = jax.jit(run, static_argnums=len(arguments) + 1, **options)
+        self._arguments = arguments
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="compile")
-        self._traced: dict[Objective, Future[Any]] = {}
-        self._compiled: dict[Objective, Future[Any]] = {}
-        self._flops: dict[Objective, float] = {}
+        self._traced: dict[Any, Future[Any]] = {}
+        self._compiled: dict[Any, Future[Any]] = {}
+        self._flops: dict[Any, float] = {}
 
     def trace(self, objective: Objective) -> Future[Any]:
         """Begins to trace, unless that was done before."""
-        if objective not in self._traced:
-            self._traced[objective] = self._pool.submit(lambda: self._jitted.trace(*self._arguments, objective))
-        return self._traced[objective]
+        static, numbers = without_numbers(objective)
+        if static not in self._traced:
+            scalars = tuple(jax.ShapeDtypeStruct((), np.float32) for _ in numbers)
+            self._traced[static] = self._pool.submit(lambda: self._jitted.trace(*self._arguments, scalars, static))
+        return self._traced[static]
 
     def prepare(self, objective: Objective) -> Future[Any]:
         """Begins to compile, unless that was done before."""
-        if objective not in self._compiled:
+        static, _ = without_numbers(objective)
+        if static not in self._compiled:
             traced = self.trace(objective)
-            self._compiled[objective] = self._pool.submit(lambda: traced.result().lower().compile())
-        return self._compiled[objective]
+            self._compiled[static] = self._pool.submit(lambda: traced.result().lower().compile())
+        return self._compiled[static]
 
-    def __getitem__(self, objective: Objective) -> Any:
-        """The executable (a `jax.stages.Compiled`), waited for where it is not ready."""
-        return self.prepare(objective).result()
+    def __getitem__(self, objective: Objective) -> Callable[..., Any]:
+        """What runs the objective, waited for where it is not ready."""
+        _, numbers = without_numbers(objective)
+        return partial(_call, self.prepare(objective).result(), tuple(map(np.float32, numbers)))
+
+    def memory(self, objective: Objective) -> Any:
+        """XLA's account of the executable's memory on each device."""
+        return self.prepare(objective).result().memory_analysis()
 
     def matmul_flops(self, objective: Objective) -> float:
         """The FLOPs of all matrix products of one call, over all devices; known before it is compiled."""
-        if objective not in self._flops:
-            self._flops[objective] = matmul_flops(self.trace(objective).result().jaxpr)
-        return self._flops[objective]
+        static, _ = without_numbers(objective)
+        if static not in self._flops:
+            self._flops[static] = matmul_flops(self.trace(objective).result().jaxpr)
+        return self._flops[static]
 
     def close(self) -> None:
         """Drops what has not begun."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _call(compiled: Any, numbers: tuple[np.float32, ...], *arguments: Any) -> Any:
+    return compiled(*arguments, numbers)

@@ -1,8 +1,11 @@
 """Which objective is in force at which step: stages are values, the switch is a change of a static argument."""
 
+import itertools
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mixlm.errors import UserError
+from mixlm.errors import UserError, nearest
 from mixlm.objectives.base import Objective
 
 
@@ -51,3 +54,47 @@ class Curriculum:
     def objectives(self) -> tuple[Objective, ...]:
         """The distinct objectives, in order of their first stage."""
         return tuple(dict.fromkeys(stage.objective for stage in self.stages))
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Blocks of epochs, such as `"4 clm, 16 mlm, 4 clm"` (AntLM): a number of epochs, then the name of its objective.
+
+    Raises UserError for a block that cannot be read and for a name that `objectives` does not have.
+    """
+
+    schedule: str
+    objectives: Mapping[str, Objective]
+
+    def __post_init__(self) -> None:
+        _ = self.blocks
+
+    @property
+    def blocks(self) -> list[tuple[float, str]]:
+        """The epochs and the name of each block."""
+        found = []
+        for block in self.schedule.split(","):
+            match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s+(\S+)\s*", block)
+            if match is None or float(match[1]) == 0:
+                raise UserError(
+                    f"SCHEDULE = {self.schedule!r}: {block.strip()!r} is no number of epochs and the name of an "
+                    f"objective, such as '4 {next(iter(self.objectives))}'."
+                )
+            if match[2] not in self.objectives:
+                raise UserError(
+                    f"SCHEDULE = {self.schedule!r} names {match[2]!r}, and the objectives are "
+                    f"{sorted(self.objectives)}.{nearest(match[2], self.objectives)}"
+                )
+            found.append((float(match[1]), match[2]))
+        return found
+
+    @property
+    def epochs(self) -> float:
+        """All epochs together."""
+        return sum(epochs for epochs, _ in self.blocks)
+
+    def curriculum(self, epoch_steps: float) -> Curriculum:
+        """The stages, where an epoch takes `epoch_steps` steps, not necessarily a whole number of them."""
+        ends = itertools.accumulate(epochs for epochs, _ in self.blocks)
+        starts = [0, *(round(end * epoch_steps) for end in ends)]
+        return Curriculum(tuple(Stage(start, self.objectives[name]) for start, (_, name) in zip(starts, self.blocks)))

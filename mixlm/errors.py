@@ -8,6 +8,10 @@ class UserError(ValueError):
     """A mistake in what the user asked for; its message is one sentence that names the thing and the way out."""
 
 
+class NotHere(UserError):
+    """A text or a vocabulary that was not given or is not on this machine: a plan can be explained without it."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Returns " Did you mean 'X'?" for the known name closest to `name`, or "" when none is close."""
     candidates = {known_name.lower(): known_name for known_name in known}

@@ -11,7 +11,8 @@ from mixlm.errors import UserError
 class Example:
     """A batch as a network reads it, in the field names of T5X.
 
-    `decoder_loss_weights` is 0 where a position is not scored (1/t in diffusion). `decoder_mask_ar` is 1 where a
+    `decoder_loss_weights` is 0 where a position is not scored (1/p in diffusion), and `decoder_loss_counts`, by default
+    1 where it is scored, is what the mean divides by. `decoder_mask_ar` is 1 where a
     position opens a new causal step and 0 where it joins the block before it: all 1 is causal, all 0 bidirectional,
     0..0 1..1 a prefix. Segment ids tell packed documents apart, 0 is padding; without them, padding is where the target
     (or the encoder's input) is token 0. Positions default to the index in the row.
@@ -26,6 +27,7 @@ class Example:
     decoder_positions: Int[Array, "B T"] | None = None
     encoder_segment_ids: Int[Array, "B S"] | None = None
     encoder_positions: Int[Array, "B S"] | None = None
+    decoder_loss_counts: Float[Array, "B T"] | None = None
 
     @property
     def decoder_segments(self) -> Int[Array, "B T"]:
@@ -33,6 +35,13 @@ class Example:
         if self.decoder_segment_ids is not None:
             return self.decoder_segment_ids
         return (self.decoder_target_tokens > 0).astype(jnp.int32)
+
+    @property
+    def loss_counts(self) -> Float[Array, "B T"]:
+        """What each position adds to the count that the mean divides by."""
+        if self.decoder_loss_counts is not None:
+            return self.decoder_loss_counts
+        return (self.decoder_loss_weights > 0).astype(jnp.float32)
 
     @property
     def encoder_tokens(self) -> Int[Array, "B S"]:
@@ -71,6 +80,7 @@ def joined(example: Example) -> Example:
         decoder_mask_ar=beside(jnp.zeros_like(prefix), mask_ar),
         decoder_segment_ids=beside(segments, scored),
         decoder_positions=places,
+        decoder_loss_counts=beside(jnp.zeros(prefix.shape), example.loss_counts),
     )
 
 

@@ -31,7 +31,8 @@ class RunFolder:
         except (ValueError, AttributeError) as error:
             raise UserError(f"{self.recipe} is damaged ({error}), so whose run it is cannot be told.") from error
         # Before the data are prepared, nothing can be said of them.
-        names = [name for name in {**held, **identity} if name != "data" or (name in identity and name in held)]
+        late = ("data", "vocabulary")
+        names = [name for name in {**held, **identity} if name not in late or (name in identity and name in held)]
         differing = [name for name in names if held.get(name) != identity.get(name)]
         if differing:
             raise UserError(

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from mixlm.checkpoint import size_in_bytes
 from mixlm.compiled import Executables
 from mixlm.errors import UserError
-from mixlm.evaluate import Validation
+from mixlm.evaluate import Validation, frequency_bands
 from mixlm.partitioning import batch_sharding, check_batch, replicated
 from mixlm.recipe import Recipe
 from mixlm.samples import BLOCK, reading, shown
@@ -22,7 +22,7 @@ from mixlm.step import Step, initial_state, row_keys
 
 @dataclass(frozen=True)
 class Plan:
-    """A recipe with its data, its mesh and its steps, ready to run and not yet run."""
+    """A recipe with its data (None where the text is not here), its mesh and its steps, ready to run and not yet run."""
 
     recipe: Recipe
     data: Any
@@ -35,12 +35,21 @@ class Plan:
     @property
     def epochs(self) -> float:
         """How often each unique token will be seen."""
-        return self.recipe.train_steps * self.recipe.batch_size * self.recipe.block_length / self.train.num_tokens
+        return self.recipe.steps * self.recipe.batch_size * self.recipe.block_length / self.train.num_tokens
 
     @cached_property
     def train(self) -> Any:
         """The training blocks."""
         return self.data.train(self.recipe.block_length, self.recipe.seed)
+
+    @cached_property
+    def band_of(self) -> jax.Array:
+        """The frequency band of every token, on every device; zeros where no bands were asked for."""
+        recipe = self.recipe
+        if not recipe.frequency_bands:
+            return jax.device_put(np.zeros(recipe.tokens.vocab_size, np.int32), replicated(self.mesh))
+        bands = frequency_bands(self.data.token_counts(), recipe.frequency_bands)
+        return jax.device_put(bands, replicated(self.mesh))
 
     @cached_property
     def validation(self) -> list[dict[str, np.ndarray]]:
@@ -52,7 +61,7 @@ class Plan:
 
     def flops_until(self, step: int) -> float:
         """The matmul FLOPs of the first `step` steps, summed over their stages."""
-        spans = self.recipe.curriculum.spans(self.recipe.train_steps)
+        spans = self.recipe.stages.spans(self.recipe.steps)
         return sum(
             self.steps.matmul_flops(stage.objective) * min(max(step - stage.start, 0), count) for stage, count in spans
         )
@@ -76,8 +85,10 @@ def plan(recipe: Recipe, data: Any, first: int = 0) -> Plan:
     """Checks the recipe against its devices and its vocabulary, and begins to compile what comes after step `first`."""
     if jax.process_count() > 1:
         raise UserError(f"A run is one process, and there are {jax.process_count()}: start it on one host.")
-    if data.vocabulary.token_ids != recipe.tokens:
+    if data is not None and data.vocabulary.token_ids != recipe.tokens:
         raise UserError(f"The recipe's TOKENS are {recipe.tokens}, and its vocabulary has {data.vocabulary.token_ids}.")
+    unique_tokens = None if data is None else data.train(recipe.block_length, recipe.seed).num_tokens
+    recipe = recipe.settled(unique_tokens)
     mesh = recipe.partitioning.mesh()
     check_batch(
         mesh, recipe.batch_size // recipe.microbatches, "A microbatch" if recipe.microbatches > 1 else "A batch"
@@ -87,50 +98,40 @@ def plan(recipe: Recipe, data: Any, first: int = 0) -> Plan:
     rows = jax.ShapeDtypeStruct((recipe.batch_size, recipe.block_length), np.int32, sharding=batch_sharding(mesh))
     number = jax.ShapeDtypeStruct((), np.int32, sharding=whole)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    train_step = jax.jit(
-        Step(recipe.modules, recipe.optimizer, recipe.microbatches).__call__,
-        static_argnums=3,
-        donate_argnums=0,
-        out_shardings=(shardings, whole),
-    )
-    validation = jax.jit(Validation(recipe.modules).__call__, static_argnums=4, out_shardings=whole)
+    step = Step(recipe.modules, recipe.optimizer, recipe.microbatches)
+    validation = Validation(recipe.modules, recipe.frequency_bands)
+    bands = jax.ShapeDtypeStruct((recipe.tokens.vocab_size,), np.int32, sharding=whole)
+    batch = {"tokens": rows}
     planned = Plan(
         recipe=recipe,
         data=data,
         mesh=mesh,
         create=create,
         state=state,
-        steps=Executables(train_step, state, {"tokens": rows}, number),
-        validations=Executables(validation, state.params, {"tokens": rows}, number, number),
+        steps=Executables(step, state, batch, number, donate_argnums=0, out_shardings=(shardings, whole)),
+        validations=Executables(validation, state.params, batch, number, number, bands, out_shardings=whole),
     )
     for objective in recipe.objectives:
         planned.steps.trace(objective)
-    for stage, steps in recipe.curriculum.spans(recipe.train_steps):
-        if stage.start + steps > first:
+    for stage, steps in recipe.stages.spans(recipe.steps):
+        if stage.start + steps > first and data is not None:
             planned.steps.prepare(stage.objective)
     return planned
 
 
 def summary(plan: Plan) -> list[str]:
     """The lines that a run opens with."""
-    recipe, data = plan.recipe, plan.data.summary
-    spans = recipe.curriculum.spans(recipe.train_steps)
+    recipe = plan.recipe
+    spans = recipe.stages.spans(recipe.steps)
     devices = plan.mesh.devices.flatten()
     axes = " x ".join(f"{name} {size}" for name, size in plan.mesh.shape.items())
     rows = [("recipe", f"{recipe.name}, seed {recipe.seed}")]
     for name, module in recipe.networks.items():
         rows.append((name, f"{type(module).__name__}, {count(parameters(plan.state.params[name]))} parameters"))
+    if recipe.init_from:
+        rows.append(("begins", f"with the parameters of {recipe.init_from}"))
+    rows += _data_rows(plan)
     rows += [
-        (
-            "data",
-            f"{data.name}: {data.documents['train']} documents with {count(data.tokens['train'])} tokens to train "
-            f"on, {data.documents['validation']} with {count(data.tokens['validation'])} held out",
-        ),
-        (
-            "unique",
-            f"{count(plan.train.num_tokens)} tokens in {plan.train.num_documents} documents "
-            f"(set {plan.train.fingerprint[:12]}), each seen {plan.epochs:.2f} times",
-        ),
         (
             "rows",
             f"{recipe.batch_size} x {recipe.block_length} tokens a step -> "
@@ -155,11 +156,35 @@ def summary(plan: Plan) -> list[str]:
     return [f"{name:<{width}}  {text}" for name, text in rows]
 
 
+def _data_rows(plan: Plan) -> list[tuple[str, str]]:
+    if plan.data is None:
+        tokens = plan.recipe.steps * plan.recipe.batch_size * plan.recipe.block_length
+        return [("data", f"not here; the run reads {count(tokens)} tokens")]
+    data = plan.data.summary
+    return [
+        (
+            "data",
+            f"{data.name}: {data.documents['train']} documents with {count(data.tokens['train'])} tokens to train "
+            f"on, {data.documents['validation']} with {count(data.tokens['validation'])} held out",
+        ),
+        (
+            "unique",
+            f"{count(plan.train.num_tokens)} tokens in {plan.train.num_documents} documents "
+            f"(set {plan.train.fingerprint[:12]}), each seen {plan.epochs:.2f} times",
+        ),
+    ]
+
+
 def explanation(plan: Plan) -> list[str]:
-    """The summary, then memory, checkpoint size, and examples of every objective; nothing is trained or written."""
+    """The summary, then checkpoint size and, where the text is here, memory and examples of every objective.
+
+    Nothing is trained or written.
+    """
     lines = [*summary(plan), "", f"checkpoint  {size(size_in_bytes(plan.state))}"]
+    if plan.data is None:
+        return lines
     for objective in plan.recipe.objectives:
-        memory = plan.steps[objective].memory_analysis()
+        memory = plan.steps.memory(objective)
         lines.append(
             f"memory of {objective.name}  {size(memory.argument_size_in_bytes)} of state and batch, "
             f"{size(memory.temp_size_in_bytes)} of temporaries on each device"

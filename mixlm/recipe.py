@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import flax.linen as nn
 
-from mixlm.curriculum import Curriculum
+from mixlm.curriculum import Blocks, Curriculum
 from mixlm.data.mixture import Dataset
 from mixlm.errors import UserError, nearest
 from mixlm.objectives.base import Objective
@@ -24,6 +24,8 @@ FREE = (
     "log_period",
     "eval_period",
     "eval_batches",
+    "validation",
+    "frequency_bands",
     "checkpoint_period",
     "keep",
 )
@@ -34,16 +36,19 @@ class Recipe:
     """What to train, on what, for how long; `gin/base.gin` binds every field to a macro.
 
     `lengths` are the feature lengths that the objectives must make ("inputs" and "targets", in tokens), `batch_size` is
-    global and in rows; the fields that end in `_period` are in steps.
+    global and in rows; the fields that end in `_period` are in steps. `train_steps` may be None where the curriculum is
+    made of blocks of epochs. A run begins with the parameters of the run in `init_from`, where that is given. Validation
+    reports the terms of `validation`, by default those of the trained objectives, and the plain cross-entropy of each
+    band of token frequencies: `frequency_bands` are shares of the training tokens, from the most frequent on.
     """
 
     name: str
     networks: Mapping[str, nn.Module]
-    curriculum: Curriculum
+    curriculum: Curriculum | Blocks
     dataset: Dataset
     tokens: TokenIds
     optimizer: Optimizer
-    train_steps: int
+    train_steps: int | None
     batch_size: int
     lengths: Mapping[str, int]
     microbatches: int = 1
@@ -55,19 +60,27 @@ class Recipe:
     eval_batches: int = 8
     checkpoint_period: int = 200
     keep: int = 2
+    init_from: str | None = None
+    validation: tuple[Objective, ...] = ()
+    frequency_bands: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("train_steps", "batch_size", "microbatches", "log_period", "eval_period", "eval_batches"):
+        for name in ("batch_size", "microbatches", "log_period", "eval_period", "eval_batches"):
             _positive(name, getattr(self, name))
         for name in ("checkpoint_period", "keep"):
             _positive(name, getattr(self, name))
+        if self.train_steps is not None or isinstance(self.curriculum, Curriculum):
+            _positive("train_steps", self.train_steps)
         for name, length in self.lengths.items():
             _positive(f"TASK_FEATURE_LENGTHS[{name!r}]", length)
         if not 0 <= self.seed < 2**31:
             raise UserError(f"SEED must be from 0 to 2^31 - 1, got {self.seed}.")
         if self.batch_size % self.microbatches:
             raise UserError(f"{self.microbatches} MICROBATCHES do not divide a BATCH_SIZE of {self.batch_size} rows.")
-        self.curriculum.spans(self.train_steps)
+        if isinstance(self.curriculum, Curriculum):
+            self.curriculum.spans(self.steps)
+        if self.frequency_bands and (min(self.frequency_bands) <= 0 or abs(sum(self.frequency_bands) - 1) > 1e-6):
+            raise UserError(f"FREQUENCY_BANDS = {self.frequency_bands} must be positive shares with a sum of 1.")
         _ = self.block_length
         self._check_names()
         self._check_networks()
@@ -81,7 +94,7 @@ class Recipe:
     def block_length(self) -> int:
         """How many tokens of text every row takes, the same in all stages."""
         try:
-            found = {objective.name: objective.block_length(self.lengths) for objective in self.curriculum.objectives}
+            found = {objective.name: objective.block_length(self.lengths) for objective in self.declared}
         except KeyError as error:
             missing = str(error.args[0])
             raise UserError(
@@ -89,13 +102,59 @@ class Recipe:
                 f"{nearest(missing, self.lengths)}"
             ) from None
         if len(set(found.values())) > 1:
-            raise UserError(f"The stages need rows of different lengths of text: {found}.")
+            raise UserError(f"The objectives need rows of different lengths of text: {found}.")
         return next(iter(found.values()))
+
+    def settled(self, unique_tokens: int | None) -> "Recipe":
+        """The recipe with every stage and schedule in steps, now that the size of an epoch is known.
+
+        Epochs are those of the data where `train_steps` is None, else equal shares of the steps. UserError where
+        neither says how long an epoch is.
+        """
+        curriculum, steps = self.curriculum, self.train_steps
+        if isinstance(curriculum, Blocks):
+            if steps is None and unique_tokens is None:
+                raise UserError("How long an epoch is depends on the text, which is not here: give TRAIN_STEPS.")
+            rows = self.batch_size * self.block_length
+            epoch_steps = unique_tokens / rows if steps is None and unique_tokens else (steps or 0) / curriculum.epochs
+            steps = round(curriculum.epochs * epoch_steps)
+            curriculum = curriculum.curriculum(epoch_steps)
+        rate = self.optimizer.learning_rate
+        if hasattr(rate, "over"):
+            rate = rate.over(steps)
+        optimizer = replace(self.optimizer, learning_rate=rate)
+        return replace(self, curriculum=curriculum, train_steps=steps, optimizer=optimizer)
+
+    @property
+    def steps(self) -> int:
+        """The length of the run; UserError before it is settled."""
+        if self.train_steps is None:
+            raise UserError("TRAIN_STEPS is not known before the text is read.")
+        return self.train_steps
+
+    @property
+    def stages(self) -> Curriculum:
+        """The curriculum in steps; UserError before it is settled."""
+        if isinstance(self.curriculum, Blocks):
+            raise UserError("The stages are not known in steps before the text is read.")
+        return self.curriculum
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
         """The distinct objectives that are trained at all, in order of their first stage."""
-        return tuple(dict.fromkeys(stage.objective for stage, _ in self.curriculum.spans(self.train_steps)))
+        return tuple(dict.fromkeys(stage.objective for stage, _ in self.stages.spans(self.steps)))
+
+    @property
+    def validated(self) -> tuple[Objective, ...]:
+        """What validation reports."""
+        return self.validation or self.objectives
+
+    @property
+    def declared(self) -> tuple[Objective, ...]:
+        """Every objective that the recipe names, trained or reported."""
+        stages = self.curriculum.objectives
+        trained = tuple(stages.values()) if isinstance(stages, Mapping) else stages
+        return tuple(dict.fromkeys((*trained, *self.validation)))
 
     @property
     def modules(self) -> tuple[tuple[str, nn.Module], ...]:
@@ -103,15 +162,16 @@ class Recipe:
         return tuple(sorted(self.networks.items()))
 
     def _check_names(self) -> None:
-        names = [objective.name for objective in self.curriculum.objectives]
-        for name in names:
-            if names.count(name) > 1:
+        stages = self.curriculum.objectives
+        trained = list(dict.fromkeys(stages.values())) if isinstance(stages, Mapping) else stages
+        for names in ([objective.name for objective in group] for group in (trained, self.validation)):
+            for name in (name for name in names if names.count(name) > 1):
                 raise UserError(
                     f"Two different objectives are named {name!r}, so their figures could not be told apart."
                 )
 
     def _check_networks(self) -> None:
-        for objective in self.curriculum.objectives:
+        for objective in self.declared:
             for name in objective.networks:
                 if name not in self.networks:
                     raise UserError(

@@ -17,16 +17,16 @@ EXAMPLES = 3
 
 
 def validate(planned: Plan, params: Any, seed: Any) -> dict[str, float]:
-    """Every objective's terms on the same validation rows with the same noise, as `validation/NAME`.
+    """Each validated objective's terms on the same rows with the same noise, as `validation/NAME`.
 
     Where two objectives have a term of one name, the later stage's stands: the plain objective follows the mixed one.
     """
     recipe = planned.recipe
     found: dict[str, float] = {}
-    for objective in recipe.objectives:
+    for objective in recipe.validated:
         run = planned.validations[objective]
         terms = [
-            run(params, planned.place(batch), seed, planned.number(index))
+            run(params, planned.place(batch), seed, planned.number(index), planned.band_of)
             for index, batch in enumerate(planned.validation)
         ]
         found |= {f"validation/{name}": value for name, value in mean_terms(terms).items()}
@@ -40,7 +40,7 @@ def finish(planned: Plan, folder: RunFolder, state: Any, say: Callable[[str], No
         records[-1] |= validate(planned, state.params, planned.number(recipe.seed))
     lines = ["", "validation", *(BLOCK + line for line in _validation_lines(records[-1]))]
     baseline = None
-    for objective in recipe.objectives:
+    for objective in recipe.validated:
         entropy = unigram_entropy(objective, planned.validation, recipe.seed)
         if entropy is None or f"validation/{objective.name}" not in records[-1]:
             continue
@@ -50,7 +50,7 @@ def finish(planned: Plan, folder: RunFolder, state: Any, say: Callable[[str], No
         lines.append(f"{objective.name}: {loss:.3f} nats a token, {verdict} {entropy:.3f}, the {baseline[1]}")
     lines += ["", *example_lines(planned, state)]
     folder.samples.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    spans = recipe.curriculum.spans(recipe.train_steps)
+    spans = recipe.stages.spans(recipe.steps)
     switches = [(stage.start, stage.objective.name) for stage, _ in spans[1:]]
     curves.draw(records, folder.curves, switches, recipe.name, baseline)
     for line in lines:

@@ -1,5 +1,6 @@
 """The loop: resume or begin, step, log, validate, save, and show what was learnt."""
 
+import json
 import math
 import signal
 import time
@@ -12,7 +13,7 @@ import jax
 
 from mixlm.checkpoint import Checkpoints
 from mixlm.data.mixture import Batches
-from mixlm.errors import UserError
+from mixlm.errors import NotHere, UserError, nearest
 from mixlm.folder import RunFolder
 from mixlm.metrics import Progress, Recorder
 from mixlm.plan import Plan, explanation, plan, summary
@@ -31,7 +32,12 @@ def keep_executables(folder: Path) -> None:
 def explain(recipe: Recipe, say: Say = print) -> None:
     """Says what a run would do, with examples of every objective, and trains nothing."""
     keep_executables(recipe.dataset.cache / "executables")
-    planned = plan(recipe, recipe.dataset.prepare(say))
+    try:
+        data = recipe.dataset.prepare(say)
+    except NotHere as missing:
+        data = None
+        say(str(missing))
+    planned = plan(recipe, data)
     try:
         for line in explanation(planned):
             say(line)
@@ -48,20 +54,22 @@ def train(recipe: Recipe, config: str = "", say: Say = print) -> None:
     folder.check(identity)
     checkpoints = Checkpoints(folder.checkpoints, keep=recipe.keep)
     latest = checkpoints.latest() or 0
-    if latest >= recipe.train_steps and folder.curves.exists():
-        say(f"{recipe.folder} has finished its {recipe.train_steps} steps; its curves are in {folder.curves}.")
+    if recipe.train_steps is not None and _finished(recipe.train_steps, latest, folder, say):
         return
     keep_executables(recipe.dataset.cache / "executables")
     planned = plan(recipe, recipe.dataset.prepare(say), latest)
+    recipe = planned.recipe
     try:
-        identity["data"] = planned.train.fingerprint
+        if _finished(recipe.steps, latest, folder, say):
+            return
+        identity |= {"data": planned.train.fingerprint, "vocabulary": planned.data.vocabulary.fingerprint}
         folder.check(identity)
         for line in summary(planned):
             say(line)
         folder.claim(identity, config)
-        first, state = checkpoints.restore(planned.state) or (0, planned.create())
+        first, state = checkpoints.restore(planned.state) or (0, _begun(planned))
         say(f"resuming after step {first}" if first else "compiling the first step")
-        if first < recipe.train_steps:
+        if first < recipe.steps:
             # A longer run's report is not the shorter one's.
             for path in (folder.curves, folder.samples):
                 path.unlink(missing_ok=True)
@@ -72,6 +80,29 @@ def train(recipe: Recipe, config: str = "", say: Say = print) -> None:
         checkpoints.close()
         planned.close()
         folder.release()
+
+
+def _finished(steps: int, latest: int, folder: RunFolder, say: Say) -> bool:
+    if latest < steps or not folder.curves.exists():
+        return False
+    say(f"{folder.path} has finished its {steps} steps; its curves are in {folder.curves}.")
+    return True
+
+
+def _begun(planned: Plan) -> Any:
+    """The first state, with the parameters of `init_from` where that run has networks of the same names."""
+    state, source = planned.create(), planned.recipe.init_from
+    if source is None:
+        return state
+    folder = RunFolder(Path(source))
+    found = Checkpoints(folder.checkpoints).restore_params(planned.state.params) if folder.recipe.exists() else None
+    if found is None:
+        siblings = [str(path.parent) for path in Path(source).parent.glob("*/recipe.json")]
+        raise UserError(f"INIT_FROM = {source!r} holds no run with a checkpoint.{nearest(source, siblings)}")
+    held = json.loads(folder.recipe.read_text()).get("vocabulary")
+    if held not in (None, planned.data.vocabulary.fingerprint):
+        raise UserError(f"INIT_FROM = {source!r} was trained with another vocabulary, so its tokens mean other words.")
+    return state.replace(params=found[1])
 
 
 class Loop:
@@ -89,25 +120,25 @@ class Loop:
         batches = Batches(self.plan.train, recipe.batch_size, jax.process_index(), jax.process_count())
         self.saved = first or None
         # Waits until the first step is compiled: the time left shall not count that.
-        executable = self.plan.steps[recipe.curriculum.at(first).objective]
-        for objective in recipe.objectives:
+        executable = self.plan.steps[recipe.stages.at(first).objective]
+        for objective in recipe.validated:
             self.plan.validations.prepare(objective)
-        self.recorder, self.progress = Recorder(self.folder.path, first), Progress(recipe.train_steps, first)
+        self.recorder, self.progress = Recorder(self.folder.path, first), Progress(recipe.steps, first)
         self.clock = Clock(first)
         late: tuple[int, dict[str, Any]] | None = None
         try:
             with asked_to_stop() as signals:
                 for step, batch in batches.iterate(first):
                     with self.clock.stopped():
-                        executable = self.plan.steps[recipe.curriculum.at(step).objective]
+                        executable = self.plan.steps[recipe.stages.at(step).objective]
                     state, metrics = executable(state, self.plan.place(batch), self.seed)
                     done = step + 1
                     # A step's figures are fetched while the next step runs, so that the device does not wait for us.
                     if late is not None:
                         self.settle(*late)
                     late = done, metrics
-                    ends = done == recipe.train_steps or bool(signals)
-                    validates = done % recipe.eval_period == 0 or done == recipe.train_steps
+                    ends = done == recipe.steps or bool(signals)
+                    validates = done % recipe.eval_period == 0 or done == recipe.steps
                     if ends or validates or done % recipe.checkpoint_period == 0:
                         self.settle(done, metrics, state.params if validates else None)
                         late = None
@@ -120,14 +151,14 @@ class Loop:
         finally:
             self.recorder.close()
             self.progress.close()
-        if done < recipe.train_steps:
+        if done < recipe.steps:
             self.say(f"{signals[0]} came: saved after step {done}; the same command goes on from there.")
             return None
         return state
 
     def settle(self, done: int, metrics: dict[str, Any], params: Any = None) -> None:
         """Checks a finished step, and records it where it is due; with `params` it is validated as well."""
-        due = done == 1 or done % self.recipe.log_period == 0 or done == self.recipe.train_steps
+        due = done == 1 or done % self.recipe.log_period == 0 or done == self.recipe.steps
         figures = {name: float(value) for name, value in jax.device_get(metrics).items()}
         if not (math.isfinite(figures["loss"]) and math.isfinite(figures["grad_norm"])):
             kept = (
@@ -148,7 +179,7 @@ class Loop:
         """Writes the line of a step."""
         recipe, top = self.recipe, ("loss", "learning_rate", "grad_norm")
         tokens = recipe.batch_size * recipe.block_length
-        stage = recipe.curriculum.at(done - 1).objective.name
+        stage = recipe.stages.at(done - 1).objective.name
         line = {name: figures[name] for name in top}
         line |= {f"train/{name}": value for name, value in figures.items() if name not in top}
         line |= {

@@ -17,11 +17,10 @@ X = jax.ShapeDtypeStruct((4, 6), jnp.float32)
 
 
 class Counted:
-    """A jitted function with a static objective that notes each of its traces."""
+    """A function of an array and an objective that notes each of its traces."""
 
     def __init__(self):
         self.traces = []
-        self.function = jax.jit(self.call, static_argnums=1)
 
     def call(self, x, objective):
         self.traces.append(objective)
@@ -35,7 +34,7 @@ def counted():
 
 @pytest.fixture
 def executables(counted):
-    made = Executables(counted.function, X)
+    made = Executables(counted.call, X)
     yield made
     made.close()
 
@@ -47,21 +46,36 @@ def spans(density: float = 0.15) -> SpanCorruption:
 def test_three_stages_of_two_objectives_are_two_traces(counted, executables):
     for objective in (SpacTor(spans()), spans(), SpacTor(spans())):
         executables.trace(objective)
-    found = [executables[objective] for objective in (SpacTor(spans()), spans(), SpacTor(spans()))]
+    found = [executables.prepare(objective).result() for objective in (SpacTor(spans()), spans(), SpacTor(spans()))]
     assert found[0] is found[2] and found[0] is not found[1]
     assert executables.matmul_flops(spans()) == 2 * 4 * 4 * 6
-    assert counted.traces == [SpacTor(spans()), spans()]
+    assert [type(objective) for objective in counted.traces] == [SpacTor, SpanCorruption]
 
 
 def test_another_value_is_another_trace(counted, executables):
-    assert executables[spans(0.15)] is not executables[spans(0.3)]
+    assert executables.prepare(spans(0.15)).result() is not executables.prepare(spans(0.3)).result()
     assert len(counted.traces) == 2
+
+
+def test_a_number_that_may_vary_is_an_argument_of_one_executable():
+    traces = []
+
+    def weighted(x, objective):
+        traces.append(objective)
+        return x * objective.lambda1 + objective.lambda2
+
+    executables, x = Executables(weighted, X), jnp.ones((4, 6))
+    for lambda1, lambda2 in ((1.0, 0.0), (10.0, 2.0), (0.5, 7.0)):
+        found = executables[SpacTor(spans(), lambda1=lambda1, lambda2=lambda2)](x)
+        np.testing.assert_array_equal(found, lambda1 + lambda2)
+    assert len(traces) == 1 and len(executables._compiled) == 1
+    executables.close()
 
 
 def test_the_executable_computes_what_the_jitted_function_does(counted, executables):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 6)), jnp.float32)
     for objective in (spans(), SpacTor(spans(0.3))):
-        np.testing.assert_array_equal(executables[objective](x), counted.function(x, objective))
+        np.testing.assert_array_equal(executables[objective](x), jax.jit(counted.call, static_argnums=1)(x, objective))
 
 
 def test_preparing_does_not_block(counted):
@@ -71,11 +85,12 @@ def test_preparing_does_not_block(counted):
         assert may_trace.wait(timeout=60)
         return counted.call(x, objective)
 
-    executables = Executables(jax.jit(patient, static_argnums=1), X)
+    executables = Executables(patient, X)
     future = executables.prepare(spans())
     assert not future.done() and counted.traces == []
     may_trace.set()
-    assert executables[spans()] is future.result() is executables.prepare(spans()).result()
+    executables[spans()]
+    assert future.result() is executables.prepare(spans()).result()
     assert len(counted.traces) == 1
     executables.close()
 
@@ -84,7 +99,7 @@ def test_a_trace_that_fails_fails_where_its_executable_is_wanted():
     def broken(x, objective):
         raise RuntimeError("no such network")
 
-    executables = Executables(jax.jit(broken, static_argnums=1), X)
+    executables = Executables(broken, X)
     executables.prepare(spans())
     with pytest.raises(RuntimeError, match="no such network"):
         executables[spans()]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixlm.curriculum import Curriculum, Stage
+from mixlm.curriculum import Blocks, Curriculum, Stage
 from mixlm.errors import UserError
 from mixlm.objectives.causal import Causal
 from mixlm.objectives.spactor import SpacTor
@@ -102,3 +102,31 @@ def test_a_curriculum_of_a_list_is_still_hashable():
     object.__setattr__(with_list, "stages", [Stage(0, OBJECTIVES[0])])
     with_list.__post_init__()
     assert hash(with_list) == hash(Curriculum((Stage(0, OBJECTIVES[0]),)))
+
+
+CLM, MLM = OBJECTIVES[0], OBJECTIVES[2]
+
+
+@given(st.floats(0.3, 1000), st.lists(st.integers(1, 9), min_size=1, max_size=5))
+def test_blocks_of_epochs_take_as_many_steps_as_their_epochs(epoch_steps, epochs):
+    names = [("clm", "mlm")[index % 2] for index in range(len(epochs))]
+    blocks = Blocks(", ".join(f"{n} {name}" for n, name in zip(epochs, names)), {"clm": CLM, "mlm": MLM})
+    stages = blocks.curriculum(epoch_steps).stages
+    assert blocks.epochs == sum(epochs)
+    assert [stage.objective for stage in stages] == [{"clm": CLM, "mlm": MLM}[name] for name in names]
+    for index, stage in enumerate(stages):
+        assert abs(stage.start - sum(epochs[:index]) * epoch_steps) <= 0.5
+
+
+@pytest.mark.parametrize(
+    ("schedule", "sentence"),
+    [
+        ("4 clm, 16 mml", "names 'mml', and the objectives are .* Did you mean 'mlm'?"),
+        ("4 clm, mlm", "'mlm' is no number of epochs and the name of an objective, such as '4 clm'"),
+        ("", "'' is no number of epochs"),
+        ("0 clm", "'0 clm' is no number of epochs"),
+    ],
+)
+def test_a_schedule_that_cannot_be_read_is_named(schedule, sentence):
+    with pytest.raises(UserError, match=sentence):
+        Blocks(schedule, {"clm": CLM, "mlm": MLM})

@@ -6,19 +6,23 @@ import numpy as np
 import pytest
 from test_step import BATCHES, LENGTH, NETWORKS, QUICK, ROWS, SPACTOR, SPANS, TOKENS, Bag
 
-from mixlm.evaluate import Validation, mean_terms, unigram_entropy
+from mixlm.evaluate import Validation, band_labels, frequency_bands, mean_terms, unigram_entropy
 from mixlm.losses import Term
 from mixlm.objectives.causal import Causal
+from mixlm.step import bind, row_keys
+
+NO_BANDS = jnp.zeros(TOKENS.vocab_size, jnp.int32)
 
 
 def validation(rate: float, objective):
     """(the parameters, the jitted validation) of networks that drop at `rate` where they are given dropout noise."""
     networks = NETWORKS | {"model": Bag(rate), "generator": Bag(rate)}
     params = {name: module.init(jax.random.key(1), *module.inputs())["params"] for name, module in networks.items()}
-    run = jax.jit(Validation(tuple(networks.items())).__call__, static_argnums=4, compiler_options=QUICK)
+    run = jax.jit(Validation(tuple(networks.items())).__call__, static_argnums=5, compiler_options=QUICK)
 
     def values(seed, index):
-        terms = run(params, {"tokens": jnp.asarray(BATCHES[0]["tokens"])}, jnp.int32(seed), jnp.int32(index), objective)
+        batch = {"tokens": jnp.asarray(BATCHES[0]["tokens"])}
+        terms = run(params, batch, jnp.int32(seed), jnp.int32(index), NO_BANDS, objective)
         return {name: float(term.value) for name, term in terms.items()}
 
     return values
@@ -79,3 +83,31 @@ def test_unscored_targets_do_not_count():
 
 def test_targets_that_networks_make_have_no_unigram_entropy():
     assert unigram_entropy(SPACTOR, BATCHES[:1], 0) is None
+
+
+def test_bands_hold_their_shares_of_the_text():
+    counts = np.array([0, 50, 3, 30, 2, 10, 5])
+    assert frequency_bands(counts, (0.8, 0.15, 0.05)).tolist() == [2, 0, 2, 0, 2, 1, 1]
+    assert band_labels((0.8, 0.15, 0.05)) == ["top_80%", "next_15%", "rarest_5%"]
+    assert band_labels((0.5, 0.5)) == ["top_50%", "rarest_50%"]
+
+
+def test_the_bands_costs_are_those_of_their_tokens():
+    causal = Causal(TOKENS)
+    params = {"model": Bag(0.0).init(jax.random.key(1), *Bag(0.0).inputs())["params"]}
+    batch = {"tokens": jnp.asarray(BATCHES[0]["tokens"])}
+    counts = np.bincount(np.asarray(batch["tokens"]).ravel(), minlength=TOKENS.vocab_size)
+    band_of = frequency_bands(counts, (0.6, 0.4))
+    run = Validation((("model", Bag(0.0)),), (0.6, 0.4))
+    terms = jax.jit(lambda: run(params, batch, jnp.int32(0), jnp.int32(0), jnp.asarray(band_of), causal))()
+    net = bind({"model": Bag(0.0)}, params)["model"]
+    example = causal.corrupt(row_keys(0, 0, ROWS), batch)
+    log_p = np.asarray(jax.nn.log_softmax(net.logits(net.hidden(example))), np.float64)
+    for band, name in enumerate(("causal/top_60%", "causal/rarest_40%")):
+        costs = [
+            -log_p[row, place, token]
+            for (row, place), token in np.ndenumerate(np.asarray(batch["tokens"]))
+            if band_of[token] == band
+        ]
+        assert float(terms[name].count) == len(costs) > 0 and terms[name].weight == 0.0
+        np.testing.assert_allclose(float(terms[name].value), np.mean(costs), rtol=1e-5)

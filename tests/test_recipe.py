@@ -3,12 +3,12 @@
 import os
 import subprocess
 import sys
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import pytest
 
-from mixlm.curriculum import Curriculum, Stage
+from mixlm.curriculum import Blocks, Curriculum, Stage
 from mixlm.data.mixture import Dataset
 from mixlm.data.tasks import TextFiles, TextTask
 from mixlm.data.vocabulary import TrainedSentencePiece
@@ -22,7 +22,7 @@ from mixlm.objectives.span_corruption import SpanCorruption
 from mixlm.optim import Adafactor, AdamW, Optimizer
 from mixlm.partitioning import Partitioning
 from mixlm.recipe import FREE, Recipe
-from mixlm.schedules import Constant, RsqrtDecay
+from mixlm.schedules import WSD, Constant, RsqrtDecay
 from mixlm.tokens import TokenIds
 
 TOKENS = TokenIds(vocab_size=64, mask=3, sentinels=8)
@@ -154,13 +154,16 @@ DIFFERENT = {
     "eval_batches": 3,
     "checkpoint_period": 3,
     "keep": 3,
+    "init_from": "runs/other",
+    "validation": (SPANS,),
+    "frequency_bands": (0.5, 0.5),
 }
 
 
 @pytest.mark.parametrize("field", [field.name for field in fields(Recipe)])
 def test_a_run_is_another_one_unless_only_watching_or_placing_or_its_length_differs(field):
     free = {"train_steps", "model_dir", "partitioning", "keep"}
-    free |= {"log_period", "eval_period", "eval_batches", "checkpoint_period"}
+    free |= {"log_period", "eval_period", "eval_batches", "checkpoint_period", "validation", "frequency_bands"}
     assert set(FREE) == free
     mine, other = recipe().identity(), recipe(**{field: DIFFERENT[field]}).identity()
     assert {name for name in mine if mine[name] != other[name]} == {field} - free
@@ -198,3 +201,55 @@ def test_an_identity_is_the_same_in_every_process():
         printed.add(run.stdout)
     assert len(printed) == 1
     assert str(recipe().identity()["seed"]) in printed.pop()
+
+
+def in_epochs(**changes) -> Recipe:
+    blocks = Blocks("1 spactor, 2.5 spans", {"spactor": SpacTor(SPANS), "spans": SPANS})
+    return recipe(**{"curriculum": blocks, "train_steps": None} | changes)
+
+
+def test_epochs_become_steps_once_the_text_is_counted():
+    # 8 rows of 32 tokens are a step, so 2,048 tokens are 8 steps.
+    settled = in_epochs(optimizer=Optimizer(AdamW(), WSD(0.1, None))).settled(2048)
+    assert settled.train_steps == 28 and [stage.start for stage in settled.stages.stages] == [0, 8]
+    assert settled.optimizer.learning_rate == WSD(0.1, 28)
+    assert settled.settled(None) == settled
+
+
+def test_a_given_number_of_steps_is_shared_by_the_epochs_in_proportion():
+    settled = in_epochs(train_steps=70).settled(2048)
+    assert settled.train_steps == 70 and [stage.start for stage in settled.stages.stages] == [0, 20]
+
+
+def test_an_epoch_of_no_text_has_no_length():
+    with pytest.raises(
+        UserError, match="How long an epoch is depends on the text, which is not here: give TRAIN_STEPS"
+    ):
+        in_epochs().settled(None)
+    with pytest.raises(UserError, match="TRAIN_STEPS must be a whole number above 0, got None"):
+        recipe(train_steps=None)
+
+
+def test_validation_reports_what_is_trained_unless_told_otherwise():
+    assert recipe().validated == (SpacTor(SPANS), SPANS)
+    assert recipe(validation=(SPANS,)).validated == (SPANS,)
+    with pytest.raises(UserError, match="rows of different lengths of text: .*'causal': 8"):
+        recipe(validation=(SPANS, Causal(TOKENS)))
+    with pytest.raises(UserError, match=r"'causal' trains a network 'modle', .* Did you mean 'model'\?"):
+        recipe(
+            lengths={"inputs": 30, "targets": 8},
+            validation=(replace(SPANS, network="model"),) + (Odd(TOKENS, network="modle"),),
+        )
+
+
+@dataclass(frozen=True)
+class Odd(Causal):
+    """Causal over rows as long as span corruption's."""
+
+    def block_length(self, lengths):
+        return 32
+
+
+def test_frequency_bands_share_out_the_whole_text():
+    with pytest.raises(UserError, match=r"FREQUENCY_BANDS = \(0.8, 0.1\) must be positive shares with a sum of 1"):
+        recipe(frequency_bands=(0.8, 0.1))

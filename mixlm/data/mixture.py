@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Int32, Int64
 
 from mixlm.data.repeat import Repeated, sequential, unique_documents
 from mixlm.data.store import Tokenized, TokenStore, open_or_build
@@ -15,6 +15,7 @@ from mixlm.data.tasks import SPLITS, TextTask
 from mixlm.data.vocabulary import Vocabulary
 from mixlm.errors import UserError
 
+COUNTED = 2**28  # Ours: frequencies of a long text are known well enough by then.
 READ_AHEAD = 8  # Ours: a few batches hide a hiccup of the disk, and cost little memory.
 
 
@@ -48,6 +49,13 @@ class PreparedData:
     def validation(self, block_length: int) -> Int32[np.ndarray, "blocks L"]:
         """The validation split in its own order, in blocks."""
         return sequential(self.store.split("validation"), block_length)
+
+    def token_counts(self) -> Int64[np.ndarray, " V"]:
+        """How often each token occurs in the train split, or in the first COUNTED tokens of a longer one."""
+        tokens = self.store.split("train").tokens[:COUNTED]
+        size = self.vocabulary.token_ids.vocab_size
+        parts = (tokens[start : start + 2**24] for start in range(0, len(tokens), 2**24))
+        return sum((np.bincount(part, minlength=size) for part in parts), start=np.zeros(size, np.int64))
 
     @cached_property
     def summary(self) -> Summary:

@@ -8,6 +8,7 @@ from jaxtyping import Array, Int, Key
 
 from mixlm.example import Example
 from mixlm.losses import Scored, Term, TokenLoss, score
+from mixlm.schedules import Step
 
 Batch = Mapping[str, Int[Array, "B L"]]
 Nets = Mapping[str, Any]
@@ -44,8 +45,8 @@ class RowObjective(Objective, Protocol):
     has a method `shown(nets, keys, batch)` (see `mixlm.samples`).
     """
 
-    def corrupt(self, keys: Key[Array, " B"], batch: Batch) -> Example:
-        """The examples of a batch, row by row."""
+    def corrupt(self, keys: Key[Array, " B"], batch: Batch, step: Step = 0) -> Example:
+        """The examples of a batch, row by row; `step` is for rates that follow it."""
         ...
 
 
@@ -56,7 +57,8 @@ def score_example(net: Any, example: Example, name: str, loss: TokenLoss) -> dic
 
 def scored(net: Any, hidden: Any, example: Example, loss: TokenLoss) -> Scored:
     """Scores the decoder's hidden states against the example's targets."""
-    return score(net.logits, hidden, example.decoder_target_tokens, example.decoder_loss_weights, loss)
+    targets, weights = example.decoder_target_tokens, example.decoder_loss_weights
+    return score(net.logits, hidden, targets, weights, loss, example.loss_counts)
 
 
 def subkeys(keys: Key[Array, " B"], count: int) -> tuple[Key[Array, " B"], ...]:

@@ -43,6 +43,7 @@ class SpacTor:
     """
 
     name: ClassVar[str] = "spactor"
+    traced: ClassVar[tuple[str, ...]] = ("lambda1", "lambda2")
     spans: SpanCorruption
     mask_rate: float = 0.15
     lambda1: float = 10.0

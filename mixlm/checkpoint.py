@@ -16,11 +16,12 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from mixlm.errors import UserError
+from mixlm.errors import UserError, nearest
 
 CHECKSUMS = "checksums.json"
 # Orbax's own note on a step, completed after our checksums; without it Orbax complains on every reading.
 NOTE = "_CHECKPOINT_METADATA"
+ITEM = "default"  # The name under which Orbax files the one item of a step.
 
 
 def size_in_bytes(state: PyTree) -> int:
@@ -67,14 +68,7 @@ class Checkpoints:
         UserError for the first parameter whose name, shape or type differs.
         """
         self.wait()
-        torn = []
-        for step in sorted(self._steps(), reverse=True):
-            fault = self._fault(step)
-            if fault is None:
-                break
-            torn.append((step, fault))
-        else:
-            step = None
+        step, torn = self._newest_whole()
         for torn_step, _ in torn:
             self._set_aside(torn_step)
         if torn:
@@ -85,6 +79,35 @@ class Checkpoints:
         _check_same(abstract_state, manager.item_metadata(step), self.folder / str(step))
         with _failures(f"The checkpoint of step {step} in {self.folder} could not be read"):
             return step, manager.restore(step, args=_orbax().args.StandardRestore(abstract_state))
+
+    def restore_params(self, abstract_params: dict[str, PyTree]) -> tuple[int, dict[str, PyTree]] | None:
+        """Reads the parameters of some networks from the newest whole checkpoint; None when there is none.
+
+        `abstract_params` holds jax.ShapeDtypeStructs with shardings, of any mesh, under each network's name; the other
+        networks and the optimizer's state, whichever it was, stay on the disk. The folder may be another run's, which
+        may be writing to it: it is only read, and one printed sentence names the checkpoints that are skipped because
+        they are not whole. Raises UserError for the first parameter that is missing, or whose shape or type differs.
+        """
+        self.wait()
+        with _failures(f"The checkpoints in {self.folder} could not be read"):
+            step, torn = self._newest_whole()
+        if torn:
+            _tell(self.folder, torn, step)
+        if step is None:
+            return None
+        folder, asked = self.folder / str(step), {"params": dict(abstract_params)}
+        ocp = _orbax()
+        # A manager would clear away what another process is writing.
+        with (
+            _failures(f"The checkpoint of step {step} in {self.folder} could not be read"),
+            ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader,
+        ):
+            metadata = reader.metadata(folder / ITEM).item_metadata
+            _check_networks(abstract_params, metadata, folder)
+            _check_same(asked, metadata, folder, whole=False)
+            restore_args = ocp.checkpoint_utils.construct_restore_args(asked)
+            args = ocp.args.PyTreeRestore(item=asked, restore_args=restore_args, partial_restore=True)
+            return step, reader.restore(folder / ITEM, args=args)["params"]
 
     def latest(self) -> int | None:
         """The newest step whose checkpoint has all of its files in full length, None without one."""
@@ -136,6 +159,16 @@ class Checkpoints:
         if not self.folder.is_dir():
             return []
         return [int(entry.name) for entry in self.folder.iterdir() if re.fullmatch(r"\d+", entry.name)]
+
+    def _newest_whole(self) -> tuple[int | None, list[tuple[int, str]]]:
+        """The newest step whose checkpoint is whole, and the steps after it with what is wrong with each."""
+        torn: list[tuple[int, str]] = []
+        for step in sorted(self._steps(), reverse=True):
+            fault = self._fault(step)
+            if fault is None:
+                return step, torn
+            torn.append((step, fault))
+        return None, torn
 
     def _write_checksums(self) -> None:
         """Runs on Orbax's thread, when all is written and just before the folder gets its final name."""
@@ -237,7 +270,16 @@ def _named(tree: PyTree) -> dict[str, Any]:
     return {"/".join(map(name, path)): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
 
 
-def _check_same(abstract_state: PyTree, metadata: Any, folder: Path) -> None:
+def _check_networks(abstract_params: dict[str, PyTree], metadata: Any, folder: Path) -> None:
+    written = sorted({name.split("/")[1] for name in _named(metadata.tree) if name.startswith("params/")})
+    for network in abstract_params:
+        if network not in written:
+            networks = " and ".join(map(repr, written)) or "none"
+            close = nearest(network, written)
+            raise UserError(f"The checkpoint {folder} holds no network {network!r}, only {networks}.{close}")
+
+
+def _check_same(abstract_state: PyTree, metadata: Any, folder: Path, whole: bool = True) -> None:
     asked, written = _named(abstract_state), _named(getattr(metadata, "tree", metadata))
     for name, leaf in asked.items():
         if name not in written:
@@ -246,6 +288,6 @@ def _check_same(abstract_state: PyTree, metadata: Any, folder: Path) -> None:
             here, there = getattr(leaf, what), getattr(written[name], what)
             if here != there:
                 raise UserError(f"{name} has {what} {there} in the checkpoint {folder} and {here} in this run.")
-    for name in written:
+    for name in written if whole else ():
         if name not in asked:
             raise UserError(f"The checkpoint {folder} holds {name}, which this run lacks; it is another network's.")

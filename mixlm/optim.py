@@ -10,8 +10,10 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from mixlm.errors import UserError, nearest
-from mixlm.schedules import Schedule, Step, check_number
+from mixlm.muon import scale_by_muon
+from mixlm.schedules import Schedule, Step, check_number, check_steps
 
+DTYPES = ("float32", "bfloat16")
 # The leaf names that flax gives to biases and to the scales of norms.
 UNDECAYED = ("bias", "scale")
 
@@ -92,10 +94,7 @@ class AdamW:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "undecayed", tuple(self.undecayed))
-        for name in ("b1", "b2"):
-            check_number(self, name, 0, 1)
-            if getattr(self, name) == 1:
-                raise UserError(f"AdamW.{name} = 1 never takes in a gradient; it must be below 1.")
+        _check_below_one(self, "b1", "b2")
         check_number(self, "eps", 0)
         check_number(self, "weight_decay", 0)
 
@@ -106,6 +105,101 @@ class AdamW:
             optax.add_decayed_weights(self.weight_decay, mask=lambda params: decayed(params, self.undecayed)),
             optax.scale(-1.0),
         )
+
+
+@dataclass(frozen=True)
+class Muon:
+    """Muon for the matrices inside the layers, AdamW for the rest, with one learning rate (Liu et al. 2025).
+
+    Matrices: M = momentum M + G; `rms` sqrt(max(rows, columns)) times the Newton-Schulz iteration of G + momentum M.
+    Leaves whose path has a name that contains one of `excluded` (embeddings, the vocabulary's matrix), norms and biases
+    get Adam's direction with (b1, b2, eps). `weight_decay * param` is added to both: to norms and biases as well, as
+    the Dual paper's release does, unless `decay_vectors` is False. `ns_dtype` is that of the iteration, bfloat16 in
+    the release. Attention's and the gate's matrices are orthogonalised one by one, as separate leaves.
+    """
+
+    momentum: float = 0.95
+    nesterov: bool = True
+    ns_steps: int = 5
+    rms: float = 0.2
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    decay_vectors: bool = True
+    excluded: tuple[str, ...] = ("embed", "logits", "bias", "scale")
+    ns_dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "excluded", tuple(self.excluded))
+        _check_below_one(self, "momentum", "b1", "b2")
+        check_steps(self, "ns_steps", low=1)
+        for name in ("rms", "eps", "weight_decay"):
+            check_number(self, name, 0)
+        if self.ns_dtype not in DTYPES:
+            close = nearest(str(self.ns_dtype), DTYPES)
+            raise UserError(f"Muon.ns_dtype = {self.ns_dtype!r} must be 'float32' or 'bfloat16'.{close}")
+
+    def transform(self) -> optax.GradientTransformation:
+        """Gradients to the step to add at learning rate 1."""
+        adam = (self.b1, self.b2, self.eps)
+        return optax.chain(
+            scale_by_muon(self.momentum, self.nesterov, self.ns_steps, self.rms, adam, self.excluded, self.ns_dtype),
+            optax.add_decayed_weights(self.weight_decay, mask=None if self.decay_vectors else decayed),
+            optax.scale(-1.0),
+        )
+
+
+@dataclass(frozen=True)
+class LAMB:
+    """Adam whose step has each leaf's own length (You et al. 2020, algorithm 2), as LTG-BERT and GPT-BERT use it.
+
+    Per leaf: U = m / (sqrt(v) + eps), bias corrected, plus `weight_decay * param` for the leaves that `decayed` names;
+    those are then scaled by |param| / |U|, at most `max_trust_ratio`, or 1 where either is 0. The others' step stays
+    Adam's as in the releases, unless `adapt_undecayed`, which is the paper's and optax's. The defaults are GPT-BERT's.
+    """
+
+    b1: float = 0.9
+    b2: float = 0.98
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    max_trust_ratio: float | None = None
+    adapt_undecayed: bool = False
+    undecayed: tuple[str, ...] = UNDECAYED
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "undecayed", tuple(self.undecayed))
+        _check_below_one(self, "b1", "b2")
+        check_number(self, "eps", 0)
+        check_number(self, "weight_decay", 0)
+        if self.max_trust_ratio is not None:
+            check_number(self, "max_trust_ratio", 0)
+
+    def transform(self) -> optax.GradientTransformation:
+        """Gradients to the step to add at learning rate 1."""
+        return optax.chain(
+            optax.scale_by_adam(b1=self.b1, b2=self.b2, eps=self.eps),
+            optax.add_decayed_weights(self.weight_decay, mask=lambda params: decayed(params, self.undecayed)),
+            optax.stateless(self._scaled),
+            optax.scale(-1.0),
+        )
+
+    def _scaled(self, updates: PyTree, params: PyTree) -> PyTree:
+        def leaf(update: Array, param: Array, is_decayed: bool) -> Array:
+            if not (is_decayed or self.adapt_undecayed):
+                return update
+            ours, wanted = global_norm(update), global_norm(param)
+            ratio = jnp.where((ours > 0) & (wanted > 0), wanted / jnp.where(ours > 0, ours, 1.0), 1.0)
+            return update * (ratio if self.max_trust_ratio is None else jnp.minimum(ratio, self.max_trust_ratio))
+
+        return jax.tree.map(leaf, updates, params, decayed(params, self.undecayed))
+
+
+def _check_below_one(rule: object, *names: str) -> None:
+    for name in names:
+        check_number(rule, name, 0, 1)
+        if getattr(rule, name) == 1:
+            raise UserError(f"{type(rule).__name__}.{name} = 1 never takes in a gradient; it must be below 1.")
 
 
 def global_norm(tree: PyTree) -> Float[Array, ""]:
@@ -131,7 +225,7 @@ class Optimizer:
 
     def __post_init__(self) -> None:
         if not isinstance(self.rule, Rule):
-            raise UserError(f"Optimizer.rule = {self.rule!r} is no update rule; give Adafactor() or AdamW().")
+            raise UserError(f"Optimizer.rule = {self.rule!r} is no update rule; give one such as AdamW().")
         if not callable(self.learning_rate):
             raise UserError(
                 f"Optimizer.learning_rate = {self.learning_rate!r} is no schedule; "

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
@@ -44,9 +44,9 @@ def _float(step: Step) -> Float[Array, ""]:
     return jnp.asarray(step).astype(jnp.float32)
 
 
-def _ramp(step: Step, warmup_steps: int) -> Float[Array, ""]:
+def _ramp(step: Step, warmup_steps: float) -> Float[Array, ""]:
     """0 at step 0, 1 from `warmup_steps` on (everywhere when that is 0), linear between."""
-    return jnp.minimum((_float(step) + (warmup_steps == 0)) / max(warmup_steps, 1), 1.0)
+    return jnp.minimum((_float(step) + (warmup_steps == 0)) / (warmup_steps or 1), 1.0)
 
 
 @dataclass(frozen=True)
@@ -65,20 +65,22 @@ class Constant:
 
 @dataclass(frozen=True)
 class Linear:
-    """From `start` at step 0 to `end` at step `steps`, and `end` from there on."""
+    """`start` until step `begin`, from there to `end` within `steps` steps, and `end` from there on."""
 
     start: float
     end: float
     steps: int
+    begin: int = 0
 
     def __post_init__(self) -> None:
         check_number(self, "start")
         check_number(self, "end")
         check_steps(self, "steps", low=1)
+        check_steps(self, "begin")
 
     def __call__(self, step: Step) -> Float[Array, ""]:
-        """The value at `step`: start + (end - start) * min(step / steps, 1)."""
-        done = jnp.clip(_float(step) / self.steps, 0.0, 1.0)
+        """The value at `step`: start + (end - start) * (step - begin) / steps, the fraction clipped to [0, 1]."""
+        done = jnp.clip((_float(step) - self.begin) / self.steps, 0.0, 1.0)
         # Both ends are met exactly, which start + (end - start) * done does not do in float32.
         return self.start * (1.0 - done) + self.end * done
 
@@ -131,39 +133,72 @@ class RsqrtDecay:
         return self.base / jnp.sqrt(jnp.maximum(_float(step), self.warmup_steps))
 
 
-def _check_whole_run(schedule: "Cosine | WSD") -> None:
-    check_number(schedule, "peak", 0)
-    check_steps(schedule, "total_steps", low=1)
+def _check_whole_run(schedule: "Cosine | WSD", last: str) -> None:
+    """Checks what both have in common; `last` names the fraction of the run that comes last."""
+    name = type(schedule).__name__
+    for field in ("peak", "warmup_steps"):
+        check_number(schedule, field, 0)
+    for field in ("warmup_fraction", "final_fraction", last):
+        check_number(schedule, field, 0, 1)
     check_steps(schedule, "warmup_steps")
-    check_number(schedule, "final_fraction", 0, 1)
-    if schedule.warmup_steps > schedule.total_steps:
+    if schedule.warmup_steps and schedule.warmup_fraction:
+        raise UserError(f"{name} has both warmup_steps and warmup_fraction; give one of them.")
+    if schedule.total_steps is None:
+        return
+    check_steps(schedule, "total_steps", low=1)
+    warmup, total, fraction = _warmup(schedule), schedule.total_steps, getattr(schedule, last)
+    if warmup > total:
+        raise UserError(f"{name}.warmup_steps = {warmup:g} is longer than the whole run (total_steps = {total}).")
+    # A step of slack, for a fraction that is not a whole number of steps.
+    if warmup > total * (1 - fraction) + 1:
         raise UserError(
-            f"{type(schedule).__name__}.warmup_steps = {schedule.warmup_steps} is longer than the whole run "
-            f"(total_steps = {schedule.total_steps})."
+            f"{name}.warmup_steps = {warmup:g} runs into the decay, which takes the last {fraction:g} of {total} steps."
         )
+
+
+def _length(schedule: "Cosine | WSD") -> int:
+    if schedule.total_steps is None:
+        raise UserError(f"The schedule {type(schedule).__name__} does not know the run's length; set its total_steps.")
+    return schedule.total_steps
+
+
+def _warmup(schedule: "Cosine | WSD") -> float:
+    return schedule.warmup_steps or schedule.warmup_fraction * _length(schedule)
 
 
 @dataclass(frozen=True)
 class Cosine:
-    """Linear warm-up from 0 to `peak`, then half a cosine to `final_fraction * peak` at `total_steps`.
+    """Linear warm-up from 0 to `peak`, then half a cosine to `final_fraction * peak`, then a line to 0.
 
-    Loshchilov & Hutter 2017 without restarts; the same values as `optax.warmup_cosine_decay_schedule`.
+    The cosine (Loshchilov & Hutter 2017 without restarts) ends where the last `cooldown_fraction` of the run begins;
+    by default there is none, and the values are those of `optax.warmup_cosine_decay_schedule`. GPT-BERT: a warm-up
+    and a cooldown of 0.016 each, a final fraction of 0.1. The warm-up is `warmup_steps` long, or `warmup_fraction` of
+    the run. `total_steps` None is the whole run, which `over` tells.
     """
 
     peak: float
-    total_steps: int
+    total_steps: int | None = None
     warmup_steps: int = 0
     final_fraction: float = 0.0
+    warmup_fraction: float = 0.0
+    cooldown_fraction: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_whole_run(self)
+        _check_whole_run(self, "cooldown_fraction")
+
+    def over(self, train_steps: int) -> "Cosine":
+        """The same schedule for a run of `train_steps`; unchanged where `total_steps` is given."""
+        return replace(self, total_steps=train_steps) if self.total_steps is None else self
 
     def __call__(self, step: Step) -> Float[Array, ""]:
-        """The value at `step`; the last value stays after `total_steps`."""
-        length = max(self.total_steps - self.warmup_steps, 1)
-        done = jnp.clip((_float(step) - self.warmup_steps) / length, 0.0, 1.0)
+        """The value at `step`; the last value stays after `total_steps`, and UserError where that is unknown."""
+        total, warmup = _length(self), _warmup(self)
+        cooldown = total * self.cooldown_fraction
+        done = jnp.clip((_float(step) - warmup) / max(total - warmup - cooldown, 1), 0.0, 1.0)
         decay = self.final_fraction + (1.0 - self.final_fraction) * 0.5 * (1.0 + jnp.cos(jnp.pi * done))
-        return self.peak * _ramp(step, self.warmup_steps) * decay
+        if cooldown:
+            decay = decay * jnp.clip((total - _float(step)) / cooldown, 0.0, 1.0)
+        return self.peak * _ramp(step, warmup) * decay
 
 
 @dataclass(frozen=True)
@@ -171,27 +206,28 @@ class WSD:
     """Warm-up, stable, decay: a trapezoid that falls linearly over the last `decay_fraction` of the run.
 
     It reaches `final_fraction * peak` at `total_steps`. The Dual paper trains with no warm-up and a quarter of decay.
+    The warm-up is `warmup_steps` long, or `warmup_fraction` of the run. `total_steps` None is the whole run, which
+    `over` tells.
     """
 
     peak: float
-    total_steps: int
+    total_steps: int | None = None
     warmup_steps: int = 0
     decay_fraction: float = 0.25
     final_fraction: float = 0.0
+    warmup_fraction: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_whole_run(self)
-        check_number(self, "decay_fraction", 0, 1)
-        # A step of slack, for a decay fraction that is not a whole number of steps.
-        if self.warmup_steps > self.total_steps * (1 - self.decay_fraction) + 1:
-            raise UserError(
-                f"WSD.warmup_steps = {self.warmup_steps} runs into the decay, which takes the last "
-                f"{self.decay_fraction:g} of {self.total_steps} steps."
-            )
+        _check_whole_run(self, "decay_fraction")
+
+    def over(self, train_steps: int) -> "WSD":
+        """The same schedule for a run of `train_steps`; unchanged where `total_steps` is given."""
+        return replace(self, total_steps=train_steps) if self.total_steps is None else self
 
     def __call__(self, step: Step) -> Float[Array, ""]:
-        """The value at `step`; the last value stays after `total_steps`."""
-        left = jnp.maximum(self.total_steps - _float(step), 0.0)
-        height = jnp.minimum(left / (self.total_steps * self.decay_fraction), 1.0) if self.decay_fraction else 1.0
+        """The value at `step`; the last value stays after `total_steps`, and UserError where that is unknown."""
+        total = _length(self)
+        left = jnp.maximum(total - _float(step), 0.0)
+        height = jnp.minimum(left / (total * self.decay_fraction), 1.0) if self.decay_fraction else 1.0
         decay = self.final_fraction + (1.0 - self.final_fraction) * height
-        return self.peak * _ramp(step, self.warmup_steps) * decay
+        return self.peak * _ramp(step, _warmup(self)) * decay

@@ -252,6 +252,75 @@ def test_another_network_s_checkpoint_names_the_first_difference(folder, what, w
     assert [entry.name for entry in folder.iterdir()] == ["10"]
 
 
+def tree_bytes(folder: Path) -> dict[str, tuple[int, bytes]]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
+@pytest.mark.parametrize("rule", [Adafactor(min_dim_size_to_factor=8), AdamW()])
+@pytest.mark.parametrize("networks", [("model",), ("generator",), ("model", "generator")])
+@pytest.mark.parametrize("devices", [1, 8])
+def test_parameters_alone_come_back_on_any_mesh_whatever_the_optimizer(folder, rule, networks, devices):
+    state = some_state(rule=rule)
+    checkpoints = Checkpoints(folder)
+    checkpoints.save(7, placed(state, 9 - devices))
+    checkpoints.close()
+    before = tree_bytes(folder)
+    asked = {name: abstract(placed(state, devices)).params[name] for name in networks}
+    step, params = Checkpoints(folder).restore_params(asked)
+    assert step == 7
+    assert_same_bits(params, {name: state.params[name] for name in networks})
+    jax.tree.map(lambda leaf, want: leaf.sharding == want.sharding or pytest.fail(str(leaf.sharding)), params, asked)
+    assert tree_bytes(folder) == before
+
+
+def test_parameters_are_those_of_the_newest_whole_checkpoint_and_nothing_is_touched(folder, capfd):
+    write(folder, (10, 20, 30, 40))
+    for step in ("20", "30"):
+        halve(next(path for path in (folder / step / "default").rglob("d/*") if path.is_file()))
+    remove(folder / "40" / "checksums.json")
+    # What another process has only begun to write.
+    (folder / "50.orbax-checkpoint-tmp-0" / "default").mkdir(parents=True)
+    before, entries = tree_bytes(folder), sorted(folder.iterdir())
+    step, params = Checkpoints(folder).restore_params({"model": abstract(some_state()).params["model"]})
+    assert step == 10
+    assert_same_bits(params, {"model": some_state(10).params["model"]})
+    printed = capfd.readouterr().out
+    assert printed.count("\n") == 1 and "steps 40, 30, 20" in printed and "step 10" in printed
+    assert (tree_bytes(folder), sorted(folder.iterdir())) == (before, entries)
+
+
+def test_parameters_of_a_folder_without_a_whole_checkpoint_are_none(folder, capfd):
+    asked = abstract(some_state()).params
+    assert Checkpoints(folder).restore_params(asked) is None
+    assert not folder.parent.exists()
+    write(folder, (10,))
+    remove(folder / "10" / "_CHECKPOINT_METADATA")
+    capfd.readouterr()
+    assert Checkpoints(folder).restore_params(asked) is None
+    assert "no other is whole" in capfd.readouterr().out
+    assert [entry.name for entry in folder.iterdir()] == ["10"]
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("missing", r"^The checkpoint [^\n]*/10 has no params/model/bias, which this run needs; "),
+        ("shape", r"^params/model/mlp/kernel has shape \(16, 24\) in the checkpoint [^\n]*/10 and \(16, 25\) in "),
+        ("dtype", r"^params/generator/kernel has dtype float32 in the checkpoint [^\n]*/10 and bfloat16 in "),
+        ("network", r"^The checkpoint [^\n]*/10 holds no network 'modle', only 'generator' and 'model'. Did you mean "),
+    ],
+)
+def test_parameters_of_another_network_name_the_first_difference(folder, what, words):
+    write(folder, (10,))
+    params = abstract(change(some_state(), what)).params
+    if what == "network":
+        params["modle"] = params.pop("model")
+    with pytest.raises(UserError, match=words):
+        Checkpoints(folder).restore_params(params)
+    assert [entry.name for entry in folder.iterdir()] == ["10"]
+
+
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     checkpoints = Checkpoints(tmp_path / "file" / "checkpoints")
@@ -291,6 +360,7 @@ assert "orbax.checkpoint" not in sys.modules
 for step in range(3):
     checkpoints.save(step, state)
 assert checkpoints.restore(asked)[0] == 2
+assert Checkpoints(sys.argv[1]).restore_params({"kernel": asked["params"]["kernel"]})[0] == 2
 checkpoints.close()
 """
 

@@ -2,11 +2,16 @@ import jax
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np
+import optax
 import pytest
 
 from mixlm.errors import UserError
-from mixlm.optim import Adafactor, AdamW, Optimizer, decayed, global_norm
+from mixlm.models.decoder import DecoderOnly
+from mixlm.muon import orthogonalised
+from mixlm.optim import LAMB, Adafactor, AdamW, Muon, Optimizer, decayed, global_norm
+from mixlm.partitioning import Partitioning
 from mixlm.schedules import Constant, Linear, RsqrtDecay
+from mixlm.step import initial_state
 
 SHAPES = {"wide": (6, 9), "tall": (9, 6), "cube": (3, 6, 8), "small": (3, 20), "vector": (7,), "scale": (5, 6)}
 
@@ -122,6 +127,174 @@ def test_adamw_is_the_paper_s(decay):
     follow(AdamW(weight_decay=decay), slow, {}, decay)
 
 
+class SlowLAMB(SlowAdamW):
+    """You et al. 2020, algorithm 2, one leaf, float64; the releases leave the undecayed leaves to Adam."""
+
+    def __init__(self, most=np.inf, always=False):
+        super().__init__()
+        self.most, self.always = most, always
+
+    def step(self, grad, param, rate, weight_decay):
+        update = param - super().step(grad, param, 1.0, b2=0.98, weight_decay=weight_decay)
+        if weight_decay or self.always:
+            length, wanted = np.linalg.norm(update), np.linalg.norm(param)
+            update = update * (min(wanted / length, self.most) if length and wanted else 1.0)
+        return param - rate * update
+
+
+@pytest.mark.parametrize("arguments", [{}, {"most": 0.4}, {"always": True}])
+def test_lamb_is_the_paper_s(arguments):
+    rule = LAMB(
+        weight_decay=0.3,
+        max_trust_ratio=arguments.get("most"),
+        adapt_undecayed=arguments.get("always", False),
+    )
+    follow(rule, {name: SlowLAMB(**arguments) for name in names()}, {}, 0.3)
+
+
+def test_lamb_that_adapts_all_leaves_is_optax_s():
+    ours = LAMB(adapt_undecayed=True).transform()
+    theirs = optax.lamb(1.0, b2=0.98, eps=1e-8, weight_decay=0.1, mask=decayed)
+    params = some_tree(0) | {"zero": {"kernel": jnp.zeros((3, 4))}}
+    states = [ours.init(params), theirs.init(params)]
+    for seed in range(3):
+        grads = some_tree(seed + 1) | {"zero": {"kernel": jnp.full((3, 4), float(seed != 1))}}
+        (found, states[0]), (expected, states[1]) = (
+            transform.update(grads, state, params) for transform, state in zip((ours, theirs), states, strict=True)
+        )
+        jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7), found, expected)
+
+
+# A leaf of each kind, and whether Muon turns it into an orthogonal matrix.
+KINDS = {
+    "model/layer_0/query/kernel": ((6, 9), True),
+    "model/layer_0/wo/kernel": ((9, 6), True),
+    "model/layers/wi/kernel": ((3, 6, 8), True),
+    "model/head/dense/kernel": ((7, 7), True),
+    "model/token_embedder/embedding": ((20, 6), False),
+    "model/relpos_bias/rel_embedding": ((4, 8), False),
+    "model/logits_dense/kernel": ((6, 20), False),
+    "model/layers/norm/scale": ((3, 6), False),
+    "model/layers/wi/bias": ((3, 8), False),
+    "model/norm/scale": ((6,), False),
+    "model/judge/kernel": ((7, 1), False),
+}
+
+
+def kinds(seed: int) -> dict:
+    rng = np.random.default_rng(seed)
+    return {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, (shape, _) in KINDS.items()}
+
+
+def tree(leaves: dict) -> dict:
+    """Nested as flax does it."""
+    found: dict = {}
+    for name, leaf in leaves.items():
+        *folders, last = name.split("/")
+        place = found
+        for folder in folders:
+            place = place.setdefault(folder, {})
+        place[last] = leaf
+    return found
+
+
+def slow_orthogonalised(matrix: np.ndarray, steps: int) -> np.ndarray:
+    """Through the singular values, on which the quintic acts one by one."""
+    left, values, right = np.linalg.svd(matrix, full_matrices=False)
+    values = values / (np.linalg.norm(values) + 1e-7)
+    for _ in range(steps):
+        values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+    return left @ np.diag(values) @ right
+
+
+class SlowMuon(SlowAdamW):
+    """The Dual paper's release, one leaf, float64."""
+
+    def __init__(self, matrix: bool, nesterov: bool, steps: int):
+        super().__init__()
+        self.matrix, self.nesterov, self.steps = matrix, nesterov, steps
+        self.momentum = 0.0
+
+    def step(self, grad, param, rate, weight_decay):
+        grad = np.asarray(grad, np.float64)
+        if not self.matrix:
+            return super().step(grad, param, rate, weight_decay=weight_decay)
+        self.momentum = 0.95 * self.momentum + grad
+        ahead = grad + 0.95 * self.momentum if self.nesterov else self.momentum
+        layers = ahead if ahead.ndim == 3 else ahead[None]
+        update = np.reshape([slow_orthogonalised(layer, self.steps) for layer in layers], grad.shape)
+        scale = 0.2 * np.sqrt(max(grad.shape[-2:]))
+        return (1 - rate * weight_decay) * param - rate * scale * update
+
+
+@pytest.mark.parametrize(("nesterov", "steps", "vectors"), [(True, 5, True), (False, 3, False)])
+def test_muon_is_the_release_s(nesterov, steps, vectors):
+    rule = Muon(nesterov=nesterov, ns_steps=steps, weight_decay=0.3, decay_vectors=vectors)
+    optimizer = Optimizer(rule, Linear(0.1, 0.02, 4), clip_norm=None)
+    expected = {name: np.asarray(leaf, np.float64) for name, leaf in kinds(0).items()}
+    slow = {name: SlowMuon(matrix, nesterov, steps) for name, (_, matrix) in KINDS.items()}
+    params = tree(kinds(0))
+    state = optimizer.init(params)
+    update = jax.jit(optimizer.update)
+    for step in range(4):
+        params, state, _ = update(tree(kinds(step + 1)), state, params, jnp.int32(step))
+        for name, grad in kinds(step + 1).items():
+            is_vector = grad.ndim == 1 or name.endswith(("scale", "bias"))
+            decay = 0.3 if vectors or not is_vector else 0.0
+            expected[name] = slow[name].step(grad, expected[name], 0.1 - 0.02 * step, decay)
+        jax.tree.map(
+            lambda found, want: np.testing.assert_allclose(found, want, rtol=2e-4, atol=2e-5), params, tree(expected)
+        )
+
+
+def test_the_first_direction_of_a_matrix_is_optax_s():
+    theirs = optax.contrib.muon(1.0, consistent_rms=0.2)
+    for shape in ((6, 9), (9, 6), (8, 8)):
+        params = {"kernel": jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)}
+        found, _ = Muon(weight_decay=0.0).transform().update(params, Muon().transform().init(params), params)
+        expected, _ = theirs.update(params, theirs.init(params), params)
+        np.testing.assert_allclose(found["kernel"], expected["kernel"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_newton_schulz_brings_the_singular_values_near_one(dtype, scale):
+    matrix = scale * np.random.default_rng(1).normal(size=(3, 24, 40))
+    found = orthogonalised(jnp.asarray(matrix, jnp.float32), dtype=dtype)
+    assert found.dtype == jnp.float32
+    values = np.linalg.svd(np.asarray(found), compute_uv=False)
+    assert values.min() > 0.6 and values.max() < 1.3
+    left, _, right = np.linalg.svd(matrix, full_matrices=False)
+    cosine = np.sum(np.asarray(found) * (left @ right)) / np.linalg.norm(found) / np.linalg.norm(left @ right)
+    assert cosine > 0.98
+    assert not np.any(orthogonalised(jnp.zeros((4, 3)), dtype=dtype))
+
+
+def test_an_excluded_name_goes_to_adam():
+    params = {"mlp": {"kernel": jnp.eye(3)}, "out": {"kernel": jnp.eye(3)}}
+    sizes = jax.tree.map(jnp.size, Muon(excluded=("mlp",)).transform().init(params)[0].second)
+    assert sizes == {"mlp": {"kernel": 9}, "out": {"kernel": 1}}
+
+
+@pytest.mark.parametrize("rule", [Muon(), Muon(decay_vectors=False), LAMB()])
+def test_the_states_of_a_network_lie_where_its_parameters_lie(rule):
+    network = DecoderOnly(vocab_size=64, emb_dim=16, num_heads=4, head_dim=8, mlp_dim=32, num_layers=1)
+    mesh = Partitioning(data=2, fsdp=2, tensor=2).mesh()
+    create, shapes = initial_state({"model": network}, Optimizer(rule, Constant(0.1)), 0, mesh)
+    state = create()
+    placed = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(state.params["model"])}
+    cut = 0
+    for path, leaf in jax.tree.leaves_with_path(state.opt_state["model"]):
+        owners = [param for name, param in placed.items() if jax.tree_util.keystr(path).endswith(name)]
+        if owners and owners[0].shape == leaf.shape:
+            assert leaf.sharding == owners[0].sharding
+            cut += not leaf.sharding.is_fully_replicated
+        else:
+            assert leaf.sharding.is_fully_replicated and leaf.size <= 1
+    assert cut >= len(placed) // 2
+    jax.tree.map(lambda leaf, want: leaf.sharding == want.sharding or pytest.fail(str(want)), state, shapes)
+
+
 def test_a_factored_state_is_small():
     state = Adafactor(min_dim_size_to_factor=128).transform().init({"kernel": jnp.zeros((256, 512))})
     assert sum(leaf.size for leaf in jax.tree.leaves(state)) < 256 + 512 + 10
@@ -146,8 +319,6 @@ def test_vectors_and_stacked_norm_scales_do_not_decay():
 def test_clipping_bounds_the_norm_and_keeps_the_direction(scale):
     class Plain:
         def transform(self):
-            import optax
-
             return optax.scale(-1.0)
 
     params = {"model": some_tree(0), "generator": some_tree(1)}
@@ -171,7 +342,7 @@ def test_the_global_norm_of_zeros_and_of_nothing():
     np.testing.assert_array_equal(new["model"]["kernel"], 1.0)
 
 
-@pytest.mark.parametrize("rule", [Adafactor(), AdamW()])
+@pytest.mark.parametrize("rule", [Adafactor(), AdamW(), Muon(), LAMB()])
 def test_a_network_without_gradients_is_left_alone(rule):
     optimizer = Optimizer(rule, RsqrtDecay(1.0, 10))
     params = {"model": some_tree(0), "generator": some_tree(1)}
@@ -212,6 +383,11 @@ def test_an_optimizer_is_static_under_jit():
         (lambda: AdamW(b1=1.0), "AdamW.b1 = 1 never takes in"),
         (lambda: AdamW(b2=-0.1), "AdamW.b2 = -0.1 must be between 0 and 1."),
         (lambda: AdamW(weight_decay=-1.0), "AdamW.weight_decay = -1.0 must be at least 0."),
+        (lambda: Muon(momentum=1.0), "Muon.momentum = 1 never takes in"),
+        (lambda: Muon(ns_steps=0), "Muon.ns_steps = 0 must be at least 1."),
+        (lambda: Muon(ns_dtype="bfloat"), "must be 'float32' or 'bfloat16'. Did you mean 'bfloat16'?"),
+        (lambda: LAMB(b2=1.0), "LAMB.b2 = 1 never takes in"),
+        (lambda: LAMB(max_trust_ratio=-1.0), "LAMB.max_trust_ratio = -1.0 must be at least 0."),
         (lambda: Adafactor(decay_rate=2.0), "Adafactor.decay_rate = 2.0 must be between 0 and 1."),
         (lambda: Adafactor(clipping_threshold=0.5), "Adafactor.clipping_threshold = 0.5 must be at least 1."),
         (lambda: Optimizer(AdamW(), Constant(1.0), clip_norm=0.0), "None switches clipping off"),
@@ -219,7 +395,7 @@ def test_an_optimizer_is_static_under_jit():
     ],
 )
 def test_a_bad_value_gets_one_sentence(build, words):
-    with pytest.raises(UserError, match=r"^[^\n]*[.]$") as error:
+    with pytest.raises(UserError, match=r"^[^\n]*[.?]$") as error:
         build()
     assert words in str(error.value)
 

@@ -23,10 +23,13 @@ def values(schedule: Schedule, steps=STEPS) -> np.ndarray:
     [
         Constant(0.3),
         Linear(0.0, 1.0, 70),
+        Linear(0.0, 1.0, 30, 10),
         Piecewise((0, 10, 50), (1.0, 2.0, 3.0)),
         RsqrtDecay(2.0, 10),
         Cosine(1.0, 100, 10),
+        Cosine(1.0, 100, warmup_fraction=0.016, final_fraction=0.1, cooldown_fraction=0.016),
         WSD(1.0, 100, 10),
+        WSD(1.0, 100, warmup_fraction=0.1),
     ],
 )
 def test_the_traced_value_is_the_plain_value_in_float32(schedule):
@@ -53,15 +56,17 @@ def test_a_schedule_is_static_under_jit():
     assert len(traces) == 1
 
 
-@given(st.floats(-3, 3, width=32), st.floats(-3, 3, width=32), st.integers(1, 200))
-def test_linear_is_numpys_interpolation(start, end, steps):
-    expected = np.interp(STEPS, [0, steps], [start, end])
-    np.testing.assert_allclose(values(Linear(start, end, steps)), expected, atol=2e-6)
+@given(st.floats(-3, 3, width=32), st.floats(-3, 3, width=32), st.integers(1, 200), st.integers(0, 120))
+def test_linear_is_numpys_interpolation(start, end, steps, begin):
+    expected = np.interp(STEPS, [begin, begin + steps], [start, end])
+    np.testing.assert_allclose(values(Linear(start, end, steps, begin)), expected, atol=2e-6)
 
 
 def test_linear_meets_its_ends_exactly():
     line = Linear(0.1, 0.7, 3)
     assert line(0) == np.float32(0.1) and line(3) == np.float32(0.7) and line(4) == np.float32(0.7)
+    later = Linear(0.1, 0.7, 3, begin=5)
+    assert later(5) == np.float32(0.1) and later(8) == np.float32(0.7)
 
 
 @given(st.lists(st.integers(1, 120), max_size=5, unique=True))
@@ -85,6 +90,42 @@ def test_cosine_is_optaxs(warmup, final):
     steps = STEPS if warmup else STEPS[1:]
     expected = [float(theirs(step)) for step in steps]
     np.testing.assert_allclose(values(Cosine(0.5, 100, warmup, final), steps), expected, atol=1e-6)
+
+
+def test_gpt_berts_cosine_ends_in_a_line_to_zero():
+    ours = Cosine(1.0, 1000, final_fraction=0.1, warmup_fraction=0.016, cooldown_fraction=0.016)
+
+    def release(step):
+        if step < 16:
+            return step / 16
+        if step >= 984:
+            return 0.1 * (1000 - step) / 16
+        return 0.1 + 0.9 * 0.5 * (1 + np.cos(np.pi * (step - 16) / 984))
+
+    # The release's cosine aims at the run's end and is cut 0.0006 above the line's beginning; ours meets it.
+    steps = (0, 8, 16, 17, 100, 500, 900, 983, 984, 985, 992, 999, 1000)
+    np.testing.assert_allclose(values(ours, steps), [release(step) for step in steps], atol=0.013)
+    ends = (0, 8, 16, 984, 985, 992, 999, 1000)
+    np.testing.assert_allclose(values(ours, ends), [release(step) for step in ends], atol=1e-6)
+    np.testing.assert_allclose(ours(500), 0.1 + 0.9 * 0.5, atol=1e-6)
+    assert ours(2000) == 0.0
+
+
+@given(st.sampled_from([Cosine, WSD]), st.integers(0, 50))
+def test_a_warm_up_is_a_number_of_steps_or_a_fraction_of_the_run(kind, warmup):
+    by_steps, by_fraction = kind(0.5, 100, warmup), kind(0.5, 100, warmup_fraction=warmup / 100)
+    np.testing.assert_allclose(values(by_fraction), values(by_steps), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [Cosine, WSD])
+def test_the_whole_run_is_told_later(kind):
+    unknown = kind(0.5, warmup_fraction=0.1, final_fraction=0.2)
+    assert unknown.over(100) == kind(0.5, 100, warmup_fraction=0.1, final_fraction=0.2)
+    assert unknown.over(100).over(7).total_steps == 100
+    with pytest.raises(UserError, match=rf"^The schedule {kind.__name__} does not know the run's length; [^\n]*[.]$"):
+        unknown(0)
+    with pytest.raises(UserError, match="is longer than the whole run"):
+        kind(0.5, warmup_steps=11).over(10)
 
 
 def test_without_warm_up_the_first_step_is_at_the_peak():
@@ -121,6 +162,10 @@ def test_wsd_is_optaxs_joined_lines():
         (lambda: Cosine(1.0, 10, 11), "longer than the whole run"),
         (lambda: Cosine(1.0, -10), "Cosine.total_steps = -10 must be at least 1."),
         (lambda: WSD(1.0, 10, 11), "longer than the whole run"),
+        (lambda: Linear(0.0, 1.0, 5, -1), "Linear.begin = -1 must be at least 0."),
+        (lambda: Cosine(1.0, 10, 2, warmup_fraction=0.2), "Cosine has both warmup_steps and warmup_fraction"),
+        (lambda: Cosine(1.0, 100, 90, cooldown_fraction=0.5), "runs into the decay"),
+        (lambda: Cosine(1.0, cooldown_fraction=2.0), "Cosine.cooldown_fraction = 2.0 must be between 0 and 1."),
         (lambda: WSD(1.0, 100, 90), "runs into the decay"),
         (lambda: WSD(1.0, 10, decay_fraction=1.5), "WSD.decay_fraction = 1.5 must be between 0 and 1."),
         (lambda: WSD(1.0, 10, final_fraction=-0.5), "WSD.final_fraction = -0.5 must be between 0 and 1."),

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixlm.data.tasks import SPLITS, SotU, Source, TextFiles, TextTask, tidy, without_notes
-from mixlm.data.vocabulary import TrainedSentencePiece
+from mixlm.data.sources import SPLITS, SotU, Source, TextFiles, tidy, without_notes
+from mixlm.data.tasks import TextTask
+from mixlm.data.vocabulary import SentencePieceFile, TrainedSentencePiece
 from mixlm.errors import UserError
 
 
@@ -193,6 +194,7 @@ def test_the_fingerprint_changes_with_all_that_matters_and_not_with_the_place(tm
     others = {
         task.fingerprint(),
         replace(task, add_eos=True).fingerprint(),
+        replace(task, add_bos=True).fingerprint(),
         replace(task, vocabulary=TrainedSentencePiece(vocab_size=4096)).fingerprint(),
         replace(task, source=replace(task.source, validation_fraction=0.1)).fingerprint(),
         replace(task, source=SotU()).fingerprint(),
@@ -202,7 +204,13 @@ def test_the_fingerprint_changes_with_all_that_matters_and_not_with_the_place(tm
     (tmp_path / "there" / "b.txt").write_text("b" * 200)
     (tmp_path / "there" / "b.txt").rename(tmp_path / "there" / "c.txt")
     others.add(elsewhere.fingerprint())
-    assert len(others) == 7
+    assert len(others) == 8
+
+
+def test_a_task_of_before_keeps_its_fingerprint():
+    # Stores on the disk bear this name; it changes with the package `sotu` alone.
+    task = TextTask("sotu", Words(("one", "two")), TrainedSentencePiece())
+    assert task.fingerprint() == "65babb798ec70416a5e88bfdac2e0cbafd4551683319a64384555728b5373c6e"
 
 
 @dataclass(frozen=True)
@@ -215,13 +223,13 @@ class Words:
         return iter(self.train if split == "train" else ("Held out.",))
 
     def fingerprint(self) -> str:
-        return str(hash(self.train))
+        return "words " + " ".join(self.train)
 
 
-@pytest.mark.parametrize("add_eos", [False, True])
-def test_the_seqio_task_tokenises_each_document_in_order(tmp_path, sotu, add_eos):
+@pytest.mark.parametrize(("add_bos", "add_eos"), [(False, False), (False, True), (True, False), (True, True)])
+def test_the_seqio_task_tokenises_each_document_in_order(tmp_path, sotu, add_bos, add_eos):
     texts = (*sotu["train"][:3], "A last one,\n\nof two paragraphs.")
-    task = TextTask(f"words_{add_eos}", Words(texts), TrainedSentencePiece(vocab_size=800), add_eos)
+    task = TextTask(f"words_{add_bos}_{add_eos}", Words(texts), TrainedSentencePiece(vocab_size=800), add_eos, add_bos)
     vocabulary = task.load_vocabulary(tmp_path, lambda line: None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TensorFlow's own
@@ -233,8 +241,20 @@ def test_the_seqio_task_tokenises_each_document_in_order(tmp_path, sotu, add_eos
             split: list(registered.get_dataset(None, split, shuffle=False).as_numpy_iterator()) for split in SPLITS
         }
         seqio.TaskRegistry.remove(task.name)
-    expected = [vocabulary.encode(text) + [1] * add_eos for text in texts]
+    expected = [[3] * add_bos + vocabulary.encode(text) + [1] * add_eos for text in texts]
     assert [example["targets"].tolist() for example in found["train"]] == expected
     assert [example["targets_pretokenized"].decode() for example in found["train"]] == list(texts)
     assert len(found["validation"]) == 1
-    assert Counter(token for tokens in expected for token in tokens)[1] == len(texts) * add_eos
+    counts = Counter(token for tokens in expected for token in tokens)
+    assert (counts[3], counts[1]) == (len(texts) * add_bos, len(texts) * add_eos)
+
+
+def test_a_document_cannot_begin_with_padding(tmp_path, sotu):
+    texts = Words(tuple(sotu["train"][:3]))
+    trained = TextTask("words", texts, TrainedSentencePiece(vocab_size=800)).load_vocabulary(tmp_path, print)
+    task = TextTask("words", texts, SentencePieceFile(str(trained.path)), add_bos=True)
+    with pytest.raises(UserError, match=r"^DOCUMENT_BOS needs a BOS of its own, [^\n]* id 0, its padding[.]$"):
+        task.load_vocabulary(tmp_path, print)
+    assert replace(task, add_bos=False).load_vocabulary(tmp_path, print).token_ids.bos == 0
+    own = replace(task, vocabulary=SentencePieceFile(str(trained.path), bos=3))
+    assert own.load_vocabulary(tmp_path, print).token_ids.bos == 3

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sentencepiece import SentencePieceProcessor
 
-from mixlm.data.tasks import SotU
+from mixlm.data.sources import SotU
 from mixlm.data.vocabulary import (
     SentencePieceFile,
     TrainedSentencePiece,
@@ -170,6 +170,43 @@ def test_an_existing_model_is_laid_out_as_t5_s(vocabulary, documents, folder):
     assert spec.fingerprint("a") == spec.fingerprint("b") != SentencePieceFile(spec.path).fingerprint("a")
 
 
+def with_sentinels(vocabulary: Vocabulary, path: Path, order: list[int], after: int = 0) -> Path:
+    """The model with sentinels of its own as its last pieces, as one of T5's files has them."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    proto = sentencepiece_model_pb2.ModelProto.FromString(vocabulary.path.read_bytes())
+    kind = sentencepiece_model_pb2.ModelProto.SentencePiece.USER_DEFINED
+    for piece in [*(f"\u2581<extra_id_{k}>" for k in order), *(f"<after_{k}>" for k in range(after))]:
+        proto.pieces.add(piece=piece, score=0.0, type=kind)
+    path.write_bytes(proto.SerializeToString())
+    return path
+
+
+def test_sentinels_in_the_model_itself_are_those_that_would_be_added(vocabulary, documents, tmp_path):
+    path = with_sentinels(vocabulary, tmp_path / "extra.model", list(reversed(range(100))))
+    found = SentencePieceFile(str(path)).load(list, "", tmp_path, print)
+    added = SentencePieceFile(str(vocabulary.path)).load(list, "", tmp_path, print)
+    assert found.token_ids == added.token_ids and found.token_ids.vocab_size == 1000
+    text = "a <extra_id_0> b<extra_id_99> c " + documents[0]
+    assert found.encode(text) == added.encode(text) and 999 in found.encode(text)
+    assert found.decode(found.encode(text)) == added.decode(added.encode(text))
+    assert found.pieces([999, 900]) == ["<extra_id_0>", "<extra_id_99>"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TensorFlow's own
+        theirs = seqio_vocabulary(found)
+        assert theirs.vocab_size == 1000 and theirs.encode(text) == found.encode(text)
+
+
+@pytest.mark.parametrize(
+    ("order", "sentinels", "after"),
+    [([0, 1, 2], 3, 0), ([2, 1, 0], 100, 0), ([3, 2, 1], 3, 0), ([2, 1, 0], 0, 0), ([2, 1, 0], 3, 1)],
+)
+def test_other_sentinels_in_the_model_are_refused(vocabulary, tmp_path, order, sentinels, after):
+    path = with_sentinels(vocabulary, tmp_path / "extra.model", order, after)
+    with pytest.raises(UserError, match=r"extra.model holds 3 sentinels where its \d+ last pieces should be them"):
+        SentencePieceFile(str(path), sentinels=sentinels, mask=4).load(list, "", tmp_path, print)
+
+
 def test_a_model_that_is_missing_or_none_is_named(vocabulary, tmp_path):
     (tmp_path / "t5.model").write_text("no model")
     with pytest.raises(UserError, match=r"t5\.model is not a SentencePiece model"):
@@ -178,6 +215,8 @@ def test_a_model_that_is_missing_or_none_is_named(vocabulary, tmp_path):
         SentencePieceFile(str(tmp_path / "t5.modle")).fingerprint("")
     with pytest.raises(UserError, match="no SentencePiece model"):
         SentencePieceFile("/nowhere/at/all").fingerprint("")
+    with pytest.raises(UserError, match=r"say --gin\.VOCAB_MODEL=FILE"):
+        SentencePieceFile("").fingerprint("")
 
 
 def test_a_model_without_padding_at_0_is_refused(tmp_path, documents):

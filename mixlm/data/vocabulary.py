@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex, runtime_checkable
 
-from mixlm.errors import UserError, nearest
+from mixlm.errors import NotHere, UserError, nearest
 from mixlm.tokens import TokenIds
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ SENTENCE_CHARACTERS, SENTENCE_BYTES = 2_000, 8_192
 THREADS = 2
 SPECIAL_PIECES = 5  # <pad>, </s>, <unk>, <s>, <mask>
 SPACE = "\u2581"
+SENTINEL = rf"{SPACE}?<extra_id_\d+>"
 
 
 class Vocabulary:
@@ -41,7 +42,9 @@ class Vocabulary:
 
         model_proto: Any = getattr(sentencepiece_model_pb2, "ModelProto")  # noqa: B009 (generated code has no types)
         proto = model_proto.FromString(model)
-        for k in reversed(range(token_ids.sentinels)):
+        # T5's model comes without its sentinels, and in another file with them.
+        self.added = token_ids.vocab_size - len(proto.pieces)
+        for k in reversed(range(self.added)):
             kind = model_proto.SentencePiece.USER_DEFINED
             proto.pieces.add(piece=f"{SPACE}<extra_id_{k}>", score=0.0, type=kind)
         self.token_ids = token_ids
@@ -169,8 +172,10 @@ class TrainedSentencePiece:
 class SentencePieceFile:
     """An existing SentencePiece model, such as T5's: 32,000 pieces and 100 sentinels are 32,100 ids.
 
+    The sentinels are added, unless the model holds them itself as its last pieces, `<extra_id_0>` the very last.
     `mask` is the id that replaces a masked token, by default the last sentinel, as T5 has no mask piece. Raises
-    UserError where the file is missing or no model, and where padding is not id 0, as networks take 0 for padding.
+    UserError where the file is missing or no model, where padding is not id 0, as networks take 0 for padding, and
+    where the model holds other sentinels than `sentinels`.
     """
 
     path: str
@@ -205,14 +210,29 @@ class SentencePieceFile:
                 f"The SentencePiece model {self.path} must have its padding at id 0 and an EOS piece, as T5's has"
                 f" (its padding is {processor.pad_id()}, its EOS {processor.eos_id()}; -1 means none)."
             )
-        vocab_size = processor.get_piece_size() + self.sentinels
+        pieces = processor.get_piece_size()
+        vocab_size = pieces if self._holds_sentinels(processor) else pieces + self.sentinels
         mask = vocab_size - self.sentinels if self.mask is None else self.mask
         ids = TokenIds(
             vocab_size, mask, eos=processor.eos_id(), unk=processor.unk_id(), bos=self.bos, sentinels=self.sentinels
         )
         return Vocabulary(model, ids, Path(self.path))
 
+    def _holds_sentinels(self, processor: Any) -> bool:
+        pieces = range(processor.get_piece_size())
+        found = [token for token in pieces if re.fullmatch(SENTINEL, processor.id_to_piece(token))]
+        names = [processor.id_to_piece(token).removeprefix(SPACE) for token in reversed(found)]
+        wanted = [f"<extra_id_{k}>" for k in range(self.sentinels)]
+        if found and (names != wanted or found[0] != len(pieces) - len(found)):
+            raise UserError(
+                f"The SentencePiece model {self.path} holds {len(found)} sentinels where its {self.sentinels} last"
+                " pieces should be them, <extra_id_0> the very last; set SENTINELS."
+            )
+        return bool(found)
+
     def _read(self) -> bytes:
+        if not self.path:
+            raise NotHere("No vocabulary was given: say --gin.VOCAB_MODEL=FILE, a SentencePiece model.")
         path = Path(self.path).expanduser()
         if not path.is_file():
             siblings = [str(path.parent / name) for name in os.listdir(path.parent)] if path.parent.is_dir() else []
@@ -222,7 +242,7 @@ class SentencePieceFile:
 
 def seqio_vocabulary(vocabulary: Vocabulary) -> "seqio.SentencePieceVocabulary":
     """The same vocabulary for seqio, with the same ids; imports seqio and TensorFlow."""
-    return import_seqio().SentencePieceVocabulary(str(vocabulary.path), extra_ids=vocabulary.token_ids.sentinels)
+    return import_seqio().SentencePieceVocabulary(str(vocabulary.path), extra_ids=vocabulary.added)
 
 
 def import_seqio() -> ModuleType:

@@ -1,0 +1,203 @@
+"""Corpora that others have prepared: JSON lines, and data sets of TensorFlow Datasets that lie on the disk."""
+
+import gzip
+import hashlib
+import json
+import os
+import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mixlm.data.sources import TASK_VERSION, digest, digest_files, known, tidy
+from mixlm.data.vocabulary import import_seqio
+from mixlm.errors import NotHere, UserError, nearest
+
+JSON_LINES = (".jsonl", ".jsonl.gz", ".json.gz")
+VERSION = re.compile(r"\d+\.\d+\.\d+")
+
+
+@dataclass(frozen=True)
+class JsonLines:
+    """A file, or a folder of .jsonl, .jsonl.gz and .json.gz files, with one JSON object for each document on a line.
+
+    The document is the object's `feature`; blank ones are passed over. A document is held out by a hash of its text, so
+    that equal documents are on one side and memory does not grow with the corpus: validation is about
+    `validation_fraction` of the documents, and at least one document is on each side. Raises UserError that names
+    file and line for what is no such object, and for a corpus of fewer than two different documents.
+    """
+
+    path: str = field(repr=False)  # where the text lies; what it says has a fingerprint
+    feature: str = "text"
+    validation_fraction: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not 0 < self.validation_fraction < 1:
+            raise UserError(f"JsonLines.validation_fraction is between 0 and 1, not {self.validation_fraction}.")
+
+    def documents(self, split: str) -> Iterator[str]:
+        """The documents of a split in the order of the files' names and of the lines."""
+        wanted = known(split) == "validation"
+        limit = self._limit()
+        for document in self._all():
+            if (_hash(document) < limit) == wanted:
+                yield document
+
+    def fingerprint(self) -> str:
+        """SHA-256 over all files, their names and the rule of the split; not over where they lie."""
+        files, folder = self._files(), Path(self.path).expanduser()
+        names = [path.relative_to(folder).as_posix() for path in files if len(files) > 1]
+        return digest_files(files, ["jsonl", self.feature, self.validation_fraction, *names])
+
+    def _limit(self) -> int:
+        """Documents whose hash is below are held out: the wished share of all hashes, as far as both sides get one."""
+        wished = int(self.validation_fraction * 2**64)
+        low, high = 2**64, -1
+        for document in self._all():
+            place = _hash(document)
+            low, high = min(place, low), max(place, high)
+            if low < wished <= high:
+                return wished
+        if low >= high:
+            raise UserError(f"{self.path!r} holds fewer than two different documents to train and to test on.")
+        # Too few to have met the limit: the lowest alone is held out, or all but the highest are.
+        return low + 1 if wished <= low else high
+
+    def _all(self) -> Iterator[str]:
+        for path in self._files():
+            for number, line in enumerate(_lines(path), 1):
+                if line.strip() and (document := tidy(self._document(line, f"Line {number} of {str(path)!r}"))):
+                    yield document
+
+    def _document(self, line: bytes, where: str) -> str:
+        try:
+            found = json.loads(line)
+        except UnicodeDecodeError:
+            raise UserError(f"{where} is not UTF-8.") from None
+        except json.JSONDecodeError as error:
+            raise UserError(f"{where} is not JSON: {error.msg} at column {error.colno}.") from None
+        if not isinstance(found, dict):
+            raise UserError(f"{where} is no JSON object with a {self.feature!r} in it.")
+        if self.feature not in found:
+            keys = ", ".join(map(repr, found)) or "nothing"
+            raise UserError(f"{where} has no {self.feature!r}, only {keys}.{nearest(self.feature, found)}")
+        if not isinstance(found[self.feature], str):
+            raise UserError(
+                f"{self.feature!r} in line {where[5:]} is no text but {type(found[self.feature]).__name__}."
+            )
+        # JSON can spell half a character, which UTF-8 cannot.
+        return found[self.feature].encode("utf-8", "replace").decode("utf-8")
+
+    def _files(self) -> list[Path]:
+        if not isinstance(self.path, str) or not self.path:
+            raise NotHere("No text was given: say --gin.TEXT=FILE_OR_FOLDER.")
+        path = Path(self.path).expanduser()
+        if not path.exists():
+            siblings = [str(path.parent / name) for name in os.listdir(path.parent)] if path.parent.is_dir() else []
+            raise UserError(f"There is no file or folder {self.path!r}.{nearest(str(path), siblings)}")
+        files = sorted(file for file in path.rglob("*") if file.name.endswith(JSON_LINES)) if path.is_dir() else [path]
+        if not files:
+            raise UserError(f"The folder {self.path!r} holds no file that ends in {', '.join(JSON_LINES)}.")
+        return files
+
+
+def _hash(document: str) -> int:
+    return int.from_bytes(hashlib.sha256(document.encode()).digest()[:8], "big")
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    opened: Any = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opened(path, "rb") as file:
+            yield from file
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"{str(path)!r} is no whole gzip file: {error}.") from None
+    except OSError as error:
+        raise UserError(f"{str(path)!r} cannot be read: {error.strerror}.") from None
+
+
+@dataclass(frozen=True)
+class Tfds:
+    """A data set of TensorFlow Datasets that has been prepared on the disk, such as `c4/en:3.0.1`.
+
+    `name` is the builder's, with its configuration and version where it has several (the highest version, without one);
+    `data_dir` defaults to `$TFDS_DATA_DIR` or `~/tensorflow_datasets`. Splits may be parts, such as `train[:99%]`.
+    Nothing is downloaded. Raises UserError for a data set that is not there, and for an unknown split or feature.
+    """
+
+    name: str
+    feature: str = "text"
+    train_split: str = "train"
+    validation_split: str = "validation"
+    data_dir: str | None = field(default=None, repr=False, compare=False)  # where, not what
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"\w+(/[\w.\-]+)?(:\d+\.\d+\.\d+)?", self.name):
+            raise UserError(f"The data set's name {self.name!r} is not like 'c4', 'c4/en' or 'c4/en:3.0.1'.")
+        if self.train_split == self.validation_split:
+            raise UserError(f"Tfds would both train and validate on {self.train_split!r}; name two splits.")
+
+    def documents(self, split: str) -> Iterator[str]:
+        """The documents of a split in the order of the files; imports TensorFlow."""
+        wanted = self.train_split if known(split) == "train" else self.validation_split
+        folder, _ = self._prepared()
+        import_seqio()  # TensorFlow, quiet and without a GPU
+        import tensorflow_datasets as tfds
+
+        builder = tfds.builder_from_directory(str(folder))
+        features = builder.info.features
+        if self.feature not in features:
+            raise UserError(f"{self.name} has no feature {self.feature!r}.{nearest(self.feature, features)}")
+        # One file after the other: with several at once the order would depend on how many.
+        examples = builder.as_dataset(
+            split=wanted,
+            shuffle_files=False,
+            decoders=tfds.decode.PartialDecoding({self.feature: True}),
+            read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
+        )
+        for example in examples.as_numpy_iterator():
+            if document := tidy(example[self.feature].decode("utf-8", "replace")):
+                yield document
+
+    def fingerprint(self) -> str:
+        """SHA-256 over builder, version, splits and the sizes of their files; imports no TensorFlow."""
+        folder, splits = self._prepared()
+        sizes = [
+            [split, splits[_base(split)].get("shardLengths"), splits[_base(split)].get("numBytes")]
+            for split in (self.train_split, self.validation_split)
+        ]
+        return digest(TASK_VERSION, ["tfds", self.name.split(":")[0], folder.name, self.feature], sizes)
+
+    def _prepared(self) -> tuple[Any, dict[str, dict[str, Any]]]:
+        """The data set's folder, and what its record says of each split."""
+        # TFDS's own look-up would ask the network first; etils is what TFDS reads buckets with.
+        from etils import epath
+
+        home = epath.Path(self.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+        name, _, version = self.name.partition(":")
+        place = home / name
+        versions = [entry.name for entry in place.iterdir()] if place.is_dir() else []
+        found = [entry for entry in versions if VERSION.fullmatch(entry) and version in ("", entry)]
+        # A copy that was broken off has no record yet.
+        whole = [entry for entry in found if (place / entry / "dataset_info.json").exists()]
+        if not whole:
+            prepare = f"tfds.builder({self.name!r}, data_dir={str(home)!r}).download_and_prepare()"
+            raise NotHere(f"The data set {self.name!r} is not prepared in {str(home)!r}: run {prepare} first.")
+        folder = place / max(whole, key=lambda entry: [int(number) for number in entry.split(".")])
+        try:
+            record = json.loads((folder / "dataset_info.json").read_text())
+            splits = {entry["name"]: entry for entry in record["splits"]}
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"The record {str(folder / 'dataset_info.json')!r} is damaged.") from None
+        for split in (self.train_split, self.validation_split):
+            if _base(split) not in splits:
+                known_splits = ", ".join(map(repr, splits))
+                close = nearest(_base(split), splits)
+                raise UserError(f"{self.name} has no split {split!r}, only {known_splits}.{close}")
+        return folder, splits
+
+
+def _base(split: str) -> str:
+    return split.partition("[")[0]

@@ -1,0 +1,100 @@
+"""The gin files of data and optimizers, over the same recipe: each builds what it says, and its macros reach it."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from configure import configured
+from flags import parse_flags
+
+from mixlm.data.corpora import JsonLines, Tfds
+from mixlm.data.sources import SotU, TextFiles
+from mixlm.data.vocabulary import SentencePieceFile, TrainedSentencePiece
+from mixlm.optim import LAMB, Adafactor, AdamW, Muon
+from mixlm.recipe import Recipe
+from mixlm.schedules import WSD, Constant, Cosine, RsqrtDecay
+from mixlm.tokens import TokenIds
+
+GIN = Path(sys.modules["configure"].__file__).parents[1] / "gin"
+
+
+def built(*arguments: str) -> Recipe:
+    return configured(
+        parse_flags(["--gin_file=spactor.gin", *arguments, "--gin.TRAIN_STEPS=1000", "--gin.TAU=9"], ""), Recipe
+    )
+
+
+OPTIM = {
+    "adafactor_constant": (Adafactor(), Constant(1e-3), None),
+    "adafactor_wsd": (Adafactor(), WSD(1e-2, 1000), 1.0),
+    "adamw_cosine": (AdamW(), Cosine(1e-3, 1000, 100, 0.1), 1.0),
+    "adamw_wsd": (AdamW(), WSD(1e-3, 1000), 1.0),
+    "lamb_cosine": (
+        LAMB(),
+        Cosine(1e-2, 1000, final_fraction=0.1, warmup_fraction=0.016, cooldown_fraction=0.016),
+        2.0,
+    ),
+    "muon_wsd": (Muon(), WSD(7e-3, 1000), None),
+    "t5": (Adafactor(), RsqrtDecay(1.0, 10_000), None),
+}
+
+
+def before(folder: str, name: str) -> list[str]:
+    """All other files of a folder: what an earlier file binds must not be left in a later one's way."""
+    others = sorted(path.stem for path in (GIN / folder).glob("*.gin") if path.stem != name)
+    return [f"--gin_file={folder}/{other}.gin" for other in others]
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (GIN / "optim").glob("*.gin")))
+def test_an_optimizer_is_the_one_that_its_file_names(name):
+    optimizer = built(f"--gin_file=optim/{name}.gin").optimizer
+    after = built(*before("optim", name), f"--gin_file=optim/{name}.gin").optimizer
+    assert after == optimizer
+    rule, schedule, clip_norm = OPTIM[name]
+    assert (optimizer.rule, optimizer.learning_rate, optimizer.clip_norm) == (rule, schedule, clip_norm)
+
+
+def test_macros_reach_the_optimizer():
+    lamb = built("--gin_file=optim/lamb_cosine.gin", "--gin.COOLDOWN_FRACTION=0", "--gin.WEIGHT_DECAY=0.2").optimizer
+    assert lamb.rule == LAMB(weight_decay=0.2)
+    assert lamb.learning_rate == Cosine(1e-2, 1000, final_fraction=0.1, warmup_fraction=0.016)
+    muon = built("--gin_file=optim/muon_wsd.gin", "--gin.WEIGHT_DECAY=0", "--gin.Muon.ns_dtype=bfloat16").optimizer
+    assert muon.rule == Muon(weight_decay=0, ns_dtype="bfloat16")
+
+
+TRAINED = TokenIds(8192, mask=4, bos=3)
+T5 = TokenIds(32100, mask=32000)
+DATA = {
+    "sotu": (SotU(), TrainedSentencePiece(8192), TRAINED),
+    "text": (TextFiles("here"), TrainedSentencePiece(8192), TRAINED),
+    "jsonl": (JsonLines("here"), TrainedSentencePiece(8192), TRAINED),
+    "c4": (Tfds("c4/en:3.0.1"), SentencePieceFile("t5.model", mask=32000), T5),
+    "vocabulary_file": (SotU(), SentencePieceFile("t5.model", mask=32000), T5),
+}
+GIVEN = {"text": ["--gin.TEXT=here"], "jsonl": ["--gin.TEXT=here"]}
+
+
+@pytest.mark.parametrize("bos", [False, True])
+@pytest.mark.parametrize("name", sorted(path.stem for path in (GIN / "data").glob("*.gin")))
+def test_data_is_what_its_file_names(name, bos):
+    source, vocabulary, tokens = DATA[name]
+    model = ["--gin.VOCAB_MODEL=t5.model"] if isinstance(vocabulary, SentencePieceFile) else []
+    earlier = [] if name == "vocabulary_file" else before("data", name)
+    recipe = built(*earlier, f"--gin_file=data/{name}.gin", *GIVEN.get(name, []), *model, f"--gin.DOCUMENT_BOS={bos}")
+    task = recipe.dataset.task
+    assert (task.source, task.vocabulary, task.add_bos, recipe.tokens) == (source, vocabulary, bos, tokens)
+    sizes = {module.vocab_size for module in recipe.networks.values() if hasattr(module, "vocab_size")}
+    assert sizes == {32128 if tokens == T5 else 8192}
+
+
+def test_macros_reach_the_data():
+    c4 = built(
+        "--gin_file=data/c4.gin", "--gin.TFDS_NAME=c4/en:2.0.0", "--gin.TFDS_DATA_DIR=here", "--gin.VOCAB_MODEL=v"
+    )
+    assert c4.dataset.task.source.data_dir == "here" and c4.dataset.task.source.name == "c4/en:2.0.0"
+    lines = built("--gin_file=data/jsonl.gin", "--gin.TEXT=a", "--gin.TEXT_FEATURE=b", "--gin.VALIDATION_FRACTION=0.5")
+    assert lines.dataset.task.source == JsonLines("a", "b", 0.5)
+    own = ("--gin.TOKEN_IDS=16000", "--gin.VOCAB_SIZE=16384", "--gin.SENTINELS=50", "--gin.MASK_ID=4", "--gin.BOS_ID=3")
+    other = built("--gin_file=data/jsonl.gin", "--gin_file=data/vocabulary_file.gin", "--gin.VOCAB_MODEL=v", *own)
+    assert other.dataset.task.vocabulary == SentencePieceFile("v", sentinels=50, mask=4, bos=3)
+    assert other.tokens == TokenIds(16000, mask=4, bos=3, sentinels=50)

@@ -1,4 +1,4 @@
-"""The networks give T5X's numbers, a slow numpy network's numbers, and keep to who may see whom."""
+"""T5's networks give T5X's numbers and a slow numpy network's, and every network keeps to who may see whom."""
 
 from functools import partial
 from pathlib import Path
@@ -10,6 +10,7 @@ import pytest
 from flax import linen as nn
 from flax.core import meta
 from flax.traverse_util import flatten_dict
+from hypothesis import example as case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,9 +18,11 @@ import gin
 from mixlm.errors import UserError
 from mixlm.example import Example
 from mixlm.interop.t5x import params_from_flat
-from mixlm.models import layers, t5
+from mixlm.models import layers, relative, t5
 from mixlm.models.decoder import DecoderOnly
 from mixlm.models.heads import TokenHead
+from mixlm.models.llama import Llama
+from mixlm.models.ltg_bert import LTGBert
 from mixlm.models.t5 import EncoderDecoder
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -31,6 +34,11 @@ T5_1_0 = EncoderDecoder(
 )
 CAUSAL = DecoderOnly(**TINY, num_layers=2, logits_via_embedding=True, bidirectional_bias=False)
 UNTIED = DecoderOnly(**TINY, num_layers=2)  # with bidirectional buckets, which is ours
+LLAMA = Llama(**TINY, num_layers=2, logits_via_embedding=True)
+DUAL = Llama(**TINY, num_layers=2, rope_theta=160000.0, epsilon=1e-7, projection_head=True, init_std=None)
+LTG_BERT = LTGBert(**TINY, num_layers=2, num_buckets=8)
+NETWORKS = {"encoder-decoder": T5_1_1, "decoder-only": UNTIED, "llama": LLAMA, "dual": DUAL, "ltg_bert": LTG_BERT}
+ANY_NETWORK = pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS.keys())
 
 
 def example_of(decoder, encoder=None, mask_ar=None, **more):
@@ -65,7 +73,7 @@ def parameters(network, seed=0):
     return jax.tree_util.tree_map_with_path(draw, meta.unbox(shapes))
 
 
-PARAMS = {network: parameters(network) for network in (T5_1_1, T5_1_0, CAUSAL, UNTIED)}
+PARAMS = {network: parameters(network) for network in (T5_1_0, CAUSAL, *NETWORKS.values())}
 
 
 # Compiling is most of the time here, and these few numbers need no optimised code.
@@ -269,25 +277,34 @@ def test_packed_rows_are_the_documents_alone(network, with_positions):
 # Who may see whom.
 
 
-@settings(max_examples=15, deadline=None)
+@ANY_NETWORK
+@settings(max_examples=12, deadline=None)
 @given(
     seed=st.integers(0, 1000),
-    place=st.integers(1, 11),
+    place=st.integers(0, 11),
     prefix=st.integers(0, 12),
-    network=st.sampled_from([T5_1_1, UNTIED]),
+    second=st.integers(1, 12),
+    padding=st.integers(0, 3),
 )
-def test_a_changed_token_moves_exactly_those_who_see_it(seed, place, prefix, network):
-    """Causal (prefix 0), prefix and bidirectional (prefix 12) masks, in one compiled network each."""
-    decoder = tokens(seed, 1, 12)
+@case(seed=0, place=7, prefix=0, second=12, padding=0)  # causal
+@case(seed=0, place=7, prefix=12, second=12, padding=0)  # bidirectional
+@case(seed=0, place=7, prefix=5, second=12, padding=0)  # after the prefix
+@case(seed=0, place=3, prefix=5, second=12, padding=0)  # in the prefix
+@case(seed=0, place=3, prefix=12, second=4, padding=2)  # packed
+def test_a_changed_token_moves_exactly_those_who_see_it(network, seed, place, prefix, second, padding):
+    """Causal, prefix and bidirectional masks over one or two documents and padding, in one compiled network."""
+    index, row = np.arange(12), tokens(seed, 1, 12)
+    changed = row.copy()
+    changed[0, place] = row[0, place] % 95 + 1
+    segments = np.where(index >= 12 - padding, 0, 1 + (index >= second))
+    mask_ar = (index >= prefix).astype(np.int32)[None]
     encoder = tokens(seed + 1, 1, 5) if network is T5_1_1 else None
-    changed = decoder.copy()
-    changed[0, place] = decoder[0, place] % 95 + 1
-    mask_ar = (np.arange(12) >= prefix).astype(np.int32)[None]
-    fields = {"encoder": encoder, "mask_ar": mask_ar, "decoder_segment_ids": np.ones_like(decoder)}
-    before, after = (apply_hidden(network, example_of(d, **fields)) for d in (decoder, changed))
+    fields = {"encoder": encoder, "mask_ar": mask_ar, "decoder_segment_ids": segments[None].astype(np.int32)}
+    before, after = (apply_logits(network, example_of(d, **fields)) for d in (row, changed))
     moved = np.abs(before - after).max(axis=-1)[0] > 0
-    sees = (np.arange(12) >= place) | ((np.arange(12) < prefix) & (place < prefix))
-    np.testing.assert_array_equal(moved, sees)
+    sees = (index >= place) | ((index < prefix) & (place < prefix))
+    read = segments > 0  # what stands in padding sees nobody and is seen by none
+    np.testing.assert_array_equal(moved[read], (sees & (segments == segments[place]) & (segments[place] > 0))[read])
 
 
 def test_encoder_reads_in_both_directions_and_feeds_every_decoder_position():
@@ -306,7 +323,7 @@ def test_encoder_reads_in_both_directions_and_feeds_every_decoder_position():
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("buckets, far", [(32, 128), (8, 20), (64, 256)])
 def test_buckets_are_exact_at_every_distance(bidirectional, buckets, far):
-    found = layers.relative_buckets(far, buckets, bidirectional=bidirectional)
+    found = relative.relative_buckets(far, buckets, bidirectional=bidirectional)
     expected = [slow_bucket(relative, bidirectional, buckets, far) for relative in range(-far, far + 1)]
     np.testing.assert_array_equal(found, expected)
     ends = [slow_bucket(relative, bidirectional, buckets, far) for relative in (-10 * far, 10 * far)]
@@ -315,7 +332,7 @@ def test_buckets_are_exact_at_every_distance(bidirectional, buckets, far):
 
 @pytest.mark.parametrize("length", [1, 7, 300])
 def test_bias_by_index_and_by_positions_agree_in_value_and_gradient(length):
-    relpos = layers.RelativeBias(num_heads=2, num_buckets=32, max_distance=128, bidirectional=True)
+    relpos = relative.RelativeBias(num_heads=2, num_buckets=32, max_distance=128, bidirectional=True)
     table = jnp.asarray(np.random.default_rng(0).normal(size=(2, 32)), jnp.float32)
     pull = jnp.asarray(np.random.default_rng(1).normal(size=(1, 2, length, length)), jnp.float32)
     positions = jnp.arange(5, 5 + length)[None]
@@ -337,7 +354,7 @@ def test_bias_by_index_and_by_positions_agree_in_value_and_gradient(length):
 # Types, dropout, the contract.
 
 
-@pytest.mark.parametrize("network", [T5_1_0, UNTIED], ids=["t5_1_0", "untied"])
+@ANY_NETWORK
 def test_bfloat16_keeps_parameters_and_logits_in_float32(network):
     rough = network.clone(dtype="bfloat16")
     encoder = tokens(7, 2, 11) if isinstance(network, EncoderDecoder) else None
@@ -392,7 +409,7 @@ def test_attention_weights_are_dropped_as_well():
     assert np.abs(outputs[0] - outputs[1]).max() > 0
 
 
-@pytest.mark.parametrize("network", [T5_1_0, UNTIED], ids=["encoder-decoder", "decoder-only"])
+@ANY_NETWORK
 def test_hidden_and_logits_compose_on_any_block(network):
     """The head under scan and remat, on one vector, and the whole network row by row under vmap."""
     seq2seq = isinstance(network, EncoderDecoder)
@@ -425,7 +442,7 @@ def test_hidden_and_logits_compose_on_any_block(network):
     np.testing.assert_allclose(found["hidden"], hidden, atol=1e-5)
 
 
-@pytest.mark.parametrize("module", [T5_1_1, UNTIED, TokenHead(32)], ids=["encoder-decoder", "decoder-only", "head"])
+@pytest.mark.parametrize("module", [*NETWORKS.values(), TokenHead(32)], ids=[*NETWORKS, "head"])
 def test_inputs_initialise_every_parameter(module):
     shapes = jax.eval_shape(module.init, jax.random.key(0), *module.inputs())["params"]
     if not isinstance(module, TokenHead):
@@ -456,8 +473,9 @@ def test_token_head_is_dense_gelu_dense():
     assert 0 < np.abs(rough - expected).max() < 0.1
 
 
-def test_a_token_outside_of_the_vocabulary_does_not_go_unnoticed():
-    assert np.isnan(apply_hidden(UNTIED, example_of(np.full((2, 9), 96, np.int32)))).any()
+@pytest.mark.parametrize("network", [UNTIED, LLAMA, LTG_BERT], ids=["decoder-only", "llama", "ltg_bert"])
+def test_a_token_outside_of_the_vocabulary_does_not_go_unnoticed(network):
+    assert np.isnan(apply_hidden(network, example_of(np.full((2, 9), 96, np.int32)))).any()
 
 
 # Initialisers, logical axes, the mesh.
@@ -499,15 +517,21 @@ AXES = {
     "logits_dense": ("embed", "vocab"),
     "token_embedder": ("vocab", "embed"),
     "relpos_bias": ("heads", "relpos_buckets"),
+    "relative_embedding": ("relpos_buckets", "embed"),
+    "projection": ("embed", "mlp"),
+    "head_dense": ("embed", "mlp"),
+    "logits_bias": ("vocab",),
 }
 
 
-@pytest.mark.parametrize("network", [T5_1_1, UNTIED], ids=["encoder-decoder", "decoder-only"])
+@ANY_NETWORK
 def test_every_parameter_carries_t5x_logical_axes(network):
     example = example_of(tokens(0, 1, 2), tokens(0, 1, 2))
     boxed = jax.eval_shape(network.init, jax.random.key(0), example)["params"]
     for name, spec in flatten_dict(nn.get_partition_spec(boxed), sep="/").items():
-        assert tuple(spec) == (("embed",) if "scale" in name else AXES[name.split("/")[-2]]), name
+        part, leaf = f"/{name}".split("/")[-2:]
+        axes = ("embed",) if "norm" in part else AXES[part or leaf]
+        assert tuple(spec) == (axes[-1:] if leaf == "bias" else axes), name
 
 
 def test_a_mesh_changes_nothing_but_the_placement():
@@ -537,17 +561,29 @@ def test_a_mesh_changes_nothing_but_the_placement():
 
 # Parameters of the published T5 1.1 checkpoints, untied, with a vocabulary of 32,128.
 COUNTS = {"small": 76_961_152, "base": 247_577_856, "large": 783_150_080, "xl": 2_849_757_184, "xxl": 11_135_332_352}
+CLASSES = {"t5": t5.EncoderDecoder, "decoder": DecoderOnly, "llama": Llama, "ltg_bert": LTGBert}
 
 
-def network_from_gin(name):
+def network_from_gin(module, vocab_size, *names):
+    """The network that the files of these names and a vocabulary describe."""
     gin.clear_config()
     try:
-        gin.parse_config_file(str(GIN / f"t5_{name}.gin"))
-        imports = ["from __gin__ import dynamic_registration", "from mixlm.models import t5"]
-        gin.parse_config([*imports, "t5.EncoderDecoder.vocab_size = 32128"])
-        return gin.get_configurable(t5.EncoderDecoder)()
+        for name in names:
+            gin.parse_config_file(str(GIN / f"{name}.gin"))
+        gin.parse_config(["from __gin__ import dynamic_registration", f"from mixlm.models import {module}"])
+        gin.parse_config([f"VOCAB_SIZE = {vocab_size}", 'DTYPE = "bfloat16"', "DROPOUT_RATE = 0.0"])
+        return gin.get_configurable(CLASSES[module])()
     finally:
         gin.clear_config()
+
+
+def counted(network):
+    """The numbers of parameters: all, and those in the layers."""
+    shapes = jax.eval_shape(network.init, jax.random.key(0), *network.inputs())["params"]
+    counts = {
+        name: np.prod(leaf.shape, dtype=np.int64) for name, leaf in flatten_dict(meta.unbox(shapes), sep="/").items()
+    }
+    return sum(counts.values()), sum(count for name, count in counts.items() if "layers_" in name)
 
 
 def arithmetic(network):
@@ -560,11 +596,51 @@ def arithmetic(network):
 
 
 @pytest.mark.parametrize("name", ["tiny", *COUNTS])
-def test_sizes_have_the_published_counts(name):
-    network = network_from_gin(name)
-    shapes = jax.eval_shape(network.init, jax.random.key(0), example_of(tokens(0, 1, 2), tokens(0, 1, 2)))
-    count = sum(np.prod(leaf.shape, dtype=np.int64) for leaf in jax.tree.leaves(shapes))
-    assert count == arithmetic(network) == COUNTS.get(name, arithmetic(network))
+def test_sizes_of_t5_have_the_published_counts(name):
+    network = network_from_gin("t5", 32128, "t5", f"t5_{name}")
+    assert counted(network)[0] == arithmetic(network) == COUNTS.get(name, arithmetic(network))
+    assert network.dtype == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "vocab_size", "total", "in_layers"),
+    [
+        # The model card's 470M and 360M; 468.7M and 362.7M by the released configuration.
+        ("dual_470m", "llama", 51200, 468.7e6, 362.7e6),
+        ("mile_468m", "llama", 32000, 468e6, None),
+        ("mile_1b", "llama", 32000, 1.2e9, None),
+        ("mile_7b", "llama", 32000, 6.7e9, None),
+        ("babyllama_97m", "llama", 16000, 97e6, None),
+        # By the release's own sizes: in a layer four biased projections, a norm and three matrices of the MLP.
+        ("ltg_bert_base", "ltg_bert", 16384, 98.2e6, 12 * (4 * 768 * 769 + 2 * 768 + 3 * 768 * 2048)),
+        ("ltg_bert_small", "ltg_bert", 16384, 27.7e6, 12 * (4 * 384 * 385 + 2 * 384 + 3 * 384 * 1024)),
+        ("decoder_280m", "decoder", 256000, 280e6, None),
+        ("decoder_large", "decoder", 256000, 570e6, None),
+        ("decoder_1700m", "decoder", 256000, 1.7e9, None),
+    ],
+)
+def test_sizes_of_the_papers_have_their_counts(name, module, vocab_size, total, in_layers):
+    network = network_from_gin(module, vocab_size, name)
+    found, found_in_layers = counted(network)
+    digits = len(f"{total / 10 ** np.floor(np.log10(total)):.4g}".replace(".", ""))
+    half_a_digit = 0.5 * 10 ** (np.floor(np.log10(total)) - digits + 1)
+    assert abs(found - total) <= half_a_digit, found
+    assert in_layers is None or abs(found_in_layers - in_layers) < 5e4, found_in_layers
+    assert network.dtype == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [("llama_tiny", "llama"), ("dual_tiny", "llama"), ("ltg_bert_tiny", "ltg_bert"), ("decoder_tiny", "decoder")],
+)
+def test_tiny_sizes_fit_a_laptop(name, module):
+    """Each has the shape of a paper's network, and about two million parameters with 8,192 tokens."""
+    network = network_from_gin(module, 8192, name)
+    assert 1e6 < counted(network)[0] < 4e6
+    papers = {"llama_tiny": "babyllama_97m", "dual_tiny": "dual_470m", "ltg_bert_tiny": "ltg_bert_base"}
+    like = network_from_gin(module, 8192, papers.get(name, "decoder_280m"))
+    sizes = ("emb_dim", "num_heads", "head_dim", "mlp_dim", "num_layers")
+    assert like.clone(**{size: getattr(network, size) for size in sizes}) == network
 
 
 # Bad values.

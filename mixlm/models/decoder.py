@@ -1,9 +1,10 @@
 """The decoder-only network in T5's shape, with the parameter tree of T5X's decoder-only example."""
 
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from mixlm.example import Example, attention_mask, joined, smallest_example
+from mixlm.example import Example, attention_mask, smallest_example
+from mixlm.models.cache import Cache, KeysValues, Slots, empty_cache, read, unless_overfull
 from mixlm.models.layers import (
     Attention,
     Dense,
@@ -11,13 +12,13 @@ from mixlm.models.layers import (
     Embed,
     GatedMLP,
     LayerSizes,
-    RelativeBias,
     RMSNorm,
-    check_buckets,
     check_positive,
     constrain,
     mask_bias,
+    without_encoder,
 )
+from mixlm.models.relative import RelativeBias, check_buckets
 
 
 class DecoderLayer(nn.Module):
@@ -26,14 +27,20 @@ class DecoderLayer(nn.Module):
     sizes: LayerSizes
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B T D"], bias: Float[Array, "B H T T"]) -> Float[Array, "B T D"]:
-        """Applies the layer."""
+    def __call__(
+        self, x: Float[Array, "B T D"], bias: Float[Array, "B H T S"], past: Slots | None = None
+    ) -> tuple[Float[Array, "B T D"], KeysValues]:
+        """Applies the layer to `x`, which follows on `past` where it is given; also returns all keys and values."""
         sizes = self.sizes
         y = RMSNorm(sizes.dtype, name="pre_self_attention_layer_norm")(x)
-        x = x + Dropout(sizes.dropout_rate)(Attention(sizes, name="self_attention")(y, y, bias))
+        attention = Attention(sizes, name="self_attention")
+        memory = attention.keys_values(y)
+        if past is not None:
+            memory = past.write(*memory)
+        x = x + Dropout(sizes.dropout_rate)(attention.attend(y, memory, bias))
         y = RMSNorm(sizes.dtype, name="pre_mlp_layer_norm")(x)
         x = x + Dropout(sizes.dropout_rate)(GatedMLP(sizes, name="mlp")(y))
-        return constrain(x, "batch", "length", "embed")
+        return constrain(x, "batch", "length", "embed"), memory
 
 
 class Decoder(nn.Module):
@@ -64,10 +71,24 @@ class Decoder(nn.Module):
         tokens = example.decoder_input_tokens
         bias = mask_bias(attention_mask(example.decoder_mask_ar, example.decoder_segments))
         bias = bias + self.relpos_bias(tokens.shape[1], example.decoder_positions)
-        x = self.input_dropout(self.token_embedder(tokens))
-        for layer in self.layers:
-            x = layer(x, bias)
-        return self.output_dropout(self.decoder_norm(x))
+        return self.stack(tokens, bias)[0]
+
+    def extend(self, example: Example, cache: Cache) -> tuple[Float[Array, "B T D"], Cache]:
+        """Reads on after what is in the cache."""
+        cache, sees, positions = read(cache, example)
+        bias = mask_bias(sees) + self.relpos_bias.between(positions, cache.positions)
+        x, written = self.stack(example.decoder_input_tokens, bias, cache)
+        return unless_overfull(x, cache), cache.keep(written)
+
+    def stack(
+        self, tokens: Int[Array, "B T"], bias: Float[Array, "B H T S"], cache: Cache | None = None
+    ) -> tuple[Float[Array, "B T D"], list[KeysValues]]:
+        """Embeds, applies the layers and the last norm; also returns every layer's keys and values."""
+        x, written = self.input_dropout(self.token_embedder(tokens)), []
+        for index, layer in enumerate(self.layers):
+            x, memory = layer(x, bias, None if cache is None else cache.slots(index))
+            written.append(memory)
+        return self.output_dropout(self.decoder_norm(x)), written
 
     def logits(self, hidden: Float[Array, "*any D"]) -> Float[Array, "*any V"]:
         """Float32 scores by the tied or the untied head."""
@@ -136,9 +157,17 @@ class DecoderOnly(nn.Module):
 
         An example for an encoder-decoder is read as a prefix language model's: the encoder's input is the prefix.
         """
-        if example.encoder_input_tokens is None:
-            return self.decoder(example)
-        return self.decoder(joined(example))[:, example.encoder_input_tokens.shape[1] :]
+        return self.decoder(without_encoder(example))[:, -example.decoder_input_tokens.shape[1] :]
+
+    def empty_cache(self, example: Example, length: int) -> Cache:
+        """A cache of `length` slots for the example's rows; raises `UserError` where that is none."""
+        rows = example.decoder_input_tokens.shape[0]
+        return empty_cache(self.num_layers, rows, self.num_heads, length, self.head_dim, self.dtype)
+
+    def extend(self, example: Example, cache: Cache) -> tuple[Float[Array, "B T D"], Cache]:
+        """`hidden` of the tokens that follow on those in the cache, and the cache with them; see `cache.read`."""
+        x, cache = self.decoder.extend(without_encoder(example), cache)
+        return x[:, -example.decoder_input_tokens.shape[1] :], cache
 
     def logits(self, hidden: Float[Array, "*any D"]) -> Float[Array, "*any V"]:
         """Float32 scores of any block of positions."""

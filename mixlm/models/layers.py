@@ -1,4 +1,4 @@
-"""The parts of a T5 network: RMS norm, attention, gated MLP, relative bias, embedding; names and numbers as in T5X."""
+"""The parts of the networks: RMS norm, attention, gated MLP, embedding; names and numbers as in T5X."""
 
 import math
 import operator
@@ -8,11 +8,11 @@ from functools import reduce
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from mixlm.errors import UserError, nearest
+from mixlm.example import Example, joined
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": nn.relu,
@@ -30,6 +30,12 @@ MASKED = -1e10
 Initializer = Callable[..., Array]
 fan_in_normal = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 fan_in_truncated = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+unit_normal = nn.initializers.normal(stddev=1.0)
+
+
+def truncated(std: float) -> Initializer:
+    """Normal numbers of deviation `std` before what lies beyond two deviations is redrawn."""
+    return nn.initializers.truncated_normal(stddev=std, lower=-2.0, upper=2.0)
 
 
 @dataclass(frozen=True)
@@ -75,14 +81,9 @@ def check_dtype(dtype: object) -> None:
         raise UserError(f"dtype = {dtype!r} must be 'float32' or 'bfloat16'.{nearest(str(dtype), DTYPES)}")
 
 
-def check_buckets(num_buckets: int, max_distance: int, *, bidirectional: bool) -> None:
-    """Raises `UserError` where the relative buckets leave no room for both exact and logarithmic distances."""
-    check_positive(num_buckets=num_buckets, max_distance=max_distance)
-    step = 4 if bidirectional else 2
-    if num_buckets % step:
-        raise UserError(f"num_buckets = {num_buckets} must be a multiple of {step}.")
-    if max_distance <= num_buckets // step:
-        raise UserError(f"max_distance = {max_distance} must be above {num_buckets // step}, the exact buckets' reach.")
+def without_encoder(example: Example) -> Example:
+    """The example as a network without an encoder reads it: an encoder's input becomes a bidirectional prefix."""
+    return example if example.encoder_input_tokens is None else joined(example)
 
 
 def constrain(x: Float[Array, "*any"], *axes: str) -> Float[Array, "*any"]:
@@ -90,20 +91,40 @@ def constrain(x: Float[Array, "*any"], *axes: str) -> Float[Array, "*any"]:
     return nn.with_logical_constraint(x, axes)
 
 
+def add_bias(module: nn.Module, x: Float[Array, "*any F"], axis: str) -> Float[Array, "*any F"]:
+    """Adds the float32 parameter "bias" of `module` to the last axis, in `x`'s own type."""
+    init = nn.with_logical_partitioning(nn.initializers.zeros, (axis,))
+    bias = jnp.asarray(module.param("bias", init, (x.shape[-1],), jnp.float32))
+    return x + jnp.broadcast_to(bias.astype(x.dtype), x.shape)
+
+
+class Bias(nn.Module):
+    """Adds one learnt number to each feature."""
+
+    axis: str
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*any F"]) -> Float[Array, "*any F"]:
+        """Adds to the last axis."""
+        return add_bias(self, x, self.axis)
+
+
 class Dense(nn.Module):
-    """A linear map without bias, `x @ kernel`: the kernel is float32, the product is taken in `dtype`."""
+    """A linear map, `x @ kernel` and `+ bias` where that is asked: float32 parameters, computed in `dtype`."""
 
     features: int
     axes: tuple[str, str]
     kernel_init: Initializer = fan_in_truncated
     dtype: str = "float32"
+    use_bias: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "*any D"]) -> Float[Array, "*any F"]:
         """Maps the last axis to `features`."""
         init = nn.with_logical_partitioning(self.kernel_init, self.axes)
         kernel = jnp.asarray(self.param("kernel", init, (x.shape[-1], self.features), jnp.float32))
-        return jnp.dot(x.astype(self.dtype), kernel.astype(self.dtype))
+        y = jnp.dot(x.astype(self.dtype), kernel.astype(self.dtype))
+        return add_bias(self, y, self.axes[1]) if self.use_bias else y
 
 
 class RMSNorm(nn.Module):
@@ -128,10 +149,11 @@ class Embed(nn.Module):
     vocab_size: int
     emb_dim: int
     dtype: str = "float32"
+    embedding_init: Initializer = unit_normal
 
     def setup(self) -> None:
-        """Holds one table of unit-variance rows."""
-        init = nn.with_logical_partitioning(nn.initializers.normal(stddev=1.0), ("vocab", "embed"))
+        """Holds one table, a row for each token."""
+        init = nn.with_logical_partitioning(self.embedding_init, ("vocab", "embed"))
         table = self.param("embedding", init, (self.vocab_size, self.emb_dim), jnp.float32)
         self.embedding = jnp.asarray(table)
 
@@ -139,10 +161,13 @@ class Embed(nn.Module):
         """Looks up `tokens`; an id outside of the vocabulary becomes NaN, so that it cannot go unnoticed."""
         return constrain(jnp.take(self.embedding, tokens, axis=0).astype(self.dtype), "batch", "length", "embed")
 
+    def score(self, hidden: Float[Array, "*any D"]) -> Float[Array, "*any V"]:
+        """Float32 scores of every token, `hidden @ embedding.T`."""
+        return jnp.einsum("...d,vd->...v", hidden.astype(jnp.float32), self.embedding)
+
     def attend(self, hidden: Float[Array, "*any D"]) -> Float[Array, "*any V"]:
-        """Float32 logits of the tied head, `hidden @ embedding.T / sqrt(D)` (T5 1.0)."""
-        logits = jnp.einsum("...d,vd->...v", hidden.astype(jnp.float32), self.embedding)
-        return logits / math.sqrt(self.emb_dim)
+        """Float32 logits of T5 1.0's tied head, `hidden @ embedding.T / sqrt(D)`."""
+        return self.score(hidden) / math.sqrt(self.emb_dim)
 
 
 class Dropout(nn.Module):
@@ -163,6 +188,8 @@ class GatedMLP(nn.Module):
     """T5's feed-forward block, `wo(product over i of act_i(wi_i(x)))`; one activation is T5 1.0, two are T5 1.1."""
 
     sizes: LayerSizes
+    wi_init: Initializer = fan_in_truncated
+    wo_init: Initializer = fan_in_truncated
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
@@ -171,11 +198,33 @@ class GatedMLP(nn.Module):
         branches = []
         for index, name in enumerate(sizes.mlp_activations):
             dense_name = "wi" if len(sizes.mlp_activations) == 1 else f"wi_{index}"
-            wi = Dense(sizes.mlp_dim, ("embed", "mlp"), dtype=sizes.dtype, name=dense_name)
+            wi = Dense(sizes.mlp_dim, ("embed", "mlp"), self.wi_init, sizes.dtype, name=dense_name)
             branches.append(ACTIVATIONS[name](wi(x)))
         y = Dropout(sizes.dropout_rate)(reduce(operator.mul, branches))
         y = constrain(y, "batch", "length", "mlp")
-        return Dense(sizes.emb_dim, ("mlp", "embed"), dtype=sizes.dtype, name="wo")(y)
+        return Dense(sizes.emb_dim, ("mlp", "embed"), self.wo_init, sizes.dtype, name="wo")(y)
+
+
+def split_heads(y: Float[Array, "B T J"], sizes: LayerSizes) -> Float[Array, "B H T K"]:
+    """Puts the heads in front of the length, where the batched products want them."""
+    y = y.reshape(*y.shape[:2], sizes.num_heads, sizes.head_dim).swapaxes(1, 2)
+    return constrain(y, "batch", "heads", "length", "kv")
+
+
+def mix(
+    q: Float[Array, "B H T K"],
+    k: Float[Array, "B H S K"],
+    v: Float[Array, "B H S K"],
+    bias: Float[Array, "#B #H T S"],
+    *,
+    scale: float = 1.0,
+    drop: Callable[[Array], Array] = lambda weights: weights,
+) -> Float[Array, "B T J"]:
+    """What attention reads, `softmax(scale q k' + bias) v` with the heads joined; the softmax is in float32."""
+    scores = jnp.einsum("bhtk,bhsk->bhts", q, k, preferred_element_type=jnp.float32)
+    weights = drop(jax.nn.softmax(scores * scale + bias, axis=-1).astype(v.dtype))
+    mixed = jnp.einsum("bhts,bhsk->bthk", weights, v)
+    return mixed.reshape(*mixed.shape[:2], -1)
 
 
 class Attention(nn.Module):
@@ -183,81 +232,38 @@ class Attention(nn.Module):
 
     sizes: LayerSizes
 
-    @nn.compact
+    def setup(self) -> None:
+        """Names the projections as T5X does."""
+        sizes, joined = self.sizes, self.sizes.num_heads * self.sizes.head_dim
+        # Scores are never scaled: 1/sqrt(head_dim) is folded into the query's initialiser.
+        query_init = nn.initializers.variance_scaling(1.0 / sizes.head_dim, "fan_in", "normal")
+        self.query = Dense(joined, ("embed", "joined_kv"), query_init, sizes.dtype)
+        self.key = Dense(joined, ("embed", "joined_kv"), fan_in_normal, sizes.dtype)
+        self.value = Dense(joined, ("embed", "joined_kv"), fan_in_normal, sizes.dtype)
+        self.out = Dense(sizes.emb_dim, ("joined_kv", "embed"), fan_in_normal, sizes.dtype)
+        self.dropout = Dropout(sizes.dropout_rate)  # one mask for all queries of a head
+
+    def keys_values(self, x: Float[Array, "B S D"]) -> tuple[Float[Array, "B H S K"], Float[Array, "B H S K"]]:
+        """What `attend` looks at, which a cache can keep."""
+        return split_heads(self.key(x), self.sizes), split_heads(self.value(x), self.sizes)
+
+    def attend(
+        self,
+        queries: Float[Array, "B T D"],
+        memory: tuple[Float[Array, "B H S K"], Float[Array, "B H S K"]],
+        bias: Float[Array, "#B #H T S"],
+    ) -> Float[Array, "B T D"]:
+        """Attends to keys and values; `bias` holds the mask (0 or -1e10) and the relative bias."""
+        q = split_heads(self.query(queries), self.sizes)
+        return self.out(mix(q, *memory, bias, drop=self.dropout))
+
     def __call__(
         self, queries: Float[Array, "B T D"], keys: Float[Array, "B S D"], bias: Float[Array, "#B #H T S"]
     ) -> Float[Array, "B T D"]:
-        """Attends from `queries` to `keys`; `bias` holds the mask (0 or -1e10) and the relative bias."""
-        sizes = self.sizes
-        # Scores are never scaled: 1/sqrt(head_dim) is folded into the query's initialiser.
-        query_init = nn.initializers.variance_scaling(1.0 / sizes.head_dim, "fan_in", "normal")
-        q = self.heads("query", query_init, queries)
-        k = self.heads("key", fan_in_normal, keys)
-        v = self.heads("value", fan_in_normal, keys)
-        scores = jnp.einsum("bhtk,bhsk->bhts", q, k, preferred_element_type=jnp.float32)
-        weights = jax.nn.softmax(scores + bias, axis=-1).astype(sizes.dtype)
-        weights = Dropout(sizes.dropout_rate)(weights)  # one mask for all queries of a head
-        mixed = jnp.einsum("bhts,bhsk->bthk", weights, v)
-        mixed = mixed.reshape(*queries.shape[:2], sizes.num_heads * sizes.head_dim)
-        return Dense(sizes.emb_dim, ("joined_kv", "embed"), fan_in_normal, sizes.dtype, name="out")(mixed)
-
-    def heads(self, name: str, init: Initializer, x: Float[Array, "B T D"]) -> Float[Array, "B H T K"]:
-        """Projects `x` and puts the heads in front of the length, where the batched products want them."""
-        sizes = self.sizes
-        y = Dense(sizes.num_heads * sizes.head_dim, ("embed", "joined_kv"), init, sizes.dtype, name=name)(x)
-        y = y.reshape(*x.shape[:2], sizes.num_heads, sizes.head_dim).swapaxes(1, 2)
-        return constrain(y, "batch", "heads", "length", "kv")
+        """Attends from `queries` to `keys`."""
+        return self.attend(queries, self.keys_values(keys), bias)
 
 
 def mask_bias(mask: Bool[Array, "B T S"]) -> Float[Array, "B 1 T S"]:
     """What is added to the scores: 0 where query t sees key s, else -1e10, in float32."""
     return jnp.where(mask, 0.0, MASKED)[:, None].astype(jnp.float32)
-
-
-def relative_buckets(max_distance: int, num_buckets: int, *, bidirectional: bool) -> np.ndarray:
-    """The buckets of the relative positions (key - query) -max_distance ... max_distance; what is further is the same.
-
-    T5, section 2.1: the first half of a direction's buckets are exact distances, the rest grow as the logarithm up to
-    `max_distance`. One-directional buckets put every key behind the query into bucket 0.
-    """
-    relative = np.arange(-max_distance, max_distance + 1)
-    distance = np.abs(relative) if bidirectional else np.maximum(-relative, 0)
-    per_side = num_buckets // 2 if bidirectional else num_buckets
-    exact = per_side // 2
-    # T5X's epsilon keeps log(0) away; the bucket's edges that are whole numbers are met from above.
-    ratio = distance.astype(np.float32) / np.float32(exact) + np.finfo(np.float32).eps
-    logarithmic = exact + (np.log(ratio) / math.log(max_distance / exact) * (per_side - exact)).astype(np.int32)
-    bucket = np.where(distance < exact, distance, np.minimum(logarithmic, per_side - 1))
-    return bucket + per_side * (relative > 0) if bidirectional else bucket
-
-
-class RelativeBias(nn.Module):
-    """T5's relative position bias: one learnt number for each head and bucket of distances, shared by all layers."""
-
-    num_heads: int
-    num_buckets: int
-    max_distance: int
-    bidirectional: bool
-
-    @nn.compact
-    def __call__(self, length: int, positions: Int[Array, "B T"] | None = None) -> Float[Array, "#B H T T"]:
-        """The bias of query t and key s: from `positions` for each row, else from the index, once for all rows."""
-        uniform = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
-        init = nn.with_logical_partitioning(uniform, ("heads", "relpos_buckets"))
-        table = jnp.asarray(self.param("rel_embedding", init, (self.num_heads, self.num_buckets), jnp.float32))
-        buckets = relative_buckets(self.max_distance, self.num_buckets, bidirectional=self.bidirectional)
-        by_distance = table[:, buckets]
-        if positions is None:
-            return self.from_index(by_distance, length)[None]
-        relative = positions[:, None, :] - positions[:, :, None]
-        index = jnp.clip(relative, -self.max_distance, self.max_distance) + self.max_distance
-        return jnp.moveaxis(jnp.take(by_distance, index, axis=1), 0, 1)
-
-    def from_index(self, by_distance: Float[Array, "H R"], length: int) -> Float[Array, "H T T"]:
-        """A Toeplitz matrix for each head, by a shear: no gather of T x T indices, and no scatter in its gradient."""
-        # Row 0 is offsets 0 ... T-1, one unused, then -(T-1) ... -1; read back in rows one shorter, row t starts at -t.
-        offsets = np.concatenate([np.arange(length), [0], np.arange(1 - length, 0)])
-        row = by_distance[:, np.clip(offsets, -self.max_distance, self.max_distance) + self.max_distance]
-        heads, period = row.shape
-        rows = jnp.broadcast_to(row[:, None, :], (heads, length, period)).reshape(heads, length * period)
-        return rows[:, : length * (period - 1)].reshape(heads, length, period - 1)[:, :, :length]

@@ -5,6 +5,7 @@ from jaxtyping import Array, Float, Int
 
 from mixlm.errors import UserError
 from mixlm.example import Example, attention_mask, same_segment, smallest_example
+from mixlm.models.cache import Cache, KeysValues, Slots, empty_cache, read, unless_overfull
 from mixlm.models.layers import (
     Attention,
     Dense,
@@ -12,13 +13,12 @@ from mixlm.models.layers import (
     Embed,
     GatedMLP,
     LayerSizes,
-    RelativeBias,
     RMSNorm,
-    check_buckets,
     check_positive,
     constrain,
     mask_bias,
 )
+from mixlm.models.relative import RelativeBias, check_buckets
 
 
 class EncoderLayer(nn.Module):
@@ -42,24 +42,39 @@ class DecoderLayer(nn.Module):
 
     sizes: LayerSizes
 
-    @nn.compact
+    def setup(self) -> None:
+        """Names the parts as T5X does."""
+        sizes = self.sizes
+        self.pre_self_attention_layer_norm = RMSNorm(sizes.dtype)
+        self.self_attention = Attention(sizes)
+        self.pre_cross_attention_layer_norm = RMSNorm(sizes.dtype)
+        self.encoder_decoder_attention = Attention(sizes)
+        self.pre_mlp_layer_norm = RMSNorm(sizes.dtype)
+        self.mlp = GatedMLP(sizes)
+        self.dropouts = [Dropout(sizes.dropout_rate) for _ in range(3)]
+
+    def encoder_memory(self, encoded: Float[Array, "B R D"]) -> KeysValues:
+        """The keys and values that the encoder's output gives this layer."""
+        return self.encoder_decoder_attention.keys_values(encoded)
+
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        encoded: Float[Array, "B S D"],
-        bias: Float[Array, "B H T T"],
-        cross_bias: Float[Array, "B 1 T S"],
-    ) -> Float[Array, "B T D"]:
-        """Applies the layer."""
-        sizes = self.sizes
-        y = RMSNorm(sizes.dtype, name="pre_self_attention_layer_norm")(x)
-        x = x + Dropout(sizes.dropout_rate)(Attention(sizes, name="self_attention")(y, y, bias))
-        y = RMSNorm(sizes.dtype, name="pre_cross_attention_layer_norm")(x)
-        y = Attention(sizes, name="encoder_decoder_attention")(y, encoded, cross_bias)
-        x = x + Dropout(sizes.dropout_rate)(y)
-        y = RMSNorm(sizes.dtype, name="pre_mlp_layer_norm")(x)
-        x = x + Dropout(sizes.dropout_rate)(GatedMLP(sizes, name="mlp")(y))
-        return constrain(x, "batch", "length", "embed")
+        encoder_memory: KeysValues,
+        bias: Float[Array, "B H T S"],
+        cross_bias: Float[Array, "B 1 T R"],
+        past: Slots | None = None,
+    ) -> tuple[Float[Array, "B T D"], KeysValues]:
+        """Applies the layer to `x`, which follows on `past` where it is given; also returns all keys and values."""
+        y = self.pre_self_attention_layer_norm(x)
+        memory = self.self_attention.keys_values(y)
+        if past is not None:
+            memory = past.write(*memory)
+        x = x + self.dropouts[0](self.self_attention.attend(y, memory, bias))
+        y = self.pre_cross_attention_layer_norm(x)
+        x = x + self.dropouts[1](self.encoder_decoder_attention.attend(y, encoder_memory, cross_bias))
+        x = x + self.dropouts[2](self.mlp(self.pre_mlp_layer_norm(x)))
+        return constrain(x, "batch", "length", "embed"), memory
 
 
 class Encoder(nn.Module):
@@ -113,11 +128,39 @@ class Decoder(nn.Module):
         segments = example.decoder_segments
         bias = mask_bias(attention_mask(example.decoder_mask_ar, segments))
         bias = bias + self.relpos_bias(x.shape[1], example.decoder_positions)
-        cross = mask_bias(same_segment(segments, example.encoder_segments))
-        x = self.input_dropout(x)
-        for layer in self.layers:
-            x = layer(x, encoded, bias, cross)
-        return self.output_dropout(self.decoder_norm(x))
+        cross_bias = mask_bias(same_segment(segments, example.encoder_segments))
+        return self.stack(x, self.encoder_memory(encoded), bias, cross_bias)[0]
+
+    def extend(self, x: Float[Array, "B T D"], example: Example, cache: Cache) -> tuple[Float[Array, "B T D"], Cache]:
+        """Reads on after what is in the cache."""
+        cache, sees, positions = read(cache, example)
+        bias = mask_bias(sees) + self.relpos_bias.between(positions, cache.positions)
+        if cache.encoder_segments is None:
+            raise UserError("This cache holds no encoder's side: an encoder-decoder's comes from its own empty_cache.")
+        cross_bias = mask_bias(same_segment(example.decoder_segments, cache.encoder_segments))
+        memory = tuple(zip(cache.encoder_keys, cache.encoder_values))
+        x, written = self.stack(x, memory, bias, cross_bias, cache)
+        return unless_overfull(x, cache), cache.keep(written)
+
+    def encoder_memory(self, encoded: Float[Array, "B R D"]) -> tuple[KeysValues, ...]:
+        """The keys and values that the encoder's output gives each layer."""
+        return tuple(layer.encoder_memory(encoded) for layer in self.layers)
+
+    def stack(
+        self,
+        x: Float[Array, "B T D"],
+        encoder_memory: tuple[KeysValues, ...],
+        bias: Float[Array, "B H T S"],
+        cross_bias: Float[Array, "B 1 T R"],
+        cache: Cache | None = None,
+    ) -> tuple[Float[Array, "B T D"], list[KeysValues]]:
+        """Applies the layers and the last norm; also returns every layer's keys and values."""
+        x, written = self.input_dropout(x), []
+        for index, layer in enumerate(self.layers):
+            past = None if cache is None else cache.slots(index)
+            x, memory = layer(x, encoder_memory[index], bias, cross_bias, past)
+            written.append(memory)
+        return self.output_dropout(self.decoder_norm(x)), written
 
     def logits(self, hidden: Float[Array, "*any D"]) -> Float[Array, "*any V"]:
         """Float32 scores by the untied head."""
@@ -196,6 +239,25 @@ class EncoderDecoder(nn.Module):
     def hidden(self, example: Example) -> Float[Array, "B T D"]:
         """The decoder's output before the head, `decode(encode(example), example)`."""
         return self.decode(self.encode(example), example)
+
+    def empty_cache(self, example: Example, length: int) -> Cache:
+        """A cache of `length` slots for the example's rows, whose encoder's side is read once and kept in it."""
+        return self.empty_cache_from(self.encode(example), example, length)
+
+    def empty_cache_from(self, encoded: Float[Array, "B S D"], example: Example, length: int) -> Cache:
+        """`empty_cache` over an encoder's output; raises `UserError` where `length` is below one."""
+        rows = encoded.shape[0]
+        cache = empty_cache(self.num_decoder_layers, rows, self.num_heads, length, self.head_dim, self.dtype)
+        memory = self.decoder.encoder_memory(encoded)
+        return cache.replace(
+            encoder_keys=tuple(keys for keys, _ in memory),
+            encoder_values=tuple(values for _, values in memory),
+            encoder_segments=example.encoder_segments,
+        )
+
+    def extend(self, example: Example, cache: Cache) -> tuple[Float[Array, "B T D"], Cache]:
+        """`hidden` of the decoder's tokens that follow on those in the cache, and the next cache; see `cache.read`."""
+        return self.decoder.extend(self.token_embedder(example.decoder_input_tokens), example, cache)
 
     def logits(self, hidden: Float[Array, "*any D"]) -> Float[Array, "*any V"]:
         """Float32 scores of any block of positions."""

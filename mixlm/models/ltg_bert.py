@@ -1,0 +1,257 @@
+"""LTG-BERT, a transformer of BabyLM's: disentangled relative attention, GEGLU and a norm on every side."""
+
+import math
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from mixlm.errors import UserError
+from mixlm.example import Example, attention_mask, smallest_example
+from mixlm.models.cache import Cache, KeysValues, Slots, empty_cache, read, unless_overfull
+from mixlm.models.layers import (
+    Bias,
+    Dense,
+    Dropout,
+    Embed,
+    Initializer,
+    LayerSizes,
+    check_positive,
+    constrain,
+    mask_bias,
+    mix,
+    split_heads,
+    truncated,
+    without_encoder,
+)
+from mixlm.models.relative import check_log_buckets, log_buckets
+
+
+def small_normal(emb_dim: int, scale: float = 1.0) -> Initializer:
+    """All matrices and embeddings start as truncated normal numbers of deviation sqrt(2/(5D)) times `scale`."""
+    return truncated(math.sqrt(2.0 / (5.0 * emb_dim)) * scale)
+
+
+def norm(dtype: str, epsilon: float, *, affine: bool = False) -> nn.LayerNorm:
+    """A layer norm, with a gain and a bias for each feature of the residual stream where `affine`."""
+    return nn.LayerNorm(
+        epsilon=epsilon,
+        dtype=dtype,
+        use_scale=affine,
+        use_bias=affine,
+        use_fast_variance=False,
+        scale_init=nn.with_logical_partitioning(nn.initializers.ones, ("embed",)),
+        bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("embed",)),
+    )
+
+
+class DisentangledAttention(nn.Module):
+    """Attention whose scores add content to content, content to position and position to content, and a norm behind.
+
+    `(q_t k_s + q_t K(r_ts) + Q(r_ts) k_s) / sqrt(3K)` where r_ts is the relative embedding of t - s, and Q and K are
+    the projections that queries and keys have as well. `epsilon` is the norm's.
+    """
+
+    sizes: LayerSizes
+    epsilon: float
+
+    def setup(self) -> None:
+        """Four projections with biases."""
+        sizes, init = self.sizes, small_normal(self.sizes.emb_dim)
+        joined = sizes.num_heads * sizes.head_dim
+        self.query, self.key, self.value = (
+            Dense(joined, ("embed", "joined_kv"), init, sizes.dtype, use_bias=True) for _ in range(3)
+        )
+        self.out = Dense(sizes.emb_dim, ("joined_kv", "embed"), init, sizes.dtype, use_bias=True)
+        self.post_layer_norm = norm(sizes.dtype, self.epsilon, affine=True)
+        self.dropouts = [Dropout(sizes.dropout_rate, shared=()) for _ in range(3)]
+
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        relative: Float[Array, "R D"],
+        rows: Int[Array, "#B T S"],
+        mask: Bool[Array, "B T S"],
+        past: Slots | None,
+    ) -> tuple[Float[Array, "B T D"], KeysValues]:
+        """Attends from `x` to itself and to `past`; `rows` are those of `relative`; also returns keys and values."""
+        sizes = self.sizes
+        q, k, v = (split_heads(project(x), sizes) for project in (self.query, self.key, self.value))
+        memory = (k, v) if past is None else past.write(k, v)
+        near = self.dropouts[0](relative)[None]
+        query_rows, key_rows = (split_heads(project(near), sizes)[0] for project in (self.query, self.key))
+        scale = 1.0 / math.sqrt(3.0 * sizes.head_dim)
+        positional = by_rows(q, key_rows, rows) + by_rows(memory[0], query_rows, rows.mT).mT
+        mixed = mix(q, *memory, mask_bias(mask) + positional * scale, scale=scale, drop=self.dropouts[1])
+        return self.dropouts[2](self.post_layer_norm(self.out(mixed))), memory
+
+
+def by_rows(
+    x: Float[Array, "B H T K"], embeddings: Float[Array, "H R K"], rows: Int[Array, "#B T S"]
+) -> Float[Array, "B H T S"]:
+    """The products in float32 of each vector with the embedding whose row `rows` names."""
+    products = jnp.einsum("bhtk,hrk->bhtr", x, embeddings, preferred_element_type=jnp.float32)
+    return jnp.take_along_axis(products, rows[:, None], axis=-1)
+
+
+class GEGLU(nn.Module):
+    """`wo(norm(gelu(wi_0(x)) * wi_1(x)))` with the tanh approximation, no biases; layer `index` counts from 0.
+
+    The initial matrices are smaller by sqrt(1/(2(index + 1))).
+    """
+
+    sizes: LayerSizes
+    epsilon: float
+    index: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        """Maps every position on its own."""
+        sizes, init = self.sizes, small_normal(self.sizes.emb_dim, math.sqrt(0.5 / (self.index + 1)))
+        gate, y = (Dense(sizes.mlp_dim, ("embed", "mlp"), init, sizes.dtype, name=f"wi_{i}")(x) for i in range(2))
+        y = constrain(nn.gelu(gate) * y, "batch", "length", "mlp")
+        y = Dense(sizes.emb_dim, ("mlp", "embed"), init, sizes.dtype, name="wo")(norm(sizes.dtype, self.epsilon)(y))
+        return Dropout(sizes.dropout_rate, shared=())(y)
+
+
+class LTGBertLayer(nn.Module):
+    """Attention and MLP, each on the normalised residual stream and added to it."""
+
+    sizes: LayerSizes
+    epsilon: float
+    index: int
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        relative: Float[Array, "R D"],
+        rows: Int[Array, "#B T S"],
+        mask: Bool[Array, "B T S"],
+        past: Slots | None = None,
+    ) -> tuple[Float[Array, "B T D"], KeysValues]:
+        """Applies the layer to `x`, which follows on `past` where it is given; also returns all keys and values."""
+        sizes = self.sizes
+        attention = DisentangledAttention(sizes, self.epsilon, name="self_attention")
+        y, memory = attention(norm(sizes.dtype, self.epsilon)(x), relative, rows, mask, past)
+        x = x + y
+        x = x + GEGLU(sizes, self.epsilon, self.index, name="mlp")(norm(sizes.dtype, self.epsilon)(x))
+        return constrain(x, "batch", "length", "embed"), memory
+
+
+class LTGBert(nn.Module):
+    """LTG-BERT, whose causality is data: the same weights read in both directions, causally, or a prefix.
+
+    After ltgoslo/ltg-bert, its BabyLM model: arXiv 2303.09859. `num_buckets` and `max_position` shape the relative
+    positions (`log_buckets`), so that any length can be read; `epsilon` is that of all norms. The head is
+    `norm(gelu(dense(norm(x))))` on the tied embedding, with a bias. Parameters are float32; activations are `dtype`.
+    Dropout is active where a "dropout" rng is given. Raises `UserError` for a size, a rate or a name that cannot be.
+    """
+
+    vocab_size: int
+    emb_dim: int
+    num_heads: int
+    head_dim: int
+    mlp_dim: int
+    num_layers: int
+    num_buckets: int = 32
+    max_position: int = 512
+    dropout_rate: float = 0.0
+    epsilon: float = 1e-7
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = self.sizes
+        check_positive(vocab_size=self.vocab_size, num_layers=self.num_layers)
+        check_log_buckets(self.num_buckets, self.max_position)
+        if self.epsilon <= 0:
+            raise UserError(f"epsilon = {self.epsilon} must be above zero.")
+
+    @property
+    def sizes(self) -> LayerSizes:
+        """What every layer shares."""
+        return LayerSizes(
+            emb_dim=self.emb_dim,
+            num_heads=self.num_heads,
+            head_dim=self.head_dim,
+            mlp_dim=self.mlp_dim,
+            dropout_rate=self.dropout_rate,
+            dtype=self.dtype,
+        )
+
+    def setup(self) -> None:
+        """Names the parts after T5X's where T5 has them."""
+        sizes, init = self.sizes, small_normal(self.emb_dim)
+        self.token_embedder = Embed(self.vocab_size, self.emb_dim, self.dtype, init)
+        self.word_norm = norm(self.dtype, self.epsilon)
+        rows = 2 * self.num_buckets - 1
+        boxed = nn.with_logical_partitioning(init, ("relpos_buckets", "embed"))
+        self.relative_embedding = self.param("relative_embedding", boxed, (rows, self.emb_dim), jnp.float32)
+        self.relative_layer_norm = norm(self.dtype, self.epsilon, affine=True)
+        self.layers = [LTGBertLayer(sizes, self.epsilon, index) for index in range(self.num_layers)]
+        self.head_norms = [norm(self.dtype, self.epsilon) for _ in range(2)]
+        self.head_dense = Dense(self.emb_dim, ("embed", "mlp"), init, self.dtype, use_bias=True)
+        self.logits_bias = Bias("vocab")
+        self.dropouts = [Dropout(self.dropout_rate, shared=()) for _ in range(2)]
+
+    def inputs(self) -> tuple[Example]:
+        """The smallest argument of `__call__`, with which the parameters are initialised."""
+        return (smallest_example(encoder=False),)
+
+    def hidden(self, example: Example) -> Float[Array, "B T D"]:
+        """What the tied embedding scores: the last layer's output, through the head's dense layer and its two norms.
+
+        An example for an encoder-decoder is read as a prefix language model's: the encoder's input is the prefix.
+        """
+        whole = without_encoder(example)
+        positions = whole.decoder_positions
+        if positions is None:
+            positions = jnp.arange(whole.decoder_input_tokens.shape[1])[None]
+        mask = attention_mask(whole.decoder_mask_ar, whole.decoder_segments)
+        x, _ = self.stack(whole.decoder_input_tokens, self.rows(positions, positions), mask)
+        return x[:, -example.decoder_input_tokens.shape[1] :]
+
+    def empty_cache(self, example: Example, length: int) -> Cache:
+        """A cache of `length` slots for the example's rows; raises `UserError` where that is none."""
+        rows = example.decoder_input_tokens.shape[0]
+        return empty_cache(self.num_layers, rows, self.num_heads, length, self.head_dim, self.dtype)
+
+    def extend(self, example: Example, cache: Cache) -> tuple[Float[Array, "B T D"], Cache]:
+        """`hidden` of the tokens that follow on those in the cache, and the cache with them; see `cache.read`."""
+        whole = without_encoder(example)
+        cache, sees, positions = read(cache, whole)
+        x, written = self.stack(whole.decoder_input_tokens, self.rows(positions, cache.positions), sees, cache)
+        x = unless_overfull(x, cache)
+        return x[:, -example.decoder_input_tokens.shape[1] :], cache.keep(written)
+
+    def rows(self, queries: Int[Array, "#B T"], keys: Int[Array, "#B S"]) -> Int[Array, "#B T S"]:
+        """The row of the relative embedding for queries and keys at these positions; what is further is the same."""
+        reach = self.max_position - 1
+        distance = jnp.clip(queries[:, :, None] - keys[:, None, :], -reach, reach)
+        return jnp.take(jnp.asarray(log_buckets(self.num_buckets, self.max_position), jnp.int32), distance + reach)
+
+    def stack(
+        self,
+        tokens: Int[Array, "B T"],
+        rows: Int[Array, "#B T S"],
+        mask: Bool[Array, "B T S"],
+        cache: Cache | None = None,
+    ) -> tuple[Float[Array, "B T D"], list[KeysValues]]:
+        """Embeds, applies the layers and the head up to the vocabulary; also every layer's keys and values."""
+        x, written = self.dropouts[0](self.word_norm(self.token_embedder(tokens))), []
+        relative = self.relative_layer_norm(jnp.asarray(self.relative_embedding))
+        for index, layer in enumerate(self.layers):
+            x, memory = layer(x, relative, rows, mask, None if cache is None else cache.slots(index))
+            written.append(memory)
+        # The head's gelu is exact, unlike the layers'.
+        x = nn.gelu(self.head_dense(self.head_norms[0](x)), approximate=False)
+        return self.dropouts[1](self.head_norms[1](x)), written
+
+    def logits(self, hidden: Float[Array, "*any D"]) -> Float[Array, "*any V"]:
+        """Float32 scores of any block of positions."""
+        return self.logits_bias(self.token_embedder.score(hidden))
+
+    def __call__(self, example: Example) -> Float[Array, "B T V"]:
+        """All logits at once, which is how the parameters are initialised."""
+        return self.logits(self.hidden(example))

@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 import pprint
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,22 +23,34 @@ def configured(flags: Flags, entry: Callable[..., Any]) -> Any:
 
     Raises UserError with one sentence for every mistake in them, before anything is built.
     """
-    text = config_text(flags, entry)
+    return configured_all(flags, (entry,))[0]
+
+
+def configured_all(flags: Flags, entries: Sequence[Callable[..., Any]], files: Sequence[str] = ()) -> list[Any]:
+    """Returns what gin builds for each of `entries`, of which the first is the recipe.
+
+    `files` are gin files that a script brings along; they are read before those of the command line.
+    """
+    text = config_text(flags, entries[0], entries[1:], files)
     gin.clear_config()
     with gin.config.interactive_mode():  # A module that was reloaded may register its classes again.
         gin.parse_config(text)
     try:
-        return gin.get_configurable(entry)()
+        return [gin.get_configurable(entry)() for entry in entries]
     except UserError as error:
         # gin appends to the sentence which classes it was building.
         raise UserError(str(error).partition("\n")[0]) from None
 
 
-def config_text(flags: Flags, entry: Callable[..., Any]) -> str:
+def config_text(
+    flags: Flags, entry: Callable[..., Any], others: Sequence[Callable[..., Any]] = (), files: Sequence[str] = ()
+) -> str:
     """Returns what the flags amount to as one gin text, macros first; this text is what `configured` gives to gin."""
     if not flags.gin_files:
         raise UserError(f"Which recipe? Name one with --gin_file=NAME: {_listed(recipes(entry))}.")
-    program = read(flags.gin_files, flags.search_paths, flags.bindings)
+    # A file of that name in the working folder is another one.
+    own = tuple(str(GIN_FOLDER / name) for name in files)
+    program = read((*own, *flags.gin_files), flags.search_paths, flags.bindings)
     target = program.target(entry, entry.__module__, entry.__qualname__)
     missing = _missing(program, target)
     if missing or not any(bound == target for _, bound in program.bindings):
@@ -46,8 +58,9 @@ def config_text(flags: Flags, entry: Callable[..., Any]) -> str:
         known = _listed(name for name in recipes(entry) if name not in flags.gin_files)
         raise UserError(f"{' with '.join(flags.gin_files)} is no recipe: it {lacking}; recipes are {known}.")
     reached = _Reached()
-    _check_call(program, target, (), reached)
-    _check_effect(program, target, reached)
+    for each in (entry, *others):
+        _check_call(program, program.target(each, each.__module__, each.__qualname__), (), reached)
+    _check_effect(program, reached)
     return _text(program)
 
 
@@ -156,7 +169,7 @@ def _follow(program: Program, value: Any, scopes: tuple[str, ...], reached: _Rea
             _follow(program, entry, scopes, reached)
 
 
-def _check_effect(program: Program, entry: Target, reached: _Reached) -> None:
+def _check_effect(program: Program, reached: _Reached) -> None:
     """Raises UserError for a value given on the command line that nothing reads."""
     for name, binding in program.macros.items():
         if binding.typed is not None and name not in reached.macros:

@@ -8,8 +8,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from mixlm.errors import UserError
+from mixlm.schedules import Schedule, Step, check_number
+from mixlm.tokens import TokenIds
 
+Rate = float | Schedule | Float[Array, ""]  # the last where a number of a recipe is traced
 SAMPLE_BLOCK = 128  # Ours: near the square root of a vocabulary, which keeps both running sums short.
+GOLDEN_STEP = 2654435769  # 2^32 times the golden ratio's fraction: its multiples fill a circle evenly.
+# Streams of a row's key besides those that objectives split off it, which are numbered from 0.
+RANK_STREAM, START_STREAM = 0x52414E4B, 0x53544152
 
 
 def span_counts(length: int, noise_density: float, mean_span_length: float) -> tuple[int, int]:
@@ -98,3 +104,111 @@ def _invert(
 def shift_right(tokens: Int[Array, " T"], start: int) -> Int[Array, " T"]:
     """The decoder's input for these targets: `start`, then all of them but the last."""
     return jnp.concatenate([jnp.full(1, start, tokens.dtype), tokens[:-1]])
+
+
+def decoder_inputs(shown: Int[Array, "B T"], bos: int, shifted: bool) -> Int[Array, "B T"]:
+    """What the decoder reads: position i reads `shown[i - 1]`, the first one `bos`, where shifted; else `shown[i]`."""
+    return jax.vmap(lambda row: shift_right(row, bos))(shown) if shifted else shown
+
+
+def documents(inputs: Int[Array, "B T"], targets: Int[Array, "B T"], tokens: TokenIds) -> Int[Array, "B T"]:
+    """Segment ids by which documents do not see each other: one starts at every `tokens.bos` that is read.
+
+    `inputs` are those before corruption; padding (by the targets) is segment 0.
+    """
+    starts = (inputs == tokens.bos).at[:, 0].set(True)
+    return jnp.where(targets == tokens.pad, 0, jnp.cumsum(starts, axis=1, dtype=jnp.int32))
+
+
+def check_documents(tokens: TokenIds) -> None:
+    """Raises UserError where a document's start could not be told from padding."""
+    if tokens.bos == tokens.pad:
+        raise UserError(
+            f"separate_documents needs a token that starts a document, but tokens.bos is the padding, {tokens.pad}."
+        )
+
+
+def is_text(row: Int[Array, "*n"], tokens: TokenIds) -> Bool[Array, "*n"]:
+    """Which tokens may be masked: all but padding, EOS, start, unknown, mask and sentinels.
+
+    The Dual release spares its 16 lowest ids, which are the same ones.
+    """
+    special = row > tokens.first_sentinel - tokens.sentinels
+    for token in _low_specials(tokens):
+        special = special | (row == token)
+    return ~special
+
+
+def random_text(key: Key[Array, ""], length: int, tokens: TokenIds) -> Int[Array, " L"]:
+    """Tokens that may be masked (see `is_text`), uniform and independent; UserError where the vocabulary has none."""
+    specials = _low_specials(tokens)
+    count = tokens.vocab_size - tokens.sentinels - len(specials)
+    if count < 1:
+        raise UserError(f"A vocabulary of {tokens.vocab_size} ids that are all special has no text to draw from.")
+    drawn = jax.random.randint(key, (length,), 0, count)
+    for token in specials:
+        drawn = drawn + (drawn >= token)
+    return drawn
+
+
+def _low_specials(tokens: TokenIds) -> list[int]:
+    """The special ids below the sentinels, ascending."""
+    low = {tokens.pad, tokens.eos, tokens.unk, tokens.bos, tokens.mask}
+    return sorted(token for token in low if token <= tokens.first_sentinel - tokens.sentinels)
+
+
+def first_of(scores: Float[Array, " L"], candidates: Bool[Array, " L"], count: Int[Array, ""]) -> Bool[Array, " L"]:
+    """The `count` candidates of the lowest scores, in the row's order where scores are equal; all if there are fewer.
+
+    The count may be traced; with uniform scores every set of that size is equally likely.
+    """
+    order = jnp.argsort(jnp.where(candidates, scores, jnp.inf), stable=True)
+    place = jnp.argsort(order)
+    return (place < count) & candidates
+
+
+def spans_of(key: Key[Array, ""], length: int, span_lengths: tuple[float, ...]) -> Int[Array, " L"]:
+    """Cuts a row into spans whose lengths are drawn from the probabilities of 1, 2, ...: the number of each's span."""
+    chances = jnp.cumsum(jnp.asarray(span_lengths, jnp.float32))
+    drawn = jnp.searchsorted(chances / chances[-1], jax.random.uniform(key, (length,)), side="right") + 1
+    return jnp.searchsorted(jnp.cumsum(drawn), jnp.arange(length), side="right")
+
+
+def ranks(keys: Key[Array, " B"]) -> Int[Array, " B"]:
+    """The order of a batch's rows by a number drawn from each row's own key: a uniform permutation, new every step."""
+    drawn = jax.vmap(lambda key: jax.random.bits(jax.random.fold_in(key, RANK_STREAM)))(keys)
+    return jnp.argsort(jnp.argsort(drawn))
+
+
+def even_levels(keys: Key[Array, " B"]) -> Float[Array, " B"]:
+    """Noise levels that share one random start: `frac(start + rank * 0.618...)`, so each is uniform over [0, 1).
+
+    Rows of neighbouring ranks, such as those of one objective in a mix, are spread evenly, however many they are.
+    """
+    rank = ranks(keys)
+    start = jax.random.bits(jax.random.fold_in(keys[jnp.argmin(rank)], START_STREAM))
+    # In whole numbers that wrap around: a float's fraction would lose its digits to the rank.
+    turns = start + rank.astype(jnp.uint32) * jnp.uint32(GOLDEN_STEP)
+    return (turns >> 8).astype(jnp.float32) / 2**24
+
+
+def block_mask(keys: Key[Array, " B"], length: int, bidirectional: Rate, step: Step) -> Int[Array, "B T"]:
+    """`decoder_mask_ar` where every position joins the block before it with probability `bidirectional` at `step`.
+
+    1 is bidirectional, 0 causal; between, a row is a chain of blocks: the annealing of a mask (ours).
+    """
+    if isinstance(bidirectional, int | float) and bidirectional == 1:
+        return jnp.zeros((keys.shape[0], length), jnp.int32)
+    drawn = jax.vmap(lambda key: jax.random.uniform(key, (length,)))(keys)
+    return (drawn >= rate_at(bidirectional, step)).astype(jnp.int32)
+
+
+def rate_at(rate: Rate, step: Step) -> Float[Array, ""]:
+    """A rate's value at `step`: the number itself, or its schedule's."""
+    return jnp.asarray(rate(step) if isinstance(rate, Schedule) else rate, jnp.float32)
+
+
+def check_rate(owner: object, name: str) -> None:
+    """Raises UserError unless field `name` is a number in [0, 1], or a schedule, whose values are not looked at."""
+    if not isinstance(getattr(owner, name), Schedule):
+        check_number(owner, name, 0, 1)

@@ -43,14 +43,15 @@ def _is_number(record: Mapping[str, Any], *keys: str) -> bool:
 def panels(records: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     """The keys to draw under each label, in the order of their first appearance: terms, total loss, shares.
 
-    A term is `train/NAME` or `validation/NAME`; `NAME/FIGURE` is only reported, and drawn where it is a share of 1.
+    A term is `train/NAME` or `validation/NAME`; `NAME/FIGURE` is only reported, and drawn where it is a share of 1, or
+    the cost of a band of token frequencies (`NAME/top_80%`).
     """
     keys = [key for key in dict.fromkeys(key for record in records for key in record) if "/" in key or key == "loss"]
     keys = [key for key in keys if key == "loss" or key.startswith(("train/", "validation/"))]
     found = {
-        "nats per scored token": [key for key in keys if key.count("/") == 1],
+        "nats per scored token": [key for key in keys if key.count("/") == 1 or key.endswith("%")],
         "loss": [key for key in keys if key == "loss"],
-        "share": [key for key in keys if key.count("/") == 2 and not key.endswith("/cross_entropy")],
+        "share": [key for key in keys if key.count("/") == 2 and not key.endswith(("/cross_entropy", "%"))],
     }
     return {label: members for label, members in found.items() if members}
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import jax
@@ -12,8 +13,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mixlm.schedules import check_number
 
+Weight = Float[Array, ""] | float
 Logits = Callable[[Float[Array, "*n D"]], Float[Array, "*n V"]]
 Pick = Callable[[Float[Array, "*n V"], Float[Array, "*n"]], Int[Array, "*n"]]
+# What is summed next to the total.
+SUMS = ("count", "cross_entropy", "counted", "right", "scored")
 
 
 @struct.dataclass
@@ -25,7 +29,7 @@ class Term:
 
     total: Float[Array, ""]
     count: Float[Array, ""]
-    weight: Float[Array, ""] | float = 1.0
+    weight: Weight = 1.0
 
     @property
     def value(self) -> Float[Array, ""]:
@@ -124,7 +128,7 @@ class Focal:
 
 
 def binary_terms(
-    name: str, logits: Float[Array, "B S"], labels: Bool[Array, "B S"], counted: Bool[Array, "B S"], weight: float
+    name: str, logits: Float[Array, "B S"], labels: Bool[Array, "B S"], counted: Bool[Array, "B S"], weight: Weight
 ) -> dict[str, Term]:
     """Binary cross-entropy over the counted positions, in nats, and the share of them that is judged right."""
     cost = jnp.where(labels, jax.nn.softplus(-logits), jax.nn.softplus(logits))
@@ -135,17 +139,24 @@ def binary_terms(
 
 @struct.dataclass
 class Scored:
-    """Sums over the scored positions of a batch, and the token picked at each position where a pick was asked for."""
+    """Sums over the scored positions of a batch, and the token picked at each position where a pick was asked for.
 
-    total: Float[Array, ""]
-    count: Float[Array, ""]
-    cross_entropy: Float[Array, ""]
-    counted: Float[Array, ""]
-    right: Float[Array, ""]
-    scored: Float[Array, ""]
+    `score_rows` gives the sums of each row instead.
+    """
+
+    total: Float[Array, "*B"]
+    count: Float[Array, "*B"]
+    cross_entropy: Float[Array, "*B"]
+    counted: Float[Array, "*B"]
+    right: Float[Array, "*B"]
+    scored: Float[Array, "*B"]
     picked: Int[Array, "B T"] | None = None
 
-    def terms(self, name: str, loss: TokenLoss, weight: float = 1.0) -> dict[str, Term]:
+    def among(self, rows: Bool[Array, " B"]) -> "Scored":
+        """The sums over some of the rows, from those of each row."""
+        return jax.tree.map(lambda sums: jnp.sum(jnp.where(rows, sums, 0.0)), self)
+
+    def terms(self, name: str, loss: TokenLoss, weight: Weight = 1.0) -> dict[str, Term]:
         """The loss term `name`, its accuracy, and its plain cross-entropy where the loss is another one."""
         terms = {name: Term(self.total, self.count, weight), f"{name}/accuracy": Term(self.right, self.scored, 0.0)}
         if loss != CrossEntropy():
@@ -189,30 +200,81 @@ def score(
     return Scored(total, **rest, picked=picked)
 
 
-def _block_sums(logits, targets, weights, counted, noise, *, loss, pick):
+def score_rows(
+    logits: Logits,
+    hidden: Float[Array, "B T D"],
+    targets: Int[Array, "B T"],
+    weights: Float[Array, "B T"],
+    loss: TokenLoss,
+    counted: Float[Array, "B T"],
+    block: int = 128,
+) -> Scored:
+    """Each row's sums, for rows whose costs are weighed apart later; otherwise as `score`, without a pick.
+
+    A gradient cannot be taken ahead where every row has a factor of its own, so a block's logits are computed again on
+    the way back: a fourth product with the head's matrix next to `score`'s three, where a row is longer than a block.
+    """
+
+    def sums(block_hidden, *columns):
+        row_sums = partial(jnp.sum, axis=1)
+        total, rest, _ = _block_sums(logits(block_hidden), *columns, loss=loss, pick=None, add=row_sums)
+        return total, rest
+
+    columns = (targets, weights, counted, jnp.zeros_like(weights))
+    length = hidden.shape[1]
+    if length <= block:
+        total, rest = sums(hidden, *columns)
+        return Scored(total, **rest)
+    cut = [_in_blocks(x, math.ceil(length / block)) for x in (hidden, *columns)]
+
+    def body(carry, part):
+        return jax.tree.map(jnp.add, carry, sums(*part)), None
+
+    zeros = jnp.zeros(hidden.shape[0])
+    start = (zeros, dict.fromkeys(SUMS, zeros))
+    (total, rest), _ = jax.lax.scan(jax.checkpoint(body), start, tuple(cut))
+    return Scored(total, **rest)
+
+
+def token_costs(
+    logits: Logits, hidden: Float[Array, "B T D"], targets: Int[Array, "B T"], block: int = 128
+) -> Float[Array, "B T"]:
+    """The plain cross-entropy of every position in nats, `block` positions of each row at a time; for judging."""
+
+    def costs(block_hidden, block_targets):
+        return cross_entropy(logits(block_hidden), block_targets)
+
+    length = hidden.shape[1]
+    if length <= block:
+        return costs(hidden, targets)
+    blocks = math.ceil(length / block)
+    found = jax.lax.map(lambda part: costs(*part), tuple(_in_blocks(x, blocks) for x in (hidden, targets)))
+    return jnp.moveaxis(found, 0, 1).reshape(targets.shape[0], -1)[:, :length]
+
+
+def _block_sums(logits, targets, weights, counted, noise, *, loss, pick, add=jnp.sum):
     cost, scale = loss(logits, targets)
     plain = cost if loss == CrossEntropy() else cross_entropy(jax.lax.stop_gradient(logits), targets)
     scale = jax.lax.stop_gradient(scale)
     scored = weights > 0
     right = (jnp.argmax(logits, axis=-1) == targets) & scored
     rest = {
-        "count": jnp.sum(counted * scale),
-        "cross_entropy": jnp.sum(jax.lax.stop_gradient(plain) * weights),
-        "counted": jnp.sum(counted),
-        "right": jnp.sum(right, dtype=jnp.float32),
-        "scored": jnp.sum(scored, dtype=jnp.float32),
+        "count": add(counted * scale),
+        "cross_entropy": add(jax.lax.stop_gradient(plain) * weights),
+        "counted": add(counted),
+        "right": add(right, dtype=jnp.float32),
+        "scored": add(scored, dtype=jnp.float32),
     }
     picked = None if pick is None else pick(jax.lax.stop_gradient(logits), noise)
-    return jnp.sum(weights * scale * cost), rest, picked
+    return add(weights * scale * cost), rest, picked
 
 
 def _blockwise(sums, hidden, *columns):
     """Adds up `sums` over the leading axis of its arguments; gradients are taken block by block on the way forward."""
     function, held = jax.closure_convert(sums, hidden[0], *(column[0] for column in columns))
-    names = ("count", "cross_entropy", "counted", "right", "scored")
 
     def nothing():  # made where it is used: a tracer of this call must not reach the traces of the two rules below
-        return jnp.zeros(()), {name: jnp.zeros(()) for name in names}
+        return jnp.zeros(()), {name: jnp.zeros(()) for name in SUMS}
 
     @jax.custom_vjp
     def run(held, hidden, columns):

@@ -10,7 +10,7 @@ from mixlm.evaluate import mean_terms, unigram_entropy
 from mixlm.folder import RunFolder
 from mixlm.metrics import read
 from mixlm.plan import Plan
-from mixlm.samples import BLOCK, filled, reading, shown
+from mixlm.samples import BLOCK, filled, guessed, likeliest, shown
 from mixlm.step import bind, row_keys
 
 EXAMPLES = 3
@@ -73,10 +73,21 @@ def _plain_loss(record: dict[str, Any], name: str) -> float:
 
 
 def example_lines(planned: Plan, state: Any) -> list[str]:
-    """A few validation rows as the first stage sees them, with what the model says next to what is true."""
-    recipe = planned.recipe
-    objective = recipe.objectives[0]
-    modules = dict(recipe.modules)
+    """A few validation rows as each objective shows them, with what the model says next to what is true.
+
+    An encoder-decoder's later stages differ in nothing that a reader would see, so the first one speaks for all.
+    """
+    lines: list[str] = []
+    for objective in planned.recipe.objectives:
+        found = _examples_of(objective, planned, state)
+        if lines and hasattr(planned.recipe.networks[objective.networks[0]], "decode"):
+            break
+        lines += ["", f"as {objective.name} shows it", *found] if found else []
+    return lines[1:]
+
+
+def _examples_of(objective: Any, planned: Plan, state: Any) -> list[str]:
+    recipe, modules = planned.recipe, dict(planned.recipe.modules)
     rows = {"tokens": planned.validation[0]["tokens"][:EXAMPLES]}
     count = len(rows["tokens"])
     params = jax.device_get({name: state.params[name] for name in objective.networks})
@@ -91,4 +102,9 @@ def example_lines(planned: Plan, state: Any) -> list[str]:
     network = objective.networks[0]
     if example.encoder_input_tokens is not None and hasattr(modules[network], "decode"):
         return filled(modules[network], params[network], planned.data.vocabulary, example, before, recipe.tokens)
-    return [line for row in range(count) for line in reading(planned.data.vocabulary, example, before, row)]
+    guesses = jax.jit(lambda params: likeliest(bind(modules, params)[network], example))({network: params[network]})
+    return [
+        line
+        for row in range(count)
+        for line in [f"example {row + 1}", *guessed(planned.data.vocabulary, example, guesses, row)]
+    ]

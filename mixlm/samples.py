@@ -73,6 +73,18 @@ def reading(vocabulary: Any, example: Example, before: Any, row: int) -> list[st
     return lines
 
 
+def likeliest(net: Any, example: Example) -> Any:
+    """The likeliest token at every position of a decoder, all read off one forward."""
+    return jnp.argmax(net.logits(net.hidden(example)), axis=-1)
+
+
+def guessed(vocabulary: Any, example: Example, guesses: Any, row: int) -> list[str]:
+    """What one row reads and must say, and the model's likeliest token at each of those places."""
+    scored = np.asarray(example.decoder_loss_weights[row]) > 0
+    lines = [*reading(vocabulary, example, None, row), "model  " + vocabulary.decode(np.asarray(guesses)[row][scored])]
+    return [BLOCK + line for line in lines]
+
+
 def filled(module: Any, params: Any, vocabulary: Any, example: Example, before: Any, ids: TokenIds) -> list[str]:
     """Lines for every row of the example: its input, and each span as the model fills it next to the true one."""
     true = np.asarray(example.decoder_target_tokens)

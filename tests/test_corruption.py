@@ -1,5 +1,6 @@
 """The laws of noise: exact counts, uniform choices, and T5's own distribution of spans."""
 
+from dataclasses import dataclass
 from functools import cache, partial
 from itertools import combinations, pairwise
 from math import comb
@@ -11,8 +12,30 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixlm.corruption import choose, fold_spans, random_segmentation, sample, shift_right, span_counts, span_mask
+from mixlm.corruption import (
+    block_mask,
+    check_documents,
+    check_rate,
+    choose,
+    decoder_inputs,
+    documents,
+    even_levels,
+    first_of,
+    fold_spans,
+    is_text,
+    random_segmentation,
+    random_text,
+    ranks,
+    rate_at,
+    sample,
+    shift_right,
+    span_counts,
+    span_mask,
+    spans_of,
+)
 from mixlm.errors import UserError
+from mixlm.schedules import Linear
+from mixlm.tokens import TokenIds
 
 seeds = st.integers(0, 2**31 - 1)
 
@@ -226,3 +249,116 @@ def test_shifting_puts_the_start_in_front_and_drops_the_last():
     shifted = shift_right(jnp.array([5, 6, 7], jnp.int32), 9)
     assert shifted.tolist() == [9, 5, 6] and shifted.dtype == jnp.int32
     assert shift_right(jnp.array([5]), 9).tolist() == [9]
+
+
+# ---- masks, random text, ranks and levels --------------------------------------------------------------------------
+
+SMALL = TokenIds(20, mask=12, pad=0, eos=1, unk=2, bos=7, sentinels=4)
+SMALL_TEXT = [token for token in range(16) if token not in (0, 1, 2, 7, 12)]
+
+
+def test_text_is_all_but_the_special_ids():
+    assert np.flatnonzero(np.asarray(is_text(jnp.arange(20), SMALL))).tolist() == SMALL_TEXT
+    # Without sentinels, and with T5's start token, which is its padding.
+    plain = TokenIds(9, mask=8, sentinels=0)
+    assert np.flatnonzero(np.asarray(is_text(jnp.arange(9), plain))).tolist() == [3, 4, 5, 6, 7]
+
+
+def test_random_text_is_uniform_over_the_text_and_only_there():
+    drawn = np.asarray(jax.jit(partial(random_text, length=11000, tokens=SMALL))(jax.random.key(0)))
+    counts = np.bincount(drawn, minlength=20)
+    assert np.flatnonzero(counts).tolist() == SMALL_TEXT
+    assert chi_square(counts[SMALL_TEXT], np.full(11, 1000)) < 30  # 10 degrees of freedom: 1 in 1000
+    with pytest.raises(UserError, match="all special"):
+        random_text(jax.random.key(0), 3, TokenIds(5, mask=3, bos=4, sentinels=0))
+
+
+@settings(deadline=None, derandomize=True, max_examples=40)
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=8, max_size=8),
+    st.integers(0, 9),
+)
+def test_the_first_candidates_are_those_a_stable_sort_would_take(row: list[tuple[int, bool]], count: int):
+    scores, candidates = np.array([s for s, _ in row], np.float32), np.array([c for _, c in row])
+    found = np.asarray(taking()(jnp.asarray(scores), jnp.asarray(candidates), jnp.asarray(count)))
+    wanted = sorted((place for place in range(8) if candidates[place]), key=lambda place: scores[place])[:count]
+    assert np.flatnonzero(found).tolist() == sorted(wanted)
+
+
+@cache
+def taking():
+    return jax.jit(first_of)
+
+
+def test_spans_cut_a_row_into_lengths_of_the_given_probabilities():
+    drawn = np.asarray(jax.jit(jax.vmap(partial(spans_of, length=120, span_lengths=(0.2, 0.0, 0.8))))(keys(300)))
+    assert np.all(drawn[:, 0] == 0) and set(np.unique(np.diff(drawn, axis=1))) == {0, 1}
+    # The last span of a row may be cut by its end.
+    lengths = np.concatenate([np.bincount(row)[:-1] for row in drawn])
+    assert set(lengths) == {1, 3}
+    share = np.mean(lengths == 1)
+    assert abs(share - 0.2) < 4 * np.sqrt(0.2 * 0.8 / len(lengths))
+    assert np.asarray(spans_of(jax.random.key(0), 5, (1.0,))).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_ranks_are_a_uniform_permutation_that_moves_with_the_rows():
+    drawn = np.asarray(jax.jit(jax.vmap(lambda key: ranks(jax.random.split(key, 3))))(keys(6000)))
+    orders, counts = np.unique(drawn, axis=0, return_counts=True)
+    assert len(orders) == 6 and np.all(np.sort(orders, axis=1) == np.arange(3))
+    assert chi_square(counts, np.full(6, 1000)) < 23  # 5 degrees of freedom
+    some, order = keys(9), np.random.default_rng(0).permutation(9)
+    np.testing.assert_array_equal(ranks(some)[order], ranks(some[order]))
+
+
+def test_even_levels_are_uniform_each_and_a_golden_turn_apart():
+    drawn = np.asarray(jax.jit(jax.vmap(lambda key: even_levels(jax.random.split(key, 8))))(keys(4000)), np.float64)
+    assert drawn.min() >= 0 and drawn.max() < 1
+    for row in (0, 5):
+        assert chi_square(np.histogram(drawn[:, row], 16, (0, 1))[0], np.full(16, 250)) < 40
+    some = keys(2048, seed=3)
+    rank, levels = np.asarray(ranks(some)), np.asarray(even_levels(some), np.float64)
+    levels = levels[np.argsort(rank)]
+    golden = (np.sqrt(5) - 1) / 2
+    apart = (levels - levels[0] - golden * np.arange(2048)) % 1
+    assert np.minimum(apart, 1 - apart).max() < 2e-6  # 2048 steps of a 32-bit rounding
+    # Any run of ranks leaves no gap of twice its even share.
+    for start, count in ((0, 16), (700, 16), (100, 1000)):
+        run = np.sort(levels[start : start + count])
+        assert np.diff([*run, run[0] + 1]).max() < 2.2 / count
+
+
+def test_documents_start_where_the_start_token_is_read_and_padding_is_in_none():
+    inputs = jnp.array([[5, 6, 7, 8, 7, 9], [7, 5, 7, 7, 5, 0]])
+    targets = jnp.array([[6, 7, 8, 7, 9, 5], [5, 7, 7, 5, 0, 0]])
+    assert documents(inputs, targets, SMALL).tolist() == [[1, 1, 2, 2, 3, 3], [1, 1, 2, 3, 0, 0]]
+    check_documents(SMALL)
+    with pytest.raises(UserError, match=r"tokens\.bos is the padding, 0\.$"):
+        check_documents(TokenIds(20, mask=3, sentinels=4))
+
+
+def test_rates_are_numbers_or_schedules_and_nothing_else():
+    @dataclass(frozen=True)
+    class Owner:
+        rate: object
+
+    assert float(rate_at(0.25, 7)) == 0.25 and float(rate_at(Linear(0.0, 1.0, 10), jnp.asarray(5))) == 0.5
+    for rate in (0, 1, 0.5, Linear(0.0, 1.0, 10)):
+        check_rate(Owner(rate), "rate")
+    for rate in (-0.1, 1.1, "half", True, float("nan")):
+        with pytest.raises(UserError, match=r"Owner\.rate"):
+            check_rate(Owner(rate), "rate")
+
+
+def test_a_decoder_reads_what_is_shown_shifted_or_not():
+    shown = jnp.array([[5, 6, 7], [8, 9, 10]])
+    assert decoder_inputs(shown, 4, shifted=True).tolist() == [[4, 5, 6], [4, 8, 9]]
+    assert decoder_inputs(shown, 4, shifted=False).tolist() == shown.tolist()
+
+
+def test_a_chain_of_blocks_opens_at_the_given_share_of_places():
+    assert np.all(np.asarray(block_mask(keys(3), 5, 1.0, 0)) == 0) and np.all(
+        np.asarray(block_mask(keys(3), 5, 0.0, 0)) == 1
+    )
+    opened = np.asarray(block_mask(keys(500), 20, 0.7, 0))
+    assert abs(opened.mean() - 0.3) < 4 * np.sqrt(0.3 * 0.7 / opened.size)
+    assert np.all(np.abs(opened.mean(0) - 0.3) < 5 * np.sqrt(0.3 * 0.7 / 500))

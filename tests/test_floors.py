@@ -8,10 +8,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "mixlm"
 FLOORS = {
-    0: "example tokens errors corruption losses schedules flops",
+    0: "example tokens errors corruption losses schedules flops traced",
     1: "models.* data.* interop.*",
     2: "objectives.*",
-    3: "step curriculum partitioning checkpoint optim metrics curves compiled folder",
+    3: "step curriculum partitioning checkpoint optim muon metrics curves compiled folder",
     4: "recipe plan train evaluate decode samples report",
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from functools import cache, partial
-from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
@@ -226,7 +225,7 @@ def test_a_run_donates_its_state():
         batch_size=ROWS,
         lengths=dict(zip(("inputs", "targets"), SPANS.lengths(LENGTH))),
     )
-    planned = plan(recipe, SimpleNamespace(vocabulary=SimpleNamespace(token_ids=TOKENS)))
+    planned = plan(recipe, None)
     try:
         before = planned.create()
         after, _ = planned.steps[SPANS](before, planned.place(BATCHES[0]), planned.number(SEED))

@@ -4,25 +4,34 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
-from mixlm.corruption import shift_right
+from mixlm.corruption import check_documents, decoder_inputs, documents
 from mixlm.example import Example
 from mixlm.losses import CrossEntropy, Term, TokenLoss
 from mixlm.objectives.base import Batch, Nets, score_example
+from mixlm.schedules import Step
 from mixlm.tokens import TokenIds
 
 
 @dataclass(frozen=True)
 class Causal:
-    """`-sum log p(x_i | x_<i)`, the mean over all positions of a row; the first token is read off `tokens.bos`."""
+    """`-sum log p(x_i | x_<i)`, the mean over all positions of a row; the first token is read off `tokens.bos`.
+
+    With `separate_documents` attention ends where a document does (`tokens.bos` starts one, see
+    `corruption.documents`); the first token of the next is still said, as the end of this one.
+    """
 
     name: ClassVar[str] = "causal"
     tokens: TokenIds
     loss: TokenLoss = CrossEntropy()
     network: str = "model"
+    separate_documents: bool = False
+
+    def __post_init__(self) -> None:
+        if self.separate_documents:
+            check_documents(self.tokens)
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -33,16 +42,18 @@ class Causal:
         """A row is as long as its targets."""
         return lengths["targets"]
 
-    def corrupt(self, keys: Key[Array, " B"], batch: Batch) -> Example:
+    def corrupt(self, keys: Key[Array, " B"], batch: Batch, step: Step = 0) -> Example:
         """Tokens [B, T] -> the same tokens as targets, shifted right as inputs, all causal."""
         targets = batch["tokens"]
+        inputs = decoder_inputs(targets, self.tokens.bos, shifted=True)
         return Example(
-            decoder_input_tokens=jax.vmap(lambda row: shift_right(row, self.tokens.bos))(targets),
+            decoder_input_tokens=inputs,
             decoder_target_tokens=targets,
             decoder_loss_weights=jnp.ones(targets.shape),
             decoder_mask_ar=jnp.ones_like(targets),
+            decoder_segment_ids=documents(inputs, targets, self.tokens) if self.separate_documents else None,
         )
 
     def __call__(self, nets: Nets, batch: Batch, keys: Key[Array, " B"], step: Int[Array, ""]) -> dict[str, Term]:
         """The term `causal`: the mean cost of a token."""
-        return score_example(nets[self.network], self.corrupt(keys, batch), self.name, self.loss)
+        return score_example(nets[self.network], self.corrupt(keys, batch, step), self.name, self.loss)

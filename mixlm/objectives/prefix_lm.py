@@ -8,22 +8,33 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
-from mixlm.corruption import shift_right
+from mixlm.corruption import check_documents, decoder_inputs, documents
 from mixlm.errors import UserError
 from mixlm.example import Example
 from mixlm.losses import CrossEntropy, Term, TokenLoss
 from mixlm.objectives.base import Batch, Nets, score_example
+from mixlm.schedules import Step
 from mixlm.tokens import TokenIds
 
 
 @dataclass(frozen=True)
 class PrefixLM:
-    """`-sum_{i >= s} log p(x_i | x_<i)` with the split s uniform over 1..T-1, and no mask inside of the prefix x_<s."""
+    """`-sum_{i >= s} log p(x_i | x_<i)` with the split s uniform over 1..T-1, and no mask inside of the prefix x_<s.
+
+    Without `bidirectional_prefix` the prefix is read causally too, and only not scored: AR2Diff's baseline (figure 2).
+    With `separate_documents` attention ends where a document does (`tokens.bos` starts one).
+    """
 
     name: ClassVar[str] = "prefix_lm"
     tokens: TokenIds
     loss: TokenLoss = CrossEntropy()
     network: str = "model"
+    bidirectional_prefix: bool = True
+    separate_documents: bool = False
+
+    def __post_init__(self) -> None:
+        if self.separate_documents:
+            check_documents(self.tokens)
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -38,8 +49,8 @@ class PrefixLM:
             )
         return lengths["targets"]
 
-    def corrupt(self, keys: Key[Array, " B"], batch: Batch) -> Example:
-        """Tokens [B, T] -> inputs that are bidirectional up to the split; only targets from the split on are scored.
+    def corrupt(self, keys: Key[Array, " B"], batch: Batch, step: Step = 0) -> Example:
+        """Tokens [B, T] -> the same shifted, a block up to the split; only targets from the split on are scored.
 
         Position i reads x_(i-1) and says x_i, so that the prefix x_<s sits at positions 0..s, start token included.
         """
@@ -47,13 +58,16 @@ class PrefixLM:
         length = targets.shape[1]
         split = jax.vmap(lambda key: jax.random.randint(key, (), 1, length))(keys)[:, None]
         place = jnp.arange(length)[None, :]
+        inputs = decoder_inputs(targets, self.tokens.bos, shifted=True)
+        opens = place > split if self.bidirectional_prefix else jnp.ones(targets.shape)
         return Example(
-            decoder_input_tokens=jax.vmap(lambda row: shift_right(row, self.tokens.bos))(targets),
+            decoder_input_tokens=inputs,
             decoder_target_tokens=targets,
             decoder_loss_weights=(place >= split).astype(jnp.float32),
-            decoder_mask_ar=(place > split).astype(jnp.int32),
+            decoder_mask_ar=opens.astype(jnp.int32),
+            decoder_segment_ids=documents(inputs, targets, self.tokens) if self.separate_documents else None,
         )
 
     def __call__(self, nets: Nets, batch: Batch, keys: Key[Array, " B"], step: Int[Array, ""]) -> dict[str, Term]:
         """The term `prefix_lm`: the mean cost of a token after the prefix."""
-        return score_example(nets[self.network], self.corrupt(keys, batch), self.name, self.loss)
+        return score_example(nets[self.network], self.corrupt(keys, batch, step), self.name, self.loss)

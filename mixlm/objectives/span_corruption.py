@@ -13,6 +13,7 @@ from mixlm.errors import UserError
 from mixlm.example import Example
 from mixlm.losses import CrossEntropy, Term, TokenLoss
 from mixlm.objectives.base import Batch, Nets, score_example
+from mixlm.schedules import Step
 from mixlm.tokens import TokenIds
 
 
@@ -74,7 +75,7 @@ class SpanCorruption:
             )
         return length
 
-    def corrupt(self, keys: Key[Array, " B"], batch: Batch) -> Example:
+    def corrupt(self, keys: Key[Array, " B"], batch: Batch, step: Step = 0) -> Example:
         """Tokens [B, L] -> encoder inputs [B, S] and decoder targets [B, T]."""
         inputs, targets = jax.vmap(self._corrupt_row)(keys, batch["tokens"])
         return Example(
@@ -94,4 +95,4 @@ class SpanCorruption:
 
     def __call__(self, nets: Nets, batch: Batch, keys: Key[Array, " B"], step: Int[Array, ""]) -> dict[str, Term]:
         """The term `span_corruption`: the mean cost of a target token."""
-        return score_example(nets[self.network], self.corrupt(keys, batch), self.name, self.loss)
+        return score_example(nets[self.network], self.corrupt(keys, batch, step), self.name, self.loss)

@@ -1,0 +1,122 @@
+"""Masked diffusion (Dual, arXiv 2512.14549, section 3): a share t of a row is masked, and said from all of the rest."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from mixlm.corruption import (
+    block_mask,
+    check_documents,
+    check_rate,
+    decoder_inputs,
+    documents,
+    even_levels,
+    first_of,
+    is_text,
+)
+from mixlm.errors import UserError
+from mixlm.example import Example
+from mixlm.losses import CrossEntropy, Term, TokenLoss
+from mixlm.objectives.base import Batch, Nets, score_example, subkeys
+from mixlm.schedules import Schedule, Step, check_number
+from mixlm.tokens import TokenIds
+
+
+@dataclass(frozen=True)
+class MaskedDiffusion:
+    """`1/L * sum_{i masked} -log p(x_i | x with masks) / p`, whose mean over noise bounds the cost of a token.
+
+    Of a row's L tokens, k = max(1, floor(L t + u)) become <mask> and are said, t and u uniform over [0, 1): an exact
+    count, every set of k equally likely, p = k / L the realised rate. Special tokens (see `corruption.is_text`) are
+    never masked. The mean divides by all positions, so that uniform logits cost log V exactly; a row that is all
+    special counts for nothing. L leaves padding out.
+
+    Where `shifted` (the paper's masked next-token prediction) position i reads the token before x_i and says x_i, so
+    that the last target is not among the inputs. We draw the mask over all T targets, which keeps the weights' sum at
+    T. `score_last` is the release: it masks among the T - 1 tokens that are read, and always scores the last target as
+    well, also by 1/p, so that a row costs (k + 1) / k times as much as it should, up to twice at low noise.
+    `floor` is the release's 1e-4 in p' = (1 - floor) p + floor; it makes 1/p' a little too small.
+
+    `stratified` levels (ours) spread the batch's t evenly over [0, 1), see `corruption.even_levels`; `bidirectional`
+    anneals the mask from causal (0) to bidirectional (1), see `corruption.block_mask`. With `separate_documents`
+    attention ends where a document does (`tokens.bos` starts one).
+    """
+
+    name: ClassVar[str] = "masked_diffusion"
+    tokens: TokenIds
+    loss: TokenLoss = CrossEntropy()
+    network: str = "model"
+    shifted: bool = True
+    score_last: bool = False
+    floor: float = 0.0
+    stratified: bool = False
+    bidirectional: float | Schedule = 1.0
+    separate_documents: bool = False
+
+    def __post_init__(self) -> None:
+        check_number(self, "floor", 0, 1)
+        check_rate(self, "bidirectional")
+        if self.score_last and not self.shifted:
+            raise UserError("MaskedDiffusion.score_last scores the target that is not read; only shifted ones have it.")
+        if self.separate_documents:
+            check_documents(self.tokens)
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The one network that is trained."""
+        return (self.network,)
+
+    def block_length(self, lengths: Mapping[str, int]) -> int:
+        """A row is as long as its targets; UserError where the last target would be all there is to mask."""
+        if self.score_last and lengths["targets"] < 2:
+            raise UserError(f"MaskedDiffusion.score_last needs rows of at least 2 tokens, got {lengths['targets']}.")
+        return lengths["targets"]
+
+    def corrupt(self, keys: Key[Array, " B"], batch: Batch, step: Step = 0) -> Example:
+        """Tokens [B, T] -> the same as targets, partly masked as inputs, weighted by 1/p where masked."""
+        targets = batch["tokens"]
+        level_keys, rounding_keys, choice_keys, block_keys = subkeys(keys, 4)
+        levels = even_levels(keys) if self.stratified else jax.vmap(jax.random.uniform)(level_keys)
+        real = targets != self.tokens.pad
+        masked = self._mask(choice_keys, targets, levels, jax.vmap(jax.random.uniform)(rounding_keys))
+        clean = decoder_inputs(targets, self.tokens.bos, self.shifted)
+        return Example(
+            decoder_input_tokens=decoder_inputs(
+                jnp.where(masked, self.tokens.mask, targets), self.tokens.bos, self.shifted
+            ),
+            decoder_target_tokens=targets,
+            decoder_loss_weights=self._weights(masked, real),
+            decoder_mask_ar=block_mask(block_keys, targets.shape[1], self.bidirectional, step),
+            decoder_segment_ids=documents(clean, targets, self.tokens) if self.separate_documents else None,
+            decoder_loss_counts=(real & jnp.any(masked, axis=1, keepdims=True)).astype(jnp.float32),
+        )
+
+    def _mask(
+        self,
+        keys: Key[Array, " B"],
+        targets: Int[Array, "B T"],
+        levels: Float[Array, " B"],
+        rounding: Float[Array, " B"],
+    ) -> Bool[Array, "B T"]:
+        lengths = jnp.sum(targets != self.tokens.pad, axis=1)
+        counts = jnp.maximum(jnp.floor(lengths * levels + rounding).astype(jnp.int32), 1)
+        candidates = is_text(targets, self.tokens)
+        if self.score_last:
+            candidates = candidates.at[:, -1].set(False)
+        scores = jax.vmap(lambda key: jax.random.uniform(key, targets.shape[1:]))(keys)
+        return jax.vmap(first_of)(scores, candidates, counts)
+
+    def _weights(self, masked: Bool[Array, "B T"], real: Bool[Array, "B T"]) -> Float[Array, "B T"]:
+        count = jnp.sum(masked, axis=1, keepdims=True)
+        rate = count / jnp.maximum(jnp.sum(real, axis=1, keepdims=True), 1)
+        rate = (1 - self.floor) * rate + self.floor
+        said = masked.at[:, -1].set(real[:, -1]) if self.score_last else masked
+        return jnp.where(said & (count > 0), 1 / jnp.where(count > 0, rate, 1), 0.0)
+
+    def __call__(self, nets: Nets, batch: Batch, keys: Key[Array, " B"], step: Int[Array, ""]) -> dict[str, Term]:
+        """The term `masked_diffusion`: the bound on the mean cost of a token, in nats."""
+        return score_example(nets[self.network], self.corrupt(keys, batch, step), self.name, self.loss)

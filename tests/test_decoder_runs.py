@@ -15,7 +15,9 @@ from mixlm.errors import NotHere, UserError
 from mixlm.losses import MiLe
 from mixlm.models.decoder import DecoderOnly
 from mixlm.objectives.causal import Causal
+from mixlm.objectives.masked_diffusion import MaskedDiffusion
 from mixlm.objectives.masked_lm import MaskedLM
+from mixlm.objectives.mix import PerExample
 from mixlm.objectives.prefix_lm import PrefixLM
 from mixlm.optim import AdamW, Optimizer
 from mixlm.plan import explanation, plan
@@ -157,4 +159,21 @@ def test_a_plan_is_explained_without_its_text(tmp_path):
 def test_a_plan_without_text_compiles_nothing(tmp_path):
     planned = plan(recipe("", tmp_path), None)
     assert explanation(planned) and planned.steps._compiled == {}
+    planned.close()
+
+
+def test_one_executable_serves_every_ratio(tmp_path):
+    def mix(alpha: float) -> PerExample:
+        return PerExample((CAUSAL, MaskedDiffusion(TOKENS)), (alpha,), (2.0 * alpha + 1, 1.0))
+
+    planned = plan(recipe("", tmp_path, curriculum=Curriculum((Stage(0, mix(0.5)),))), None)
+    batch = planned.place({"tokens": np.random.default_rng(0).integers(5, 90, (8, 16), np.int32)})
+    shares, terms = [], set()
+    for alpha in (0.0, 0.25, 0.5, 63 / 64, 1.0):
+        _, found = planned.steps[mix(alpha)](planned.create(), batch, planned.number(0))
+        shares.append(float(found["causal/share"]))
+        terms |= set(found)
+        assert (float(found["causal"]) > 0, float(found["masked_diffusion"]) > 0) == (alpha >= 0.125, alpha < 1)
+    assert shares == [0.0, 0.25, 0.5, 7 / 8, 1.0]
+    assert len(planned.steps._compiled) == len(planned.steps._traced) == 1
     planned.close()

@@ -15,7 +15,7 @@ def main() -> None:
     from configure import config_text, configured_all
 
     from mixlm.recipe import Recipe
-    from mixlm.scoring import Scoring, explanation, prepare, score_run
+    from mixlm.scoring.run import Scoring, explanation, prepare, score_run
 
     files = ("evaluate.gin",)
     if flags.print_config:

@@ -22,7 +22,7 @@ from mixlm.step import Step, initial_state, row_keys
 
 @dataclass(frozen=True)
 class Plan:
-    """A recipe with its data (None where the text is not here), its mesh and its steps, ready to run and not yet run."""
+    """A recipe with its data (None where the text is not here), its mesh and its steps, ready to run."""
 
     recipe: Recipe
     data: Any

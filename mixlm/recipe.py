@@ -37,8 +37,8 @@ class Recipe:
 
     `lengths` are the feature lengths that the objectives must make ("inputs" and "targets", in tokens), `batch_size` is
     global and in rows; the fields that end in `_period` are in steps. `train_steps` may be None where the curriculum is
-    made of blocks of epochs. A run begins with the parameters of the run in `init_from`, where that is given. Validation
-    reports the terms of `validation`, by default those of the trained objectives, and the plain cross-entropy of each
+    made of blocks of epochs. A run begins with the parameters of the run in `init_from`, if given. Validation reports
+    the terms of `validation`, by default those of the trained objectives, and the plain cross-entropy of each
     band of token frequencies: `frequency_bands` are shares of the training tokens, from the most frequent on.
     """
 

@@ -100,7 +100,7 @@ def _examples_of(objective: Any, planned: Plan, state: Any) -> list[str]:
         return []
     example, before = found
     network = objective.networks[0]
-    if example.encoder_input_tokens is not None and hasattr(modules[network], "decode"):
+    if example.encoder_input_tokens is not None and hasattr(modules[network], "extend"):
         return filled(modules[network], params[network], planned.data.vocabulary, example, before, recipe.tokens)
     guesses = jax.jit(lambda params: likeliest(bind(modules, params)[network], example))({network: params[network]})
     return [

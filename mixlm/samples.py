@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mixlm.decode import fill_spans
+from mixlm.decoding.autoregressive import fill_spans
 from mixlm.example import Example
 from mixlm.objectives.base import Objective, RowObjective
 from mixlm.tokens import TokenIds

@@ -185,7 +185,7 @@ def test_the_printed_config_and_the_run_s_own_config_are_recipes(decoder, tmp_pa
     run, arguments = decoder
     evaluated(monkeypatch, *arguments, "--gin.SCORED_ROWS=1", "--gin.MODES=causal", "--print_config")
     printed = capsys.readouterr().out
-    assert "SCORED_ROWS = 1" in printed and "scoring.Scoring.rows = %SCORED_ROWS" in printed
+    assert "SCORED_ROWS = 1" in printed and "run.Scoring.rows = %SCORED_ROWS" in printed
     (tmp_path / "printed.gin").write_text(printed)
     evaluated(monkeypatch, f"--gin_file={tmp_path / 'printed.gin'}")
     evaluated(monkeypatch, f"--gin_file={run / 'config.gin'}", "--gin.SCORED_ROWS=1", "--gin.MODES=causal")

@@ -12,7 +12,7 @@ FLOORS = {
     1: "models.* data.* interop.*",
     2: "objectives.*",
     3: "step curriculum partitioning checkpoint optim muon metrics curves compiled folder",
-    4: "recipe plan train evaluate decode samples report",
+    4: "recipe plan train evaluate samples report restored scoring.* decoding.*",
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}
 # Not even on the floor below: objectives get networks as callables, and the host's side knows no device.

@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixlm.errors import UserError
-from mixlm.minimal_pairs import (
+from mixlm.scoring.batches import Scores
+from mixlm.scoring.likelihood import CausalLikelihood
+from mixlm.scoring.minimal_pairs import (
     Accuracies,
     Interval,
     Paradigm,
@@ -21,10 +23,8 @@ from mixlm.minimal_pairs import (
     read_pairs,
     resampled_means,
 )
-from mixlm.score import CausalLikelihood
-from mixlm.score_batches import Scores
-from mixlm.score_report import draw, pair_rows, pairs_content, table, text_rows, write_csv, write_json
-from mixlm.score_text import TextFigures
+from mixlm.scoring.report import draw, pair_rows, pairs_content, table, text_rows, write_csv, write_json
+from mixlm.scoring.text import TextFigures
 from mixlm.tokens import TokenIds
 
 MODE = CausalLikelihood(TokenIds(vocab_size=32, mask=4, sentinels=6))

@@ -19,11 +19,11 @@ from mixlm.models.heads import TokenHead
 from mixlm.models.llama import Llama
 from mixlm.models.t5 import EncoderDecoder
 from mixlm.partitioning import Partitioning
-from mixlm.score import CausalLikelihood, DiffusionBound, Fused, PrefixLikelihood, PseudoLikelihood, Rows
-from mixlm.score_batches import Scorer, Sentences, _padded
-from mixlm.score_modes import chosen, modes_of
-from mixlm.score_spans import AfterPrefix, EachSpan, Everything, SpanFilling
-from mixlm.score_text import evenly, noise_errors, ratio, text_figures, text_of
+from mixlm.scoring.batches import Scorer, Sentences, _padded
+from mixlm.scoring.likelihood import CausalLikelihood, DiffusionBound, Fused, PrefixLikelihood, PseudoLikelihood, Rows
+from mixlm.scoring.modes import chosen, modes_of
+from mixlm.scoring.spans import AfterPrefix, EachSpan, Everything, SpanFilling
+from mixlm.scoring.text import evenly, noise_errors, ratio, text_figures, text_of
 from mixlm.tokens import TokenIds
 
 TOKENS = TokenIds(vocab_size=32, mask=4, bos=3, sentinels=6)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mixlm.errors import UserError
-from mixlm.minimal_pairs import Accuracies, Interval, Paradigm
-from mixlm.score_text import TextFigures
+from mixlm.scoring.minimal_pairs import Accuracies, Interval, Paradigm
+from mixlm.scoring.text import TextFigures
 
 NONE = "-"
 # Okabe and Ito's colours, which colour-blind readers tell apart; then hatched once more.

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from mixlm.errors import UserError, nearest
-from mixlm.score import CausalLikelihood, DiffusionBound, Fused, Mode, PrefixLikelihood, PseudoLikelihood
-from mixlm.score_spans import AfterPrefix, EachSpan, Everything, SpanFilling
+from mixlm.scoring.likelihood import CausalLikelihood, DiffusionBound, Fused, Mode, PrefixLikelihood, PseudoLikelihood
+from mixlm.scoring.spans import AfterPrefix, EachSpan, Everything, SpanFilling
 from mixlm.tokens import TokenIds
 
 # Ours: long enough for T5's mean span of 3 tokens, which is what span corruption trains.

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from mixlm.errors import UserError
 from mixlm.partitioning import batch_sharding
-from mixlm.score import DiffusionBound, Fused, Mode, Rows
+from mixlm.scoring.likelihood import DiffusionBound, Fused, Mode, Rows
 from mixlm.step import Net
 
 BUCKET = 8  # Ours: of the lengths 4 to 16 that most test sentences have, two or three shapes.

@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Float64
 
 from mixlm.errors import UserError, nearest
-from mixlm.score import Fused, Mode
-from mixlm.score_batches import Scores, Sentences
-from mixlm.score_text import noise_errors
+from mixlm.scoring.batches import Scores, Sentences
+from mixlm.scoring.likelihood import Fused, Mode
+from mixlm.scoring.text import noise_errors
 
 TFDS = "tfds:"
 SENTENCES = ("sentence_good", "sentence_bad")

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float64, Int, Int32
 
 from mixlm.errors import UserError
-from mixlm.score import Fused, Mode
-from mixlm.score_batches import Scores, Sentences
+from mixlm.scoring.batches import Scores, Sentences
+from mixlm.scoring.likelihood import Fused, Mode
 from mixlm.tokens import TokenIds
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from mixlm.errors import UserError
 from mixlm.example import Example
 from mixlm.losses import token_costs
-from mixlm.score import Rows
+from mixlm.scoring.likelihood import Rows
 from mixlm.tokens import TokenIds
 
 
@@ -20,7 +20,7 @@ class Spans(Protocol):
 
     @property
     def kind(self) -> str:
-        """What the sum over a sentence's spans is; see `mixlm.score.Mode`."""
+        """What the sum over a sentence's spans is; see `mixlm.scoring.likelihood.Mode`."""
         ...
 
     def width(self, length: int) -> int:

@@ -18,7 +18,7 @@ from mixlm.step import bind, row_keys
 
 @dataclass(frozen=True)
 class Validation:
-    """`validation(params, batch, seed, index, band_of, objective)`: the terms of batch `index`, the objective static.
+    """`validation(params, batch, seed, index, step, band_of, objective)`: the terms of batch `index` after `step`.
 
     `band_of` [V] holds the frequency band of every token; `bands` are the bands' shares, from the most frequent on.
     """
@@ -32,16 +32,17 @@ class Validation:
         batch: Mapping[str, Int[Array, "B L"]],
         seed: Int[Array, ""],
         index: Int[Array, ""],
+        step: Int[Array, ""],
         band_of: Int[Array, " V"],
         objective: Objective,
     ) -> dict[str, Term]:
         """Without dropout; the noise is a function of (seed, index, row) alone."""
         nets = bind(dict(self.modules), {name: params[name] for name in objective.networks})
         keys = row_keys(seed, index, next(iter(batch.values())).shape[0])
-        terms = objective(nets, batch, keys, index)
+        terms = objective(nets, batch, keys, step)
         if not self.bands or not isinstance(objective, RowObjective):
             return terms
-        example, net = objective.corrupt(keys, batch, index), nets[objective.networks[0]]
+        example, net = objective.corrupt(keys, batch, step), nets[objective.networks[0]]
         targets, weights = example.decoder_target_tokens, example.decoder_loss_weights
         costs = token_costs(net.logits, net.hidden(example), targets) * weights
         for band, label in enumerate(band_labels(self.bands)):
@@ -83,7 +84,7 @@ def mean_terms(batches: Iterable[dict[str, Term]]) -> dict[str, float]:
     return {name: float(term.value) for name, term in sums.items()}
 
 
-def unigram_entropy(objective: Any, batches: Iterable[Mapping[str, Any]], seed: int) -> float | None:
+def unigram_entropy(objective: Any, batches: Iterable[Mapping[str, Any]], seed: int, step: int = 0) -> float | None:
     """What the best model without context pays for the validation targets, in nats a token: their entropy.
 
     The targets are those that `Validation` scores, with the same noise; None for an objective that needs networks to
@@ -91,7 +92,7 @@ def unigram_entropy(objective: Any, batches: Iterable[Mapping[str, Any]], seed: 
     """
     if not isinstance(objective, RowObjective):
         return None
-    targets = jax.jit(partial(_scored_targets, objective))
+    targets = jax.jit(partial(_scored_targets, objective, step))
     counts: Any = np.zeros(0, np.int64)
     for index, batch in enumerate(batches):
         tokens, scored = targets(row_keys(seed, index, len(batch["tokens"])), batch)
@@ -102,6 +103,6 @@ def unigram_entropy(objective: Any, batches: Iterable[Mapping[str, Any]], seed: 
     return float(-(share * np.log(share)).sum())
 
 
-def _scored_targets(objective, keys, batch):
-    example = objective.corrupt(keys, batch)
+def _scored_targets(objective, step, keys, batch):
+    example = objective.corrupt(keys, batch, step)
     return example.decoder_target_tokens, example.decoder_loss_weights > 0

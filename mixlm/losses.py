@@ -36,6 +36,11 @@ class Term:
         """The mean, 0 where nothing was counted."""
         return self.total / jnp.where(self.count > 0, self.count, 1)
 
+    @property
+    def figure(self) -> Float[Array, ""]:
+        """The mean, NaN where nothing was counted: what a log leaves out."""
+        return jnp.where(self.count > 0, self.value, jnp.nan)
+
     def __add__(self, other: "Term") -> "Term":
         return Term(self.total + other.total, self.count + other.count, self.weight)
 
@@ -47,7 +52,10 @@ def weighted_sum(terms: dict[str, Term]) -> Float[Array, ""]:
 
 @runtime_checkable
 class TokenLoss(Protocol):
-    """What one token costs, and its scale: `total = sum(w * scale * cost)`, `count = sum(counted * scale)`."""
+    """What one token costs, and its scale: `total = sum(w * scale * cost)`, `count = sum(counted + w * (scale - 1))`.
+
+    So plain cross-entropy divides by what is counted, whatever the weights, and a scale by its own sum, weighted alike.
+    """
 
     def __call__(
         self, logits: Float[Array, "*n V"], targets: Int[Array, "*n"]
@@ -259,7 +267,7 @@ def _block_sums(logits, targets, weights, counted, noise, *, loss, pick, add=jnp
     scored = weights > 0
     right = (jnp.argmax(logits, axis=-1) == targets) & scored
     rest = {
-        "count": add(counted * scale),
+        "count": add(counted + weights * (scale - 1)),
         "cross_entropy": add(jax.lax.stop_gradient(plain) * weights),
         "counted": add(counted),
         "right": add(right, dtype=jnp.float32),

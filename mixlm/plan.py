@@ -109,7 +109,7 @@ def plan(recipe: Recipe, data: Any, first: int = 0) -> Plan:
         create=create,
         state=state,
         steps=Executables(step, state, batch, number, donate_argnums=0, out_shardings=(shardings, whole)),
-        validations=Executables(validation, state.params, batch, number, number, bands, out_shardings=whole),
+        validations=Executables(validation, state.params, batch, number, number, number, bands, out_shardings=whole),
     )
     for objective in recipe.objectives:
         planned.steps.trace(objective)
@@ -198,7 +198,7 @@ def explanation(plan: Plan) -> list[str]:
 def example_lines(plan: Plan, objective: Any, rows: int = 3) -> list[str]:
     """What the first validation rows look like under an objective, before any network has had a part in it."""
     batch = {"tokens": plan.validation[0]["tokens"][:rows]}
-    found = shown(objective, None, row_keys(plan.recipe.seed, 0, len(batch["tokens"])), batch)
+    found = shown(objective, None, row_keys(plan.recipe.seed, 0, len(batch["tokens"])), batch, plan.recipe.steps - 1)
     if found is None:
         return ["(this objective shows no examples)"]
     lines = []

@@ -187,8 +187,12 @@ class Recipe:
                 )
 
     def identity(self) -> dict[str, str]:
-        """What makes this run the one it is, as text: two starts on one folder must agree in all of it."""
-        return {field.name: _plain(getattr(self, field.name)) for field in fields(self) if field.name not in FREE}
+        """What makes this run the one it is, as text: two starts on one folder must agree in all of it.
+
+        The length is part of it where blocks of epochs share it out.
+        """
+        free = set(FREE) - ({"train_steps"} if isinstance(self.curriculum, Blocks) else set())
+        return {field.name: _plain(getattr(self, field.name)) for field in fields(self) if field.name not in free}
 
 
 def _positive(name: str, value: object) -> None:

@@ -16,7 +16,7 @@ from mixlm.step import bind, row_keys
 EXAMPLES = 3
 
 
-def validate(planned: Plan, params: Any, seed: Any) -> dict[str, float]:
+def validate(planned: Plan, params: Any, seed: Any, step: int) -> dict[str, float]:
     """Each validated objective's terms on the same rows with the same noise, as `validation/NAME`.
 
     Where two objectives have a term of one name, the later stage's stands: the plain objective follows the mixed one.
@@ -26,7 +26,7 @@ def validate(planned: Plan, params: Any, seed: Any) -> dict[str, float]:
     for objective in recipe.validated:
         run = planned.validations[objective]
         terms = [
-            run(params, planned.place(batch), seed, planned.number(index), planned.band_of)
+            run(params, planned.place(batch), seed, planned.number(index), planned.number(step), planned.band_of)
             for index, batch in enumerate(planned.validation)
         ]
         found |= {f"validation/{name}": value for name, value in mean_terms(terms).items()}
@@ -37,11 +37,11 @@ def finish(planned: Plan, folder: RunFolder, state: Any, say: Callable[[str], No
     """Prints the validation, some examples and the places; draws the curves."""
     recipe, records = planned.recipe, read(folder.path)
     if not any(name.startswith("validation/") for name in records[-1]):
-        records[-1] |= validate(planned, state.params, planned.number(recipe.seed))
+        records[-1] |= validate(planned, state.params, planned.number(recipe.seed), recipe.steps)
     lines = ["", "validation", *(BLOCK + line for line in _validation_lines(records[-1]))]
     baseline = None
     for objective in recipe.validated:
-        entropy = unigram_entropy(objective, planned.validation, recipe.seed)
+        entropy = unigram_entropy(objective, planned.validation, recipe.seed, recipe.steps)
         if entropy is None or f"validation/{objective.name}" not in records[-1]:
             continue
         baseline = entropy, "unigram entropy of the validation targets"
@@ -93,7 +93,7 @@ def _examples_of(objective: Any, planned: Plan, state: Any) -> list[str]:
     params = jax.device_get({name: state.params[name] for name in objective.networks})
 
     def corrupted(params):
-        return shown(objective, bind(modules, params), row_keys(recipe.seed, 0, count), rows)
+        return shown(objective, bind(modules, params), row_keys(recipe.seed, 0, count), rows, recipe.steps - 1)
 
     found = jax.jit(corrupted)(params)
     if found is None:

@@ -15,17 +15,17 @@ from mixlm.tokens import TokenIds
 BLOCK = "  "
 
 
-def shown(objective: Objective, nets: Any, keys: Any, batch: Any) -> tuple[Example, Any] | None:
+def shown(objective: Objective, nets: Any, keys: Any, batch: Any, step: int) -> tuple[Example, Any] | None:
     """The examples of a batch, and the encoder's input before anything in it was replaced; None if there are none.
 
-    An objective that needs networks to corrupt has a method `shown(nets, keys, batch)`; without networks (None) it
-    shows the mask in the place of what they would have put there.
+    An objective that needs networks to corrupt has a method `shown(nets, keys, batch, step)`; without networks (None)
+    it shows the mask in the place of what they would have put there.
     """
     batch = {name: jnp.asarray(rows) for name, rows in batch.items()}
     if hasattr(objective, "shown"):
-        return objective.shown(nets, keys, batch)
+        return objective.shown(nets, keys, batch, step)
     if isinstance(objective, RowObjective):
-        example = objective.corrupt(keys, batch)
+        example = objective.corrupt(keys, batch, step)
         return example, example.encoder_input_tokens
     return None
 

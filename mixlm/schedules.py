@@ -65,7 +65,7 @@ class Constant:
 
 @dataclass(frozen=True)
 class Linear:
-    """`start` until step `begin`, from there to `end` within `steps` steps, and `end` from there on."""
+    """`start` until step `begin`, from there to `end` within `steps` steps (at once where that is 0), and `end` on."""
 
     start: float
     end: float
@@ -75,12 +75,12 @@ class Linear:
     def __post_init__(self) -> None:
         check_number(self, "start")
         check_number(self, "end")
-        check_steps(self, "steps", low=1)
+        check_steps(self, "steps")
         check_steps(self, "begin")
 
     def __call__(self, step: Step) -> Float[Array, ""]:
         """The value at `step`: start + (end - start) * (step - begin) / steps, the fraction clipped to [0, 1]."""
-        done = jnp.clip((_float(step) - self.begin) / self.steps, 0.0, 1.0)
+        done = jnp.clip((_float(step) - self.begin + (self.steps == 0)) / max(self.steps, 1), 0.0, 1.0)
         # Both ends are met exactly, which start + (end - start) * done does not do in float32.
         return self.start * (1.0 - done) + self.end * done
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from mixlm.errors import UserError
 from mixlm.losses import Term, weighted_sum
-from mixlm.objectives.base import Objective
+from mixlm.objectives.base import Objective, drawn
 from mixlm.optim import Optimizer
 from mixlm.partitioning import parameter_shardings, replicated
 
@@ -90,6 +90,7 @@ class Step:
         trained = {name: state.params[name] for name in objective.networks}
         rows = next(iter(batch.values())).shape[0]
         keys = row_keys(seed, state.step, rows)
+        batch = dict(batch) | drawn(objective, keys, state.step)
         dropout = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), state.step), rows)
 
         def terms(params, index, part, part_keys):
@@ -98,7 +99,7 @@ class Step:
 
         gradients, sums = self._gradients(terms, trained, batch, keys)
         params, opt_state, figures = self.optimizer.update(gradients, state.opt_state, state.params, state.step)
-        metrics = {name: term.value for name, term in sums.items()} | figures | {"loss": weighted_sum(sums)}
+        metrics = {name: term.figure for name, term in sums.items()} | figures | {"loss": weighted_sum(sums)}
         return TrainState(state.step + 1, params, opt_state), metrics
 
     def _gradients(self, terms, params, batch, keys):

@@ -90,7 +90,7 @@ def _finished(steps: int, latest: int, folder: RunFolder, say: Say) -> bool:
 
 
 def _begun(planned: Plan) -> Any:
-    """The first state, with the parameters of `init_from` where that run has networks of the same names."""
+    """The first state, with the parameters of the run in `init_from`, which must have every network of this one."""
     state, source = planned.create(), planned.recipe.init_from
     if source is None:
         return state
@@ -181,7 +181,8 @@ class Loop:
         tokens = recipe.batch_size * recipe.block_length
         stage = recipe.stages.at(done - 1).objective.name
         line = {name: figures[name] for name in top}
-        line |= {f"train/{name}": value for name, value in figures.items() if name not in top}
+        # What no row of a step was asked for has no figure there.
+        line |= {f"train/{name}": value for name, value in figures.items() if name not in top and value == value}
         line |= {
             "tokens_per_second": self.clock.rate(done) * tokens,
             "tokens": done * tokens,
@@ -190,7 +191,7 @@ class Loop:
         }
         if params is not None:
             with self.clock.stopped():
-                line |= validate(self.plan, params, self.seed)
+                line |= validate(self.plan, params, self.seed, done)
         self.recorder.write(done, stage, line)
         self.progress.update(done, stage, line)
 

@@ -128,7 +128,7 @@ def test_every_mode_is_reported_in_plain_cross_entropy_whatever_is_trained(corpu
     modes = (CAUSAL, PrefixLM(TOKENS), MASKED)
     made = recipe(
         corpus, tmp_path / "modes", validation=modes, frequency_bands=(0.8, 0.15, 0.05),
-        curriculum=Curriculum((Stage(0, Causal(TOKENS, MiLe(1.0))),)),
+        curriculum=Curriculum((Stage(0, PerExample((Causal(TOKENS, MiLe(1.0)), MaskedDiffusion(TOKENS)), (1.0,))),)),
     )  # fmt: skip
     said = []
     loop.train(made, "", said.append)
@@ -137,11 +137,12 @@ def test_every_mode_is_reported_in_plain_cross_entropy_whatever_is_trained(corpu
     for mode in modes:
         assert {f"validation/{mode.name}"} | {f"validation/{mode.name}/{band}" for band in bands} <= found.keys()
     assert "validation/causal/cross_entropy" not in found
+    assert not any("masked_diffusion" in name and "share" not in name for line in lines(made) for name in line)
     assert found["validation/causal"] != lines(made)[-1]["train/causal"]
     in_bands = [found[f"validation/causal/{band}"] for band in bands]
     assert min(in_bands) < found["validation/causal"] < max(in_bands)
     assert any(line.startswith("prefix_lm: ") and "nats a token" in line for line in said)
-    assert any("as causal shows it" in line for line in said) and any("model  " in line for line in said)
+    assert any("as mix shows it" in line for line in said) and any("model  " in line for line in said)
 
 
 def test_a_plan_is_explained_without_its_text(tmp_path):

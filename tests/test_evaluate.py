@@ -18,11 +18,11 @@ def validation(rate: float, objective):
     """(the parameters, the jitted validation) of networks that drop at `rate` where they are given dropout noise."""
     networks = NETWORKS | {"model": Bag(rate), "generator": Bag(rate)}
     params = {name: module.init(jax.random.key(1), *module.inputs())["params"] for name, module in networks.items()}
-    run = jax.jit(Validation(tuple(networks.items())).__call__, static_argnums=5, compiler_options=QUICK)
+    run = jax.jit(Validation(tuple(networks.items())).__call__, static_argnums=6, compiler_options=QUICK)
 
     def values(seed, index):
         batch = {"tokens": jnp.asarray(BATCHES[0]["tokens"])}
-        terms = run(params, batch, jnp.int32(seed), jnp.int32(index), NO_BANDS, objective)
+        terms = run(params, batch, jnp.int32(seed), jnp.int32(index), jnp.int32(0), NO_BANDS, objective)
         return {name: float(term.value) for name, term in terms.items()}
 
     return values
@@ -72,7 +72,7 @@ def test_unigram_entropy_is_over_the_very_targets_that_validation_scores():
 
 def test_unscored_targets_do_not_count():
     class HalfScored(Causal):
-        def corrupt(self, keys, batch):
+        def corrupt(self, keys, batch, step=0):
             example = Causal(TOKENS).corrupt(keys, batch)
             weights = jnp.broadcast_to(jnp.arange(LENGTH) % 2 * 3.0, (ROWS, LENGTH))
             return example.replace(decoder_loss_weights=weights)
@@ -99,7 +99,9 @@ def test_the_bands_costs_are_those_of_their_tokens():
     counts = np.bincount(np.asarray(batch["tokens"]).ravel(), minlength=TOKENS.vocab_size)
     band_of = frequency_bands(counts, (0.6, 0.4))
     run = Validation((("model", Bag(0.0)),), (0.6, 0.4))
-    terms = jax.jit(lambda: run(params, batch, jnp.int32(0), jnp.int32(0), jnp.asarray(band_of), causal))()
+    terms = jax.jit(
+        lambda: run(params, batch, jnp.int32(0), jnp.int32(0), jnp.int32(0), jnp.asarray(band_of), causal)
+    )()
     net = bind({"model": Bag(0.0)}, params)["model"]
     example = causal.corrupt(row_keys(0, 0, ROWS), batch)
     log_p = np.asarray(jax.nn.log_softmax(net.logits(net.hidden(example))), np.float64)

@@ -345,3 +345,14 @@ def test_logits_never_exist_whole_not_even_for_the_gradient(loss):
 
     assert largest(128) >= whole  # the walk does see whole logits where they are made
     assert largest(4) <= whole // 6
+
+
+@pytest.mark.parametrize("loss", [CrossEntropy(), MiLe(1.0), MiLe(0.5), Focal(2.0)])
+def test_a_scale_is_normalised_over_what_is_weighed(loss):
+    # Sure wherever a token is seen and uniform where it is masked: the cost of a token is log V, by 1/p and any scale.
+    vocab, masked = 7, np.array([1, 0, 0, 1, 0, 1, 0, 0], bool)
+    targets = np.arange(8)[None, :] % vocab
+    logits = jnp.asarray(np.where(masked[None, :, None], 0.0, 80.0 * np.eye(vocab)[targets]), jnp.float32)
+    weights = jnp.asarray(masked[None, :] * 8 / 3, jnp.float32)
+    found = score(lambda hidden: hidden, logits, jnp.asarray(targets), weights, loss, counted=jnp.ones((1, 8)))
+    np.testing.assert_allclose(found.terms("x", loss)["x"].value, np.log(vocab), rtol=1e-5)

@@ -63,6 +63,7 @@ def test_linear_is_numpys_interpolation(start, end, steps, begin):
 
 
 def test_linear_meets_its_ends_exactly():
+    assert [float(Linear(0.1, 0.7, 0, begin=4)(step)) for step in (3, 4)] == [np.float32(0.1), np.float32(0.7)]
     line = Linear(0.1, 0.7, 3)
     assert line(0) == np.float32(0.1) and line(3) == np.float32(0.7) and line(4) == np.float32(0.7)
     later = Linear(0.1, 0.7, 3, begin=5)
@@ -152,7 +153,7 @@ def test_wsd_is_optaxs_joined_lines():
     ("build", "words"),
     [
         (lambda: Constant(float("nan")), "Constant.value = nan must be a finite number."),
-        (lambda: Linear(0.0, 1.0, 0), "Linear.steps = 0 must be at least 1."),
+        (lambda: Linear(0.0, 1.0, -1), "Linear.steps = -1 must be at least 0."),
         (lambda: Piecewise((0, 5), (1.0,)), "2 boundaries and 1 values"),
         (lambda: Piecewise((0, 5, 5), (1.0, 2.0, 3.0)), "must rise"),
         (lambda: Piecewise((3,), (1.0,)), "must begin with step 0"),

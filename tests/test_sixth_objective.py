@@ -33,7 +33,7 @@ class Deshuffling:
     def block_length(self, lengths):
         return lengths["inputs"]
 
-    def corrupt(self, keys, batch):
+    def corrupt(self, keys, batch, step=0):
         rows = batch["tokens"]
         return Example(
             encoder_input_tokens=jax.vmap(jax.random.permutation)(keys, rows),

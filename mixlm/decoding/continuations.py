@@ -77,7 +77,7 @@ def continuations(recipe: Recipe, request: Request, say: Say, note: Say, explain
         many = "1 prompt" if len(rows) == 1 else f"{len(rows)} prompts"
         say(f"{recipe.folder} would continue {many} by {_settings(request)}, at most {length} tokens.")
         return
-    step, nets = restored(recipe, (network,))
+    step, nets = restored(recipe, (network,), vocabulary.fingerprint)
     say(f"{recipe.folder}, step {step}: {_settings(request)}")
     remaining = iter(rows)
     for timed, texts in _batches(module, nets[network], request, rows, length, ids):

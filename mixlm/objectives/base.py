@@ -4,19 +4,23 @@ from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import jax
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Int, Key, Shaped
 
 from mixlm.example import Example
 from mixlm.losses import Scored, Term, TokenLoss, score
 from mixlm.schedules import Step
 
-Batch = Mapping[str, Int[Array, "B L"]]
+Batch = Mapping[str, Shaped[Array, "B ..."]]
 Nets = Mapping[str, Any]
 
 
 @runtime_checkable
 class Objective(Protocol):
-    """Hashable and equal by value, so that it is static under jit and `jax.jit` is the cache of stages."""
+    """Hashable and equal by value, so that it is static under jit and `jax.jit` is the cache of stages.
+
+    What the rows of a batch share out among themselves (such as which of them are causal), an objective draws in a
+    method `drawn(keys, step)`, as further columns of the batch: the step calls it before it makes microbatches.
+    """
 
     @property
     def name(self) -> str:
@@ -64,3 +68,8 @@ def scored(net: Any, hidden: Any, example: Example, loss: TokenLoss) -> Scored:
 def subkeys(keys: Key[Array, " B"], count: int) -> tuple[Key[Array, " B"], ...]:
     """Splits every row's key into `count` independent ones."""
     return tuple(jax.vmap(lambda key: jax.random.split(key, count))(keys).T)
+
+
+def drawn(objective: Any, keys: Key[Array, " B"], step: Step) -> dict[str, Shaped[Array, "B ..."]]:
+    """The columns that an objective draws for the whole batch; none where it has no such method."""
+    return objective.drawn(keys, step) if hasattr(objective, "drawn") else {}

@@ -31,7 +31,9 @@ class MaskedDiffusion:
     """`1/L * sum_{i masked} -log p(x_i | x with masks) / p`, whose mean over noise bounds the cost of a token.
 
     Of a row's L tokens, k = max(1, floor(L t + u)) become <mask> and are said, t and u uniform over [0, 1): an exact
-    count, every set of k equally likely, p = k / L the realised rate. Special tokens (see `corruption.is_text`) are
+    count, every set of k equally likely, p = k / L the realised rate. As in the release, k = 1 is half again as likely
+    as the counts between, and k = L half as likely, where the bound's integral has them alike: the mean lies off it by
+    the difference of those two counts' costs over 2 L. Special tokens (see `corruption.is_text`) are
     never masked. The mean divides by all positions, so that uniform logits cost log V exactly; a row that is all
     special counts for nothing. L leaves padding out.
 
@@ -76,13 +78,18 @@ class MaskedDiffusion:
             raise UserError(f"MaskedDiffusion.score_last needs rows of at least 2 tokens, got {lengths['targets']}.")
         return lengths["targets"]
 
+    def drawn(self, keys: Key[Array, " B"], step: Step = 0) -> dict[str, Float[Array, " B"]]:
+        """The noise levels of a whole batch, where they depend on one another."""
+        return {"level": even_levels(keys)} if self.stratified else {}
+
     def corrupt(self, keys: Key[Array, " B"], batch: Batch, step: Step = 0) -> Example:
         """Tokens [B, T] -> the same as targets, partly masked as inputs, weighted by 1/p where masked."""
         targets = batch["tokens"]
         level_keys, rounding_keys, choice_keys, block_keys = subkeys(keys, 4)
-        levels = even_levels(keys) if self.stratified else jax.vmap(jax.random.uniform)(level_keys)
+        uniform = jax.vmap(jax.random.uniform)
+        levels = {**self.drawn(keys, step), **batch}["level"] if self.stratified else uniform(level_keys)
         real = targets != self.tokens.pad
-        masked = self._mask(choice_keys, targets, levels, jax.vmap(jax.random.uniform)(rounding_keys))
+        masked = self._mask(choice_keys, targets, levels, uniform(rounding_keys))
         clean = decoder_inputs(targets, self.tokens.bos, self.shifted)
         return Example(
             decoder_input_tokens=decoder_inputs(

@@ -7,13 +7,13 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, UInt32
+from jaxtyping import Array, Float, Int, Key, Shaped, UInt32
 
 from mixlm.corruption import Rate, ranks, rate_at
 from mixlm.errors import UserError
 from mixlm.example import Example
 from mixlm.losses import Term, score_rows
-from mixlm.objectives.base import Batch, Nets, Objective, RowObjective
+from mixlm.objectives.base import Batch, Nets, Objective, RowObjective, drawn
 from mixlm.schedules import Schedule, Step
 
 MAX_ROWS = 2**16
@@ -80,9 +80,19 @@ class PerExample:
         shares = [rate_at(share, step) for share in self.shares]
         return apportioned(step, keys.shape[0], shares)[ranks(keys)]
 
+    def drawn(self, keys: Key[Array, " B"], step: Step = 0) -> dict[str, Shaped[Array, "B ..."]]:
+        """Each row's objective, the batch's share of each, and what the objectives draw for a whole batch."""
+        which = self.assigned(keys, step)
+        shares = jnp.mean(which[:, None] == jnp.arange(len(self.objectives))[None, :], axis=0, dtype=jnp.float32)
+        columns = {"objective": which, "shares": jnp.broadcast_to(shares[None, :], (keys.shape[0], shares.shape[0]))}
+        for objective in self.objectives:
+            columns |= drawn(objective, keys, step)
+        return columns
+
     def corrupt(self, keys: Key[Array, " B"], batch: Batch, step: Step = 0) -> Example:
         """Every row as its own objective corrupts it."""
-        return self._mixed(self.assigned(keys, step), keys, batch, step)
+        batch = {**self.drawn(keys, step), **batch}
+        return self._mixed(batch["objective"], keys, batch, step)
 
     def _mixed(self, which: Int[Array, " B"], keys: Key[Array, " B"], batch: Batch, step: Step) -> Example:
         # Each row's noise is that of its objective alone: no two objectives read the same row.
@@ -105,7 +115,8 @@ class PerExample:
 
     def __call__(self, nets: Nets, batch: Batch, keys: Key[Array, " B"], step: Int[Array, ""]) -> dict[str, Term]:
         """The terms of every objective under its own name, and `NAME/share`, the share of rows that it got."""
-        which = self.assigned(keys, step)
+        batch = {**self.drawn(keys, step), **batch}
+        which = batch["objective"]
         example = self._mixed(which, keys, batch, step)
         net = nets[self.networks[0]]
         hidden = net.hidden(example)
@@ -117,7 +128,7 @@ class PerExample:
         terms: dict[str, Term] = {}
         for index, (objective, loss) in enumerate(zip(self.objectives, self._losses)):
             mine = which == index
-            share = jnp.mean(mine, dtype=jnp.float32)
+            share = batch["shares"][0, index]
             weight = share if self.loss_weights is None else share * rate_at(self.loss_weights[index], step)
             terms |= rows[loss].among(mine).terms(objective.name, loss, weight)
             count = jnp.asarray(which.shape[0], jnp.float32)

@@ -16,6 +16,7 @@ from mixlm.example import Example
 from mixlm.losses import CrossEntropy, Scored, Term, TokenLoss, binary_terms, score
 from mixlm.objectives.base import Batch, Nets, scored, subkeys
 from mixlm.objectives.span_corruption import SpanCorruption
+from mixlm.schedules import Step
 
 
 @struct.dataclass
@@ -94,7 +95,9 @@ class SpacTor:
         read = replace(example, encoder_input_tokens=inputs, encoder_segment_ids=example.encoder_segments)
         return Replaced(read, inputs != original, generated)
 
-    def shown(self, nets: Nets | None, keys: Key[Array, " B"], batch: Batch) -> tuple[Example, Int[Array, "B S"]]:
+    def shown(
+        self, nets: Nets | None, keys: Key[Array, " B"], batch: Batch, step: Step = 0
+    ) -> tuple[Example, Int[Array, "B S"]]:
         """The corrupted example and its inputs before; without networks the mask stands where a sample would."""
         example, places, _ = self.mask(keys, batch)
         before = example.encoder_tokens

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from mixlm.corruption import block_mask, check_rate, decoder_inputs, sample
+from mixlm.corruption import block_mask, check_documents, check_rate, decoder_inputs, documents, sample
 from mixlm.example import Example
 from mixlm.losses import CrossEntropy, Term, TokenLoss, score
 from mixlm.objectives.base import Batch, Nets, subkeys
@@ -40,7 +40,8 @@ class UnrolledDiffusion:
     Position i reads and says x_i, or where `shifted` reads the token before it. `bidirectional` is the mask's share
     (see `corruption.block_mask`), the prefix included: 1 is AR2Diff's, a schedule from 0 anneals from a causal network.
     `short_targets` of the rows (ours, so that padding is learned) have a target that ends early with EOS, at a uniform
-    place; the padding after it is noised, read and scored as any other token.
+    place; the padding after it is noised, read and scored as any other token. With `separate_documents` attention ends
+    where a document does (`tokens.bos` starts one).
     """
 
     name: ClassVar[str] = "unrolled_diffusion"
@@ -52,8 +53,11 @@ class UnrolledDiffusion:
     temperature: float = 0.0
     short_targets: float = 0.0
     bidirectional: float | Schedule = 1.0
+    separate_documents: bool = False
 
     def __post_init__(self) -> None:
+        if self.separate_documents:
+            check_documents(self.tokens)
         check_number(self, "temperature", 0)
         check_number(self, "short_targets", 0, 1)
         check_rate(self, "bidirectional")
@@ -77,19 +81,25 @@ class UnrolledDiffusion:
             decoder_target_tokens=targets,
             decoder_loss_weights=scored.astype(jnp.float32),
             decoder_mask_ar=block_mask(block_keys, length, self.bidirectional, step),
-            # Padding is a token like any other here: it is read, and learned.
-            decoder_segment_ids=jnp.ones_like(targets),
+            decoder_segment_ids=self._segments(targets),
         )
         return Drawn(example, scored, jax.vmap(lambda key: jax.random.uniform(key, (length,)))(sample_keys))
+
+    def _segments(self, targets: Int[Array, "B T"]) -> Int[Array, "B T"]:
+        # Padding is a token like any other here: it is read, and learned.
+        nowhere_padded = jnp.full_like(targets, self.tokens.eos)
+        if not self.separate_documents:
+            return jnp.ones_like(targets)
+        return documents(decoder_inputs(targets, self.tokens.bos, self.shifted), nowhere_padded, self.tokens)
 
     def second(self, drawn: Drawn, answer: Int[Array, "B T"]) -> Example:
         """The second pass: the answer in the targets' places, without a gradient, the prefix as it was."""
         shown = jnp.where(drawn.scored, jax.lax.stop_gradient(answer), drawn.first.decoder_target_tokens)
         return replace(drawn.first, decoder_input_tokens=decoder_inputs(shown, self.tokens.bos, self.shifted))
 
-    def shown(self, nets: Nets | None, keys: Key[Array, " B"], batch: Batch) -> tuple[Example, None]:
+    def shown(self, nets: Nets | None, keys: Key[Array, " B"], batch: Batch, step: Step = 0) -> tuple[Example, None]:
         """The first pass, or with networks the second; there is no encoder's input."""
-        drawn = self.first(keys, batch)
+        drawn = self.first(keys, batch, step)
         if nets is None:
             return drawn.first, None
         return self.second(drawn, self._scored(nets[self.network], drawn.first, drawn.noise).picked), None

@@ -46,7 +46,7 @@ class Text:
 
 
 def text_of(rows: Int32[np.ndarray, "N L"], tokens: TokenIds) -> Text:
-    """Cuts every row where a document begins or ends, so that nothing is read across documents.
+    """Cuts every row where a document begins or ends, so that nothing is read across documents that are marked.
 
     The tokens that mark it (bos, EOS, padding) are not scored. The prefix of a piece is its first half. Raises
     UserError where nothing is left.

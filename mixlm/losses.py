@@ -54,7 +54,8 @@ def weighted_sum(terms: dict[str, Term]) -> Float[Array, ""]:
 class TokenLoss(Protocol):
     """What one token costs, and its scale: `total = sum(w * scale * cost)`, `count = sum(counted + w * (scale - 1))`.
 
-    So plain cross-entropy divides by what is counted, whatever the weights, and a scale by its own sum, weighted alike.
+    So plain cross-entropy divides by what is counted, whatever the weights; where these add up to what is counted, any
+    other loss divides by the weighted sum of its scale.
     """
 
     def __call__(

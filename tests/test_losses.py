@@ -36,13 +36,13 @@ def numpy_cost_and_scale(loss, logits: np.ndarray, targets: np.ndarray) -> tuple
 
 
 def numpy_mean_gradient(loss, logits: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """d/dlogits of sum(w scale cost) / sum(counted scale), the scale held fixed."""
+    """d/dlogits of sum(w scale cost) / sum(counted + w (scale - 1)), the scale held fixed."""
     _, scale = numpy_cost_and_scale(loss, logits, targets)
     logits = np.asarray(logits, np.float64)
     p = softmax(logits)
     log_z = np.log(np.exp(logits).sum(-1))[..., None]
     gradient = p - np.eye(logits.shape[-1])[targets] + 2 * loss.z_loss * log_z * p
-    return (weights * scale)[..., None] * gradient / np.sum((weights > 0) * scale)
+    return (weights * scale)[..., None] * gradient / np.sum((weights > 0) + weights * (scale - 1))
 
 
 def mean_of(loss, logits, targets, weights=None) -> Term:
@@ -217,7 +217,7 @@ def test_a_score_holds_the_weighted_sums(block: int):
     found = scored_in(block, loss, case)
     assert 0 < counted.sum() < counted.size
     np.testing.assert_allclose(found.total, np.sum(weights * scale * cost), rtol=1e-5)
-    np.testing.assert_allclose(found.count, np.sum(counted * scale), rtol=1e-5)
+    np.testing.assert_allclose(found.count, np.sum(counted + weights * (scale - 1)), rtol=1e-5)
     np.testing.assert_allclose(found.cross_entropy, np.sum(weights * plain), rtol=1e-5)
     right = (np.argmax(logits, -1) == targets) & counted
     assert (float(found.counted), float(found.scored), float(found.right)) == (

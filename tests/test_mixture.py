@@ -185,14 +185,14 @@ def from_gin(name: str, *bindings: str) -> Dataset:
 
 
 def test_sotu_gin(clean_gin):
-    bindings = ("VOCAB_SIZE = 4096", "UNIQUE_TOKENS = 1000000", "CACHE_DIR = 'here'")
+    bindings = ("DOCUMENT_BOS = False", "VOCAB_SIZE = 4096", "UNIQUE_TOKENS = 1000000", "CACHE_DIR = 'here'")
     built = from_gin("sotu.gin", *bindings)
     assert built == Dataset(TextTask("sotu", SotU(), TrainedSentencePiece(vocab_size=4096)), 1_000_000, "here")
     assert hash(built) == hash(from_gin("sotu.gin", *bindings))
 
 
 def test_text_gin(clean_gin):
-    built = from_gin("text.gin", "TEXT = 'book.txt'", "VALIDATION_FRACTION = 0.1")
+    built = from_gin("text.gin", "DOCUMENT_BOS = False", "TEXT = 'book.txt'", "VALIDATION_FRACTION = 0.1")
     assert built == Dataset(TextTask("text", TextFiles("book.txt", 0.1), TrainedSentencePiece(vocab_size=8192)))
     with pytest.raises(UserError, match=r"--gin\.TEXT=FILE_OR_FOLDER"):
-        from_gin("text.gin", "TEXT = ''").prepare()
+        from_gin("text.gin", "DOCUMENT_BOS = False", "TEXT = ''").prepare()

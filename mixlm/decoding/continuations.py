@@ -141,8 +141,9 @@ def _lines(
     if isinstance(request.decoder, Spans):
         fills = spans(said, ids)
         yield "text          " + vocabulary.decode(with_fills(prompt, fills, ids))
-        for number, fill in sorted(fills.items()):
-            yield f"{BLOCK}<extra_id_{number}>".ljust(14) + (vocabulary.decode(fill) or "(nothing)")
+        # What the model says behind sentinels that the prompt does not have answers nothing.
+        for number in sorted({ids.first_sentinel - token for token in prompt} & set(range(ids.sentinels))):
+            yield f"{BLOCK}<extra_id_{number}>  ".ljust(16) + (vocabulary.decode(fills.get(number, [])) or "(nothing)")
     else:
         yield "continuation  " + (vocabulary.decode(text_of(said, ids)) or "(nothing)")
     yield " " * 14 + _cost(timed, row, texts)

@@ -87,8 +87,7 @@ def plan(recipe: Recipe, data: Any, first: int = 0) -> Plan:
         raise UserError(f"A run is one process, and there are {jax.process_count()}: start it on one host.")
     if data is not None and data.vocabulary.token_ids != recipe.tokens:
         raise UserError(f"The recipe's TOKENS are {recipe.tokens}, and its vocabulary has {data.vocabulary.token_ids}.")
-    unique_tokens = None if data is None else data.train(recipe.block_length, recipe.seed).num_tokens
-    recipe = recipe.settled(unique_tokens)
+    recipe = recipe.settled(None if data is None else data.summary.unique_tokens)
     mesh = recipe.partitioning.mesh()
     check_batch(
         mesh, recipe.batch_size // recipe.microbatches, "A microbatch" if recipe.microbatches > 1 else "A batch"

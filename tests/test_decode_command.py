@@ -231,6 +231,7 @@ WAYS = {
     "antlm_ltg_bert.gin": Autoregressive(),
     "ar2diff.gin": Unrolled(),
     "dual.gin": Autoregressive(),
+    "gpt_bert.gin": Autoregressive(),
     "mile.gin": Autoregressive(),
     "spactor.gin": Spans(),
 }

@@ -70,6 +70,12 @@ def test_validation_reports_every_mode_of_a_decoder_in_plain_cross_entropy(name)
     assert shifted == {name in ("dual", "gpt_bert", "mile")}
 
 
+def test_validation_reports_every_mode_of_an_encoder_decoder():
+    recipe = built("gin_file=spactor.gin", "gin.Z_LOSS=0.5")
+    assert [mode.name for mode in recipe.validated] == ["spactor", "span_corruption", "causal", "prefix_lm"]
+    assert [mode.loss for mode in recipe.validated[2:]] == [CrossEntropy(), CrossEntropy()]
+
+
 def test_dual():
     recipe = built("gin_file=dual.gin", "gin.ALPHA=0.9375", "gin.AR_LOSS_WEIGHT=2.0", "gin.STRATIFIED=True")
     (objective,) = recipe.settled(None).objectives

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 from mixlm.errors import UserError
 from mixlm.example import Example
 from mixlm.losses import token_costs
+from mixlm.objectives.continuation import taken_out
 from mixlm.scoring.likelihood import Rows
 from mixlm.tokens import TokenIds
 
@@ -122,28 +123,8 @@ class SpanFilling:
 
     def example(self, rows: Rows) -> Example:
         """What the encoder reads and the decoder says; the weights mark the span."""
-        (start, end), tokens = self.spans.bounds(rows), self.tokens
-        start, end, lengths = start[:, None], end[:, None], rows.lengths[:, None]
-        place = jnp.arange(rows.tokens.shape[1] + 2)[None, :]
-        last = lengths - (end - start) + 1
-        index = jnp.where(place < start, place, place - 1 + end - start)
-        read = jnp.take_along_axis(rows.tokens, jnp.clip(index, 0, rows.tokens.shape[1] - 1), axis=1)
-        read = jnp.where(place == start, tokens.first_sentinel, jnp.where(place == last, tokens.eos, read))
-        said = jnp.arange(self.spans.width(rows.tokens.shape[1]))[None, :] + start
-        inside = said < end
-        held = jnp.take_along_axis(rows.tokens, jnp.clip(said, 0, rows.tokens.shape[1] - 1), axis=1)
-        held = jnp.where(inside, held, tokens.pad)
-        targets = jnp.pad(held, ((0, 0), (1, 0)), constant_values=tokens.first_sentinel)
-        present = jnp.pad(inside, ((0, 0), (1, 0)), constant_values=True)
-        return Example(
-            encoder_input_tokens=jnp.where(place <= last, read, tokens.pad),
-            encoder_segment_ids=(place <= last).astype(jnp.int32),
-            decoder_input_tokens=jnp.pad(targets, ((0, 0), (1, 0)), constant_values=tokens.bos)[:, :-1],
-            decoder_target_tokens=targets,
-            decoder_loss_weights=jnp.pad(inside, ((0, 0), (1, 0))).astype(jnp.float32),
-            decoder_mask_ar=jnp.ones_like(targets),
-            decoder_segment_ids=present.astype(jnp.int32),
-        )
+        width = self.spans.width(rows.tokens.shape[1])
+        return taken_out(rows.tokens, rows.lengths, *self.spans.bounds(rows), width, self.tokens)
 
     def __call__(self, net: Any, rows: Rows) -> Float[Array, " B"]:
         example = self.example(rows)

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from mixlm.data.remembered import sha256_of
 from mixlm.errors import NotHere, UserError, nearest
 
 SPLITS = ("train", "validation")
@@ -226,14 +227,10 @@ def _not_blank(path: Path, document: str) -> str:
 
 def digest_files(files: list[Path], rule: list[object]) -> str:
     """SHA-256 over the files' bytes and the rule that cuts and splits them."""
-    contents = []
-    for path in files:
-        try:
-            with open(path, "rb") as file:
-                contents.append(hashlib.file_digest(file, "sha256").hexdigest())
-        except OSError as error:
-            raise UserError(f"The text file {str(path)!r} cannot be read: {error.strerror}.") from None
-    return digest(TASK_VERSION, rule, contents)
+    try:
+        return digest(TASK_VERSION, rule, sha256_of(files))
+    except OSError as error:
+        raise UserError(f"The text file {str(error.filename)!r} cannot be read: {error.strerror}.") from None
 
 
 def digest(*parts: object) -> str:

@@ -3,15 +3,15 @@
 import hashlib
 import importlib.util
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from mixlm.data.kinds import files_of_kind
 from mixlm.data.remembered import sha256_of
-from mixlm.errors import NotHere, UserError, nearest
+from mixlm.errors import UserError, nearest
 
 SPLITS = ("train", "validation")
 # Changes whenever the same files would give other documents or tokens, so that a stale store is not mistaken for them.
@@ -113,15 +113,7 @@ class TextFiles:
         return digest_files(files, [*rule, *(path.name for path in files if len(files) > 1)])
 
     def _files(self) -> list[Path]:
-        if not isinstance(self.path, str) or not self.path:
-            raise NotHere("No text was given: say --gin.TEXT=FILE_OR_FOLDER.")
-        path = Path(self.path).expanduser()
-        if not path.exists():
-            siblings = [str(path.parent / name) for name in os.listdir(path.parent)] if path.parent.is_dir() else []
-            raise UserError(f"There is no file or folder {self.path!r}.{nearest(str(path), siblings)}")
-        files = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
-        if not files:
-            raise UserError(f"The folder {self.path!r} holds no .txt file.")
+        files = files_of_kind(self.path, "text")
         for file in files:
             if file.stat().st_size == 0:
                 raise UserError(f"The text file {str(file)!r} is empty.")

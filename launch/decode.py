@@ -14,11 +14,12 @@ from flags import Flags, parse_flags, run_or_explain_error
 
 from mixlm.errors import UserError, nearest
 
-_RECIPE_FLAGS = ("gin_file", "gin_search_paths", "print_config", "explain")
+_RECIPE_FLAGS = ("gin_file", "gin_search_paths", "text", "print_config", "explain")
 _GENERAL = ("prompt", "prompt_file", "how", "max_tokens", "seed", "show_steps")
 _RECIPE_HELP = """
 The recipe's flags are those of launch/train.py: --gin_file=NAME and --gin.NAME=value as the run was trained with,
---gin_search_paths=A,B; --print_config prints the configuration and stops, --explain says what would run and stops.
+--text=PATH, --gin_search_paths=A,B; --print_config prints the configuration and stops, --explain says what would run
+and stops.
 A flag that the way of decoding does not read is an error.
 """
 

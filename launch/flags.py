@@ -5,10 +5,15 @@ import ast
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from mixlm.data.kinds import kind_of
 from mixlm.errors import UserError, nearest
 
-_OPTIONS = ("--gin_file", "--gin_search_paths", "--print_config", "--explain", "--help")
+_OPTIONS = ("--gin_file", "--gin_search_paths", "--text", "--print_config", "--explain", "--help")
+_DATA = Path(__file__).resolve().parent.parent / "gin" / "data"
+# What reads each kind of text; its gin file has the kind's name.
+_SOURCES = {"text": "TextFiles", "jsonl": "JsonLines", "tfrecord": "TFRecords"}
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,9 @@ def parse_flags(argv: Sequence[str], description: str) -> Flags:
     parser.add_argument(
         "--gin_search_paths", action="append", default=[], metavar="A,B", help="folders to look for gin files in"
     )
+    parser.add_argument(
+        "--text", metavar="PATH", help="your own text: a file, or a folder of .txt, .jsonl or .tfrecord files"
+    )
     parser.add_argument("--print_config", action="store_true", help="print the configuration and stop")
     parser.add_argument("--explain", action="store_true", help="say what would run, with examples, and stop")
     try:
@@ -45,8 +53,11 @@ def parse_flags(argv: Sequence[str], description: str) -> Flags:
         raise UserError(f"{error.argument_name}: {error.message}.") from None
     if unknown:
         raise UserError(_unknown(unknown[0]))
+    gin_files = known.gin_file
+    if known.text is not None:
+        gin_files, bindings = _with_text(known.text, gin_files, bindings)
     return Flags(
-        gin_files=tuple(known.gin_file),
+        gin_files=tuple(gin_files),
         search_paths=tuple(path for paths in known.gin_search_paths for path in paths.split(",") if path),
         bindings=tuple(bindings),
         print_config=known.print_config,
@@ -64,6 +75,15 @@ def run_or_explain_error(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _with_text(path: str, gin_files: list[str], bindings: list[str]) -> tuple[list[str], list[str]]:
+    """The data file for what lies at `path` right behind the recipe, so that what comes later keeps its vocabulary."""
+    if any(binding.startswith("TEXT = ") for binding in bindings):
+        raise UserError("--text and --gin.TEXT both name a text: give one of them.")
+    kind = kind_of(path)
+    own = [f"TEXT = {path!r}", f"MIXTURE_OR_TASK_NAME = {kind!r}", f"TextTask.source = @{_SOURCES[kind]}()"]
+    return [*gin_files[:1], str(_DATA / f"{kind}.gin"), *gin_files[1:]] if gin_files else [], own + bindings
 
 
 def _split_bindings(argv: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -8,7 +8,10 @@ from configure import configured
 from flags import parse_flags
 
 from mixlm.data.corpora import JsonLines, Tfds
+from mixlm.data.mixture import Dataset
+from mixlm.data.seqio_task import SeqioTask
 from mixlm.data.sources import SotU, TextFiles
+from mixlm.data.tfrecord import TFRecords
 from mixlm.data.vocabulary import SentencePieceFile, TrainedSentencePiece
 from mixlm.optim import LAMB, Adafactor, AdamW, Muon
 from mixlm.recipe import Recipe
@@ -68,14 +71,20 @@ DATA = {
     "sotu": (SotU(), TrainedSentencePiece(8192), TRAINED),
     "text": (TextFiles("here"), TrainedSentencePiece(8192), TRAINED),
     "jsonl": (JsonLines("here"), TrainedSentencePiece(8192), TRAINED),
+    "tfrecord": (TFRecords("here"), TrainedSentencePiece(8192), TRAINED),
     "c4": (Tfds("c4/en:3.0.1"), SentencePieceFile("t5.model", mask=32000), T5),
+    "wikipedia": (
+        Tfds("wikipedia/20230601.en:1.0.0", "text", "train[:99%]", "train[99%:]"),
+        SentencePieceFile("t5.model", mask=32000),
+        T5,
+    ),
     "vocabulary_file": (SotU(), SentencePieceFile("t5.model", mask=32000), T5),
 }
-GIVEN = {"text": ["--gin.TEXT=here"], "jsonl": ["--gin.TEXT=here"]}
+GIVEN = {name: ["--gin.TEXT=here"] for name in ("text", "jsonl", "tfrecord")}
 
 
 @pytest.mark.parametrize("bos", [False, True])
-@pytest.mark.parametrize("name", sorted(path.stem for path in (GIN / "data").glob("*.gin")))
+@pytest.mark.parametrize("name", sorted({path.stem for path in (GIN / "data").glob("*.gin")} - {"seqio_task"}))
 def test_data_is_what_its_file_names(name, bos):
     source, vocabulary, tokens = DATA[name]
     model = ["--gin.VOCAB_MODEL=t5.model"] if isinstance(vocabulary, SentencePieceFile) else []
@@ -85,6 +94,19 @@ def test_data_is_what_its_file_names(name, bos):
     assert (task.source, task.vocabulary, task.add_bos, recipe.tokens) == (source, vocabulary, bos, tokens)
     sizes = {module.vocab_size for module in recipe.networks.values() if hasattr(module, "vocab_size")}
     assert sizes == {32128 if tokens == T5 else 8192}
+
+
+@pytest.mark.parametrize("bos", [False, True])
+def test_a_registered_task_is_the_one_that_is_named(bos):
+    given = (
+        "--gin.TASK_MODULE=a.b", "--gin.MIXTURE_OR_TASK_NAME=c", "--gin.TRAIN_SPLIT=d", "--gin.VALIDATION_SPLIT=e",
+        "--gin.SENTINELS=50", "--gin.TOKEN_IDS=500", "--gin.VOCAB_SIZE=512", "--gin.MASK_ID=4", "--gin.BOS_ID=3",
+    )  # fmt: skip
+    recipe = built("--gin_file=data/seqio_task.gin", *given, f"--gin.DOCUMENT_BOS={bos}", "--gin.UNIQUE_TOKENS=9")
+    assert recipe.dataset == Dataset(SeqioTask("c", "a.b", "d", "e", 50, 4, 3, bos), 9)
+    assert recipe.tokens == TokenIds(500, mask=4, bos=3, sentinels=50)
+    recipe = built(*before("data", "seqio_task"), "--gin_file=data/seqio_task.gin")
+    assert recipe.tokens == T5 and recipe.dataset == Dataset(SeqioTask("", "", mask=32000))
 
 
 def test_macros_reach_the_data():

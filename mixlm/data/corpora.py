@@ -1,7 +1,6 @@
 """Corpora that others have prepared: JSON lines, and data sets of TensorFlow Datasets that lie on the disk."""
 
 import gzip
-import hashlib
 import json
 import os
 import re
@@ -11,11 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mixlm.data.held_out import by_hash
+from mixlm.data.kinds import files_of_kind
 from mixlm.data.sources import TASK_VERSION, digest, digest_files, known, tidy
 from mixlm.data.vocabulary import import_seqio
 from mixlm.errors import NotHere, UserError, nearest
 
-JSON_LINES = (".jsonl", ".jsonl.gz", ".json.gz")
 VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
@@ -39,34 +39,16 @@ class JsonLines:
 
     def documents(self, split: str) -> Iterator[str]:
         """The documents of a split in the order of the files' names and of the lines."""
-        wanted = known(split) == "validation"
-        limit = self._limit()
-        for document in self._all():
-            if (_hash(document) < limit) == wanted:
-                yield document
+        return by_hash(self._all, self.validation_fraction, split, self.path)
 
     def fingerprint(self) -> str:
         """SHA-256 over all files, their names and the rule of the split; not over where they lie."""
-        files, folder = self._files(), Path(self.path).expanduser()
+        files, folder = files_of_kind(self.path, "jsonl"), Path(self.path).expanduser()
         names = [path.relative_to(folder).as_posix() for path in files if len(files) > 1]
         return digest_files(files, ["jsonl", self.feature, self.validation_fraction, *names])
 
-    def _limit(self) -> int:
-        """Documents whose hash is below are held out: the wished share of all hashes, as far as both sides get one."""
-        wished = int(self.validation_fraction * 2**64)
-        low, high = 2**64, -1
-        for document in self._all():
-            place = _hash(document)
-            low, high = min(place, low), max(place, high)
-            if low < wished <= high:
-                return wished
-        if low >= high:
-            raise UserError(f"{self.path!r} holds fewer than two different documents to train and to test on.")
-        # Too few to have met the limit: the lowest alone is held out, or all but the highest are.
-        return low + 1 if wished <= low else high
-
     def _all(self) -> Iterator[str]:
-        for path in self._files():
+        for path in files_of_kind(self.path, "jsonl"):
             for number, line in enumerate(_lines(path), 1):
                 if line.strip() and (document := tidy(self._document(line, f"Line {number} of {str(path)!r}"))):
                     yield document
@@ -89,22 +71,6 @@ class JsonLines:
             )
         # JSON can spell half a character, which UTF-8 cannot.
         return found[self.feature].encode("utf-8", "replace").decode("utf-8")
-
-    def _files(self) -> list[Path]:
-        if not isinstance(self.path, str) or not self.path:
-            raise NotHere("No text was given: say --gin.TEXT=FILE_OR_FOLDER.")
-        path = Path(self.path).expanduser()
-        if not path.exists():
-            siblings = [str(path.parent / name) for name in os.listdir(path.parent)] if path.parent.is_dir() else []
-            raise UserError(f"There is no file or folder {self.path!r}.{nearest(str(path), siblings)}")
-        files = sorted(file for file in path.rglob("*") if file.name.endswith(JSON_LINES)) if path.is_dir() else [path]
-        if not files:
-            raise UserError(f"The folder {self.path!r} holds no file that ends in {', '.join(JSON_LINES)}.")
-        return files
-
-
-def _hash(document: str) -> int:
-    return int.from_bytes(hashlib.sha256(document.encode()).digest()[:8], "big")
 
 
 def _lines(path: Path) -> Iterator[bytes]:

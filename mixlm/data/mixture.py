@@ -3,15 +3,16 @@
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int32, Int64
 
+from mixlm.data.remembered import kept_in
 from mixlm.data.repeat import Repeated, sequential, unique_documents
-from mixlm.data.store import Tokenized, TokenStore, open_or_build
-from mixlm.data.tasks import SPLITS, TextTask
+from mixlm.data.store import Documents, Tokenized, TokenStore, open_or_build
+from mixlm.data.tasks import SPLITS, Task
 from mixlm.data.vocabulary import Vocabulary
 from mixlm.errors import UserError
 
@@ -82,7 +83,7 @@ class Dataset:
     Vocabulary and tokens are cached in `cache_dir`, by default `$MIXLM_CACHE` or `~/.cache/mixlm`.
     """
 
-    task: TextTask
+    task: Task
     unique_tokens: int | None = None
     cache_dir: str | None = field(default=None, repr=False, compare=False)  # where, not what
 
@@ -97,6 +98,10 @@ class Dataset:
 
     def prepare(self, log: Callable[[str], object] = print) -> PreparedData:
         """Opens what is cached, and makes what is not; only tokenising imports seqio and TensorFlow."""
+        with kept_in(self.cache / "remembered"):
+            return self._prepare(log)
+
+    def _prepare(self, log: Callable[[str], object]) -> PreparedData:
         cache = self.cache
         fingerprint = self.task.fingerprint()
         try:
@@ -164,17 +169,14 @@ class _Steps:
         return int(step), self.batches.batch(int(step))
 
 
-def tokenized(task: TextTask, vocabulary: Vocabulary, log: Callable[[str], object]) -> dict[str, Iterator[Tokenized]]:
-    """Each split's documents through the seqio Task, with a progress bar where a terminal watches."""
+def tokenized(task: Task, vocabulary: Vocabulary, log: Callable[[str], object]) -> dict[str, Documents]:
+    """Each split's documents from a number on, with a progress bar where a terminal watches."""
     log(f"Tokenising {task.name} (once).")
-    return {split: _tokenized_split(task, vocabulary, split) for split in SPLITS}
+    return {split: partial(_tokenized_split, task, vocabulary, split) for split in SPLITS}
 
 
-def _tokenized_split(task: TextTask, vocabulary: Vocabulary, split: str) -> Iterator[Tokenized]:
+def _tokenized_split(task: Task, vocabulary: Vocabulary, split: str, first: int) -> Iterator[Tokenized]:
     from tqdm import tqdm
 
-    # Text that cannot be read fails here, in the user's words, and not inside TensorFlow.
-    count = sum(1 for _ in task.source.documents(split))
-    dataset = task.seqio_task(vocabulary).get_dataset(sequence_length=None, split=split, shuffle=False)
-    for example in tqdm(dataset.as_numpy_iterator(), total=count, desc=f"{task.name} {split}", disable=None):
-        yield Tokenized(example["targets"], len(example["targets_pretokenized"]))
+    documents, total = task.tokenized(vocabulary, split, first), task.count(split)
+    yield from tqdm(documents, initial=first, total=total, desc=f"{task.name} {split}", unit="doc", disable=None)

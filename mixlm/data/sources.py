@@ -3,14 +3,15 @@
 import hashlib
 import importlib.util
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from mixlm.errors import NotHere, UserError, nearest
+from mixlm.data.kinds import files_of_kind
+from mixlm.data.remembered import sha256_of
+from mixlm.errors import UserError, nearest
 
 SPLITS = ("train", "validation")
 # Changes whenever the same files would give other documents or tokens, so that a stale store is not mistaken for them.
@@ -112,15 +113,7 @@ class TextFiles:
         return digest_files(files, [*rule, *(path.name for path in files if len(files) > 1)])
 
     def _files(self) -> list[Path]:
-        if not isinstance(self.path, str) or not self.path:
-            raise NotHere("No text was given: say --gin.TEXT=FILE_OR_FOLDER.")
-        path = Path(self.path).expanduser()
-        if not path.exists():
-            siblings = [str(path.parent / name) for name in os.listdir(path.parent)] if path.parent.is_dir() else []
-            raise UserError(f"There is no file or folder {self.path!r}.{nearest(str(path), siblings)}")
-        files = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
-        if not files:
-            raise UserError(f"The folder {self.path!r} holds no .txt file.")
+        files = files_of_kind(self.path, "text")
         for file in files:
             if file.stat().st_size == 0:
                 raise UserError(f"The text file {str(file)!r} is empty.")
@@ -226,14 +219,10 @@ def _not_blank(path: Path, document: str) -> str:
 
 def digest_files(files: list[Path], rule: list[object]) -> str:
     """SHA-256 over the files' bytes and the rule that cuts and splits them."""
-    contents = []
-    for path in files:
-        try:
-            with open(path, "rb") as file:
-                contents.append(hashlib.file_digest(file, "sha256").hexdigest())
-        except OSError as error:
-            raise UserError(f"The text file {str(path)!r} cannot be read: {error.strerror}.") from None
-    return digest(TASK_VERSION, rule, contents)
+    try:
+        return digest(TASK_VERSION, rule, sha256_of(files))
+    except OSError as error:
+        raise UserError(f"The text file {str(error.filename)!r} cannot be read: {error.strerror}.") from None
 
 
 def digest(*parts: object) -> str:

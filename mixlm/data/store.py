@@ -1,39 +1,40 @@
 """The token store: every document's tokens in one memory-mapped file per split, written once."""
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int64, UInt
 
+from mixlm.data.lock import exclusive
+from mixlm.data.parts import JOURNAL, Documents, Journal, Tokenized, write_split, write_synced
 from mixlm.errors import UserError
+
+__all__ = ["Documents", "StoreSplit", "TokenStore", "Tokenized", "open_or_build"]
 
 STORE_VERSION = 1
 # Ours: below this size the checksums are verified at every opening, which costs some tens of milliseconds.
 VERIFY_BYTES = 64 * 2**20
 
 
-class Tokenized(NamedTuple):
-    """One document as the builder takes it: its token ids and the size of its text in UTF-8 bytes."""
-
-    tokens: np.ndarray
-    text_bytes: int
-
-
 @dataclass(frozen=True, eq=False)
 class StoreSplit:
-    """A split's tokens, one after the other; document d is `tokens[offsets[d]:offsets[d + 1]]`."""
+    """A split's tokens, one after the other; document d is `tokens[offsets[d]:offsets[d + 1]]`.
+
+    Of supervised examples, whose document is the inputs and then the targets, the targets begin at `targets[d]`.
+    """
 
     tokens: UInt[np.ndarray, " tokens"]
     offsets: Int64[np.ndarray, " bounds"]
     text_bytes: int
+    targets: Int64[np.ndarray, " documents"] | None = None
 
     @property
     def num_documents(self) -> int:
@@ -50,8 +51,8 @@ class StoreSplit:
 class TokenStore:
     """A folder of `SPLIT.tokens` (uint16, or uint32 for over 65,536 ids), `SPLIT.offsets` (int64) and `manifest.json`.
 
-    Many processes may read it. The manifest records the fingerprints of the text and of the vocabulary, the counts,
-    and the size and SHA-256 of each file.
+    Supervised examples have `SPLIT.targets` (int64) as well. Many processes may read it. The manifest records the
+    fingerprints of the text and of the vocabulary, the counts, and the size and SHA-256 of each file.
     """
 
     folder: Path
@@ -65,9 +66,12 @@ class TokenStore:
             manifest = json.loads(path.read_bytes())
             version, files = manifest["version"], manifest["files"]
             found = manifest["fingerprint"], manifest["vocabulary_fingerprint"]
+            # Older stores have no checksum of their manifest.
+            if manifest.pop("checksum", _checksum(manifest)) != _checksum(manifest):
+                raise ValueError
         except FileNotFoundError:
             raise UserError(f"There is no token store at {folder}.") from None
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise UserError(f"The token store's file {path} is damaged.") from None
         wanted = fingerprint or found[0], vocabulary_fingerprint or found[1]
         if version != STORE_VERSION or found != wanted:
@@ -89,7 +93,10 @@ class TokenStore:
         """A split's tokens and offsets, mapped from the disk and read-only."""
         facts = self.manifest["splits"][name]
         tokens = self._mapped(f"{name}.tokens", np.dtype(self.manifest["dtype"]))
-        return StoreSplit(tokens, self._mapped(f"{name}.offsets", np.dtype("<i8")), facts["text_bytes"])
+        offsets = self._mapped(f"{name}.offsets", np.dtype("<i8"))
+        supervised = f"{name}.targets" in self.manifest["files"]
+        targets = self._mapped(f"{name}.targets", np.dtype("<i8")) if supervised else None
+        return StoreSplit(tokens, offsets, facts["text_bytes"], targets)
 
     def _mapped(self, name: str, dtype: np.dtype) -> np.ndarray:
         # An empty file cannot be mapped.
@@ -107,76 +114,81 @@ class TokenStore:
                 )
 
 
-def build(
-    folder: Path,
-    splits: Mapping[str, Iterable[Tokenized]],
-    vocab_size: int,
-    fingerprint: str,
-    vocabulary_fingerprint: str,
-) -> TokenStore:
-    """Writes a store atomically, one document in memory at a time; of several builders at once the first one counts."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-    scratch.mkdir()
-    try:
-        dtype = np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
-        facts = {name: _write_split(scratch, name, documents, dtype) for name, documents in splits.items()}
-        manifest = {
-            "version": STORE_VERSION,
-            "fingerprint": fingerprint,
-            "vocabulary_fingerprint": vocabulary_fingerprint,
-            "vocab_size": vocab_size,
-            "dtype": dtype.str,
-            "splits": facts,
-            "files": {path.name: _file_entry(path) for path in sorted(scratch.iterdir())},
-        }
-        _write_synced(scratch / "manifest.json", [json.dumps(manifest, indent=1).encode()])
-        _move_into_place(scratch, folder, fingerprint, vocabulary_fingerprint)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return TokenStore.open(folder, fingerprint, vocabulary_fingerprint)
-
-
 def open_or_build(
     folder: Path,
-    splits: Callable[[], Mapping[str, Iterable[Tokenized]]],
+    splits: Callable[[], Mapping[str, Documents]],
     vocab_size: int,
     fingerprint: str,
     vocabulary_fingerprint: str,
     log: Callable[[str], object] = print,
 ) -> TokenStore:
-    """The store in `folder`, built first where there is none, and built again, with a note, where it is damaged."""
+    """The store in `folder`, built first where there is none, and built again, with a note, where it is damaged.
+
+    Of several processes one builds, and the others wait for it. What a killed build had brought to the disk is kept
+    beside `folder`, and the next one goes on from there.
+    """
     if folder.exists():
         try:
             return TokenStore.open(folder, fingerprint, vocabulary_fingerprint)
         except UserError as error:
             log(f"{error} It is built again.")
-    return build(folder, splits(), vocab_size, fingerprint, vocabulary_fingerprint)
+
+    def waiting() -> None:
+        log(f"Another process is building the token store {folder}; waiting for it.")
+
+    with exclusive(folder.with_name(f".{folder.name}.lock"), waiting):
+        if folder.exists():
+            with contextlib.suppress(UserError):
+                return TokenStore.open(folder, fingerprint, vocabulary_fingerprint)
+        return _build(folder, splits(), vocab_size, fingerprint, vocabulary_fingerprint, log)
 
 
-def _write_split(folder: Path, name: str, documents: Iterable[Tokenized], dtype: np.dtype) -> dict[str, int]:
-    offsets, text_bytes = [0], 0
+def _build(
+    folder: Path,
+    splits: Mapping[str, Documents],
+    vocab_size: int,
+    fingerprint: str,
+    vocabulary_fingerprint: str,
+    log: Callable[[str], object],
+) -> TokenStore:
+    """Writes a store, in parts and one document in memory at a time, and moves it into place whole."""
+    dtype = np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
+    head = {
+        "version": STORE_VERSION,
+        "fingerprint": fingerprint,
+        "vocabulary_fingerprint": vocabulary_fingerprint,
+        "vocab_size": vocab_size,
+        "dtype": dtype.str,
+    }
+    scratch = folder.with_name(f".{folder.name}.building")
+    scratch.mkdir(exist_ok=True)
+    journal = Journal(scratch, head, dtype)
+    if journal.documents:
+        log(f"Going on after {journal.documents:,} documents that an earlier start had tokenised.")
+    try:
+        parts = [write_split(journal, name, documents) for name, documents in splits.items()]
+    except BaseException as error:
+        # Text that is at fault will be another text once it is mended.
+        if isinstance(error, UserError) or not journal.documents:
+            shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    names = sorted(name for part in parts for name in part.sums)
+    manifest = {
+        **head,
+        "splits": {
+            part.split: {"documents": part.documents, "tokens": part.tokens, "text_bytes": part.text_bytes}
+            for part in parts
+        },
+        "files": {name: _file_entry(scratch / name) for name in names},
+    }
+    write_synced(scratch / "manifest.json", json.dumps({**manifest, "checksum": _checksum(manifest)}, indent=1))
+    _move_into_place(scratch, folder)
+    return TokenStore.open(folder, fingerprint, vocabulary_fingerprint)
 
-    def payloads() -> Iterator[bytes]:
-        nonlocal text_bytes
-        for document in documents:
-            if len(document.tokens) and document.tokens.max() > np.iinfo(dtype).max:
-                raise ValueError(f"token id {document.tokens.max()} does not fit into {dtype}")
-            offsets.append(offsets[-1] + len(document.tokens))
-            text_bytes += document.text_bytes
-            yield document.tokens.astype(dtype).tobytes()
 
-    _write_synced(folder / f"{name}.tokens", payloads())
-    _write_synced(folder / f"{name}.offsets", [np.asarray(offsets, "<i8").tobytes()])
-    return {"documents": len(offsets) - 1, "tokens": offsets[-1], "text_bytes": text_bytes}
-
-
-def _write_synced(path: Path, payloads: Iterable[bytes]) -> None:
-    with open(path, "wb") as file:
-        for payload in payloads:
-            file.write(payload)
-        file.flush()
-        os.fsync(file.fileno())
+def _checksum(manifest: Mapping[str, object]) -> str:
+    entries = {name: entry for name, entry in manifest.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
 
 
 def _file_entry(path: Path) -> dict[str, object]:
@@ -184,26 +196,15 @@ def _file_entry(path: Path) -> dict[str, object]:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
-def _move_into_place(scratch: Path, folder: Path, fingerprint: str, vocabulary_fingerprint: str) -> None:
-    """Renames the finished folder; one that is already there stays if it is whole, and gives way if it is damaged."""
-    for _ in range(10):
-        try:
-            os.rename(scratch, folder)
-            break
-        except OSError:
-            if not folder.exists():
-                raise
-        try:
-            TokenStore.open(folder, fingerprint, vocabulary_fingerprint)
-            return
-        except UserError:
-            # Moved aside rather than deleted in place: another process may be reading or replacing it too.
-            aside = folder.with_name(f".{folder.name}.damaged.{uuid.uuid4().hex}")
-            try:
-                os.rename(folder, aside)
-            except FileNotFoundError:
-                continue
-            shutil.rmtree(aside, ignore_errors=True)
+def _move_into_place(scratch: Path, folder: Path) -> None:
+    """Renames the finished folder, by whoever holds the lock; one that is already there is damaged."""
+    if folder.exists():
+        # Moved aside rather than deleted in place: another process may be reading it.
+        aside = folder.with_name(f".{folder.name}.damaged.{uuid.uuid4().hex}")
+        os.rename(folder, aside)
+        shutil.rmtree(aside, ignore_errors=True)
+    os.rename(scratch, folder)
+    (folder / JOURNAL).unlink(missing_ok=True)
     parent = os.open(folder.parent, os.O_RDONLY)
     try:
         os.fsync(parent)

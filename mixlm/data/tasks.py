@@ -1,11 +1,13 @@
-"""The seqio Task that turns a source's documents into tokens."""
+"""What a task is: a named definition of documents of tokens; and the seqio Task of a source of plain text."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from mixlm.data.parts import Tokenized
 from mixlm.data.sources import SPLITS, TASK_VERSION, SotU, Source, TextFiles, digest
 from mixlm.data.vocabulary import Vocabulary, VocabularySpec, import_seqio, seqio_vocabulary
 from mixlm.errors import UserError
@@ -14,7 +16,33 @@ if TYPE_CHECKING:
     import seqio
 
 # Where the sources of plain text are, for who builds a task.
-__all__ = ["SPLITS", "SotU", "Source", "TextFiles", "TextTask"]
+__all__ = ["SPLITS", "SotU", "Source", "Task", "TextFiles", "TextTask"]
+
+
+@runtime_checkable
+class Task(Protocol):
+    """A plain value that says what the data is: a name, a vocabulary, and each split's documents as tokens."""
+
+    @property
+    def name(self) -> str:
+        """The task's name, in logs and folders."""
+        ...
+
+    def fingerprint(self) -> str:
+        """SHA-256 of everything that the tokens depend on."""
+        ...
+
+    def load_vocabulary(self, cache_dir: Path, log: Callable[[str], object]) -> Vocabulary:
+        """The vocabulary that the tokens are of."""
+        ...
+
+    def tokenized(self, vocabulary: Vocabulary, split: str, first: int = 0) -> Iterator[Tokenized]:
+        """The documents of a split from number `first` on, always in the same order."""
+        ...
+
+    def count(self, split: str) -> int | None:
+        """How many documents a split has, where that can be known before they are tokenised."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -49,11 +77,21 @@ class TextTask:
         self._check_bos(vocabulary)
         return vocabulary
 
-    def seqio_task(self, vocabulary: Vocabulary) -> "seqio.Task":
+    def count(self, split: str) -> int:
+        """Reads all of the split, so that text which cannot be read is told in our words and not inside TensorFlow."""
+        return sum(1 for _ in self.source.documents(split))
+
+    def tokenized(self, vocabulary: Vocabulary, split: str, first: int = 0) -> Iterator[Tokenized]:
+        """The documents through the seqio Task; those before `first` are read, and not tokenised."""
+        dataset = self.seqio_task(vocabulary, first).get_dataset(sequence_length=None, split=split, shuffle=False)
+        for example in dataset.as_numpy_iterator():
+            yield Tokenized(example["targets"], len(example["targets_pretokenized"]))
+
+    def seqio_task(self, vocabulary: Vocabulary, first: int = 0) -> "seqio.Task":
         """The definition of the data as a seqio Task, not registered; imports seqio and TensorFlow.
 
-        Its examples hold `targets` (token ids) and `targets_pretokenized` (UTF-8). `seqio.TaskRegistry.add_provider`
-        makes it known by name.
+        Its examples hold `targets` (token ids) and `targets_pretokenized` (UTF-8); they are those of the documents from
+        number `first` on. `seqio.TaskRegistry.add_provider` makes it known by name.
         """
         self._check_bos(vocabulary)
         seqio = import_seqio()
@@ -69,7 +107,7 @@ class TextTask:
         def dataset_fn(split: str, shuffle_files: bool = False) -> tf.data.Dataset:
             del shuffle_files  # One stream of documents: order is the business of the walk over the store.
             return tf.data.Dataset.from_generator(
-                lambda: ({"targets": document} for document in self.source.documents(split)),
+                lambda: ({"targets": document} for document in islice(self.source.documents(split), first, None)),
                 output_signature={"targets": tf.TensorSpec((), tf.string)},
             )
 

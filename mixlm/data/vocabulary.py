@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex, runtime_checkable
 
+from mixlm.data.lock import exclusive
 from mixlm.errors import NotHere, UserError, nearest
 from mixlm.tokens import TokenIds
 
@@ -155,9 +156,17 @@ class TrainedSentencePiece:
             with contextlib.suppress(UserError):
                 return self._open(path)
             log(f"The cached vocabulary {path} is damaged and is trained again.")
-        log(f"Training a SentencePiece vocabulary of {self.vocab_size:,} ids (once, cached in {path.parent}).")
-        _write_atomically(path, _train(self, documents()))
-        return self._open(path)
+
+        def waiting() -> None:
+            log(f"Another process is training the vocabulary {path}; waiting for it.")
+
+        with exclusive(path.with_name(f".{name}.lock"), waiting):
+            if path.exists():
+                with contextlib.suppress(UserError):
+                    return self._open(path)
+            log(f"Training a SentencePiece vocabulary of {self.vocab_size:,} ids (once, cached in {path.parent}).")
+            write_atomically(path, _train(self, documents()))
+            return self._open(path)
 
     def _open(self, path: Path) -> Vocabulary:
         model = path.read_bytes()
@@ -333,7 +342,8 @@ def _why_training_failed(spec: TrainedSentencePiece, message: str, characters: i
     return f"{text} could not train a vocabulary of {spec.vocab_size} ids; SentencePiece says: {message.strip()}"
 
 
-def _write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a model, and its SHA-256 beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # The checksum comes first: whoever sees the model also sees its checksum.
     checksum = hashlib.sha256(content).hexdigest().encode()

@@ -1,0 +1,211 @@
+"""Files that grow in parts: each part is on the disk, with its checksum in a journal, before the next begins.
+
+So a writer that is killed in the middle goes on where its last whole part ends, and the files come out the same.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+JOURNAL = "journal.jsonl"
+# Ours: some two million tokens, a few seconds of tokenising, are lost by a kill; a part costs two or three fsyncs.
+PART_BYTES = 4 * 2**20
+
+
+class Tokenized(NamedTuple):
+    """One document as the builder takes it: its token ids, the size of its text in UTF-8 bytes.
+
+    `inputs` is how many of the first tokens are a supervised example's inputs; the others are its targets.
+    """
+
+    tokens: np.ndarray
+    text_bytes: int
+    inputs: int | None = None
+
+
+Documents = Callable[[int], Iterable[Tokenized]]
+"""A split's documents from a number on, so that what is there need not be made again."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Where a split stands after a part: counts from its beginning, and the SHA-256 of what the part adds to a file."""
+
+    split: str
+    documents: int
+    tokens: int
+    text_bytes: int
+    sums: Mapping[str, str]
+    last: bool
+
+
+class Journal:
+    """The parts that are whole, a line each, in the folder of the files that they are parts of.
+
+    `identity` says what is being written: a journal of something else is begun anew, and its files with it.
+    """
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any], dtype: np.dtype):
+        self.path, self.dtype = folder / JOURNAL, dtype
+        self._reached: dict[str, Part] = {}
+        lines = self._whole_lines()
+        kept = 1
+        if lines and lines[0] == dict(identity):
+            for entry in lines[1:]:
+                part = Part(**entry)
+                if not self._is_whole(part):
+                    break
+                self._reached[part.split] = part
+                kept += 1
+        # What follows the last whole part is of no use.
+        write_synced(self.path, "".join(_line(entry) for entry in [dict(identity), *lines[1:kept]]))
+
+    @property
+    def documents(self) -> int:
+        """How many documents are in whole parts, over all splits."""
+        return sum(part.documents for part in self._reached.values())
+
+    def reached(self, split: str) -> Part:
+        """The split's last whole part; one of nothing where it has none."""
+        return self._reached.get(split, Part(split, 0, 0, 0, {}, False))
+
+    def add(self, part: Part) -> None:
+        """Writes down a part whose files are on the disk."""
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(_line(asdict(part)))
+            file.flush()
+            os.fsync(file.fileno())
+        self._reached[part.split] = part
+
+    def _whole_lines(self) -> list[dict[str, Any]]:
+        if not self.path.exists():
+            return []
+        found = []
+        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
+            checksum, _, text = line.partition(" ")
+            if hashlib.sha256(text.encode()).hexdigest() != checksum:
+                break
+            found.append(json.loads(text))
+        return found
+
+    def _is_whole(self, part: Part) -> bool:
+        begun = self.reached(part.split)
+        for name, checksum in part.sums.items():
+            first, last = (_size(name, state, self.dtype) for state in (begun, part))
+            try:
+                with open(self.path.with_name(name), "rb") as file:
+                    file.seek(first)
+                    if hashlib.sha256(file.read(last - first)).hexdigest() != checksum:
+                        return False
+            except OSError:
+                return False
+        return True
+
+
+def write_split(journal: Journal, name: str, documents: Documents) -> Part:
+    """Writes the documents of a split that are not there yet; the files are those of one uninterrupted writing.
+
+    They are `NAME.tokens`, `NAME.offsets` (int64, where each document begins, and where the last ends) and, for
+    supervised examples, `NAME.targets` (int64, where the targets of each begin). One document is in memory at a time.
+    """
+    begun = journal.reached(name)
+    if begun.last:
+        return begun
+    writer = _Writer(journal, begun)
+    try:
+        for document in documents(begun.documents):
+            writer.add(document)
+        return writer.commit(last=True)
+    finally:
+        writer.close()
+
+
+class _Writer:
+    """A split's files from the end of a whole part on."""
+
+    def __init__(self, journal: Journal, begun: Part):
+        self.journal, self.part = journal, begun
+        self.documents, self.tokens, self.text_bytes = begun.documents, begun.tokens, begun.text_bytes
+        self.files: dict[str, Any] = {}
+        self.hashes: dict[str, Any] = {}
+        self.pending = 0
+        for name in begun.sums or (f"{begun.split}.tokens", f"{begun.split}.offsets"):
+            self._open(name)
+        if not begun.sums:
+            self._write("offsets", np.zeros(1, "<i8"))
+
+    def add(self, document: Tokenized) -> None:
+        split, dtype = self.part.split, self.journal.dtype
+        if len(document.tokens) and document.tokens.max() > np.iinfo(dtype).max:
+            raise ValueError(f"token id {document.tokens.max()} does not fit into {dtype}")
+        if document.inputs is not None and not self.documents:
+            self._open(f"{split}.targets")
+        if (document.inputs is not None) != (f"{split}.targets" in self.files):
+            raise ValueError(f"some documents of {split} have inputs, and others have none")
+        if document.inputs is not None:
+            self._write("targets", np.asarray([self.tokens + document.inputs], "<i8"))
+        self._write("tokens", document.tokens.astype(dtype))
+        self.tokens += len(document.tokens)
+        self._write("offsets", np.asarray([self.tokens], "<i8"))
+        self.documents += 1
+        self.text_bytes += document.text_bytes
+        if self.pending >= PART_BYTES:
+            self.commit(last=False)
+
+    def commit(self, last: bool) -> Part:
+        """Brings everything so far to the disk, and then into the journal."""
+        for file in self.files.values():
+            file.flush()
+            os.fsync(file.fileno())
+        sums = {name: hashed.hexdigest() for name, hashed in self.hashes.items()}
+        self.part = Part(self.part.split, self.documents, self.tokens, self.text_bytes, sums, last)
+        self.journal.add(self.part)
+        self.hashes = {name: hashlib.sha256() for name in self.files}
+        self.pending = 0
+        return self.part
+
+    def close(self) -> None:
+        for file in self.files.values():
+            file.close()
+
+    def _open(self, name: str) -> None:
+        path = self.journal.path.with_name(name)
+        file = open(path, "r+b" if path.exists() else "w+b")  # noqa: SIM115 (closed by close)
+        file.truncate(_size(name, self.part, self.journal.dtype))
+        file.seek(0, os.SEEK_END)
+        self.files[name], self.hashes[name] = file, hashlib.sha256()
+
+    def _write(self, suffix: str, values: np.ndarray) -> None:
+        name, content = f"{self.part.split}.{suffix}", values.tobytes()
+        self.files[name].write(content)
+        self.hashes[name].update(content)
+        self.pending += len(content)
+
+
+def _size(name: str, part: Part, dtype: np.dtype) -> int:
+    """How many bytes of a file the parts up to this one fill."""
+    if not part.sums:
+        return 0
+    entries = {"tokens": part.tokens * dtype.itemsize, "offsets": 8 * (part.documents + 1)}
+    return {**entries, "targets": 8 * part.documents}[name.rpartition(".")[2]]
+
+
+def _line(entry: Mapping[str, Any]) -> str:
+    text = json.dumps(entry, sort_keys=True)
+    return f"{hashlib.sha256(text.encode()).hexdigest()} {text}\n"
+
+
+def write_synced(path: Path, text: str) -> None:
+    """Writes all of it, to the disk, or leaves what was there before."""
+    partial = path.with_name(f".{path.name}")
+    with open(partial, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)

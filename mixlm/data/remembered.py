@@ -1,0 +1,103 @@
+"""What a start found out about files and need not find out again: small records, kept in the cache folder.
+
+A record that is damaged, or about a file that has changed since, is as good as none.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+# Ours: two changes within one tick of a file system's clock have the same time, so a fresh file may change unseen.
+SETTLED_SECONDS = 2.0
+_FOLDER: ContextVar[Path | None] = ContextVar("folder of the records", default=None)
+_DIGESTS: dict[str, list[Any]] = {}
+
+
+@contextlib.contextmanager
+def kept_in(folder: Path) -> Iterator[None]:
+    """Records are read from and written to `folder` inside of the block; outside of it nothing is kept on the disk."""
+    token = _FOLDER.set(folder)
+    try:
+        yield
+    finally:
+        _FOLDER.reset(token)
+
+
+def recall(key: str) -> Any:
+    """The record of that key, or None where there is none that is whole."""
+    path = _path(key)
+    if path is None:
+        return None
+    try:
+        checksum, _, text = path.read_text(encoding="utf-8").partition("\n")
+        return json.loads(text) if checksum == _sha256(text) else None
+    except (OSError, ValueError):
+        return None
+
+
+def keep(key: str, record: Any) -> None:
+    """Keeps a record of plain values; a folder that cannot be written to keeps none."""
+    path = _path(key)
+    if path is None:
+        return
+    text = json.dumps(record)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.write_text(f"{_sha256(text)}\n{text}", encoding="utf-8")
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def seen(path: Path) -> list[int]:
+    """What tells a file or folder from what it was: size, times of change in nanoseconds, inode; raises OSError."""
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+
+
+def settled(facts: Sequence[int]) -> bool:
+    """Whether a later change of what was `seen` would show in its times."""
+    return max(facts[1], facts[2]) < time.time_ns() - SETTLED_SECONDS * 1e9
+
+
+def sha256_of(files: Sequence[Path]) -> list[str]:
+    """The SHA-256 of each file, which is read only if it has changed since its digest was remembered.
+
+    A change is seen by size, by the times of its content and of its inode, or by its inode's number. Raises OSError.
+    """
+    places = [os.path.abspath(path) for path in files]
+    key = f"digests of {os.path.commonpath(places)}" if places else "digests"
+    record = recall(key)
+    known = {**record, **_DIGESTS} if isinstance(record, dict) else dict(_DIGESTS)
+    found = {place: _digest(path, known.get(place)) for path, place in zip(files, places)}
+    lasting = {place: entry for place, entry in found.items() if settled(entry[0])}
+    _DIGESTS.update(lasting)
+    if any(not isinstance(record, dict) or record.get(place) != entry for place, entry in lasting.items()):
+        keep(key, lasting)
+    return [found[place][1] for place in places]
+
+
+def _digest(path: Path, known: Any) -> list[Any]:
+    facts = seen(path)
+    if isinstance(known, list) and len(known) == 2 and known[0] == facts:
+        return known
+    with open(path, "rb") as file:
+        return [facts, hashlib.file_digest(file, "sha256").hexdigest()]
+
+
+def _path(key: str) -> Path | None:
+    folder = _FOLDER.get()
+    return None if folder is None else folder / f"{_sha256(key)[:32]}.json"
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,231 @@
+"""A Task of seqio's registry as it is: the source, the preprocessors and the vocabulary that its module registers."""
+
+import hashlib
+import importlib.metadata
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mixlm.data.modules import files_of, imported
+from mixlm.data.parts import Tokenized
+from mixlm.data.remembered import keep, recall, seen, settled, sha256_of
+from mixlm.data.sources import TASK_VERSION, digest, known
+from mixlm.data.vocabulary import SentencePieceFile, Vocabulary, import_seqio, write_atomically
+from mixlm.errors import NotHere, UserError, nearest
+
+if TYPE_CHECKING:
+    import seqio
+
+
+@dataclass(frozen=True)
+class SeqioTask:
+    """The Task `name` that importing `module`, a module's name or a .py file, registers with seqio.
+
+    A document is its `targets`, or for a supervised Task its `inputs` and then its `targets`; `add_bos` puts BOS in
+    front. Its vocabulary must be a SentencePiece model with padding 0 and `sentinels` sentinels, of its own or as
+    `extra_ids`. Preprocessors get no sequence length, and seed 0.
+
+    The fingerprint covers the module's own file (a package's: all of its), the seqio version, the vocabulary, and the
+    files that a FileDataSource reads, or the record of a TFDS builder. What else the module imports, and what a
+    FunctionDataSource reads, may change unseen: clear the cache then, or rename the Task.
+    """
+
+    name: str
+    module: str = field(repr=False)  # where the Task is defined; what it says has a fingerprint
+    train_split: str = "train"
+    validation_split: str = "validation"
+    sentinels: int = 100
+    mask: int | None = None
+    bos: int = 0
+    add_bos: bool = False
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the definition, the files and the settings; where nothing has changed, imports no TensorFlow."""
+        facts = self._facts()
+        settings = {name: value for name, value in asdict(self).items() if name != "module"}
+        return digest(TASK_VERSION, ["seqio", self._definition()], settings, facts["source"], facts["vocabulary"])
+
+    def load_vocabulary(self, cache_dir: Path, log: Callable[[str], object]) -> Vocabulary:
+        """The Task's SentencePiece model, of which the cache keeps a copy."""
+        model, extra_ids = self._facts()["vocabulary"]
+        if extra_ids not in (0, self.sentinels):
+            raise UserError(
+                f"The vocabulary of the Task {self.name!r} has {extra_ids} extra_ids; set SENTINELS to that."
+            )
+        path = cache_dir / "vocabularies" / f"seqio-{model[:16]}.model"
+        if not path.exists() or sha256_of([path]) != [model]:
+            write_atomically(path, _model(self._vocabulary(self._task())))
+        file = SentencePieceFile(str(path), self.sentinels, self.mask, self.bos)
+        return file.load(lambda: (), "", cache_dir, log)
+
+    def count(self, split: str) -> int | None:
+        """How many examples the source says it has; preprocessors may make more or fewer of them."""
+        return self._task().num_input_examples(self._split(split))
+
+    def tokenized(self, vocabulary: Vocabulary, split: str, first: int = 0) -> Iterator[Tokenized]:
+        """The documents as the preprocessors make them; those before `first` are made again, and passed over."""
+        task, name = self._task(), self._split(split)
+        size, ids = vocabulary.token_ids.vocab_size, vocabulary.token_ids
+        begins = [ids.bos] * self.add_bos
+        if self.add_bos and ids.bos == ids.pad:
+            raise UserError(f"DOCUMENT_BOS needs a BOS of its own, and this vocabulary's is id {ids.bos}, its padding.")
+        for example in _examples(task, name, first):
+            inputs = example.get("inputs") if "inputs" in task.output_features else None
+            features = [feature for feature in (inputs, example["targets"]) if feature is not None]
+            tokens = np.concatenate([np.asarray(begins, np.int32), *features]).astype(np.int64)
+            if len(tokens) and not 0 <= tokens.min() <= tokens.max() < size:
+                raise UserError(f"The Task {self.name!r} makes ids outside of its vocabulary's {size}.")
+            texts = [example.get(f"{feature}_pretokenized") for feature in ("inputs", "targets")]
+            length = sum(len(text) for text in texts if isinstance(text, bytes))
+            yield Tokenized(
+                tokens,
+                length or len(vocabulary.decode(tokens[len(begins) :]).encode()),
+                None if inputs is None else len(begins) + len(inputs),
+            )
+
+    def _split(self, split: str) -> str:
+        return self.train_split if known(split) == "train" else self.validation_split
+
+    def _definition(self) -> list[str]:
+        """What the Task is defined by, without importing it."""
+        if not self.name:
+            raise NotHere("No Task was named: say --gin.MIXTURE_OR_TASK_NAME=NAME.")
+        if not re.fullmatch(r"[\w.:]+", self.name):
+            raise UserError(f"The Task's name {self.name!r} may only hold letters, digits, '_', '.' and ':'.")
+        if not self.module:
+            raise NotHere("No module was given: say --gin.TASK_MODULE=MODULE, or a .py file, that registers the Task.")
+        return [*sha256_of(files_of(self.module)), importlib.metadata.version("seqio")]
+
+    def _facts(self) -> dict[str, Any]:
+        """The digest of the source, and SHA-256 and extra_ids of the vocabulary; remembered with what they rest on."""
+        key = digest("seqio task", self.name, self.train_split, self.validation_split, self._definition())
+        record = recall(key)
+        if isinstance(record, dict) and all(_unchanged(path, then) for path, then in record["files"].items()):
+            return record
+        task = self._task()
+        vocabulary = self._vocabulary(task)
+        source, files = _source(task, (self.train_split, self.validation_split))
+        model = hashlib.sha256(_model(vocabulary)).hexdigest()
+        record = {"source": source, "vocabulary": [model, vocabulary.extra_ids]}
+        # A folder changes when a file is added to it. What lies in a bucket can only be asked for through TensorFlow.
+        paths = [Path(file) for file in (*files, vocabulary.sentencepiece_model_file)]
+        if all(path.exists() for path in paths):
+            folders = {path.parent for path in paths[:-1]}
+            record["files"] = {str(path): seen(path) for path in (*paths, *folders)}
+            if all(settled(record["files"][str(path)]) for path in paths):
+                keep(key, record)
+        return record
+
+    def _task(self) -> "seqio.Task":
+        """The registered Task with the splits and features that are asked for; imports seqio and TensorFlow."""
+        seqio = import_seqio()
+        imported(self.module)
+        if self.name in seqio.MixtureRegistry.names():
+            parts = ", ".join(f"{task} ({rate:g})" for task, rate in mixture_parts(self.name, self.module))
+            raise UserError(f"{self.name!r} is no Task but a Mixture, of {parts}; name one of them, or mix them here.")
+        if self.name not in seqio.TaskRegistry.names():
+            close = nearest(self.name, seqio.TaskRegistry.names())
+            raise UserError(f"{self.module!r} registers no Task {self.name!r}.{close}")
+        task = seqio.TaskRegistry.get(self.name)
+        for split in (self.train_split, self.validation_split):
+            if split not in task.splits:
+                splits = ", ".join(map(repr, task.splits))
+                raise UserError(
+                    f"The Task {self.name!r} has no split {split!r}, only {splits}.{nearest(split, task.splits)}"
+                )
+        if "targets" not in task.output_features:
+            raise UserError(f"The Task {self.name!r} has no feature 'targets', only {sorted(task.output_features)}.")
+        return task
+
+    def _vocabulary(self, task: "seqio.Task") -> Any:
+        seqio = import_seqio()
+        found = [
+            task.output_features[name].vocabulary for name in ("targets", "inputs") if name in task.output_features
+        ]
+        if found[0] != found[-1]:
+            raise UserError(f"The Task {self.name!r} has one vocabulary for its inputs and another for its targets.")
+        kind = type(found[0]).__name__
+        if not isinstance(found[0], seqio.SentencePieceVocabulary):
+            raise UserError(f"The Task {self.name!r} has a {kind}; only a SentencePieceVocabulary can be trained on.")
+        state = found[0].__getstate__()
+        if state["_normalizer_spec_overrides"] is not None or not state["_reverse_extra_ids"]:
+            raise UserError(
+                f"The {kind} of the Task {self.name!r} overrides its model's normalizer, or numbers its extra_ids"
+                " upwards, and T5's does neither."
+            )
+        return found[0]
+
+
+def mixture_parts(name: str, module: str) -> list[tuple[str, float]]:
+    """The Tasks of the seqio Mixture that `module` registers, each with its rate, shares of inner Mixtures included."""
+    seqio = import_seqio()
+    imported(module)
+    if name not in seqio.MixtureRegistry.names():
+        raise UserError(f"{module!r} registers no Mixture {name!r}.{nearest(name, seqio.MixtureRegistry.names())}")
+    mixture = seqio.MixtureRegistry.get(name)
+    return [(task.name, float(mixture.get_rate(task))) for task in mixture.tasks]
+
+
+def _examples(task: "seqio.Task", split: str, first: int) -> Iterator[dict[str, Any]]:
+    """What the preprocessors make of a split, from number `first` on, in the order of the files."""
+    try:
+        dataset = task.source.get_dataset(split=split, shuffle=False)
+        dataset = task.preprocess_precache(dataset, seed=0)
+        dataset = task.preprocess_postcache(dataset, sequence_length=None, seed=0)
+        for name in task.output_features:
+            spec = dataset.element_spec.get(name)
+            if name in ("inputs", "targets") and (spec is None or spec.shape.rank != 1 or not spec.dtype.is_integer):
+                raise UserError(f"The Task {task.name!r} does not make its feature {name!r} a sequence of token ids.")
+        yield from dataset.skip(first).as_numpy_iterator()
+    except (UserError, GeneratorExit):
+        raise
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else "no reason given"
+        raise UserError(
+            f"The Task {task.name!r} failed in its split {split!r}: {type(error).__name__}: {reason}."
+        ) from error
+
+
+def _source(task: "seqio.Task", splits: tuple[str, ...]) -> tuple[str, list[str]]:
+    """SHA-256 over what the source reads, as far as it can be known, and the files that this rests on."""
+    seqio = import_seqio()
+    import tensorflow as tf
+
+    source = task.source
+    if isinstance(source, seqio.TfdsDataSource):
+        builder = source.tfds_dataset.builder
+        lengths = [[split, source.num_input_examples(split)] for split in splits]
+        shards = [[name, split.shard_lengths, split.num_bytes] for name, split in sorted(builder.info.splits.items())]
+        return digest(builder.info.full_name, lengths, shards), [str(Path(builder.data_dir) / "dataset_info.json")]
+    if not isinstance(source, seqio.FileDataSource):
+        return digest(type(source).__name__), []
+    names = {split: list(source.list_shards(split)) for split in splits}
+    for split, files in names.items():
+        if missing := [file for file in files if not tf.io.gfile.exists(file)] if files else ["any file"]:
+            raise UserError(f"The Task {task.name!r} finds no {missing[0]!r} for its split {split!r}.")
+    local = all(Path(file).exists() for files in names.values() for file in files)
+
+    def content(file: str) -> Any:
+        found = None if local else tf.io.gfile.stat(file)
+        return sha256_of([Path(file)])[0] if found is None else [found.length, found.mtime_nsec]
+
+    digests = [[split, Path(file).name, content(file)] for split, files in names.items() for file in files]
+    return digest(digests), [file for files in names.values() for file in files]
+
+
+def _unchanged(path: str, then: list[int]) -> bool:
+    try:
+        return seen(Path(path)) == then
+    except OSError:
+        return False
+
+
+def _model(vocabulary: Any) -> bytes:
+    import tensorflow as tf
+
+    with tf.io.gfile.GFile(vocabulary.sentencepiece_model_file, "rb") as file:
+        return file.read()

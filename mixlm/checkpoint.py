@@ -167,7 +167,7 @@ class Checkpoints:
     def kept(self, step: int) -> int:
         """Returns `step`; raises UserError, naming those that there are, where no checkpoint of that step is kept."""
         if step not in self._steps():
-            raise UserError(f"{self.folder} keeps no checkpoint of step {step}, only {self.listed()}.")
+            raise UserError(f"{self.folder} keeps no checkpoint of step {step}, it keeps {self.listed()}.")
         return step
 
     def listed(self) -> str:

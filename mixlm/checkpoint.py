@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,11 @@ import numpy as np
 from jaxtyping import PyTree
 
 from mixlm.errors import UserError, nearest
+from mixlm.paths import refuse_link, within
+from mixlm.retention import Policy, Retention
 
 CHECKSUMS = "checksums.json"
+FIGURES = "figures.json"  # What validation said of the state, where it was validated.
 # Orbax's own note on a step, completed after our checksums; without it Orbax complains on every reading.
 NOTE = "_CHECKPOINT_METADATA"
 ITEM = "default"  # The name under which Orbax files the one item of a step.
@@ -32,29 +35,40 @@ def size_in_bytes(state: PyTree) -> int:
 class Checkpoints:
     """The checkpoints of a run: one sub-folder per step, of which the newest `keep` stay.
 
+    Beside them stay the `keep_best` ones with the lowest `best_metric` of validation, and those of every
+    `keep_period`-th step.
+
     A checkpoint is whole when every file that its `checksums.json` names has the length and CRC-32 given there, so one
     that was cut short, or damaged later, is noticed before Orbax reads it (TensorStore lets flipped bytes pass).
     Nothing is written before the first save. Failures of the disk are raised as UserError, at the latest by `wait`.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], keep: int = 3) -> None:
-        if keep < 1:
-            raise UserError(f"{keep} checkpoints cannot be kept; keep at least 1.")
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        keep: int = 3,
+        best_metric: str | None = None,
+        keep_best: int = 1,
+        keep_period: int | None = None,
+    ) -> None:
+        self.retention = Retention(keep, best_metric, keep_best, keep_period)
         self.folder = Path(folder).absolute()
-        self.keep = keep
         self._manager: Any = None
         self._saving: int | None = None
+        self._figures: dict[int, dict[str, float]] = {}
 
-    def save(self, step: int, state: PyTree) -> bool:
+    def save(self, step: int, state: PyTree, figures: Mapping[str, float] | None = None) -> bool:
         """Begins to save `state` as the checkpoint of `step`; returns False when a whole one is there already.
 
-        The arrays are copied before this returns, so they may be donated; an earlier save is waited for first.
+        `figures` are those of the state's validation, by which the best is found. The arrays are copied before this
+        returns, so they may be donated; an earlier save is waited for first.
         """
         self.wait()
         if self._fault(step, lengths_only=True) is None:
             return False
         self._set_aside(step)
         self._saving = step
+        self._figures[step] = dict(figures or {})
         self._check_space(state)
         with self._writing():
             self._open().save(step, args=_orbax().args.StandardSave(state), force=True)
@@ -80,34 +94,103 @@ class Checkpoints:
         with _failures(f"The checkpoint of step {step} in {self.folder} could not be read"):
             return step, manager.restore(step, args=_orbax().args.StandardRestore(abstract_state))
 
-    def restore_params(self, abstract_params: dict[str, PyTree]) -> tuple[int, dict[str, PyTree]] | None:
-        """Reads the parameters of some networks from the newest whole checkpoint; None when there is none.
+    def restore_params(self, abstract_params: dict[str, PyTree], step: int | None = None) -> tuple[int, Any] | None:
+        """Reads the parameters of some networks from a checkpoint, by default the newest whole one; None without one.
 
-        `abstract_params` holds jax.ShapeDtypeStructs with shardings, of any mesh, under each network's name; the other
-        networks and the optimizer's state, whichever it was, stay on the disk. The folder may be another run's, which
-        may be writing to it: it is only read, and one printed sentence names the checkpoints that are skipped because
-        they are not whole. Raises UserError for the first parameter that is missing, or whose shape or type differs.
+        `abstract_params` is as in `read_params`. The folder may be another run's: it is only read.
+        """
+        step = self.whole(step)
+        return None if step is None else (step, self.read_params(step, abstract_params))
+
+    def whole(self, step: int | None = None) -> int | None:
+        """The step, by default the newest, whose checkpoint is whole by its checksums; None where there is none.
+
+        Nothing is touched; one printed sentence names the newer ones that are skipped because they are not whole.
+        Raises UserError where a step that was asked for is not kept or not whole.
         """
         self.wait()
         with _failures(f"The checkpoints in {self.folder} could not be read"):
-            step, torn = self._newest_whole()
+            if step is not None:
+                if fault := self._fault(self.kept(step)):
+                    raise UserError(f"The checkpoint {self.folder / str(step)} is not whole: {fault}.")
+                return step
+            newest, torn = self._newest_whole()
         if torn:
-            _tell(self.folder, torn, step)
-        if step is None:
-            return None
+            _tell(self.folder, torn, newest)
+        return newest
+
+    def networks(self, step: int) -> list[str]:
+        """The names of the networks in a whole checkpoint."""
+        with self._reading(step) as (metadata, _):
+            return _networks(metadata)
+
+    def read_params(self, step: int, abstract_params: dict[str, PyTree]) -> dict[str, PyTree]:
+        """Reads the parameters of some networks from a whole checkpoint.
+
+        `abstract_params` holds jax.ShapeDtypeStructs with shardings, of any mesh, under each network's name; the other
+        networks and the optimizer's state, whichever it was, stay on the disk. Raises UserError for the first parameter
+        that is missing, or whose shape or type differs.
+        """
         folder, asked = self.folder / str(step), {"params": dict(abstract_params)}
-        ocp = _orbax()
-        # A manager would clear away what another process is writing.
+        with self._reading(step) as (metadata, restore):
+            _check_networks(abstract_params, metadata, folder)
+            _check_same(asked, metadata, folder, whole=False)
+            return restore(asked)["params"]
+
+    def read_state(self, step: int, abstract_state: PyTree) -> PyTree:
+        """Reads all of a whole checkpoint of a folder that may be another run's, and is only read.
+
+        Raises UserError for the first array whose name, shape or type differs from that in `abstract_state`.
+        """
+        with self._reading(step) as (metadata, restore):
+            _check_same(abstract_state, metadata, self.folder / str(step))
+            return restore(abstract_state)
+
+    @contextlib.contextmanager
+    def _reading(self, step: int) -> Iterator[tuple[Any, Any]]:
+        """The arrays that a checkpoint holds, and a function that reads them; a manager would clear away what another
+        process is writing.
+        """
+        ocp, folder = _orbax(), self.folder / str(step) / ITEM
+
+        def restore(asked: PyTree) -> PyTree:
+            restore_args = ocp.checkpoint_utils.construct_restore_args(asked)
+            args = ocp.args.PyTreeRestore(item=asked, restore_args=restore_args, partial_restore=True)
+            return reader.restore(folder, args=args)
+
         with (
             _failures(f"The checkpoint of step {step} in {self.folder} could not be read"),
             ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader,
         ):
-            metadata = reader.metadata(folder / ITEM).item_metadata
-            _check_networks(abstract_params, metadata, folder)
-            _check_same(asked, metadata, folder, whole=False)
-            restore_args = ocp.checkpoint_utils.construct_restore_args(asked)
-            args = ocp.args.PyTreeRestore(item=asked, restore_args=restore_args, partial_restore=True)
-            return step, reader.restore(folder / ITEM, args=args)["params"]
+            yield reader.metadata(folder).item_metadata, restore
+
+    def kept(self, step: int) -> int:
+        """Returns `step`; raises UserError, naming those that there are, where no checkpoint of that step is kept."""
+        if step not in self._steps():
+            raise UserError(f"{self.folder} keeps no checkpoint of step {step}, it keeps {self.listed()}.")
+        return step
+
+    def listed(self) -> str:
+        """The steps whose checkpoints are kept, for a sentence."""
+        *others, last = [str(step) for step in sorted(self._steps())] or ["none"]
+        return f"{', '.join(others)} and {last}" if others else last
+
+    def best(self, metric: str) -> tuple[int, float] | None:
+        """The step with the lowest `metric` among the checkpoints that have all of their files, and that figure."""
+        self.wait()
+        figures = {step: self.figures(step) for step in self._steps() if self._fault(step, True) is None}
+        ranked = Retention(metric=metric).ranked(figures)
+        return (ranked[0], figures[ranked[0]][metric]) if ranked else None
+
+    def figures(self, step: int) -> dict[str, float]:
+        """What the validation of a checkpoint's state said, {} where it was not validated."""
+        if step not in self._figures:
+            try:
+                found = json.loads((self.folder / str(step) / FIGURES).read_text())
+                self._figures[step] = {name: float(value) for name, value in found.items()}
+            except (OSError, ValueError, TypeError, AttributeError):
+                self._figures[step] = {}
+        return self._figures[step]
 
     def latest(self) -> int | None:
         """The newest step whose checkpoint has all of its files in full length, None without one."""
@@ -135,7 +218,7 @@ class Checkpoints:
         if self._manager is None:
             ocp = _orbax()
             options = ocp.CheckpointManagerOptions(
-                max_to_keep=self.keep,
+                preservation_policy=Policy(self.retention, self.figures),
                 cleanup_tmp_directories=True,
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
             )
@@ -158,7 +241,10 @@ class Checkpoints:
     def _steps(self) -> list[int]:
         if not self.folder.is_dir():
             return []
-        return [int(entry.name) for entry in self.folder.iterdir() if re.fullmatch(r"\d+", entry.name)]
+        entries = list(self.folder.iterdir())
+        for entry in entries:
+            refuse_link(entry)
+        return [int(entry.name) for entry in entries if re.fullmatch(r"\d+", entry.name)]
 
     def _newest_whole(self) -> tuple[int | None, list[tuple[int, str]]]:
         """The newest step whose checkpoint is whole, and the steps after it with what is wrong with each."""
@@ -175,6 +261,8 @@ class Checkpoints:
         if jax.process_index() != 0:
             return
         (folder,) = self.folder.glob(f"{self._saving}.*tmp*")
+        if self._saving is not None and self._figures[self._saving]:
+            (folder / FIGURES).write_text(json.dumps(self._figures[self._saving], indent=1))
         sums = {name: [path.stat().st_size, _crc32(path)] for name, path in _files(folder)}
         with (folder / CHECKSUMS).open("w") as file:
             json.dump(sums, file, indent=0)
@@ -186,11 +274,15 @@ class Checkpoints:
         folder = self.folder / str(step)
         try:
             for note in (NOTE, CHECKSUMS):
-                sums = json.loads((folder / note).read_text())
-        except (OSError, ValueError):
+                sums = json.loads(within(folder, note).read_text())
+            named = {within(folder, name): (name, size, crc) for name, (size, crc) in sums.items()}
+            for path in folder.rglob("*"):
+                refuse_link(path)
+        except UserError as error:
+            return str(error).rstrip(".")
+        except (OSError, ValueError, TypeError, AttributeError):
             return f"{note} is missing or unreadable"
-        for name, (size, crc) in sums.items():
-            path = folder / name
+        for path, (name, size, crc) in named.items():
             if not path.is_file():
                 return f"{name} is missing"
             if path.stat().st_size != size:
@@ -242,7 +334,7 @@ def _not_from_orbax(record: logging.LogRecord) -> bool:
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
     for path in sorted(folder.rglob("*")):
         # Orbax may still write its notes in the folder itself; the arrays are all deeper.
-        if path.is_file() and path.parent != folder:
+        if path.is_file() and (path.parent != folder or path.name == FIGURES):
             yield path.relative_to(folder).as_posix(), path
 
 
@@ -270,8 +362,12 @@ def _named(tree: PyTree) -> dict[str, Any]:
     return {"/".join(map(name, path)): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
 
 
+def _networks(metadata: Any) -> list[str]:
+    return sorted({name.split("/")[1] for name in _named(metadata.tree) if name.startswith("params/")})
+
+
 def _check_networks(abstract_params: dict[str, PyTree], metadata: Any, folder: Path) -> None:
-    written = sorted({name.split("/")[1] for name in _named(metadata.tree) if name.startswith("params/")})
+    written = _networks(metadata)
     for network in abstract_params:
         if network not in written:
             networks = " and ".join(map(repr, written)) or "none"
@@ -283,11 +379,15 @@ def _check_same(abstract_state: PyTree, metadata: Any, folder: Path, whole: bool
     asked, written = _named(abstract_state), _named(getattr(metadata, "tree", metadata))
     for name, leaf in asked.items():
         if name not in written:
-            raise UserError(f"The checkpoint {folder} has no {name}, which this run needs; it is another network's.")
+            raise UserError(f"The checkpoint {folder} has no {name}, which this run needs; {_whose(name)}.")
         for what in ("shape", "dtype"):
             here, there = getattr(leaf, what), getattr(written[name], what)
             if here != there:
                 raise UserError(f"{name} has {what} {there} in the checkpoint {folder} and {here} in this run.")
     for name in written if whole else ():
         if name not in asked:
-            raise UserError(f"The checkpoint {folder} holds {name}, which this run lacks; it is another network's.")
+            raise UserError(f"The checkpoint {folder} holds {name}, which this run lacks; {_whose(name)}.")
+
+
+def _whose(name: str) -> str:
+    return f"it is another {'optimizer' if name.startswith('opt_state/') else 'network'}'s"

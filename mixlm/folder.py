@@ -7,6 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mixlm.errors import UserError
+from mixlm.paths import refuse_link
+
+# What is known of a run only once its data are prepared, or its first state is made.
+LATE = ("data", "vocabulary", "began")
 
 
 class RunFolder:
@@ -26,13 +30,8 @@ class RunFolder:
                     f"{self.path} exists and is no run's folder (it has no recipe.json); choose another MODEL_DIR."
                 )
             return
-        try:
-            held = dict(json.loads(self.recipe.read_text()).items())
-        except (ValueError, AttributeError) as error:
-            raise UserError(f"{self.recipe} is damaged ({error}), so whose run it is cannot be told.") from error
-        # Before the data are prepared, nothing can be said of them.
-        late = ("data", "vocabulary")
-        names = [name for name in {**held, **identity} if name not in late or (name in identity and name in held)]
+        held = self.held()
+        names = [name for name in {**held, **identity} if name not in LATE or (name in identity and name in held)]
         differing = [name for name in names if held.get(name) != identity.get(name)]
         if differing:
             raise UserError(
@@ -40,10 +39,28 @@ class RunFolder:
                 f"give this one a folder of its own with --gin.MODEL_DIR=FOLDER."
             )
 
+    def held(self) -> dict[str, str]:
+        """Whose run the folder holds, as text; {} where it holds none, UserError where that cannot be told.
+
+        Nothing in the folder may be a link: what a run reads, cuts short and writes over would be somewhere else.
+        """
+        if not self.recipe.exists():
+            return {}
+        self._refuse_links()
+        try:
+            return {str(name): str(value) for name, value in json.loads(self.recipe.read_text()).items()}
+        except (OSError, ValueError, AttributeError) as error:
+            raise UserError(f"{self.recipe} is damaged ({error}), so whose run it is cannot be told.") from error
+
+    def _refuse_links(self) -> None:
+        for entry in self.path.iterdir():
+            refuse_link(entry)
+
     def claim(self, identity: Mapping[str, str], config: str) -> None:
         """Makes the folder this run's; `config` is written anew at every start, as periods and meshes may change."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self._refuse_links()
             self._lock()
             _write(self.recipe, json.dumps(dict(identity), indent=1))
             _write(self.config, config)

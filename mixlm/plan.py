@@ -14,6 +14,7 @@ from mixlm.checkpoint import size_in_bytes
 from mixlm.compiled import Executables
 from mixlm.errors import UserError
 from mixlm.evaluate import Validation, frequency_bands
+from mixlm.origin import Origin
 from mixlm.partitioning import batch_sharding, check_batch, replicated
 from mixlm.recipe import Recipe
 from mixlm.samples import BLOCK, reading, shown
@@ -31,6 +32,14 @@ class Plan:
     state: Any
     steps: Executables
     validations: Executables
+    origin: Origin | None = None
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """What makes the data and the vocabulary what they are; {} where they are not here."""
+        if self.data is None:
+            return {}
+        return {"data": self.train.fingerprint, "vocabulary": self.data.vocabulary.fingerprint}
 
     @property
     def epochs(self) -> float:
@@ -81,8 +90,10 @@ class Plan:
         return jax.device_put(np.int32(value), replicated(self.mesh))
 
 
-def plan(recipe: Recipe, data: Any, first: int = 0) -> Plan:
-    """Checks the recipe against its devices and its vocabulary, and begins to compile what comes after step `first`."""
+def plan(recipe: Recipe, data: Any, first: int = 0, origin: Origin | None = None) -> Plan:
+    """Checks the recipe against its devices, its vocabulary and its origin, and begins to compile what comes after
+    step `first`, or after the origin's.
+    """
     if jax.process_count() > 1:
         raise UserError(f"A run is one process, and there are {jax.process_count()}: start it on one host.")
     if data is not None and data.vocabulary.token_ids != recipe.tokens:
@@ -109,13 +120,25 @@ def plan(recipe: Recipe, data: Any, first: int = 0) -> Plan:
         state=state,
         steps=Executables(step, state, batch, number, donate_argnums=0, out_shardings=(shardings, whole)),
         validations=Executables(validation, state.params, batch, number, number, number, bands, out_shardings=whole),
+        origin=origin,
     )
+    if origin is not None:
+        origin.check(planned.fingerprints, recipe.steps)
+        first = max(first, origin.first)
+    if recipe.best_metric is not None:
+        recipe.check_best(reported(planned))
     for objective in recipe.objectives:
         planned.steps.trace(objective)
     for stage, steps in recipe.stages.spans(recipe.steps):
         if stage.start + steps > first and data is not None:
             planned.steps.prepare(stage.objective)
     return planned
+
+
+def reported(plan: Plan) -> list[str]:
+    """The names of the figures of validation."""
+    traces = [plan.validations.trace(objective) for objective in plan.recipe.validated]
+    return list(dict.fromkeys(name for trace in traces for name in trace.result().out_info))
 
 
 def summary(plan: Plan) -> list[str]:
@@ -127,8 +150,10 @@ def summary(plan: Plan) -> list[str]:
     rows = [("recipe", f"{recipe.name}, seed {recipe.seed}")]
     for name, module in recipe.networks.items():
         rows.append((name, f"{type(module).__name__}, {count(parameters(plan.state.params[name]))} parameters"))
-    if recipe.init_from:
-        rows.append(("begins", f"with the parameters of {recipe.init_from}"))
+    if plan.origin is not None:
+        rows.append(("begins", plan.origin.described(recipe.identity())))
+    elif recipe.init_from:
+        rows.append(("began", f"with {recipe.init_from}"))
     rows += _data_rows(plan)
     rows += [
         (

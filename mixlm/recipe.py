@@ -1,12 +1,15 @@
 """A run as plain values, and the checks that need neither data nor devices' memory."""
 
+import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import Field, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 
+from mixlm.address import Address
 from mixlm.curriculum import Blocks, Curriculum
 from mixlm.data.mixture import Dataset
 from mixlm.errors import UserError, nearest
@@ -28,7 +31,12 @@ FREE = (
     "frequency_bands",
     "checkpoint_period",
     "keep",
+    "best_metric",
+    "keep_best",
+    "keep_period",
 )
+# What runs did not have from the first: left out of their identity where it has its default, so that they go on.
+ADDED = ("init_optimizer",)
 
 
 @dataclass(frozen=True)
@@ -37,9 +45,12 @@ class Recipe:
 
     `lengths` are the feature lengths that the objectives must make ("inputs" and "targets", in tokens), `batch_size` is
     global and in rows; the fields that end in `_period` are in steps. `train_steps` may be None where the curriculum is
-    made of blocks of epochs. A run begins with the parameters of the run in `init_from`, if given. Validation reports
-    the terms of `validation`, by default those of the trained objectives, and the plain cross-entropy of each
-    band of token frequencies: `frequency_bands` are shares of the training tokens, from the most frequent on.
+    made of blocks of epochs. A run begins with the parameters of the run (RUN or RUN@STEP) or T5X checkpoint in
+    `init_from`, if given; with `init_optimizer` it goes on from that step, with the optimizer's state. Beside the
+    newest `keep` checkpoints stay the `keep_best` with the lowest `best_metric` of validation, and that of every
+    `keep_period`-th step. Validation reports the terms of `validation`, by default those of the trained objectives, and
+    the plain cross-entropy of each band of token frequencies: `frequency_bands` are shares of the training tokens, from
+    the most frequent on.
     """
 
     name: str
@@ -60,15 +71,20 @@ class Recipe:
     eval_batches: int = 8
     checkpoint_period: int = 200
     keep: int = 2
+    best_metric: str | None = None
+    keep_best: int = 1
+    keep_period: int | None = None
     init_from: str | None = None
+    init_optimizer: bool = False
     validation: tuple[Objective, ...] = ()
     frequency_bands: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "microbatches", "log_period", "eval_period", "eval_batches"):
             _positive(name, getattr(self, name))
-        for name in ("checkpoint_period", "keep"):
+        for name in ("checkpoint_period", "keep", "keep_best"):
             _positive(name, getattr(self, name))
+        self._check_keep_period()
         if self.train_steps is not None or isinstance(self.curriculum, Curriculum):
             _positive("train_steps", self.train_steps)
         for name, length in self.lengths.items():
@@ -86,9 +102,14 @@ class Recipe:
         self._check_networks()
 
     @property
+    def address(self) -> Address:
+        """Where the run lives, and which of its checkpoints is meant where that matters."""
+        return Address.of(self.model_dir or f"runs/{self.name}")
+
+    @property
     def folder(self) -> Path:
         """Where the run lives."""
-        return Path(self.model_dir or f"runs/{self.name}")
+        return self.address.folder
 
     @property
     def block_length(self) -> int:
@@ -170,6 +191,37 @@ class Recipe:
                     f"Two different objectives are named {name!r}, so their figures could not be told apart."
                 )
 
+    def _has_default(self, field: Field[Any]) -> bool:
+        return bool(getattr(self, field.name) == field.default)
+
+    def _check_keep_period(self) -> None:
+        if self.keep_period is None:
+            return
+        _positive("keep_period", self.keep_period)
+        if self.keep_period % self.checkpoint_period:
+            nearest_one = max(round(self.keep_period / self.checkpoint_period), 1) * self.checkpoint_period
+            raise UserError(
+                f"KEEP_PERIOD = {self.keep_period} must be a multiple of CHECKPOINT_PERIOD = {self.checkpoint_period}, "
+                f"such as {nearest_one}."
+            )
+
+    def check_best(self, reported: Sequence[str]) -> None:
+        """Raises UserError where `best_metric` is no figure that validation reports, or never one of a checkpoint."""
+        if self.best_metric is None:
+            return
+        if self.best_metric not in reported:
+            raise UserError(
+                f"BEST_METRIC = {self.best_metric!r} is no figure of this run's validation, which reports "
+                f"{', '.join(name for name in reported if '/' not in name)}.{nearest(self.best_metric, reported)}"
+            )
+        meet = math.lcm(self.checkpoint_period, self.eval_period)
+        if meet > self.steps:
+            raise UserError(
+                f"No checkpoint before the last would be validated, so BEST_METRIC has none to choose from: "
+                f"CHECKPOINT_PERIOD = {self.checkpoint_period} and EVAL_PERIOD = {self.eval_period} first meet at step "
+                f"{meet} of {self.steps}."
+            )
+
     def _check_networks(self) -> None:
         for objective in self.declared:
             for name in objective.networks:
@@ -192,6 +244,7 @@ class Recipe:
         The length is part of it where blocks of epochs share it out.
         """
         free = set(FREE) - ({"train_steps"} if isinstance(self.curriculum, Blocks) else set())
+        free |= {field.name for field in fields(self) if field.name in ADDED and self._has_default(field)}
         return {field.name: _plain(getattr(self, field.name)) for field in fields(self) if field.name not in free}
 
 

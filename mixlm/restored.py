@@ -1,6 +1,5 @@
-"""What a run has learnt, for scoring and decoding: the parameters of its newest whole checkpoint."""
+"""What a run has learnt, for scoring and decoding: the parameters of one of its checkpoints, by default the newest."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,16 +23,18 @@ def restored(
 ) -> tuple[int, dict[str, Any]]:
     """Returns (step, parameters by network) of the run in the recipe's folder, on the recipe's mesh.
 
-    Only these networks are read; the others and the optimizer's state stay on the disk, and nothing is written.
-    `vocabulary` is the fingerprint of the one that is at hand. Raises UserError where the folder holds no run, a run of
-    other networks or another vocabulary, or no whole checkpoint.
+    The step is that of MODEL_DIR = RUN@STEP or RUN@best, or the newest. Only these networks are read; the others and
+    the optimizer's state stay on the disk, and nothing is written. `vocabulary` is the fingerprint of the one that is
+    at hand. Raises UserError where the folder holds no run, a run of other networks or another vocabulary, or no such
+    whole checkpoint.
     """
     check_networks(recipe, networks)
     folder = RunFolder(recipe.folder)
     check_run(recipe, vocabulary)
     mesh = recipe.partitioning.mesh()
     shapes = {name: abstract_params(recipe.networks[name], mesh) for name in networks}
-    found = Checkpoints(folder.checkpoints).restore_params(shapes)
+    checkpoints = Checkpoints(folder.checkpoints)
+    found = checkpoints.restore_params(shapes, recipe.address.step(checkpoints, recipe.best_metric))
     if found is None:
         raise UserError(f"The run {folder.path} has no checkpoint yet in {folder.checkpoints}; let it train further.")
     return found
@@ -52,11 +53,7 @@ def check_run(recipe: Recipe, vocabulary: str | None = None) -> None:
     folder = RunFolder(recipe.folder)
     if not folder.recipe.exists():
         raise UserError(f"There is no run in {folder.path} (no recipe.json).{_nearest_run(folder.path)}")
-    try:
-        held = dict(json.loads(folder.recipe.read_text()).items())
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{folder.recipe} is damaged ({error}), so whose run it is cannot be told.") from error
-    identity = recipe.identity()
+    held, identity = folder.held(), recipe.identity()
     needed = {name: identity[name] for name in NEEDED}
     if vocabulary is not None and "vocabulary" in held:
         needed["vocabulary"] = vocabulary

@@ -1,6 +1,5 @@
 """The loop: resume or begin, step, log, validate, save, and show what was learnt."""
 
-import json
 import math
 import signal
 import time
@@ -13,9 +12,10 @@ import jax
 
 from mixlm.checkpoint import Checkpoints
 from mixlm.data.mixture import Batches
-from mixlm.errors import NotHere, UserError, nearest
+from mixlm.errors import NotHere, UserError
 from mixlm.folder import RunFolder
-from mixlm.metrics import Progress, Recorder
+from mixlm.metrics import VALIDATION, Progress, Recorder
+from mixlm.origin import origin_of
 from mixlm.plan import Plan, explanation, plan, summary
 from mixlm.recipe import Recipe
 from mixlm.report import finish, validate
@@ -37,7 +37,8 @@ def explain(recipe: Recipe, say: Say = print) -> None:
     except NotHere as missing:
         data = None
         say(str(missing))
-    planned = plan(recipe, data)
+    begins = not Checkpoints(RunFolder(recipe.folder).checkpoints).latest()
+    planned = plan(recipe, data, origin=origin_of(recipe) if begins else None)
     try:
         for line in explanation(planned):
             say(line)
@@ -50,24 +51,35 @@ def train(recipe: Recipe, config: str = "", say: Say = print) -> None:
 
     Raises UserError, with nothing lost, for a folder that holds another run and for a loss that is not finite.
     """
+    if recipe.address.which is not None:
+        raise UserError(
+            f"MODEL_DIR = {recipe.model_dir!r} names a checkpoint: to begin there, give --gin.INIT_FROM="
+            f"{recipe.model_dir} and a MODEL_DIR of its own."
+        )
     folder, identity = RunFolder(recipe.folder), recipe.identity()
     folder.check(identity)
-    checkpoints = Checkpoints(folder.checkpoints, keep=recipe.keep)
+    began = folder.held().get("began")
+    checkpoints = Checkpoints(folder.checkpoints, recipe.keep, recipe.best_metric, recipe.keep_best, recipe.keep_period)
     latest = checkpoints.latest() or 0
     if recipe.train_steps is not None and _finished(recipe.train_steps, latest, folder, say):
         return
     keep_executables(recipe.dataset.cache / "executables")
-    planned = plan(recipe, recipe.dataset.prepare(say), latest)
+    origin = None if latest else origin_of(recipe, began)
+    planned = plan(recipe, recipe.dataset.prepare(say), latest, origin)
     recipe = planned.recipe
     try:
         if _finished(recipe.steps, latest, folder, say):
             return
-        identity |= {"data": planned.train.fingerprint, "vocabulary": planned.data.vocabulary.fingerprint}
+        identity |= planned.fingerprints
         folder.check(identity)
+        if (place := began if origin is None else origin.name) is not None:
+            identity |= {"began": place}
         for line in summary(planned):
             say(line)
+        # An origin that does not fit leaves no trace.
+        begun = None if latest else _begun(planned, began)
         folder.claim(identity, config)
-        first, state = checkpoints.restore(planned.state) or (0, _begun(planned))
+        first, state = checkpoints.restore(planned.state) or begun or _begun(planned, began)
         say(f"resuming after step {first}" if first else "compiling the first step")
         if first < recipe.steps:
             # A longer run's report is not the shorter one's.
@@ -76,6 +88,7 @@ def train(recipe: Recipe, config: str = "", say: Say = print) -> None:
             state = Loop(planned, folder, checkpoints, say).run(first, state)
         if state is not None:
             finish(planned, folder, state, say)
+            _say_best(recipe, checkpoints, say)
     finally:
         checkpoints.close()
         planned.close()
@@ -89,20 +102,17 @@ def _finished(steps: int, latest: int, folder: RunFolder, say: Say) -> bool:
     return True
 
 
-def _begun(planned: Plan) -> Any:
-    """The first state, with the parameters of the run in `init_from`, which must have every network of this one."""
-    state, source = planned.create(), planned.recipe.init_from
-    if source is None:
-        return state
-    folder = RunFolder(Path(source))
-    found = Checkpoints(folder.checkpoints).restore_params(planned.state.params) if folder.recipe.exists() else None
-    if found is None:
-        siblings = [str(path.parent) for path in Path(source).parent.glob("*/recipe.json")]
-        raise UserError(f"INIT_FROM = {source!r} holds no run with a checkpoint.{nearest(source, siblings)}")
-    held = json.loads(folder.recipe.read_text()).get("vocabulary")
-    if held not in (None, planned.data.vocabulary.fingerprint):
-        raise UserError(f"INIT_FROM = {source!r} was trained with another vocabulary, so its tokens mean other words.")
-    return state.replace(params=found[1])
+def _begun(planned: Plan, began: str | None) -> tuple[int, Any]:
+    """The steps that are done and the state, afresh or as the run's origin has it."""
+    # All checkpoints of its own may have been found torn only now.
+    origin = planned.origin or origin_of(planned.recipe, began)
+    return (0, planned.create()) if origin is None else (origin.first, origin.state(planned.create, planned.state))
+
+
+def _say_best(recipe: Recipe, checkpoints: Checkpoints, say: Say) -> None:
+    best = None if recipe.best_metric is None else checkpoints.best(recipe.best_metric)
+    if best is not None:
+        say(f"Best is step {best[0]}, with {best[1]:.4f} of {recipe.best_metric}: {recipe.folder}@best.")
 
 
 class Loop:
@@ -113,12 +123,13 @@ class Loop:
         self.checkpoints, self.say = checkpoints, say
         self.seed = planned.number(self.recipe.seed)
         self.saved: int | None = None
+        self.validated: tuple[int, dict[str, float]] = (0, {})  # the step that was validated last, and its figures
 
     def run(self, first: int, state: Any) -> Any | None:
         """Returns the last state, or None where a signal ended the run early, with its state saved."""
         recipe = self.recipe
         batches = Batches(self.plan.train, recipe.batch_size, jax.process_index(), jax.process_count())
-        self.saved = first or None
+        self.saved = self.checkpoints.latest()
         # Waits until the first step is compiled: the time left shall not count that.
         executable = self.plan.steps[recipe.stages.at(first).objective]
         for objective in recipe.validated:
@@ -191,14 +202,17 @@ class Loop:
         }
         if params is not None:
             with self.clock.stopped():
-                line |= validate(self.plan, params, self.seed, done)
+                found = validate(self.plan, params, self.seed, done)
+            line |= found
+            self.validated = done, {name.removeprefix(VALIDATION): value for name, value in found.items()}
         self.recorder.write(done, stage, line)
         self.progress.update(done, stage, line)
 
     def save(self, done: int, state: Any) -> None:
         """Begins to save; the clock stands only while the state is copied."""
+        validated, figures = self.validated
         with self.clock.stopped():
-            self.checkpoints.save(done, state)
+            self.checkpoints.save(done, state, figures if validated == done else None)
         self.saved = done
 
 

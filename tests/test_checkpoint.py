@@ -16,8 +16,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mixlm.checkpoint import Checkpoints, size_in_bytes
 from mixlm.errors import UserError
+from mixlm.models.decoder import DecoderOnly
+from mixlm.models.heads import TokenHead
 from mixlm.optim import Adafactor, AdamW, Optimizer
+from mixlm.partitioning import Partitioning
 from mixlm.schedules import Constant
+from mixlm.step import initial_state
 
 
 class State(struct.PyTreeNode):
@@ -94,6 +98,33 @@ def test_a_state_comes_back_to_the_bit_on_another_mesh_and_back(folder, rule):
         jax.tree.map(lambda leaf, want: leaf.sharding == want.sharding or pytest.fail(str(leaf.sharding)), state, asked)
 
 
+def spread(devices: int, axes: dict[str, int]):
+    """The shapes of a run's state with the shardings that training gives them on so many devices."""
+    sizes = {"vocab_size": 64, "emb_dim": 16, "num_heads": 4, "head_dim": 4, "mlp_dim": 32}
+    modules = {"model": DecoderOnly(**sizes, num_layers=1), "rtd_head": TokenHead(16)}
+    laid = Partitioning(**axes).mesh(jax.devices()[:devices])
+    return initial_state(modules, Optimizer(AdamW(), Constant(1.0)), 0, laid)
+
+
+def test_a_runs_state_goes_from_eight_devices_to_one_to_four(folder):
+    """Parameters and moments are cut over data, fsdp and tensor axes, and are the same to the bit everywhere."""
+    create, shapes = spread(8, {"data": 2, "fsdp": 2, "tensor": 2})
+    first = state = jax.tree.map(lambda leaf: leaf + 1, create())
+    kernels = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim == 2]
+    assert any(not leaf.sharding.is_fully_replicated for leaf in kernels)
+    for number, (devices, axes) in enumerate([(1, {}), (4, {"fsdp": 4}), (8, {"tensor": 4})]):
+        saved = Checkpoints(folder / str(number))
+        saved.save(3, state)
+        saved.close()
+        shapes = spread(devices, axes)[1]
+        for read in (lambda at, asked: at.restore(asked)[1], lambda at, asked: at.read_state(3, asked)):
+            checkpoints = Checkpoints(folder / str(number))
+            state = read(checkpoints, shapes)
+            checkpoints.close()
+            assert_same_bits(state, first)
+            jax.tree.map(lambda leaf, want: leaf.sharding == want.sharding or pytest.fail(str(want)), state, shapes)
+
+
 def test_nothing_is_written_before_the_first_save(folder):
     checkpoints = Checkpoints(folder)
     assert checkpoints.latest() is None
@@ -129,6 +160,45 @@ def test_a_donated_state_is_saved_as_it_was(folder):
     _, saved = checkpoints.restore(abstract(placed(some_state(width=4096), 8)))
     checkpoints.close()
     assert_same_bits(saved, some_state(width=4096))
+
+
+FIGURES = {10: 3.0, 20: 1.0, 30: 2.0, 40: 2.5, 50: 4.0, 60: 1.5}
+
+
+@pytest.mark.parametrize(
+    ("settings", "left"),
+    [
+        ({"keep": 1, "best_metric": "causal"}, (20, 60)),
+        ({"keep": 2, "best_metric": "causal", "keep_best": 2}, (20, 50, 60)),
+        ({"keep": 1, "keep_period": 30}, (30, 60)),
+        ({"keep": 1, "best_metric": "causal", "keep_period": 40}, (20, 40, 60)),
+        ({"keep": 1, "best_metric": "prefix_lm"}, (60,)),
+    ],
+)
+@pytest.mark.parametrize("restarts", [False, True])
+def test_the_best_and_every_so_many_steps_stay_beside_the_newest_and_a_restart_forgets_none(
+    folder, settings, left, restarts
+):
+    checkpoints = Checkpoints(folder, **settings)
+    for step, value in FIGURES.items():
+        checkpoints.save(step, {"kernel": jnp.full(3, step)}, {"causal": value})
+        if restarts:
+            checkpoints.close()
+            checkpoints = Checkpoints(folder, **settings)
+    checkpoints.close()
+    assert sorted(int(entry.name) for entry in folder.iterdir()) == list(left)
+    assert Checkpoints(folder).best("causal") == ((20, 1.0) if 20 in left else (60, 1.5))
+
+
+def test_damaged_figures_are_no_figures(folder):
+    checkpoints = Checkpoints(folder)
+    checkpoints.save(10, some_state(10), {"causal": 2.0})
+    checkpoints.close()
+    note = folder / "10" / "figures.json"
+    note.write_text(note.read_text().replace("2.0", "1.0"))
+    assert Checkpoints(folder).whole() is None
+    note.write_text('["causal"]')
+    assert Checkpoints(folder).figures(10) == {}
 
 
 def remove(path: Path) -> None:

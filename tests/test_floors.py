@@ -8,11 +8,11 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "mixlm"
 FLOORS = {
-    0: "example tokens errors corruption losses schedules flops traced",
+    0: "example tokens errors paths corruption losses schedules flops traced",
     1: "models.* data.* interop.*",
     2: "objectives.*",
-    3: "step curriculum partitioning checkpoint optim muon metrics curves compiled folder",
-    4: "recipe plan train evaluate samples report restored scoring.* decoding.*",
+    3: "step curriculum partitioning checkpoint optim muon metrics curves compiled folder retention address",
+    4: "recipe origin plan train evaluate samples report restored scoring.* decoding.*",
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}
 # Not even on the floor below: objectives get networks as callables, and the host's side knows no device.

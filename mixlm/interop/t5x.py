@@ -13,6 +13,7 @@ from flax.core import meta
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from mixlm.errors import UserError, nearest
+from mixlm.paths import within
 
 Params = dict[str, Any]
 PREFIXES = ("target/", "params/")
@@ -101,16 +102,24 @@ def newest_checkpoint(path: Path) -> Path:
         return path
     if not path.is_dir():
         raise UserError(f"There is no checkpoint folder at {str(path)!r}.")
-    steps = {
-        int(match[1]): child
-        for child in path.iterdir()
-        if (match := re.fullmatch(r"checkpoint_(\d+)", child.name)) and (child / "checkpoint").is_file()
-    }
+    steps = checkpoints_in(path)
     if not steps:
         raise UserError(
             f"{str(path)!r} holds neither a T5X checkpoint (a file named 'checkpoint') nor a checkpoint_N folder."
         )
     return steps[max(steps)]
+
+
+def checkpoints_in(path: Path) -> dict[int, Path]:
+    """The checkpoint folders by step of which `path` is one, or which it holds; one without a step in its name is 0."""
+    if (path / "checkpoint").is_file():
+        named = re.fullmatch(r"checkpoint_(\d+)", path.name)
+        return {int(named[1]) if named else 0: path}
+    return {
+        int(match[1]): child
+        for child in (path.iterdir() if path.is_dir() else ())
+        if (match := re.fullmatch(r"checkpoint_(\d+)", child.name)) and (child / "checkpoint").is_file()
+    }
 
 
 def read_index(file: Path) -> dict[str, Any]:
@@ -150,7 +159,7 @@ def open_array(folder: Path, name: str, spec: Mapping[str, Any]) -> Any:
         raise UserError(
             f"The index of {str(folder)!r} stores {name!r} as {spec['driver']!r}, and only zarr is read here."
         )
-    where = folder / place
+    where = within(folder, place)
     kvstore = {"driver": "file", "path": f"{where}/"}
     try:
         store = tensorstore.open({"driver": "zarr", "kvstore": kvstore}, open=True, read=True).result()
@@ -167,6 +176,6 @@ def require_chunks(name: str, where: Path, metadata: Mapping[str, Any]) -> None:
     """Raises `UserError` for a missing chunk, which zarr would read as zeros without a word."""
     counts = [-(-size // chunk) for size, chunk in zip(metadata["shape"], metadata["chunks"])]
     for chunk in np.ndindex(*counts):
-        file = where / (metadata.get("dimension_separator", ".").join(map(str, chunk)) or "0")
+        file = within(where, metadata.get("dimension_separator", ".").join(map(str, chunk)) or "0")
         if not file.is_file():
             raise UserError(f"The array of {name!r} is torn: its chunk {str(file)!r} is missing.")

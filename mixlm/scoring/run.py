@@ -177,7 +177,9 @@ def _notes(prepared: Prepared) -> list[str]:
 
 
 def _write(prepared: Prepared, figures: Any, found: Any) -> str:
-    folder, scoring = prepared.recipe.folder / FOLDER, prepared.scoring
+    recipe, scoring = prepared.recipe, prepared.scoring
+    # The scores of a step that was asked for do not write over those of the newest.
+    folder = recipe.folder / (FOLDER if recipe.address.which is None else f"{FOLDER}_step_{prepared.step}")
     head = {"recipe": prepared.recipe.name, "step": prepared.step, "network": scoring.network, "seed": scoring.seed}
     write_json(folder / "text.json", head | {"modes": text_content(figures)})
     names = ["text.json"]

@@ -1,0 +1,55 @@
+"""Which checkpoints of a run stay: the newest, the best, and every so many steps one for ever."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mixlm.errors import UserError
+
+Figures = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Retention:
+    """A checkpoint stays that is one of the `newest`, or of the `best` by `metric`, or at a multiple of `period` steps.
+
+    `metric` names a figure of the validation, of which the lowest is best; the earlier of two equals counts. A
+    checkpoint that was not validated, or whose figure is not finite, is none of the best.
+    """
+
+    newest: int = 3
+    metric: str | None = None
+    best: int = 1
+    period: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.newest < 1:
+            raise UserError(f"{self.newest} checkpoints cannot be kept; keep at least 1.")
+
+    def kept(self, figures: Mapping[int, Figures]) -> set[int]:
+        """The steps that stay of those that are there, each with the figures of its validation."""
+        steps = sorted(figures)
+        stay = set(steps[-self.newest :])
+        stay |= {step for step in steps if self.period is not None and step % self.period == 0}
+        return stay | set(self.ranked(figures)[: self.best])
+
+    def ranked(self, figures: Mapping[int, Figures]) -> list[int]:
+        """The steps that have the metric, the best first."""
+        if self.metric is None:
+            return []
+        found = {step: values[self.metric] for step, values in figures.items() if self.metric in values}
+        return sorted((step for step in found if math.isfinite(found[step])), key=lambda step: (found[step], step))
+
+
+class Policy:
+    """A Retention as Orbax asks for it (its protocol PreservationPolicy); `figures_of` knows a step's figures."""
+
+    def __init__(self, retention: Retention, figures_of: Any):
+        self._retention, self._figures_of = retention, figures_of
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """One answer for each of Orbax's records of a checkpoint."""
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        kept = self._retention.kept({step: self._figures_of(step) for step in steps})
+        return [step in kept for step in steps]

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixlm.data import parts, store
+from mixlm.data import journal, store
 from mixlm.errors import UserError
 
 DOCUMENTS = ([5, 6, 7], [], [1], [2, 3, 4, 8191])
@@ -176,7 +176,7 @@ def test_a_build_that_is_broken_off_goes_on_and_comes_out_the_same(tmp_path_fact
         return from_number
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parts, "PART_BYTES", part)
+        patch.setattr(journal, "PART_BYTES", part)
         for name, at in stops:
             broken = {**splits, name: broken_off(list(splits[name](0)), at, OSError("no space left"))}
             with contextlib.suppress(OSError):
@@ -190,7 +190,7 @@ def test_a_build_that_is_broken_off_goes_on_and_comes_out_the_same(tmp_path_fact
 
 
 def test_only_what_follows_the_last_whole_part_is_made_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(parts, "PART_BYTES", 100)  # 20 bytes a document: a part is five of them
+    monkeypatch.setattr(journal, "PART_BYTES", 100)  # 20 bytes a document: a part is five of them
     made = documents([[number] * 6 for number in range(40)])
     with pytest.raises(KeyboardInterrupt):
         build(tmp_path / "s", {"train": broken_off(made, 33, KeyboardInterrupt())})
@@ -206,7 +206,7 @@ def test_only_what_follows_the_last_whole_part_is_made_again(tmp_path, monkeypat
 @pytest.mark.parametrize("name", ["train.tokens", "train.offsets", "journal.jsonl"])
 @pytest.mark.parametrize("damage", [truncate, flip_a_bit, Path.unlink])
 def test_damage_to_what_a_killed_build_left_is_seen(tmp_path, monkeypatch, name, damage):
-    monkeypatch.setattr(parts, "PART_BYTES", 100)
+    monkeypatch.setattr(journal, "PART_BYTES", 100)
     made = documents([[number] * 6 for number in range(40)])
     whole = contents(build(tmp_path / "whole", {"train": from_number(made)}).folder)
     with pytest.raises(KeyboardInterrupt):
@@ -216,7 +216,7 @@ def test_damage_to_what_a_killed_build_left_is_seen(tmp_path, monkeypatch, name,
 
 
 def test_what_another_text_had_left_is_not_taken_for_this_one_s(tmp_path, monkeypatch):
-    monkeypatch.setattr(parts, "PART_BYTES", 1)
+    monkeypatch.setattr(journal, "PART_BYTES", 1)
     with pytest.raises(KeyboardInterrupt):
         build(tmp_path / "s", {"train": broken_off(documents([[1], [2], [3]]), 2, KeyboardInterrupt())})
     made = from_number(documents([[4], [5]]))
@@ -225,7 +225,7 @@ def test_what_another_text_had_left_is_not_taken_for_this_one_s(tmp_path, monkey
 
 
 def test_text_at_fault_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(parts, "PART_BYTES", 1)
+    monkeypatch.setattr(journal, "PART_BYTES", 1)
     with pytest.raises(UserError, match="not UTF-8"):
         build(tmp_path / "s", {"train": broken_off(documents(), 3, UserError("book.txt is not UTF-8."))})
     assert list(tmp_path.iterdir()) == []
@@ -235,7 +235,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from mixlm.data import parts, store
+from mixlm.data import journal, store
 
 def documents(first):
     for number in range(first, 40):
@@ -243,7 +243,7 @@ def documents(first):
             os.kill(os.getpid(), signal.SIGKILL)
         yield store.Tokenized(np.full(6, number, np.int32), 12)
 
-parts.PART_BYTES = 100
+journal.PART_BYTES = 100
 store.open_or_build(Path(sys.argv[1]), lambda: {"train": documents}, 8192, "text", "vocabulary")
 """
 

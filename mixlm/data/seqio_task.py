@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mixlm.data.journal import Tokenized
 from mixlm.data.modules import files_of, imported
-from mixlm.data.parts import Tokenized
 from mixlm.data.remembered import keep, recall, seen, settled, sha256_of
 from mixlm.data.sources import TASK_VERSION, digest, known
 from mixlm.data.vocabulary import SentencePieceFile, Vocabulary, import_seqio, write_atomically

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64, UInt
 
+from mixlm.data.journal import JOURNAL, Documents, Journal, Tokenized, write_split, write_synced
 from mixlm.data.lock import exclusive
-from mixlm.data.parts import JOURNAL, Documents, Journal, Tokenized, write_split, write_synced
 from mixlm.errors import UserError
 
 __all__ = ["Documents", "StoreSplit", "TokenStore", "Tokenized", "open_or_build"]

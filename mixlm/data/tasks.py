@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from mixlm.data.parts import Tokenized
+from mixlm.data.journal import Tokenized
 from mixlm.data.sources import SPLITS, TASK_VERSION, SotU, Source, TextFiles, digest
 from mixlm.data.vocabulary import Vocabulary, VocabularySpec, import_seqio, seqio_vocabulary
 from mixlm.errors import UserError

@@ -142,9 +142,16 @@ class Checkpoints:
 
         Raises UserError for the first array whose name, shape or type differs from that in `abstract_state`.
         """
+        folder = self.folder / str(step)
         with self._reading(step) as (metadata, restore):
-            _check_same(abstract_state, metadata, self.folder / str(step))
-            return restore(abstract_state)
+            _check_same(abstract_state, metadata, folder)
+            try:
+                return restore(abstract_state)
+            except ValueError as error:
+                # Two optimizers may differ in a part that holds no array.
+                if "opt_state" in str(error):
+                    raise UserError(f"The checkpoint {folder} holds another optimizer's state.") from error
+                raise
 
     @contextlib.contextmanager
     def _reading(self, step: int) -> Iterator[tuple[Any, Any]]:

@@ -138,7 +138,8 @@ def plan(recipe: Recipe, data: Any, first: int = 0, origin: Origin | None = None
 def reported(plan: Plan) -> list[str]:
     """The names of the figures of validation."""
     traces = [plan.validations.trace(objective) for objective in plan.recipe.validated]
-    return list(dict.fromkeys(name for trace in traces for name in trace.result().out_info))
+    # A dict's tree knows its keys.
+    return list(dict.fromkeys(name for trace in traces for name in trace.result().out_tree.node_data()[1]))
 
 
 def summary(plan: Plan) -> list[str]:

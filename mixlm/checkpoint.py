@@ -57,11 +57,18 @@ class Checkpoints:
         self._saving: int | None = None
         self._figures: dict[int, dict[str, float]] = {}
 
-    def save(self, step: int, state: PyTree, figures: Mapping[str, float] | None = None) -> bool:
+    def save(
+        self,
+        step: int,
+        state: PyTree,
+        figures: Mapping[str, float] | None = None,
+        note: Mapping[str, Any] | None = None,
+    ) -> bool:
         """Begins to save `state` as the checkpoint of `step`; returns False when a whole one is there already.
 
-        `figures` are those of the state's validation, by which the best is found. The arrays are copied before this
-        returns, so they may be donated; an earlier save is waited for first.
+        `figures` are those of the state's validation, by which the best is found; `note` is what else the checkpoint
+        shall say of itself, in JSON, such as the data that were read. The arrays are copied before this returns, so
+        they may be donated; an earlier save is waited for first.
         """
         self.wait()
         if self._fault(step, lengths_only=True) is None:
@@ -71,8 +78,14 @@ class Checkpoints:
         self._figures[step] = dict(figures or {})
         self._check_space(state)
         with self._writing():
-            self._open().save(step, args=_orbax().args.StandardSave(state), force=True)
+            said = None if note is None else dict(note)
+            self._open().save(step, args=_orbax().args.StandardSave(state), force=True, custom_metadata=said)
         return True
+
+    def note(self, step: int) -> dict[str, Any]:
+        """What a checkpoint says of itself; nothing where it was saved without a note."""
+        self.wait()
+        return json.loads((self.folder / str(step) / NOTE).read_text()).get("custom_metadata") or {}
 
     def restore(self, abstract_state: PyTree) -> tuple[int, PyTree] | None:
         """Reads the newest whole checkpoint onto the shardings of `abstract_state`; None when there is none.

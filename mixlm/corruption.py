@@ -55,18 +55,38 @@ def fold_spans(
 
     `length` must be the tokens kept + spans + 1; nothing is padded.
     """
-    opens = mask & ~jnp.concatenate([jnp.zeros(1, bool), mask[:-1]])
-    sentinels = first_sentinel + 1 - jnp.cumsum(opens)
-    written = jnp.cumsum(~mask | opens)
-    source = jnp.searchsorted(written, jnp.arange(1, length), side="left")
-    folded = jnp.where(opens, sentinels, tokens)[source]
+    sentinels = first_sentinel + 1 - jnp.cumsum(span_starts(mask))
+    folded = jnp.where(span_starts(mask), sentinels, tokens)[fold_sources(mask, length)]
     return jnp.append(folded, eos).astype(tokens.dtype)
 
 
-def choose(key: Key[Array, ""], candidates: Bool[Array, " S"], count: int) -> Int[Array, " N"]:
-    """Exactly `count` distinct positions, uniform among the candidates, ascending."""
+def span_starts(mask: Bool[Array, " L"]) -> Bool[Array, " L"]:
+    """Which tokens are the first of a masked span."""
+    return mask & ~jnp.concatenate([jnp.zeros(1, bool), mask[:-1]])
+
+
+def fold_sources(mask: Bool[Array, " L"], length: int) -> Int[Array, " S"]:
+    """Where in the row each of the `length - 1` tokens before the EOS of `fold_spans` comes from.
+
+    A sentinel's is the first token of its span.
+    """
+    written = jnp.cumsum(~mask | span_starts(mask))
+    return jnp.searchsorted(written, jnp.arange(1, length), side="left")
+
+
+def before_padding(rows: Int[Array, "*n L"], pad: int) -> Bool[Array, "*n L"]:
+    """Which positions come before the padding at a row's end, such as that after the last token of a run."""
+    return jnp.cumsum((rows != pad)[..., ::-1], axis=-1)[..., ::-1] > 0
+
+
+def choose(
+    key: Key[Array, ""], candidates: Bool[Array, " S"], count: int, wanted: int | Int[Array, ""]
+) -> tuple[Int[Array, " N"], Bool[Array, " N"]]:
+    """Exactly `count` distinct positions, uniform among the candidates, ascending; and which `wanted` of them count."""
     scores = jnp.where(candidates, jax.random.uniform(key, candidates.shape), -1.0)
-    return jnp.sort(jax.lax.top_k(scores, count)[1])
+    places = jax.lax.top_k(scores, count)[1]
+    order = jnp.argsort(places)
+    return places[order], (jnp.arange(count) < wanted)[order]
 
 
 def sample(logits: Float[Array, "*n V"], noise: Float[Array, "*n"], temperature: float = 1.0) -> Int[Array, "*n"]:

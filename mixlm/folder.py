@@ -31,7 +31,7 @@ class RunFolder:
                 )
             return
         held = self.held()
-        names = [name for name in {**held, **identity} if name not in LATE or (name in identity and name in held)]
+        names = [name for name in {**held, **identity} if not _late(name) or (name in identity and name in held)]
         differing = [name for name in names if held.get(name) != identity.get(name)]
         if differing:
             raise UserError(
@@ -83,6 +83,10 @@ class RunFolder:
         if self._held is not None:
             os.close(self._held)
             self._held = None
+
+
+def _late(name: str) -> bool:
+    return name in LATE or name.startswith("data/")
 
 
 def _difference(name: str, held: Mapping[str, str], wanted: Mapping[str, str]) -> str:

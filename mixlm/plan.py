@@ -27,6 +27,7 @@ class Plan:
 
     recipe: Recipe
     data: Any
+    train: Any  # the walk over its training blocks
     mesh: Mesh
     create: Any
     state: Any
@@ -39,17 +40,16 @@ class Plan:
         """What makes the data and the vocabulary what they are; {} where they are not here."""
         if self.data is None:
             return {}
-        return {"data": self.train.fingerprint, "vocabulary": self.data.vocabulary.fingerprint}
+        found = {"data": self.train.fingerprint, "vocabulary": self.data.vocabulary.fingerprint}
+        if len(self.train.parts) > 1:
+            sources = zip(self.data.parts, self.train.parts)
+            found |= {f"data/{part.name}": walk.fingerprint for part, walk in sources}
+        return found
 
     @property
     def epochs(self) -> float:
-        """How often each unique token will be seen."""
-        return self.recipe.steps * self.recipe.batch_size * self.recipe.block_length / self.train.num_tokens
-
-    @cached_property
-    def train(self) -> Any:
-        """The training blocks."""
-        return self.data.train(self.recipe.block_length, self.recipe.seed)
+        """How often each unique token will be seen, on average over the sources."""
+        return self.train.figures(self.recipe.steps, self.recipe.batch_size)["epoch"]
 
     @cached_property
     def band_of(self) -> jax.Array:
@@ -63,9 +63,8 @@ class Plan:
     @cached_property
     def validation(self) -> list[dict[str, np.ndarray]]:
         """EVAL_BATCHES batches of rows, spread evenly over the split; a small split is gone through again."""
-        blocks, recipe = self.data.validation(self.recipe.block_length), self.recipe
-        wanted = recipe.eval_batches * recipe.batch_size
-        chosen = blocks[np.floor(np.arange(wanted) * (len(blocks) / wanted)).astype(int)]
+        recipe = self.recipe
+        chosen = self.data.validation_rows(recipe.block_length, recipe.eval_batches * recipe.batch_size)
         return [{"tokens": rows} for rows in chosen.reshape(recipe.eval_batches, recipe.batch_size, -1)]
 
     def flops_until(self, step: int) -> float:
@@ -98,7 +97,11 @@ def plan(recipe: Recipe, data: Any, first: int = 0, origin: Origin | None = None
         raise UserError(f"A run is one process, and there are {jax.process_count()}: start it on one host.")
     if data is not None and data.vocabulary.token_ids != recipe.tokens:
         raise UserError(f"The recipe's TOKENS are {recipe.tokens}, and its vocabulary has {data.vocabulary.token_ids}.")
-    recipe = recipe.settled(None if data is None else data.summary.unique_tokens)
+    train = rows_of_run = None
+    if data is not None:
+        train = data.train(recipe.block_length, recipe.seed, recipe.epochs)
+        rows_of_run = data.rows_of(recipe.block_length, recipe.epochs)
+    recipe = recipe.settled(None if data is None else data.summary.unique_tokens, rows_of_run)
     mesh = recipe.partitioning.mesh()
     check_batch(
         mesh, recipe.batch_size // recipe.microbatches, "A microbatch" if recipe.microbatches > 1 else "A batch"
@@ -115,6 +118,7 @@ def plan(recipe: Recipe, data: Any, first: int = 0, origin: Origin | None = None
     planned = Plan(
         recipe=recipe,
         data=data,
+        train=train,
         mesh=mesh,
         create=create,
         state=state,
@@ -185,19 +189,24 @@ def _data_rows(plan: Plan) -> list[tuple[str, str]]:
     if plan.data is None:
         tokens = plan.recipe.steps * plan.recipe.batch_size * plan.recipe.block_length
         return [("data", f"not here; the run reads {count(tokens)} tokens")]
-    data = plan.data.summary
-    return [
-        (
-            "data",
-            f"{data.name}: {data.documents['train']} documents with {count(data.tokens['train'])} tokens to train "
-            f"on, {data.documents['validation']} with {count(data.tokens['validation'])} held out",
-        ),
-        (
-            "unique",
-            f"{count(plan.train.num_tokens)} tokens in {plan.train.num_documents} documents "
-            f"(set {plan.train.fingerprint[:12]}), each seen {plan.epochs:.2f} times",
-        ),
-    ]
+    recipe, rows = plan.recipe, []
+    counts = plan.train.counts(recipe.steps, recipe.batch_size)
+    for part, walk, blocks in zip(plan.data.parts, plan.train.parts, counts):
+        data, epochs = part.summary, walk.tokens_in(blocks) / walk.num_tokens
+        share = f"{blocks / sum(counts):.2%} of the rows; " if len(counts) > 1 else ""
+        rows += [
+            (
+                "data",
+                f"{data.name}: {share}{data.documents['train']} documents with {count(data.tokens['train'])} tokens to "
+                f"train on, {data.documents['validation']} with {count(data.tokens['validation'])} held out",
+            ),
+            (
+                "unique",
+                f"{count(walk.num_tokens)} tokens in {walk.num_documents} documents "
+                f"(set {walk.fingerprint[:12]}), each seen {epochs:.2f} times",
+            ),
+        ]
+    return rows
 
 
 def explanation(plan: Plan) -> list[str]:

@@ -1,5 +1,6 @@
 """A run as plain values, and the checks that need neither data nor devices' memory."""
 
+import copy
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -12,10 +13,12 @@ import flax.linen as nn
 from mixlm.address import Address
 from mixlm.curriculum import Blocks, Curriculum
 from mixlm.data.mixture import Dataset
+from mixlm.data.parts import Mixture
 from mixlm.errors import UserError, nearest
 from mixlm.objectives.base import Objective
 from mixlm.optim import Optimizer
 from mixlm.partitioning import Partitioning
+from mixlm.schedules import over
 from mixlm.tokens import TokenIds
 
 # What may differ between two starts of one run: how long it goes on (unless a schedule depends on that), how it is
@@ -36,7 +39,7 @@ FREE = (
     "keep_period",
 )
 # What runs did not have from the first: left out of their identity where it has its default, so that they go on.
-ADDED = ("init_optimizer",)
+ADDED = ("init_optimizer", "epochs")
 
 
 @dataclass(frozen=True)
@@ -44,19 +47,20 @@ class Recipe:
     """What to train, on what, for how long; `gin/base.gin` binds every field to a macro.
 
     `lengths` are the feature lengths that the objectives must make ("inputs" and "targets", in tokens), `batch_size` is
-    global and in rows; the fields that end in `_period` are in steps. `train_steps` may be None where the curriculum is
-    made of blocks of epochs. A run begins with the parameters of the run (RUN or RUN@STEP) or T5X checkpoint in
-    `init_from`, if given; with `init_optimizer` it goes on from that step, with the optimizer's state. Beside the
-    newest `keep` checkpoints stay the `keep_best` with the lowest `best_metric` of validation, and that of every
-    `keep_period`-th step. Validation reports the terms of `validation`, by default those of the trained objectives, and
-    the plain cross-entropy of each band of token frequencies: `frequency_bands` are shares of the training tokens, from
-    the most frequent on.
+    global and in rows; the fields that end in `_period` are in steps. The run is `train_steps` long, or so many
+    `epochs` of the data (of each part, where a mixture's parts have epochs), after which the last batch is padded; or
+    both are None, where the curriculum is made of blocks of epochs. A run begins with the parameters of the run (RUN or
+    RUN@STEP) or T5X checkpoint in `init_from`, if given; with `init_optimizer` it goes on from that step, with the
+    optimizer's state. Beside the newest `keep` checkpoints stay the `keep_best` with the lowest `best_metric` of
+    validation, and that of every `keep_period`-th step. Validation reports the terms of `validation`, by default those
+    of the trained objectives, and the plain cross-entropy of each band of token frequencies: `frequency_bands` are
+    shares of the training tokens, from the most frequent on.
     """
 
     name: str
     networks: Mapping[str, nn.Module]
     curriculum: Curriculum | Blocks
-    dataset: Dataset
+    dataset: Dataset | Mixture
     tokens: TokenIds
     optimizer: Optimizer
     train_steps: int | None
@@ -78,6 +82,7 @@ class Recipe:
     init_optimizer: bool = False
     validation: tuple[Objective, ...] = ()
     frequency_bands: tuple[float, ...] = ()
+    epochs: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "microbatches", "log_period", "eval_period", "eval_batches"):
@@ -85,16 +90,14 @@ class Recipe:
         for name in ("checkpoint_period", "keep", "keep_best"):
             _positive(name, getattr(self, name))
         self._check_keep_period()
-        if self.train_steps is not None or isinstance(self.curriculum, Curriculum):
-            _positive("train_steps", self.train_steps)
+        self._check_length()
         for name, length in self.lengths.items():
             _positive(f"TASK_FEATURE_LENGTHS[{name!r}]", length)
         if not 0 <= self.seed < 2**31:
             raise UserError(f"SEED must be from 0 to 2^31 - 1, got {self.seed}.")
         if self.batch_size % self.microbatches:
             raise UserError(f"{self.microbatches} MICROBATCHES do not divide a BATCH_SIZE of {self.batch_size} rows.")
-        if isinstance(self.curriculum, Curriculum):
-            self.curriculum.spans(self.steps)
+        self._check_stages()
         if self.frequency_bands and (min(self.frequency_bands) <= 0 or abs(sum(self.frequency_bands) - 1) > 1e-6):
             raise UserError(f"FREQUENCY_BANDS = {self.frequency_bands} must be positive shares with a sum of 1.")
         _ = self.block_length
@@ -126,13 +129,27 @@ class Recipe:
             raise UserError(f"The objectives need rows of different lengths of text: {found}.")
         return next(iter(found.values()))
 
-    def settled(self, unique_tokens: int | None) -> "Recipe":
+    @property
+    def ends_with_data(self) -> bool:
+        """Whether the run is as long as so many epochs of its data, and its last batch padded."""
+        return self.epochs is not None or self._epochs_of_parts is not None
+
+    @property
+    def _epochs_of_parts(self) -> tuple[int, ...] | None:
+        return self.dataset.epochs if isinstance(self.dataset, Mixture) else None
+
+    def settled(self, unique_tokens: int | None, rows: int | None = None) -> "Recipe":
         """The recipe with every stage and schedule in steps, now that the size of an epoch is known.
 
-        Epochs are those of the data where `train_steps` is None, else equal shares of the steps. UserError where
-        neither says how long an epoch is.
+        A run that ends with its data takes `rows` rows, in whole batches. Epochs of blocks are those of the data where
+        nothing else says how long the run is, else equal shares of the steps. UserError where nothing says how long an
+        epoch is.
         """
         curriculum, steps = self.curriculum, self.train_steps
+        if self.ends_with_data and steps is None:
+            if rows is None:
+                raise UserError("How long an epoch is depends on the text, which is not here: give TRAIN_STEPS.")
+            steps = -(-rows // self.batch_size)
         if isinstance(curriculum, Blocks):
             if steps is None and unique_tokens is None:
                 raise UserError("How long an epoch is depends on the text, which is not here: give TRAIN_STEPS.")
@@ -140,11 +157,15 @@ class Recipe:
             epoch_steps = unique_tokens / rows if steps is None and unique_tokens else (steps or 0) / curriculum.epochs
             steps = round(curriculum.epochs * epoch_steps)
             curriculum = curriculum.curriculum(epoch_steps)
-        rate = self.optimizer.learning_rate
-        if hasattr(rate, "over"):
-            rate = rate.over(steps)
-        optimizer = replace(self.optimizer, learning_rate=rate)
-        return replace(self, curriculum=curriculum, train_steps=steps, optimizer=optimizer)
+        settled = copy.copy(self)
+        # Not by replace: the epochs stay beside the steps that they are, and nobody else may give both.
+        object.__setattr__(settled, "train_steps", steps)
+        rate = over(self.optimizer.learning_rate, settled.steps)
+        object.__setattr__(settled, "optimizer", replace(self.optimizer, learning_rate=rate))
+        object.__setattr__(settled, "curriculum", over(curriculum, settled.steps))
+        object.__setattr__(settled, "validation", over(self.validation, settled.steps))
+        settled._check_stages()
+        return settled
 
     @property
     def steps(self) -> int:
@@ -181,6 +202,30 @@ class Recipe:
     def modules(self) -> tuple[tuple[str, nn.Module], ...]:
         """The networks by name, hashable."""
         return tuple(sorted(self.networks.items()))
+
+    def _check_length(self) -> None:
+        both = self.train_steps is not None
+        if self.epochs is not None:
+            _positive("epochs", self.epochs)
+            if isinstance(self.dataset, Mixture):
+                raise UserError(f"EPOCHS = {self.epochs} are one text's; in a mixture each part has its own epochs.")
+        if self.ends_with_data and both:
+            epochs = self._epochs_of_parts if self.epochs is None else self.epochs
+            raise UserError(
+                f"TRAIN_STEPS = {self.train_steps} and EPOCHS = {epochs} both say how long the run is: give one of "
+                "them, such as --gin.TRAIN_STEPS=None."
+            )
+        if both or (isinstance(self.curriculum, Curriculum) and not self.ends_with_data):
+            _positive("train_steps", self.train_steps)
+
+    def _check_stages(self) -> None:
+        if self.train_steps is None:
+            return
+        if isinstance(self.curriculum, Curriculum):
+            self.curriculum.spans(self.train_steps)
+        starts = self.dataset.starts if isinstance(self.dataset, Mixture) else ()
+        if any(start >= self.train_steps for start in starts):
+            raise UserError(f"RATE_STARTS = {starts} go past the last of {self.train_steps} steps (TRAIN_STEPS).")
 
     def _check_names(self) -> None:
         stages = self.curriculum.objectives

@@ -2,7 +2,8 @@
 
 import itertools
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
@@ -20,6 +21,21 @@ class Schedule(Protocol):
     def __call__(self, step: Step) -> Float[Array, ""]:
         """The value at `step`."""
         ...
+
+
+def over(value: Any, train_steps: int) -> Any:
+    """A value in which every schedule that waits for the run's length knows it, in dataclasses, tuples and mappings."""
+    if hasattr(value, "over") and isinstance(value, Schedule):
+        return getattr(value, "over")(train_steps)  # noqa: B009 (not of every schedule)
+    if isinstance(value, tuple):
+        return tuple(over(part, train_steps) for part in value)
+    if isinstance(value, Mapping):
+        return {name: over(part, train_steps) for name, part in value.items()}
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    parts = {field.name: getattr(value, field.name) for field in fields(value) if field.init}
+    changed = {name: new for name, part in parts.items() if (new := over(part, train_steps)) != part}
+    return replace(value, **changed) if changed else value
 
 
 def check_number(owner: object, name: str, low: float = -math.inf, high: float = math.inf) -> None:
@@ -65,21 +81,31 @@ class Constant:
 
 @dataclass(frozen=True)
 class Linear:
-    """`start` until step `begin`, from there to `end` within `steps` steps (at once where that is 0), and `end` on."""
+    """`start` until step `begin`, from there to `end` within `steps` steps (at once where that is 0), and `end` on.
+
+    `steps` None is the rest of the run, which `over` tells.
+    """
 
     start: float
     end: float
-    steps: int
+    steps: int | None
     begin: int = 0
 
     def __post_init__(self) -> None:
         check_number(self, "start")
         check_number(self, "end")
-        check_steps(self, "steps")
+        if self.steps is not None:
+            check_steps(self, "steps")
         check_steps(self, "begin")
+
+    def over(self, train_steps: int) -> "Linear":
+        """The same schedule for a run of `train_steps`; unchanged where `steps` is given."""
+        return replace(self, steps=max(train_steps - self.begin, 0)) if self.steps is None else self
 
     def __call__(self, step: Step) -> Float[Array, ""]:
         """The value at `step`: start + (end - start) * (step - begin) / steps, the fraction clipped to [0, 1]."""
+        if self.steps is None:
+            raise UserError("The schedule Linear does not know the run's length; set its steps.")
         done = jnp.clip((_float(step) - self.begin + (self.steps == 0)) / max(self.steps, 1), 0.0, 1.0)
         # Both ends are met exactly, which start + (end - start) * done does not do in float32.
         return self.start * (1.0 - done) + self.end * done

@@ -196,8 +196,7 @@ class Loop:
         line |= {f"train/{name}": value for name, value in figures.items() if name not in top and value == value}
         line |= {
             "tokens_per_second": self.clock.rate(done) * tokens,
-            "tokens": done * tokens,
-            "epoch": done * tokens / self.plan.train.num_tokens,
+            **self.plan.train.figures(done, recipe.batch_size),
             "flops": self.plan.flops_until(done),
         }
         if params is not None:
@@ -212,7 +211,8 @@ class Loop:
         """Begins to save; the clock stands only while the state is copied."""
         validated, figures = self.validated
         with self.clock.stopped():
-            self.checkpoints.save(done, state, figures if validated == done else None)
+            note = self.plan.train.figures(done, self.recipe.batch_size)
+            self.checkpoints.save(done, state, figures if validated == done else None, note)
         self.saved = done
 
 

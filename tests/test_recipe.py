@@ -17,12 +17,14 @@ from mixlm.models.decoder import DecoderOnly
 from mixlm.models.heads import TokenHead
 from mixlm.models.t5 import EncoderDecoder
 from mixlm.objectives.causal import Causal
+from mixlm.objectives.masked_lm import MaskedLM
+from mixlm.objectives.mix import PerExample
 from mixlm.objectives.spactor import SpacTor
 from mixlm.objectives.span_corruption import SpanCorruption
 from mixlm.optim import Adafactor, AdamW, Optimizer
 from mixlm.partitioning import Partitioning
 from mixlm.recipe import FREE, Recipe
-from mixlm.schedules import WSD, Constant, RsqrtDecay
+from mixlm.schedules import WSD, Constant, Linear, RsqrtDecay
 from mixlm.tokens import TokenIds
 
 TOKENS = TokenIds(vocab_size=64, mask=3, sentinels=8)
@@ -164,7 +166,7 @@ DIFFERENT = {
 }
 
 
-@pytest.mark.parametrize("field", [field.name for field in fields(Recipe)])
+@pytest.mark.parametrize("field", [field.name for field in fields(Recipe) if field.name != "epochs"])
 def test_a_run_is_another_one_unless_only_watching_or_placing_or_its_length_differs(field):
     free = {"train_steps", "model_dir", "partitioning", "keep", "best_metric", "keep_best", "keep_period"}
     free |= {"log_period", "eval_period", "eval_batches", "checkpoint_period", "validation", "frequency_bands"}
@@ -174,6 +176,11 @@ def test_a_run_is_another_one_unless_only_watching_or_placing_or_its_length_diff
     # What runs of an earlier version did not say, a run of today says only where it is used.
     added = {"init_optimizer"}
     assert set(mine) == set(DIFFERENT) - free - added and set(other) == set(mine) | (added & {field})
+
+
+def test_a_run_that_ends_with_its_data_is_one_by_its_epochs_and_others_know_nothing_of_them():
+    three, four = (recipe(train_steps=None, epochs=epochs).identity() for epochs in (3, 4))
+    assert {name for name in four if three[name] != four[name]} == {"epochs"} == four.keys() - recipe().identity()
 
 
 def test_deep_differences_are_seen():
@@ -212,6 +219,43 @@ def test_an_identity_is_the_same_in_every_process():
 def in_epochs(**changes) -> Recipe:
     blocks = Blocks("1 spactor, 2.5 spans", {"spactor": SpacTor(SPANS), "spans": SPANS})
     return recipe(**{"curriculum": blocks, "train_steps": None} | changes)
+
+
+def test_a_run_of_epochs_is_as_many_steps_as_their_rows_take():
+    made = recipe(train_steps=None, epochs=3, optimizer=Optimizer(AdamW(), WSD(0.1, None)))
+    settled = made.settled(1000, rows=94)
+    assert settled.train_steps == 12 and settled.epochs == 3  # 94 rows in batches of 8
+    assert settled.optimizer.learning_rate == WSD(0.1, 12)
+    assert settled.settled(None) == settled
+    with pytest.raises(UserError, match=r"starts at step 5 .* past the last of 3 steps"):
+        made.settled(1000, rows=24)
+    with pytest.raises(UserError, match="is not here: give TRAIN_STEPS"):
+        made.settled(None)
+
+
+def test_blocks_of_epochs_share_the_epochs_of_the_data_in_proportion():
+    settled = in_epochs(epochs=14).settled(2048, rows=14 * 64)
+    assert settled.train_steps == 112 and [stage.start for stage in settled.stages.stages] == [0, 32]
+
+
+def test_a_schedule_within_an_objective_goes_over_the_run_as_well():
+    masked = MaskedLM(TOKENS, mask_rate=Linear(0.3, 0.15, None))
+    mix = PerExample((Causal(TOKENS), masked), (Linear(1.0, 0.0, 5),))
+    made = recipe(
+        train_steps=None, epochs=1, curriculum=Curriculum((Stage(0, mix),)), validation=(masked,), networks=NETWORKS
+    ).settled(1000, rows=80)
+    over = replace(masked, mask_rate=Linear(0.3, 0.15, 10))
+    assert made.stages.stages[0].objective == replace(mix, objectives=(Causal(TOKENS), over))
+    assert made.validation == (over,)
+
+
+def test_the_length_of_a_run_is_given_once():
+    with pytest.raises(UserError, match=r"TRAIN_STEPS = 10 and EPOCHS = 3 both .* --gin\.TRAIN_STEPS=None"):
+        recipe(epochs=3)
+    with pytest.raises(UserError, match="EPOCHS must be a whole number above 0, got 0"):
+        recipe(epochs=0, train_steps=None)
+    with pytest.raises(UserError, match="TRAIN_STEPS must be a whole number above 0, got None"):
+        recipe(train_steps=None)
 
 
 def test_epochs_become_steps_once_the_text_is_counted():

@@ -1,11 +1,14 @@
 """Each epoch is each token once, in whole documents, in a new order; a block depends on (seed, number) alone."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixlm.data.repeat import Repeated, _shuffled, sequential, unique_documents
+from mixlm.data.permutation import permutation, round_keys, shuffled
+from mixlm.data.repeat import Repeated, sequential, unique_documents
 from mixlm.data.store import StoreSplit
 from mixlm.errors import UserError
 
@@ -128,7 +131,7 @@ def test_a_batch_holds_few_neighbours():
 @given(size=st.integers(1, 300), key=st.lists(st.integers(0, 2**64 - 1), min_size=6, max_size=6))
 def test_shuffling_without_a_table_is_a_permutation(size, key):
     keys = np.array(key, np.uint64)
-    assert sorted(_shuffled(index, size, keys) for index in range(size)) == list(range(size))
+    assert sorted(shuffled(index, size, keys) for index in range(size)) == list(range(size))
 
 
 def test_the_streams_of_old_runs_stay_as_they_were():
@@ -153,6 +156,112 @@ def test_validation_is_the_split_in_order(lengths, block_length):
     assert blocks.dtype == np.int32 and blocks.shape[1] == block_length
     assert blocks.ravel().tolist() == list(range(blocks.size))
     assert 0 <= sum(lengths) - blocks.size < block_length
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    lengths=lengths_of_documents,
+    block_length=st.integers(1, 30),
+    seed=st.integers(0, 2**63),
+    epochs=st.integers(1, 4),
+    batch_size=st.integers(1, 7),
+)
+def test_a_run_of_e_epochs_shows_each_token_e_times_and_no_epoch_before_the_last_is_done(
+    lengths, block_length, seed, epochs, batch_size
+):
+    split = split_of(lengths)
+    split.tokens[:] += 1  # token 0 is padding
+    repeated = Repeated(split, block_length, seed, epochs=epochs)
+    blocks = math.ceil(epochs * repeated.num_tokens / block_length)
+    steps = math.ceil(blocks / batch_size)
+    stream = np.concatenate(
+        [repeated.rows(step, batch_size, np.arange(batch_size)).ravel() for step in range(steps + 1)]
+    ).tolist()
+    text = [token for token in stream if token]
+    everything = list(range(1, split.num_tokens + 1))
+    for epoch in range(epochs):
+        assert sorted(text[epoch * len(everything) : (epoch + 1) * len(everything)]) == everything
+    assert stream[: len(text)] == text, "padding comes after the last token"
+    assert len(text) == epochs * len(everything) == repeated.tokens_in(steps * batch_size)
+    figures = repeated.figures(steps, batch_size)
+    assert (figures["tokens"], figures["epoch"]) == (len(text), epochs)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lengths=lengths_of_documents, block_length=st.integers(1, 30), seed=st.integers(0, 2**63), epochs=st.integers(1, 4)
+)
+def test_an_end_changes_nothing_before_it(lengths, block_length, seed, epochs):
+    endless, ended = (Repeated(split_of(lengths), block_length, seed, epochs=end) for end in (None, epochs))
+    whole = epochs * endless.num_tokens // block_length
+    if epochs * endless.num_tokens % block_length:
+        whole -= 1  # the last block is the padded one, at its place at the end
+    np.testing.assert_array_equal(ended.blocks(np.arange(whole)), endless.blocks(np.arange(whole)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(size=st.integers(1, 200), block_length=st.integers(1, 30), seed=st.integers(0, 2**63))
+def test_only_a_block_across_a_boundary_leaves_its_place_in_the_permutation(size, block_length, seed):
+    repeated = Repeated(split_of([size]), block_length, seed)
+    for epoch in range(3):
+        first, after = (math.ceil(e * size / block_length) for e in (epoch, epoch + 1))
+        places = [repeated.position_of(index) // block_length - first for index in range(first, after)]
+        keys = round_keys(seed, 2, epoch)
+        drawn = [shuffled(place, after - first, keys) for place in range(after - first)]
+        if (epoch + 1) * size % block_length and drawn:
+            last = drawn.index(len(drawn) - 1)
+            drawn[last], drawn[-1] = drawn[-1], drawn[last]
+        assert places == drawn
+
+
+@settings(max_examples=40, deadline=None)
+@given(lengths=st.lists(st.integers(4, 9), min_size=8, max_size=8), seed=st.integers(0, 2**63))
+def test_each_pass_reshuffles_and_cuts_the_documents_anew(lengths, seed):
+    split = split_of(lengths)
+    size = split.num_tokens
+    repeated, passes, orders = Repeated(split, 5, seed), [], []
+    for epoch in range(4):
+        first, after = (math.ceil(e * size / 5) for e in (epoch, epoch + 1))
+        blocks = [repeated.block(index) for index in range(first, after)]
+        passes.append({tuple(block) for block in blocks})
+        orders.append(tuple(token for block in blocks for token in block if token in split.offsets[:-1]))
+    # Eight documents may fall into the same order once by chance, but hardly four times.
+    assert len(set(orders)) >= 3
+    assert len(set(map(frozenset, passes))) >= 3
+
+
+@pytest.mark.parametrize("epochs", [None, 10**9])
+def test_a_step_far_away_lays_out_no_more_than_its_own_epochs(epochs, monkeypatch):
+    laid_out = []
+    lay_out = Repeated._lay_out_epoch
+    monkeypatch.setattr(Repeated, "_lay_out_epoch", lambda self, epoch: laid_out.append(epoch) or lay_out(self, epoch))
+    repeated = Repeated(split_of([7, 30, 2, 19] * 5), 13, 5, epochs=epochs)
+    step, batch_size = 10_000_000, 64
+    batch = repeated.rows(step, batch_size, np.arange(batch_size))
+    begins = step * batch_size * 13 // 290
+    assert len(laid_out) == len(set(laid_out)) <= 64 * 13 // 290 + 2
+    assert min(laid_out) >= begins
+    np.testing.assert_array_equal(batch, [slow_block(step * batch_size + row) for row in range(batch_size)])
+
+
+def slow_block(index: int) -> list[int]:
+    """Block `index` of the walk above in plain Python, from the documents' order in its epochs."""
+    lengths, size, length = [7, 30, 2, 19] * 5, 290, 13
+    starts = [sum(lengths[:document]) for document in range(20)]
+    unique = permutation(20, 0).tolist()
+    epoch = index * length // size
+    first, after = -(-epoch * size // length), -(-(epoch + 1) * size // length)
+    drawn = [shuffled(place, after - first, round_keys(5, 2, epoch)) for place in range(after - first)]
+    if (epoch + 1) * size % length:
+        last = drawn.index(len(drawn) - 1)
+        drawn[last], drawn[-1] = drawn[-1], drawn[last]
+    begin = (first + drawn[index - first]) * length - epoch * size
+    tokens = []
+    for each in (epoch, epoch + 1):
+        for document in permutation(20, 5, 1, each).tolist():
+            start = starts[unique[document]]
+            tokens += range(start, start + lengths[unique[document]])
+    return tokens[begin : begin + length]
 
 
 def test_what_cannot_be_walked_is_refused():

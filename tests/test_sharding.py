@@ -57,7 +57,7 @@ def corrupted(mesh):
 
 @pytest.mark.parametrize("name", MESHES)
 def test_every_device_count_corrupts_alike(name):
-    assert len(corrupted(ONE)) == 7
+    assert len(corrupted(ONE)) == 8
     jax.tree.map(np.testing.assert_array_equal, corrupted(mesh_of(name)), corrupted(ONE))
 
 

@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int32, Int64
+from jaxtyping import Int, Int32, Int64
 
 from mixlm.data.remembered import kept_in
 from mixlm.data.repeat import Repeated, sequential, unique_documents
@@ -43,9 +44,27 @@ class PreparedData:
     store: TokenStore
     unique_tokens: int | None = None
 
-    def train(self, block_length: int, seed: int) -> Repeated:
-        """The unique set of the train split, epoch after epoch, in blocks."""
-        return Repeated(self.store.split("train"), block_length, seed, self.unique_tokens)
+    def train(self, block_length: int, seed: int, epochs: int | None = None) -> Repeated:
+        """The unique set of the train split in blocks, epoch after epoch: without end, or so many and then padding."""
+        return Repeated(self.store.split("train"), block_length, seed, self.unique_tokens, epochs)
+
+    def rows_of(self, block_length: int, epochs: int | None) -> int | None:
+        """How many blocks so many epochs take, the last one padded; None where they are not given."""
+        return None if epochs is None else -(-epochs * self.summary.unique_tokens // block_length)
+
+    @property
+    def parts(self) -> tuple["PreparedData", ...]:
+        """The sources: this one."""
+        return (self,)
+
+    def validation_size(self, block_length: int) -> int:
+        """How many blocks the validation split has."""
+        return len(self.validation(block_length))
+
+    def validation_rows(self, block_length: int, count: int) -> Int32[np.ndarray, "count L"]:
+        """So many blocks, spread evenly over the validation split; a small split is gone through again."""
+        blocks = self.validation(block_length)
+        return blocks[np.floor(np.arange(count) * (len(blocks) / count)).astype(int)]
 
     def validation(self, block_length: int) -> Int32[np.ndarray, "blocks L"]:
         """The validation split in its own order, in blocks."""
@@ -94,7 +113,7 @@ class Dataset:
     @property
     def cache(self) -> Path:
         """The folder of all that is made once."""
-        return Path(self.cache_dir or os.environ.get("MIXLM_CACHE") or "~/.cache/mixlm").expanduser()
+        return cache_folder(self.cache_dir)
 
     def prepare(self, log: Callable[[str], object] = print) -> PreparedData:
         """Opens what is cached, and makes what is not; only tokenising imports seqio and TensorFlow."""
@@ -123,11 +142,20 @@ class Dataset:
         return prepared
 
 
+@runtime_checkable
+class Walk(Protocol):
+    """Where a row of a step comes from: a function of the seed, the step and the row alone."""
+
+    def rows(self, step: int, batch_size: int, places: Int[np.ndarray, " R"]) -> Int32[np.ndarray, "R L"]:
+        """The tokens of some rows of a step, at `places` in a batch of `batch_size` rows."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Batches:
-    """Batches of blocks: row r of step s is block `s * batch_size + r`, and each process holds a run of the rows."""
+    """Batches of blocks: what row r of step s holds, `walk` says; each process has a run of the rows."""
 
-    repeated: Repeated
+    walk: Walk
     batch_size: int
     process_index: int = 0
     process_count: int = 1
@@ -143,8 +171,8 @@ class Batches:
     def batch(self, step: int) -> dict[str, Int32[np.ndarray, "B L"]]:
         """The rows of a step that this process holds, as `tokens`: a function of the seed and the step alone."""
         rows = self.batch_size // self.process_count
-        first = step * self.batch_size + self.process_index * rows
-        return {"tokens": self.repeated.blocks(np.arange(first, first + rows))}
+        first = self.process_index * rows
+        return {"tokens": self.walk.rows(step, self.batch_size, np.arange(first, first + rows))}
 
     def iterate(self, start_step: int = 0) -> Iterator[tuple[int, dict[str, Int32[np.ndarray, "B L"]]]]:
         """Steps and their batches from `start_step` on, without end, read ahead by Grain in a thread of its own."""
@@ -167,6 +195,11 @@ class _Steps:
 
     def __getitem__(self, step: int) -> tuple[int, dict[str, np.ndarray]]:
         return int(step), self.batches.batch(int(step))
+
+
+def cache_folder(cache_dir: str | None) -> Path:
+    """`cache_dir`, or else `$MIXLM_CACHE`, or else `~/.cache/mixlm`."""
+    return Path(cache_dir or os.environ.get("MIXLM_CACHE") or "~/.cache/mixlm").expanduser()
 
 
 def tokenized(task: Task, vocabulary: Vocabulary, log: Callable[[str], object]) -> dict[str, Documents]:

@@ -1,17 +1,17 @@
-"""A unique set of documents, walked epoch after epoch as one endless stream of blocks; nothing is dropped or padded."""
+"""A unique set of documents, walked epoch after epoch in blocks: without end, or padded after the last epoch."""
 
 import functools
 import hashlib
 
 import numpy as np
-from jaxtyping import Int, Int32, Int64, UInt64
+from jaxtyping import Int, Int32, Int64
 
+from mixlm.data.permutation import permutation, round_keys, shuffled
 from mixlm.data.store import StoreSplit
 from mixlm.errors import UserError
 
-# Ours: what a random number is for, so that the same seed never gives the same numbers to two uses.
+# Ours: what a random number is for, so that the same seed never gives the same numbers to two uses (3: mixed.py).
 _ORDER_OF_ALL, _ORDER_OF_EPOCH, _BLOCKS_OF_EPOCH = 0, 1, 2
-_FEISTEL_ROUNDS = 6  # Ours: four give a pseudo-random permutation in theory (Luby and Rackoff), six leave a margin.
 
 
 def unique_documents(offsets: Int64[np.ndarray, " bounds"], unique_tokens: int | None) -> Int64[np.ndarray, " D"]:
@@ -22,7 +22,7 @@ def unique_documents(offsets: Int64[np.ndarray, " bounds"], unique_tokens: int |
     by year, gives documents from all over. A budget over the split's size gives all of it. Raises UserError where the
     first document alone is over the budget.
     """
-    order = _permutation(len(offsets) - 1, _ORDER_OF_ALL)
+    order = permutation(len(offsets) - 1, _ORDER_OF_ALL)
     if unique_tokens is None:
         return order
     totals = np.cumsum(np.diff(offsets)[order])
@@ -36,15 +36,23 @@ def unique_documents(offsets: Int64[np.ndarray, " bounds"], unique_tokens: int |
 
 
 class Repeated:
-    """The unique set of a split as an endless sequence of blocks of `block_length` tokens.
+    """The unique set of a split as a sequence of blocks of `block_length` tokens, without end or of `epochs` epochs.
 
     Each epoch concatenates the set's documents in a fresh order, drawn from (seed, epoch), and one epoch follows the
     other without a gap, so each epoch holds each token once. Blocks that begin in the same epoch change places among
-    themselves, so that a batch holds few neighbours. A block is a function of the seed and its number, and costs the
-    same however far it lies.
+    themselves, so that a batch holds few neighbours; the one that reaches into the next epoch stays the last, so that
+    no token of an epoch comes before the epoch before it is done. After the last of `epochs` there is padding (0). A
+    block is a function of the seed and its number, and costs the same however far it lies.
     """
 
-    def __init__(self, split: StoreSplit, block_length: int, seed: int, unique_tokens: int | None = None):
+    def __init__(
+        self,
+        split: StoreSplit,
+        block_length: int,
+        seed: int,
+        unique_tokens: int | None = None,
+        epochs: int | None = None,
+    ):
         if block_length < 1:
             raise UserError(f"A block holds at least one token, not {block_length}.")
         self.block_length = block_length
@@ -56,6 +64,7 @@ class Repeated:
         self.num_tokens = int(self._lengths.sum())
         if self.num_tokens == 0:
             raise UserError("The training split holds no tokens.")
+        self._end = None if epochs is None else epochs * self.num_tokens
         # A block meets at most two epochs, unless the whole set is shorter than a block.
         self._epoch_layout = functools.lru_cache(maxsize=4)(self._lay_out_epoch)
 
@@ -68,11 +77,23 @@ class Repeated:
             digest.update(self._split.tokens[start : start + length].astype("<u4").tobytes())
         return digest.hexdigest()
 
+    def tokens_in(self, blocks: int) -> int:
+        """How many tokens the first so many blocks hold, padding left out."""
+        return blocks * self.block_length if self._end is None else min(blocks * self.block_length, self._end)
+
     def position_of(self, index: int) -> int:
         """Where in the stream block `index` begins, in tokens: a multiple of the block length."""
-        first, count = self._blocks_of(self.epoch_of(index))
-        key = _words(self.seed, _BLOCKS_OF_EPOCH, self.epoch_of(index), count=_FEISTEL_ROUNDS)
-        return (first + _shuffled(index - first, count, key)) * self.block_length
+        epoch = self.epoch_of(index)
+        first, count = self._blocks_of(epoch)
+        key = round_keys(self.seed, _BLOCKS_OF_EPOCH, epoch)
+        place = shuffled(index - first, count, key)
+        if (epoch + 1) * self.num_tokens % self.block_length:
+            # The last block reaches into the next epoch: it changes places with whichever came last.
+            if index == first + count - 1:
+                place = count - 1
+            elif place == count - 1:
+                place = shuffled(count - 1, count, key)
+        return (first + place) * self.block_length
 
     def epoch_of(self, index: int) -> int:
         """The epoch, from 0, in which block `index` begins."""
@@ -83,12 +104,13 @@ class Repeated:
     def block(self, index: int) -> Int32[np.ndarray, " L"]:
         """The tokens of block `index`."""
         position, filled = self.position_of(index), 0
-        block = np.empty(self.block_length, np.int32)
-        while filled < self.block_length:
+        block = np.zeros(self.block_length, np.int32)
+        length = self.block_length if self._end is None else min(self.block_length, self._end - position)
+        while filled < length:
             epoch, within = divmod(position + filled, self.num_tokens)
             starts, ends = self._epoch_layout(epoch)
             document = int(np.searchsorted(ends, within, side="right"))
-            take = min(int(ends[document]) - within, self.block_length - filled)
+            take = min(int(ends[document]) - within, length - filled)
             source = int(starts[document]) + within - (int(ends[document - 1]) if document else 0)
             block[filled : filled + take] = self._split.tokens[source : source + take]
             filled += take
@@ -99,6 +121,24 @@ class Repeated:
         rows = [self.block(int(index)) for index in indices]
         return np.stack(rows) if rows else np.empty((0, self.block_length), np.int32)
 
+    def rows(self, step: int, batch_size: int, places: Int[np.ndarray, " R"]) -> Int32[np.ndarray, "R L"]:
+        """Some rows of a step of batches of `batch_size` rows: row r of step s is block `s * batch_size + r`."""
+        return self.blocks(step * batch_size + places)
+
+    @property
+    def parts(self) -> tuple["Repeated", ...]:
+        """The sources: this one."""
+        return (self,)
+
+    def counts(self, steps: int, batch_size: int) -> list[int]:
+        """How many rows each source has had after so many steps."""
+        return [steps * batch_size]
+
+    def figures(self, steps: int, batch_size: int) -> dict[str, float | int | str]:
+        """What has been read after so many steps: tokens, epochs, and the set by its fingerprint."""
+        tokens = self.tokens_in(steps * batch_size)
+        return {"tokens": tokens, "epoch": tokens / self.num_tokens, "set": self.fingerprint[:12]}
+
     def _blocks_of(self, epoch: int) -> tuple[int, int]:
         """The first block that begins in an epoch, and how many do."""
         first, after = (-(-e * self.num_tokens // self.block_length) for e in (epoch, epoch + 1))
@@ -106,7 +146,7 @@ class Repeated:
 
     def _lay_out_epoch(self, epoch: int) -> tuple[Int64[np.ndarray, " D"], Int64[np.ndarray, " D"]]:
         """For each document in the epoch's order: where it begins in the store, and where it ends in the epoch."""
-        order = _permutation(self.num_documents, self.seed, _ORDER_OF_EPOCH, epoch)
+        order = permutation(self.num_documents, self.seed, _ORDER_OF_EPOCH, epoch)
         return self._split.offsets[self._documents[order]], np.cumsum(self._lengths[order])
 
 
@@ -122,37 +162,3 @@ def sequential(split: StoreSplit, block_length: int) -> Int32[np.ndarray, "block
             " text, hold out more of it, or shorten the block."
         )
     return split.tokens[: count * block_length].reshape(count, block_length).astype(np.int32)
-
-
-def _words(*key: int, count: int) -> UInt64[np.ndarray, " count"]:
-    """Random words as a function of whole numbers; numpy keeps Philox's raw stream the same over its versions."""
-    digest = hashlib.sha256(repr(key).encode()).digest()
-    return np.random.Philox(key=np.frombuffer(digest[:16], "<u8")).random_raw(count)
-
-
-def _permutation(size: int, *key: int) -> Int64[np.ndarray, " size"]:
-    return np.argsort(_words(*key, count=size), kind="stable").astype(np.int64)
-
-
-def _shuffled(index: int, size: int, keys: UInt64[np.ndarray, " rounds"]) -> int:
-    """A permutation of range(size) without a table: a Feistel network on the next even number of bits.
-
-    Values that fall outside of the range walk on along their cycle until they are back in it.
-    """
-    half = max((size - 1).bit_length() + 1, 2) // 2
-    mask = (1 << half) - 1
-    round_keys = [int(key) for key in keys]
-    while True:
-        left, right = index >> half, index & mask
-        for key in round_keys:
-            left, right = right, left ^ (_mixed(right ^ key) & mask)
-        index = left << half | right
-        if index < size:
-            return index
-
-
-def _mixed(word: int) -> int:
-    """The finaliser of splitmix64: every output bit depends on every input bit."""
-    word = (word ^ word >> 30) * 0xBF58476D1CE4E5B9 % 2**64
-    word = (word ^ word >> 27) * 0x94D049BB133111EB % 2**64
-    return word ^ word >> 31

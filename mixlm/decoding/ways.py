@@ -68,7 +68,9 @@ def trained_ways(recipe: Recipe) -> list[Way]:
     if isinstance(curriculum, Blocks):
         stages = [curriculum.objectives[name] for _, name in curriculum.blocks]
     else:
-        stages = [stage.objective for stage, _ in curriculum.spans(recipe.steps)]
+        steps = recipe.train_steps
+        spans = [(stage, 0) for stage in curriculum.stages] if steps is None else curriculum.spans(steps)
+        stages = [stage.objective for stage, _ in spans]
     return [
         Way(how, part.network, part)
         for objective in reversed(stages)

@@ -7,7 +7,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
-from mixlm.corruption import check_documents, decoder_inputs, documents
+from mixlm.corruption import before_padding, check_documents, decoder_inputs, documents
 from mixlm.example import Example
 from mixlm.losses import CrossEntropy, Term, TokenLoss
 from mixlm.objectives.base import Batch, Nets, score_example
@@ -49,7 +49,7 @@ class Causal:
         return Example(
             decoder_input_tokens=inputs,
             decoder_target_tokens=targets,
-            decoder_loss_weights=jnp.ones(targets.shape),
+            decoder_loss_weights=before_padding(targets, self.tokens.pad).astype(jnp.float32),
             decoder_mask_ar=jnp.ones_like(targets),
             decoder_segment_ids=documents(inputs, targets, self.tokens) if self.separate_documents else None,
         )

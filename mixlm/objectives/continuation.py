@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
+from mixlm.corruption import before_padding
 from mixlm.example import Example
 from mixlm.losses import CrossEntropy, Term, TokenLoss
 from mixlm.objectives.base import Batch, Nets, score_example
@@ -47,10 +48,10 @@ class Continuation:
     def corrupt(self, keys: Key[Array, " B"], batch: Batch, step: Step = 0) -> Example:
         """Tokens [B, T] -> prefix and sentinel for the encoder [B, T + 2], sentinel and rest to say [B, T + 1]."""
         rows, length = len(keys), batch["tokens"].shape[1]
+        whole = jnp.sum(before_padding(batch["tokens"], self.tokens.pad), axis=1, dtype=jnp.int32)
         split = jnp.zeros(rows, jnp.int32)
         if self.after_prefix:
-            split = jax.vmap(lambda key: jax.random.randint(key, (), 1, length))(keys)
-        whole = jnp.full(rows, length, jnp.int32)
+            split = jnp.minimum(jax.vmap(lambda key: jax.random.randint(key, (), 1, length))(keys), whole)
         return taken_out(batch["tokens"], whole, split, whole, length, self.tokens)
 
     def __call__(self, nets: Nets, batch: Batch, keys: Key[Array, " B"], step: Int[Array, ""]) -> dict[str, Term]:

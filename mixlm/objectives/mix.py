@@ -117,6 +117,7 @@ class PerExample:
         """The terms of every objective under its own name, and `NAME/share`, the share of rows that it got."""
         batch = {**self.drawn(keys, step), **batch}
         which = batch["objective"]
+        real = jnp.any(batch["tokens"] != 0, axis=1)  # a row of padding is nobody's
         example = self._mixed(which, keys, batch, step)
         net = nets[self.networks[0]]
         hidden = net.hidden(example)
@@ -131,8 +132,8 @@ class PerExample:
             share = batch["shares"][0, index]
             weight = share if self.loss_weights is None else share * rate_at(self.loss_weights[index], step)
             terms |= rows[loss].among(mine).terms(objective.name, loss, weight)
-            count = jnp.asarray(which.shape[0], jnp.float32)
-            terms[f"{objective.name}/share"] = Term(jnp.sum(mine, dtype=jnp.float32), count, 0.0)
+            shared, count = (jnp.sum(rows, dtype=jnp.float32) for rows in (mine & real, real))
+            terms[f"{objective.name}/share"] = Term(shared, count, 0.0)
         return terms
 
 

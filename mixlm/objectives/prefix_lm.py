@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
-from mixlm.corruption import check_documents, decoder_inputs, documents
+from mixlm.corruption import before_padding, check_documents, decoder_inputs, documents
 from mixlm.errors import UserError
 from mixlm.example import Example
 from mixlm.losses import CrossEntropy, Term, TokenLoss
@@ -63,7 +63,7 @@ class PrefixLM:
         return Example(
             decoder_input_tokens=inputs,
             decoder_target_tokens=targets,
-            decoder_loss_weights=(place >= split).astype(jnp.float32),
+            decoder_loss_weights=((place >= split) & before_padding(targets, self.tokens.pad)).astype(jnp.float32),
             decoder_mask_ar=opens.astype(jnp.int32),
             decoder_segment_ids=documents(inputs, targets, self.tokens) if self.separate_documents else None,
         )

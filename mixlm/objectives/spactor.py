@@ -71,26 +71,32 @@ class SpacTor:
         """The same rows as span corruption's, so that the data do not notice the switch."""
         return self.spans.block_length(lengths)
 
-    def mask(self, keys: Key[Array, " B"], batch: Batch) -> tuple[Example, Int[Array, "B K"], Float[Array, "B K"]]:
-        """Tokens [B, L] -> the span-corrupted example, the K positions to mask in its inputs, and noise to sample with.
+    def mask(
+        self, keys: Key[Array, " B"], batch: Batch
+    ) -> tuple[Example, Int[Array, "B K"], Float[Array, "B K"], Bool[Array, "B K"]]:
+        """Tokens [B, L] -> the span-corrupted example, K positions in its inputs, noise to sample with, which to mask.
 
-        K is `mask_rate` of the inputs that are neither sentinel nor EOS.
+        K is `mask_rate` of the inputs that are neither sentinel nor EOS; of a padded row so many fewer are masked.
         """
         span_keys, choice_keys, sample_keys = subkeys(keys, 3)
         example = self.spans.corrupt(span_keys, batch)
         block_length = batch["tokens"].shape[1]
         removed, _ = span_counts(block_length, self.spans.noise_density, self.spans.mean_span_length)
         count = max(round(self.mask_rate * (block_length - removed)), 1)
-        places = jax.vmap(partial(choose, count=count))(choice_keys, self._is_text(example.encoder_tokens))
-        return example, places, jax.vmap(lambda key: jax.random.uniform(key, (count,)))(sample_keys)
+        text = self._is_text(example.encoder_tokens)
+        padded = batch["tokens"][:, -1] == self.spans.tokens.pad
+        wanted = jnp.where(padded, jnp.round(self.mask_rate * jnp.sum(text, axis=1)).astype(jnp.int32), count)
+        places, masked = jax.vmap(partial(choose, count=count))(choice_keys, text, wanted=wanted)
+        return example, places, jax.vmap(lambda key: jax.random.uniform(key, (count,)))(sample_keys), masked
 
     def generate(self, nets: Nets, keys: Key[Array, " B"], batch: Batch) -> Replaced:
         """Tokens [B, L] -> the span-corrupted example with the generator's samples in the encoder's input."""
-        example, places, noise = self.mask(keys, batch)
+        example, places, noise, masked = self.mask(keys, batch)
         original = example.encoder_tokens
-        generated = self._fill(nets[self.generator], original, places, noise)
+        generated = self._fill(nets[self.generator], example, places, noise, masked)
         rows = jnp.arange(original.shape[0])[:, None]
-        inputs = original.at[rows, places].set(generated.picked)
+        sampled = jnp.where(masked, jnp.asarray(generated.picked), original[rows, places])
+        inputs = original.at[rows, places].set(sampled)
         # A sampled pad is a wrong token, not padding: the encoder must read it and the head judge it.
         read = replace(example, encoder_input_tokens=inputs, encoder_segment_ids=example.encoder_segments)
         return Replaced(read, inputs != original, generated)
@@ -99,32 +105,43 @@ class SpacTor:
         self, nets: Nets | None, keys: Key[Array, " B"], batch: Batch, step: Step = 0
     ) -> tuple[Example, Int[Array, "B S"]]:
         """The corrupted example and its inputs before; without networks the mask stands where a sample would."""
-        example, places, _ = self.mask(keys, batch)
+        example, places, _, masked = self.mask(keys, batch)
         before = example.encoder_tokens
         if nets is not None:
             return self.generate(nets, keys, batch).example, before
-        rows = jnp.arange(before.shape[0])[:, None]
-        return replace(example, encoder_input_tokens=before.at[rows, places].set(self.spans.tokens.mask)), before
+        return replace(example, encoder_input_tokens=self._hidden(before, places, masked)), before
 
     def _is_text(self, inputs: Int[Array, "B S"]) -> Bool[Array, "B S"]:
         tokens = self.spans.tokens
-        return (inputs <= tokens.first_sentinel - tokens.sentinels) & (inputs != tokens.eos)
+        return (inputs <= tokens.first_sentinel - tokens.sentinels) & (inputs != tokens.eos) & (inputs != tokens.pad)
+
+    def _hidden(
+        self, inputs: Int[Array, "B S"], places: Int[Array, "B K"], masked: Bool[Array, "B K"]
+    ) -> Int[Array, "B S"]:
+        rows = jnp.arange(inputs.shape[0])[:, None]
+        return inputs.at[rows, places].set(jnp.where(masked, self.spans.tokens.mask, inputs[rows, places]))
 
     def _fill(
-        self, generator, inputs: Int[Array, "B S"], places: Int[Array, "B K"], noise: Float[Array, "B K"]
+        self,
+        generator,
+        corrupted: Example,
+        places: Int[Array, "B K"],
+        noise: Float[Array, "B K"],
+        masked: Bool[Array, "B K"],
     ) -> Scored:
         """Scores the generator at the masked positions only, and samples there."""
+        inputs = corrupted.encoder_tokens
         rows = jnp.arange(inputs.shape[0])[:, None]
-        masked = inputs.at[rows, places].set(self.spans.tokens.mask)
         example = Example(
-            decoder_input_tokens=masked,
+            decoder_input_tokens=self._hidden(inputs, places, masked),
             decoder_target_tokens=inputs,
             decoder_loss_weights=jnp.zeros(inputs.shape),
             decoder_mask_ar=jnp.zeros_like(inputs),
+            decoder_segment_ids=corrupted.encoder_segment_ids,
         )
         hidden = generator.hidden(example)[rows, places]
         pick = partial(sample, temperature=self.temperature)
-        weights = jnp.ones(places.shape)
+        weights = masked.astype(jnp.float32)
         return score(
             generator.logits, hidden, inputs[rows, places], weights, self.generator_loss, pick=pick, noise=noise
         )
@@ -140,11 +157,12 @@ class SpacTor:
         return (
             corrupted.generator.terms("generator", self.generator_loss)
             | binary_terms("rtd", judged, corrupted.replaced, example.encoder_segments > 0, self.lambda1)
-            | {"rtd/replaced": _share(corrupted.replaced)}
+            | {"rtd/replaced": _share(corrupted.replaced, example.encoder_segments > 0)}
             | filled.terms("span_corruption", self.spans.loss, self.lambda2)
         )
 
 
-def _share(marks: Bool[Array, "B S"]) -> Term:
-    """How often a mark is set, reported only."""
-    return Term(jnp.sum(marks, dtype=jnp.float32), jnp.asarray(marks.size, jnp.float32), 0.0)
+def _share(marks: Bool[Array, "B S"], counted: Bool[Array, "B S"]) -> Term:
+    """How often a mark is set among what is counted, reported only."""
+    total, count = (jnp.sum(found, dtype=jnp.float32) for found in (marks, counted))
+    return Term(total, count, 0.0)

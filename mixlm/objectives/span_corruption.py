@@ -1,14 +1,24 @@
 """Span corruption (T5, Raffel et al. 2020, section 3.1.4): spans become sentinels, the decoder says what they held."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, Key
+from flax import struct
+from jaxtyping import Array, Bool, Int, Key
 
-from mixlm.corruption import fold_spans, shift_right, span_counts, span_mask
+from mixlm.corruption import (
+    before_padding,
+    check_documents,
+    fold_sources,
+    fold_spans,
+    shift_right,
+    span_counts,
+    span_mask,
+    span_starts,
+)
 from mixlm.errors import UserError
 from mixlm.example import Example
 from mixlm.losses import CrossEntropy, Term, TokenLoss
@@ -17,12 +27,28 @@ from mixlm.schedules import Step
 from mixlm.tokens import TokenIds
 
 
+@struct.dataclass
+class Folded:
+    """A row's inputs and targets, which of the targets are scored, and where they are told apart, their documents."""
+
+    inputs: Int[Array, "*B S"]
+    targets: Int[Array, "*B T"]
+    scored: Bool[Array, "*B T"]
+    read_in: Int[Array, "*B S"] | None = None
+    said_in: Int[Array, "*B T"] | None = None
+
+
 @dataclass(frozen=True)
 class SpanCorruption:
     """Masks exactly `noise_density` of a row's tokens in spans of `mean_span_length` on average.
 
     L tokens of text give rows without padding: `L - noise + spans + 1` inputs and `noise + spans + 1` targets, both
-    with EOS (568 -> 512 and 114 at T5's 15% and 3).
+    with EOS (568 -> 512 and 114 at T5's 15% and 3). Of a row that ends in padding, what is padding goes, and EOS
+    follows on the rest; nothing of a row without a span is said.
+
+    With `separate_documents` attention ends where a document does (`tokens.bos` starts one). A sentinel belongs to the
+    document in which its span begins; what a span hides of the next document is said without that one's sentinel, and
+    is not scored where the span hides all of it.
     """
 
     name: ClassVar[str] = "span_corruption"
@@ -31,12 +57,15 @@ class SpanCorruption:
     mean_span_length: float = 3.0
     loss: TokenLoss = CrossEntropy()
     network: str = "model"
+    separate_documents: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.noise_density < 1:
             raise UserError(f"SpanCorruption.noise_density must be between 0 and 1, got {self.noise_density}.")
         if self.mean_span_length < 1:
             raise UserError(f"SpanCorruption.mean_span_length must be at least 1, got {self.mean_span_length}.")
+        if self.separate_documents:
+            check_documents(self.tokens)
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -77,21 +106,59 @@ class SpanCorruption:
 
     def corrupt(self, keys: Key[Array, " B"], batch: Batch, step: Step = 0) -> Example:
         """Tokens [B, L] -> encoder inputs [B, S] and decoder targets [B, T]."""
-        inputs, targets = jax.vmap(self._corrupt_row)(keys, batch["tokens"])
+        folded = jax.vmap(self._corrupt_row)(keys, batch["tokens"])
+        targets = folded.targets
         return Example(
-            encoder_input_tokens=inputs,
+            encoder_input_tokens=folded.inputs,
             decoder_input_tokens=jax.vmap(lambda row: shift_right(row, self.tokens.bos))(targets),
             decoder_target_tokens=targets,
-            decoder_loss_weights=jnp.ones(targets.shape),
+            decoder_loss_weights=folded.scored.astype(jnp.float32),
             decoder_mask_ar=jnp.ones_like(targets),
+            encoder_segment_ids=folded.read_in,
+            decoder_segment_ids=folded.said_in,
         )
 
-    def _corrupt_row(self, key: Key[Array, ""], row: Int[Array, " L"]) -> tuple[Int[Array, " S"], Int[Array, " T"]]:
+    def _corrupt_row(self, key: Key[Array, ""], row: Int[Array, " L"]) -> "Folded":
         noise, spans = span_counts(row.shape[0], self.noise_density, self.mean_span_length)
         inputs, targets = self.lengths(row.shape[0])
         mask = span_mask(key, row.shape[0], noise, spans)
         first, eos = self.tokens.first_sentinel, self.tokens.eos
-        return fold_spans(row, mask, inputs, first, eos), fold_spans(row, ~mask, targets, first, eos)
+        real = before_padding(row, self.tokens.pad)
+        read = jnp.sum((~mask | span_starts(mask)) & real)
+        hidden = jnp.sum(span_starts(mask) & real)
+        said = jnp.where(hidden > 0, hidden + jnp.sum(mask & real), 0)
+        folded = Folded(
+            inputs=self._ended(fold_spans(row, mask, inputs, first, eos), read),
+            targets=self._ended(fold_spans(row, ~mask, targets, first, eos), said),
+            scored=(jnp.arange(targets) <= said) & (said > 0),
+        )
+        return self._by_document(folded, row, mask, read, said) if self.separate_documents else folded
+
+    def _ended(self, folded: Int[Array, " S"], count: Int[Array, ""]) -> Int[Array, " S"]:
+        """The first `count` tokens, EOS and padding; all padding where there are none."""
+        place = jnp.arange(folded.shape[0])
+        end = jnp.where((place == count) & (count > 0), self.tokens.eos, self.tokens.pad)
+        return jnp.where(place < count, folded, end).astype(folded.dtype)
+
+    def _by_document(
+        self, folded: "Folded", row: Int[Array, " L"], mask: Bool[Array, " L"], read: Array, said: Array
+    ) -> "Folded":
+        """Segment ids of what is read and, by the token that a position reads, of what is said."""
+        length = row.shape[0]
+        document = jnp.cumsum((row == self.tokens.bos).at[0].set(True), dtype=jnp.int32)
+        # Among the targets a sentinel stands for the clean piece before its span, and belongs where the span begins.
+        opened = jnp.cumsum(span_starts(mask))
+        begins = jnp.minimum(jnp.searchsorted(opened, opened + 1, side="left"), length - 1)
+        of_target = jnp.where(mask, document, document[begins])[fold_sources(~mask, folded.targets.shape[0])]
+        of_input = document[fold_sources(mask, folded.inputs.shape[0])]
+        last = document[jnp.maximum(jnp.sum(before_padding(row, self.tokens.pad)) - 1, 0)]
+        place = jnp.arange(folded.inputs.shape[0])
+        read_in = jnp.where(place < read, jnp.append(of_input, last), last)
+        read_in = jnp.where((place <= read) & (read > 0), read_in, 0)
+        said_in = jnp.where(folded.scored, jnp.concatenate([of_target[:1], of_target]), 0)
+        # Attention that sees nothing would be even over everything.
+        seen = jnp.any(said_in[:, None] == read_in[None, :], axis=1)
+        return replace(folded, scored=folded.scored & seen, read_in=read_in, said_in=jnp.where(seen, said_in, 0))
 
     def __call__(self, nets: Nets, batch: Batch, keys: Key[Array, " B"], step: Int[Array, ""]) -> dict[str, Term]:
         """The term `span_corruption`: the mean cost of a target token."""

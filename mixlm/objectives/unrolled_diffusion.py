@@ -10,7 +10,15 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from mixlm.corruption import block_mask, check_documents, check_rate, decoder_inputs, documents, sample
+from mixlm.corruption import (
+    before_padding,
+    block_mask,
+    check_documents,
+    check_rate,
+    decoder_inputs,
+    documents,
+    sample,
+)
 from mixlm.example import Example
 from mixlm.losses import CrossEntropy, Term, TokenLoss, score
 from mixlm.objectives.base import Batch, Nets, subkeys
@@ -40,8 +48,8 @@ class UnrolledDiffusion:
     Position i reads and says x_i, or where `shifted` reads the token before it. `bidirectional` is the mask's share
     (see `corruption.block_mask`), the prefix included: 1 is AR2Diff's, a schedule from 0 anneals from a causal network.
     `short_targets` of the rows (ours, so that padding is learned) have a target that ends early with EOS, at a uniform
-    place; the padding after it is noised, read and scored as any other token. With `separate_documents` attention ends
-    where a document does (`tokens.bos` starts one).
+    place; the padding after it is noised, read and scored as any other token, but that of the data is neither read nor
+    scored. With `separate_documents` attention ends where a document does (`tokens.bos` starts one).
     """
 
     name: ClassVar[str] = "unrolled_diffusion"
@@ -81,16 +89,16 @@ class UnrolledDiffusion:
             decoder_target_tokens=targets,
             decoder_loss_weights=scored.astype(jnp.float32),
             decoder_mask_ar=block_mask(block_keys, length, self.bidirectional, step),
-            decoder_segment_ids=self._segments(targets),
+            decoder_segment_ids=self._segments(targets, before_padding(batch["tokens"], self.tokens.pad)),
         )
         return Drawn(example, scored, jax.vmap(lambda key: jax.random.uniform(key, (length,)))(sample_keys))
 
-    def _segments(self, targets: Int[Array, "B T"]) -> Int[Array, "B T"]:
-        # Padding is a token like any other here: it is read, and learned.
-        nowhere_padded = jnp.full_like(targets, self.tokens.eos)
+    def _segments(self, targets: Int[Array, "B T"], real: Bool[Array, "B T"]) -> Int[Array, "B T"]:
+        # The padding of a short target is a token like any other here: it is read, and learned.
+        padded_by_data = jnp.where(real, self.tokens.eos, self.tokens.pad)
         if not self.separate_documents:
-            return jnp.ones_like(targets)
-        return documents(decoder_inputs(targets, self.tokens.bos, self.shifted), nowhere_padded, self.tokens)
+            return real.astype(targets.dtype)
+        return documents(decoder_inputs(targets, self.tokens.bos, self.shifted), padded_by_data, self.tokens)
 
     def second(self, drawn: Drawn, answer: Int[Array, "B T"]) -> Example:
         """The second pass: the answer in the targets' places, without a gradient, the prefix as it was."""
@@ -113,8 +121,9 @@ class UnrolledDiffusion:
         split = jax.random.randint(split_key, (), 0, length) if self.prefix else jnp.zeros((), jnp.int32)
         end = jax.random.randint(end_key, (), split, length)
         end = jnp.where(jax.random.uniform(short_key) < self.short_targets, end, length)
-        targets = jnp.where(place < end, row, jnp.where(place == end, self.tokens.eos, self.tokens.pad))
-        scored = place >= split
+        real = before_padding(row, self.tokens.pad)
+        targets = jnp.where(place < end, row, jnp.where((place == end) & real, self.tokens.eos, self.tokens.pad))
+        scored = (place >= split) & real
         changed = jax.random.uniform(place_key, (length,)) < jax.random.uniform(share_key)
         noise = jax.random.randint(token_key, (length,), 0, self.tokens.vocab_size)
         return targets, jnp.where(scored & changed, noise, targets), scored

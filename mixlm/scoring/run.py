@@ -25,7 +25,7 @@ from mixlm.scoring.report import (
     write_csv,
     write_json,
 )
-from mixlm.scoring.text import Text, TextFigures, evenly, text_figures, text_of
+from mixlm.scoring.text import Text, TextFigures, text_figures, text_of
 
 Say = Callable[[str], Any]
 FOLDER = "evaluation"
@@ -86,13 +86,14 @@ def prepare(recipe: Recipe, scoring: Scoring, say: Say = print) -> Prepared:
     step, params = restored(recipe, (scoring.network,), data.vocabulary.fingerprint)
     if data.vocabulary.token_ids != recipe.tokens:
         raise UserError(f"The recipe's TOKENS are {recipe.tokens}, and its vocabulary has {data.vocabulary.token_ids}.")
+    rows = min(scoring.rows, data.validation_size(recipe.block_length))
     return Prepared(
         recipe=recipe,
         scoring=scoring,
         step=step,
         scorer=Scorer(module, params[scoring.network], recipe.partitioning.mesh(), scoring.batch_tokens),
         modes=modes,
-        text=text_of(evenly(data.validation(recipe.block_length), scoring.rows), recipe.tokens),
+        text=text_of(data.validation_rows(recipe.block_length, rows), recipe.tokens),
         paradigms=paradigms,
         pairs=pair_sentences(paradigms, data.vocabulary.encode) if paradigms else None,
         vocabulary=data.vocabulary,

@@ -64,12 +64,6 @@ def text_of(rows: Int32[np.ndarray, "N L"], tokens: TokenIds) -> Text:
     return Text(sentences, np.asarray([number for number, _ in pieces], np.int64))
 
 
-def evenly(blocks: Int32[np.ndarray, "N L"], count: int) -> Int32[np.ndarray, "K L"]:
-    """At most `count` rows, spread evenly over all of them."""
-    wanted = min(count, len(blocks))
-    return blocks[np.floor(np.arange(wanted) * (len(blocks) / wanted)).astype(int)]
-
-
 def text_figures(
     scorer: Callable[[Mode | Fused, Sentences, str], Scores],
     mode: Mode | Fused,

@@ -1,0 +1,280 @@
+"""Mixtures: several tasks under one vocabulary, with rates or epochs that say how much of each is read."""
+
+import itertools
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int32, Int64
+
+from mixlm.data.mixed import Mixed
+from mixlm.data.mixture import Dataset, PreparedData, Summary, cache_folder
+from mixlm.data.rates import Rates, Shares, shares_of
+from mixlm.data.sources import SPLITS, Source, digest
+from mixlm.data.tasks import TextTask
+from mixlm.data.texts import Text
+from mixlm.data.vocabulary import Vocabulary, VocabularySpec
+from mixlm.errors import UserError
+
+_READ = 2**40  # Ours: mixed frequencies are those of a text of so many tokens, so that whole numbers hold them.
+
+
+@dataclass(frozen=True)
+class Part:
+    """One source of a mixture: a task, cut to at most `unique_tokens` tokens in whole documents.
+
+    `epochs` is how often a run reads the set, where the mixture has no rates.
+    """
+
+    task: TextTask
+    unique_tokens: int | None = None
+    epochs: int | None = None
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Several parts whose rows are mixed by `rates`, or as their epochs ask where every part has them.
+
+    `rates` is a number for each part (of any scale), or a tuple of such tuples that hold from the steps `starts` on.
+    One vocabulary serves all: trained on the parts' text in proportion to its size, or read from a file. Validation and
+    the frequencies of tokens mix the parts by the last rates. Raises UserError for rates that contradict the parts, and
+    for parts that share a name, or differ in their vocabulary or in BOS.
+    """
+
+    parts: tuple[Part, ...]
+    rates: tuple[float, ...] | tuple[tuple[float, ...], ...] | None = None
+    starts: tuple[int, ...] = (0,)
+    cache_dir: str | None = field(default=None, repr=False, compare=False)  # where, not what
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parts", tuple(self.parts))  # gin writes lists
+        if not self.parts:
+            raise UserError("A mixture needs texts: say --gin.TEXTS=\"('FILE_OR_FOLDER', 'FILE_OR_FOLDER')\".")
+        for name in (name for name in self.names if self.names.count(name) > 1):
+            raise UserError(f"Two parts of the mixture are named {name!r}, so their figures could not be told apart.")
+        first = self.parts[0].task
+        for task in (part.task for part in self.parts):
+            for what, name in (("vocabulary", "vocabulary"), ("add_bos", "DOCUMENT_BOS")):
+                if getattr(task, what, None) != getattr(first, what, None):
+                    raise UserError(
+                        f"The parts {first.name!r} and {task.name!r} differ in their {name}: one serves all."
+                    )
+        self._check_rates()
+
+    def _check_rates(self) -> None:
+        epochs = [part.epochs for part in self.parts]
+        for count in (count for count in epochs if count is not None):
+            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+                raise UserError(f"EPOCHS must be whole numbers above 0, got {count!r}.")
+        if self.rates is None:
+            if None in epochs:
+                raise UserError("A mixture needs RATES, or EPOCHS for every one of its parts.")
+            if self.starts != (0,):
+                raise UserError(
+                    f"RATE_STARTS = {self.starts} needs RATES: rates that follow from EPOCHS do not change."
+                )
+            return
+        if epochs != [None] * len(epochs):
+            raise UserError("RATES and EPOCHS both say how much of each part is read: give one of them.")
+        for stage in self.stages:
+            if len(stage) != len(self.parts):
+                raise UserError(f"RATES = {stage} must have {len(self.parts)} numbers, one for each part.")
+            shares_of(stage)
+        starts = list(self.starts)
+        if len(starts) != len(self.stages) or starts[0] != 0 or starts != sorted(set(starts)):
+            raise UserError(
+                f"RATE_STARTS = {self.starts} must be {len(self.stages)} rising steps from 0 on, one for each of RATES."
+            )
+
+    @property
+    def names(self) -> list[str]:
+        """The parts' names, those of their tasks."""
+        return [part.task.name for part in self.parts]
+
+    @property
+    def stages(self) -> list[tuple[float, ...]]:
+        """The rates of each stage; none where they follow from epochs."""
+        if self.rates is None:
+            return []
+        alone = [rates for rates in self.rates if isinstance(rates, int | float)]
+        return [tuple(alone)] if alone else [tuple(rates) for rates in self.rates if isinstance(rates, tuple | list)]
+
+    @property
+    def epochs(self) -> tuple[int, ...] | None:
+        """The epochs of each part, None where there are rates."""
+        epochs = tuple(part.epochs for part in self.parts if part.epochs is not None)
+        return epochs or None
+
+    @property
+    def cache(self) -> Path:
+        """The folder of all that is made once."""
+        return cache_folder(self.cache_dir)
+
+    def prepare(self, log: Callable[[str], object] = print) -> "PreparedMixture":
+        """Opens or makes the vocabulary and the store of every part; UserError that names the part at fault."""
+        tasks = [part.task for part in self.parts]
+        shared = SharedVocabulary(tasks[0].vocabulary, tuple(task.source for task in tasks))
+        _ = shared.fingerprint("")  # Text that is missing names its own path.
+        prepared: list[PreparedData] = []
+        for part in self.parts:
+            task = replace(part.task, vocabulary=shared)
+            try:
+                prepared.append(Dataset(task, part.unique_tokens, self.cache_dir).prepare(log))
+            except UserError as error:
+                raise type(error)(f"{task.name}: {error}") from None
+        return PreparedMixture(tuple(prepared), self.epochs, tuple(map(shares_of, self.stages)), self.starts)
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedMixture:
+    """The parts of a mixture, each with its tokens on the disk, and how they are mixed."""
+
+    parts: tuple[PreparedData, ...]
+    epochs: tuple[int, ...] | None
+    shares: tuple[Shares, ...]
+    starts: tuple[int, ...]
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The one vocabulary of all parts."""
+        return self.parts[0].vocabulary
+
+    @property
+    def name(self) -> str:
+        """The parts' names together."""
+        return " + ".join(part.name for part in self.parts)
+
+    def train(self, block_length: int, seed: int, epochs: None = None) -> Mixed:
+        """The parts' unique sets in blocks, mixed; where the parts have epochs, each ends with padding."""
+        counts = self.epochs or (None,) * len(self.parts)
+        walks = tuple(part.train(block_length, seed, count) for part, count in zip(self.parts, counts))
+        return Mixed(tuple(part.name for part in self.parts), walks, self._rates(block_length), seed)
+
+    def rows_of(self, block_length: int, epochs: None = None) -> int | None:
+        """How many rows the parts' epochs take, each part's last one padded; None where there are rates."""
+        return None if self.epochs is None else sum(self._rows(block_length))
+
+    def _rows(self, block_length: int) -> list[int]:
+        rows = [part.rows_of(block_length, count) for part, count in zip(self.parts, self.epochs or ())]
+        return [count for count in rows if count is not None]
+
+    def _rates(self, block_length: int) -> Rates:
+        if self.epochs is None:
+            return Rates(self.shares, self.starts)
+        # In rows, not tokens: then every count is exact once all rows have been read.
+        return Rates((Shares(tuple(self._rows(block_length))),))
+
+    def validation_size(self, block_length: int) -> int:
+        """How many validation rows there are by the last rates before any part has given a block twice."""
+        shares = self._rates(block_length).shares[-1]
+        sizes = [
+            part.validation_size(block_length) if weight else 0 for part, weight in zip(self.parts, shares.weights)
+        ]
+        low, high = 1, sum(sizes)
+        while low < high:
+            middle = (low + high + 1) // 2
+            fits = all(count <= size for count, size in zip(shares.counts(middle), sizes))
+            low, high = (middle, high) if fits else (low, middle - 1)
+        return low
+
+    def validation_rows(self, block_length: int, count: int) -> Int32[np.ndarray, "count L"]:
+        """So many blocks by the last rates, each part's spread evenly over its validation split."""
+        shares = self._rates(block_length).shares[-1]
+        rows = {
+            source: self.parts[source].validation_rows(block_length, wanted)
+            for source, wanted in enumerate(shares.counts(count))
+            if wanted
+        }
+        places = [shares.at(row) for row in range(count)]
+        return np.stack([rows[source][index] for source, index in places])
+
+    def token_counts(self) -> Int64[np.ndarray, " V"]:
+        """How often each token would occur in a long text that mixes the parts' train splits by the last rates."""
+        weights: Sequence[float] = self.shares[-1].weights if self.shares else ()
+        if self.epochs is not None:
+            weights = [part.summary.unique_tokens * count for part, count in zip(self.parts, self.epochs)]
+        found = [part.token_counts() for part in self.parts]
+        mixed = sum(weight * counts / max(counts.sum(), 1) for weight, counts in zip(weights, found))
+        return np.round(mixed * (_READ / sum(weights))).astype(np.int64)
+
+    @cached_property
+    def summary(self) -> Summary:
+        """The parts' counts added up, and one fingerprint of all."""
+        parts = [part.summary for part in self.parts]
+        return Summary(
+            name=self.name,
+            documents={split: sum(part.documents[split] for part in parts) for split in SPLITS},
+            tokens={split: sum(part.tokens[split] for part in parts) for split in SPLITS},
+            text_bytes={split: sum(part.text_bytes[split] for part in parts) for split in SPLITS},
+            unique_documents=sum(part.unique_documents for part in parts),
+            unique_tokens=sum(part.unique_tokens for part in parts),
+            vocab_size=parts[0].vocab_size,
+            fingerprint=digest([part.fingerprint for part in parts]),
+        )
+
+
+@dataclass(frozen=True)
+class SharedVocabulary:
+    """A vocabulary for several sources: one that is trained sees the text of all, each by its size."""
+
+    vocabulary: VocabularySpec
+    sources: tuple[Source, ...]
+
+    def fingerprint(self, text_fingerprint: str) -> str:
+        """SHA-256 over the vocabulary and the text of all sources; that of one alone does not matter."""
+        del text_fingerprint
+        return self.vocabulary.fingerprint(self._text)
+
+    def load(
+        self,
+        documents: Callable[[], Iterable[str]],
+        text_fingerprint: str,
+        cache_dir: Path,
+        log: Callable[[str], object],
+    ) -> Vocabulary:
+        """The vocabulary, trained on the train splits of all sources if it has to be."""
+        del documents, text_fingerprint
+        return self.vocabulary.load(self._documents, self._text, cache_dir, log)
+
+    @cached_property
+    def _text(self) -> str:
+        return digest([source.fingerprint() for source in self.sources])
+
+    def _documents(self) -> Iterator[str]:
+        return itertools.chain.from_iterable(source.documents("train") for source in self.sources)
+
+
+def of_texts(
+    texts: tuple[str, ...],
+    task: Callable[..., Any],
+    unique_tokens: int | tuple[int | None, ...] | None = None,
+    epochs: int | tuple[int, ...] | None = None,
+    feature: str = "text",
+    validation_fraction: float = 0.05,
+) -> tuple[Part, ...]:
+    """A part for each file or folder, by its name; one number of unique tokens or epochs holds for every part.
+
+    `task` makes a TextTask of a name and a source.
+    """
+    budgets = _one_each("UNIQUE_TOKENS", unique_tokens, len(texts))
+    counts = _one_each("EPOCHS", epochs, len(texts))
+    names: list[str] = []
+    for text in texts:
+        name = re.sub(r"\W", "_", Path(text).name.split(".")[0]) or "text"
+        taken = sum(re.fullmatch(rf"{name}(_\d+)?", other) is not None for other in names)
+        names.append(f"{name}_{taken + 1}" if taken else name)
+    return tuple(
+        Part(task(name=name, source=Text(text, feature, validation_fraction)), budget, count)
+        for name, text, budget, count in zip(names, texts, budgets, counts)
+    )
+
+
+def _one_each(macro: str, given: Any, count: int) -> tuple[Any, ...]:
+    values = tuple(given) if isinstance(given, tuple | list) else (given,) * count
+    if len(values) != count:
+        raise UserError(f"{macro} = {values} must be one number, or {count}: one for each of TEXTS.")
+    return values

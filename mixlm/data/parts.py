@@ -14,8 +14,9 @@ from jaxtyping import Int32, Int64
 from mixlm.data.mixed import Mixed
 from mixlm.data.mixture import Dataset, PreparedData, Summary, cache_folder
 from mixlm.data.rates import Rates, Shares, shares_of
+from mixlm.data.remembered import kept_in
 from mixlm.data.sources import SPLITS, Source, digest
-from mixlm.data.tasks import TextTask
+from mixlm.data.tasks import Task, TextTask
 from mixlm.data.texts import Text
 from mixlm.data.vocabulary import Vocabulary, VocabularySpec
 from mixlm.errors import UserError
@@ -30,7 +31,7 @@ class Part:
     `epochs` is how often a run reads the set, where the mixture has no rates.
     """
 
-    task: TextTask
+    task: Task
     unique_tokens: int | None = None
     epochs: int | None = None
 
@@ -56,12 +57,12 @@ class Mixture:
             raise UserError("A mixture needs texts: say --gin.TEXTS=\"('FILE_OR_FOLDER', 'FILE_OR_FOLDER')\".")
         for name in (name for name in self.names if self.names.count(name) > 1):
             raise UserError(f"Two parts of the mixture are named {name!r}, so their figures could not be told apart.")
-        first = self.parts[0].task
-        for task in (part.task for part in self.parts):
-            for what, name in (("vocabulary", "vocabulary"), ("add_bos", "DOCUMENT_BOS")):
-                if getattr(task, what, None) != getattr(first, what, None):
+        for what, name in (("vocabulary", "vocabulary"), ("add_bos", "DOCUMENT_BOS")):
+            tasks = [part.task for part in self.parts if hasattr(part.task, what)]
+            for task in tasks:
+                if getattr(task, what) != getattr(tasks[0], what):
                     raise UserError(
-                        f"The parts {first.name!r} and {task.name!r} differ in their {name}: one serves all."
+                        f"The parts {tasks[0].name!r} and {task.name!r} differ in their {name}: one serves all."
                     )
         self._check_rates()
 
@@ -116,17 +117,29 @@ class Mixture:
 
     def prepare(self, log: Callable[[str], object] = print) -> "PreparedMixture":
         """Opens or makes the vocabulary and the store of every part; UserError that names the part at fault."""
-        tasks = [part.task for part in self.parts]
-        shared = SharedVocabulary(tasks[0].vocabulary, tuple(task.source for task in tasks))
-        _ = shared.fingerprint("")  # Text that is missing names its own path.
+        with kept_in(self.cache / "remembered"):
+            tasks = self._tasks()
         prepared: list[PreparedData] = []
-        for part in self.parts:
-            task = replace(part.task, vocabulary=shared)
+        for part, task in zip(self.parts, tasks):
             try:
                 prepared.append(Dataset(task, part.unique_tokens, self.cache_dir).prepare(log))
             except UserError as error:
                 raise type(error)(f"{task.name}: {error}") from None
+            if prepared[-1].vocabulary.fingerprint != prepared[0].vocabulary.fingerprint:
+                raise UserError(
+                    f"The parts {prepared[0].name!r} and {task.name!r} differ in their vocabulary: one serves all."
+                )
         return PreparedMixture(tuple(prepared), self.epochs, tuple(map(shares_of, self.stages)), self.starts)
+
+    def _tasks(self) -> list[Task]:
+        """The parts' tasks; those of plain text share one vocabulary, the others bring their own."""
+        texts = [part.task for part in self.parts if isinstance(part.task, TextTask)]
+        if not texts:
+            return [part.task for part in self.parts]
+        shared = SharedVocabulary(texts[0].vocabulary, tuple(task.source for task in texts))
+        _ = shared.fingerprint("")  # Text that is missing names its own path.
+        tasks = (part.task for part in self.parts)
+        return [replace(task, vocabulary=shared) if isinstance(task, TextTask) else task for task in tasks]
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,17 @@ from pathlib import Path
 from mixlm.data.kinds import kind_of
 from mixlm.errors import UserError, nearest
 
-_OPTIONS = ("--gin_file", "--gin_search_paths", "--text", "--print_config", "--explain", "--help")
+_OPTIONS = (
+    "--gin_file",
+    "--gin_search_paths",
+    "--text",
+    "--print_config",
+    "--explain",
+    "--coordinator",
+    "--processes",
+    "--process",
+    "--help",
+)
 _DATA = Path(__file__).resolve().parent.parent / "gin" / "data"
 # What reads each kind of text; its gin file has the kind's name.
 _SOURCES = {"text": "TextFiles", "jsonl": "JsonLines", "tfrecord": "TFRecords"}
@@ -25,10 +36,16 @@ class Flags:
     bindings: tuple[str, ...] = ()
     print_config: bool = False
     explain: bool = False
+    coordinator: str | None = None
+    processes: int | None = None
+    process: int | None = None
 
 
-def parse_flags(argv: Sequence[str], description: str) -> Flags:
-    """Reads the arguments after the program's name; raises UserError for one that is unknown or lacks its value."""
+def parse_flags(argv: Sequence[str], description: str, several: bool = False) -> Flags:
+    """Reads the arguments after the program's name; raises UserError for one that is unknown or lacks its value.
+
+    `several` is for a script that can be one run in several processes.
+    """
     bindings, others = _split_bindings(argv)
     parser = argparse.ArgumentParser(
         description=description,
@@ -47,6 +64,11 @@ def parse_flags(argv: Sequence[str], description: str) -> Flags:
     )
     parser.add_argument("--print_config", action="store_true", help="print the configuration and stop")
     parser.add_argument("--explain", action="store_true", help="say what would run, with examples, and stop")
+    parser.set_defaults(coordinator=None, processes=None, process=None)
+    if several:
+        parser.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 of several listens")
+        parser.add_argument("--processes", type=int, metavar="N", help="how many processes the run has")
+        parser.add_argument("--process", type=int, metavar="I", help="which one this is, from 0")
     try:
         known, unknown = parser.parse_known_args(others)
     except argparse.ArgumentError as error:
@@ -62,19 +84,24 @@ def parse_flags(argv: Sequence[str], description: str) -> Flags:
         bindings=tuple(bindings),
         print_config=known.print_config,
         explain=known.explain,
+        coordinator=known.coordinator,
+        processes=known.processes,
+        process=known.process,
     )
 
 
 def run_or_explain_error(main: Callable[[], None]) -> None:
-    """Calls `main`; a UserError becomes one line on stderr and exit code 2, an interrupt exit code 130."""
+    """Calls `main`; a UserError becomes one line on stderr and exit code 2, a signal its line and 128 + its number."""
     try:
         main()
     except UserError as error:
         print("error:", str(error).replace("\n", " "), file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as signal:
+        print(str(signal) or "interrupted", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        # Not sys.exit, which would wait for what is being compiled.
+        os._exit(getattr(signal, "code", 130))
 
 
 def _with_text(path: str, gin_files: list[str], bindings: list[str]) -> tuple[list[str], list[str]]:

@@ -18,6 +18,7 @@ from jaxtyping import PyTree
 
 from mixlm.errors import UserError, nearest
 from mixlm.paths import refuse_link, within
+from mixlm.processes import agreed, first
 from mixlm.retention import Policy, Retention
 
 CHECKSUMS = "checksums.json"
@@ -71,12 +72,12 @@ class Checkpoints:
         they may be donated; an earlier save is waited for first.
         """
         self.wait()
-        if self._fault(step, lengths_only=True) is None:
+        if agreed(lambda: self._fault(step, lengths_only=True) is None):
             return False
         self._set_aside(step)
         self._saving = step
         self._figures[step] = dict(figures or {})
-        self._check_space(state)
+        agreed(lambda: self._check_space(state))
         with self._writing():
             said = None if note is None else dict(note)
             self._open().save(step, args=_orbax().args.StandardSave(state), force=True, custom_metadata=said)
@@ -95,10 +96,10 @@ class Checkpoints:
         UserError for the first parameter whose name, shape or type differs.
         """
         self.wait()
-        step, torn = self._newest_whole()
+        step, torn = agreed(self._newest_whole)
         for torn_step, _ in torn:
             self._set_aside(torn_step)
-        if torn:
+        if torn and first():
             _tell(self.folder, torn, step)
         if step is None:
             return None
@@ -124,13 +125,16 @@ class Checkpoints:
         self.wait()
         with _failures(f"The checkpoints in {self.folder} could not be read"):
             if step is not None:
-                if fault := self._fault(self.kept(step)):
-                    raise UserError(f"The checkpoint {self.folder / str(step)} is not whole: {fault}.")
-                return step
-            newest, torn = self._newest_whole()
-        if torn:
+                return agreed(lambda: self._asked(step))
+            newest, torn = agreed(self._newest_whole)
+        if torn and first():
             _tell(self.folder, torn, newest)
         return newest
+
+    def _asked(self, step: int) -> int:
+        if fault := self._fault(self.kept(step)):
+            raise UserError(f"The checkpoint {self.folder / str(step)} is not whole: {fault}.")
+        return step
 
     def networks(self, step: int) -> list[str]:
         """The names of the networks in a whole checkpoint."""
@@ -215,6 +219,10 @@ class Checkpoints:
     def latest(self) -> int | None:
         """The newest step whose checkpoint has all of its files in full length, None without one."""
         self.wait()
+        return agreed(self.written)
+
+    def written(self) -> int | None:
+        """As `latest`, but from this process alone and without waiting for what is being saved."""
         return next((step for step in sorted(self._steps(), reverse=True) if self._fault(step, True) is None), None)
 
     def wait(self) -> None:
@@ -277,9 +285,7 @@ class Checkpoints:
         return None, torn
 
     def _write_checksums(self) -> None:
-        """Runs on Orbax's thread, when all is written and just before the folder gets its final name."""
-        if jax.process_index() != 0:
-            return
+        """Runs on Orbax's thread in process 0, when all have written, just before the folder gets its final name."""
         (folder,) = self.folder.glob(f"{self._saving}.*tmp*")
         if self._saving is not None and self._figures[self._saving]:
             (folder / FIGURES).write_text(json.dumps(self._figures[self._saving], indent=1))
@@ -312,10 +318,13 @@ class Checkpoints:
         return None
 
     def _set_aside(self, step: int) -> None:
-        if jax.process_index() == 0 and (self.folder / str(step)).exists():
+        def move() -> None:
             aside = self.folder / f"{step}.torn"
-            shutil.rmtree(aside, ignore_errors=True)
-            (self.folder / str(step)).rename(aside)
+            if (self.folder / str(step)).exists():
+                shutil.rmtree(aside, ignore_errors=True)
+                (self.folder / str(step)).rename(aside)
+
+        agreed(move)
         if self._manager is not None:
             self._manager.reload()
 

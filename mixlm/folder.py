@@ -3,7 +3,8 @@
 import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from mixlm.errors import UserError
@@ -66,6 +67,30 @@ class RunFolder:
             _write(self.config, config)
         except OSError as error:
             raise UserError(f"{self.path} cannot be written to: {error.strerror}.") from error
+
+    @contextmanager
+    def written(self, kept: Callable[[], str]) -> Iterator[None]:
+        """Turns what the disk refuses while this lasts into UserError; `kept` says what the run still has."""
+        try:
+            yield
+        except OSError as error:
+            place, reason = error.filename or self.path, error.strerror or str(error)
+            raise UserError(
+                f"{place} could not be written ({reason}); {kept()}, and the same command goes on from there."
+            ) from error
+
+    def check_shared(self) -> None:
+        """Raises UserError where this process does not see what process 0 has just written."""
+        if not self.recipe.exists():
+            raise UserError(
+                f"{self.path} is not the same folder in every process (recipe.json is missing here); choose a "
+                f"MODEL_DIR that all of them share."
+            )
+
+    def remove_report(self) -> None:
+        """Removes the curves and samples of a run that goes on."""
+        for path in (self.curves, self.samples):
+            path.unlink(missing_ok=True)
 
     def _lock(self) -> None:
         """Holds the folder until this process ends, however it does."""

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 FILE = "metrics.jsonl"
 VALIDATION = "validation/"
+FLUSH_SECONDS = 30  # Ours: what is looked at in TensorBoard may be that old.
 # What a progress line shows by itself, so not among the terms.
 _NOT_TERMS = ("step", "stage", "learning_rate", "tokens_per_second", "flops", "grad_norm", "tokens", "epoch")
 
@@ -68,6 +69,38 @@ def _cut(path: Path, first_step: int) -> None:
     draft.replace(path)
 
 
+class _Events:
+    """TensorBoard's events, written by the caller's thread, so that a full disk is an error and not a wait without end.
+
+    Without TensorFlow, whose import costs seconds. TensorBoard drops earlier events with step >= `purge_step`.
+    """
+
+    def __init__(self, folder: Path, purge_step: int, suffix: str) -> None:
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._writer, self._flushed = EventsWriter(str(folder / "events"), suffix), time.monotonic()
+        self._writer.write_event(
+            Event(step=purge_step, wall_time=time.time(), session_log=SessionLog(status=SessionLog.START))
+        )
+
+    def write(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Adds scalars; they are on the disk within FLUSH_SECONDS, or when closed."""
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
+        for name, number in numbers.items():
+            self._writer.write_event(Event(step=step, wall_time=time.time(), summary=scalar(name, number)))
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self._writer.flush()
+            self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        """Writes what is left."""
+        self._writer.close()
+
+
 class Recorder:
     """Appends to `folder/metrics.jsonl` and to the TensorBoard events in `folder/tensorboard`.
 
@@ -77,20 +110,14 @@ class Recorder:
     """
 
     def __init__(self, folder: str | os.PathLike[str], first_step: int) -> None:
-        # Written without TensorFlow, whose import costs seconds.
-        from tensorboardX import SummaryWriter
-
         path = Path(folder) / FILE
         path.parent.mkdir(parents=True, exist_ok=True)
         _cut(path, first_step)
         self._last = max((record["step"] for _, record in _lines(path)), default=-1)
         self._file = path.open("a", encoding="utf-8")
-        # TensorBoard drops events with step >= purge_step.
-        self._events = SummaryWriter(
-            str(path.parent / "tensorboard"),
-            purge_step=self._last + 1 if first_step else 0,
-            # A run that goes on within the second would write over its own events.
-            filename_suffix=f".from_{first_step}",
+        # A run that goes on within the second would write over its own events.
+        self._events = _Events(
+            path.parent / "tensorboard", self._last + 1 if first_step else 0, suffix=f".from_{first_step}"
         )
 
     def write(self, step: int, stage: str, values: Mapping[str, Any]) -> None:
@@ -102,15 +129,14 @@ class Recorder:
         self._file.write(json.dumps(record, allow_nan=False, separators=(", ", ": ")) + "\n")
         self._file.flush()
         os.fsync(self._file.fileno())
-        for key, value in record.items():
-            number = _number(value)
-            if key != "step" and isinstance(number, int | float):
-                self._events.add_scalar(key, number, step)
+        self._events.write(step, {key: value for key, value in _numbers(record).items() if key != "step"})
 
     def close(self) -> None:
         """Flushes the events and closes both files."""
-        self._file.close()
-        self._events.close()
+        try:
+            self._file.close()
+        finally:
+            self._events.close()
 
     def __enter__(self) -> "Recorder":
         return self

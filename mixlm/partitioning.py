@@ -60,6 +60,28 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(RULES["batch"]))
 
 
+def held_rows(mesh: Mesh, process: int) -> tuple[int, int]:
+    """(i, n): the i-th of n equal runs of a batch's rows is the shortest that has all the rows of a process's devices.
+
+    Where the tensor axis crosses processes, several of them have the same rows.
+    """
+    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    rows_of = mesh.devices.reshape(parts, -1)
+    held = [part for part in range(parts) if any(device.process_index == process for device in rows_of[part])]
+    if not held:
+        raise UserError(f"The mesh has no device of process {process}.")
+    return aligned_run(held, parts)
+
+
+def aligned_run(held: list[int], parts: int) -> tuple[int, int]:
+    """(i, n) with the largest n that divides `parts` such that the i-th n-th of 0 ... parts - 1 has all of `held`."""
+    for count in range(parts, 1, -1):
+        runs = {part * count // parts for part in held}
+        if parts % count == 0 and len(runs) == 1:
+            return runs.pop(), count
+    return 0, 1
+
+
 def check_batch(mesh: Mesh, rows: int, what: str) -> None:
     """Raises UserError where the mesh's batch axes do not divide `rows`; `what` names the rows."""
     parts = mesh.shape["data"] * mesh.shape["fsdp"]

@@ -15,7 +15,7 @@ from mixlm.compiled import Executables
 from mixlm.errors import UserError
 from mixlm.evaluate import Validation, frequency_bands
 from mixlm.origin import Origin
-from mixlm.partitioning import batch_sharding, check_batch, replicated
+from mixlm.partitioning import batch_sharding, check_batch, held_rows, replicated
 from mixlm.recipe import Recipe
 from mixlm.samples import BLOCK, reading, shown
 from mixlm.step import Step, initial_state, row_keys
@@ -56,9 +56,8 @@ class Plan:
         """The frequency band of every token, on every device; zeros where no bands were asked for."""
         recipe = self.recipe
         if not recipe.frequency_bands:
-            return jax.device_put(np.zeros(recipe.tokens.vocab_size, np.int32), replicated(self.mesh))
-        bands = frequency_bands(self.data.token_counts(), recipe.frequency_bands)
-        return jax.device_put(bands, replicated(self.mesh))
+            return self.everywhere(np.zeros(recipe.tokens.vocab_size, np.int32))
+        return self.everywhere(frequency_bands(self.data.token_counts(), recipe.frequency_bands))
 
     @cached_property
     def validation(self) -> list[dict[str, np.ndarray]]:
@@ -74,10 +73,29 @@ class Plan:
             self.steps.matmul_flops(stage.objective) * min(max(step - stage.start, 0), count) for stage, count in spans
         )
 
+    @cached_property
+    def rows(self) -> tuple[int, int]:
+        """Which run of a batch's rows this process reads: (index, how many equal runs there are)."""
+        return held_rows(self.mesh, jax.process_index())
+
     def place(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        """The global batch on the mesh, of which this process gives its own rows."""
-        sharding = batch_sharding(self.mesh)
-        return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
+        """The global batch on the mesh, of which this process gives its run of the rows, or all of them."""
+        sharding, size = batch_sharding(self.mesh), self.recipe.batch_size
+
+        def placed(rows: np.ndarray) -> jax.Array:
+            first = 0 if len(rows) == size else self.rows[0] * len(rows)
+
+            def part(where: Any) -> np.ndarray:
+                start, stop, _ = where[0].indices(size)
+                return rows[start - first : stop - first]
+
+            return jax.make_array_from_callback((size, *rows.shape[1:]), sharding, part)
+
+        return {name: placed(rows) for name, rows in batch.items()}
+
+    def everywhere(self, value: np.ndarray) -> jax.Array:
+        """An array on every device; every process gives the same one."""
+        return jax.make_array_from_callback(value.shape, replicated(self.mesh), lambda where: np.asarray(value[where]))
 
     def close(self) -> None:
         """Stops compiling ahead."""
@@ -86,15 +104,13 @@ class Plan:
 
     def number(self, value: int) -> jax.Array:
         """An int32 on every device."""
-        return jax.device_put(np.int32(value), replicated(self.mesh))
+        return self.everywhere(np.asarray(value, np.int32))
 
 
 def plan(recipe: Recipe, data: Any, first: int = 0, origin: Origin | None = None) -> Plan:
     """Checks the recipe against its devices, its vocabulary and its origin, and begins to compile what comes after
     step `first`, or after the origin's.
     """
-    if jax.process_count() > 1:
-        raise UserError(f"A run is one process, and there are {jax.process_count()}: start it on one host.")
     if data is not None and data.vocabulary.token_ids != recipe.tokens:
         raise UserError(f"The recipe's TOKENS are {recipe.tokens}, and its vocabulary has {data.vocabulary.token_ids}.")
     train = rows_of_run = None
@@ -178,11 +194,15 @@ def summary(plan: Plan) -> list[str]:
             )
         )
     rows += [
-        ("devices", f"{len(devices)} x {devices[0].device_kind}, mesh {axes}"),
+        ("devices", f"{len(devices)} x {devices[0].device_kind}{_shared()}, mesh {axes}"),
         ("run", f"{recipe.folder}"),
     ]
     width = max(len(name) for name, _ in rows)
     return [f"{name:<{width}}  {text}" for name, text in rows]
+
+
+def _shared() -> str:
+    return f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
 
 
 def _data_rows(plan: Plan) -> list[tuple[str, str]]:

@@ -4,12 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax.experimental.multihost_utils import process_allgather
 
 from mixlm import curves
 from mixlm.evaluate import mean_terms, unigram_entropy
 from mixlm.folder import RunFolder
 from mixlm.metrics import read
 from mixlm.plan import Plan
+from mixlm.processes import agreed, first
 from mixlm.samples import BLOCK, filled, guessed, likeliest, shown
 from mixlm.step import bind, row_keys
 
@@ -34,10 +36,15 @@ def validate(planned: Plan, params: Any, seed: Any, step: int) -> dict[str, floa
 
 
 def finish(planned: Plan, folder: RunFolder, state: Any, say: Callable[[str], None]) -> None:
-    """Prints the validation, some examples and the places; draws the curves."""
-    recipe, records = planned.recipe, read(folder.path)
-    if not any(name.startswith("validation/") for name in records[-1]):
+    """Prints the validation, some examples and the places; draws the curves. Process 0 does, with the others' help."""
+    recipe, records = planned.recipe, read(folder.path) if first() else [{}]
+    if not agreed(lambda: any(name.startswith("validation/") for name in records[-1])):
         records[-1] |= validate(planned, state.params, planned.number(recipe.seed), recipe.steps)
+    if jax.process_count() > 1:
+        # One process decodes, so it needs all of each parameter.
+        state = state.replace(params=process_allgather(state.params, tiled=True))
+    if not first():
+        return
     lines = ["", "validation", *(BLOCK + line for line in _validation_lines(records[-1]))]
     baseline = None
     for objective in recipe.validated:

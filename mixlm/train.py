@@ -1,9 +1,9 @@
 """The loop: resume or begin, step, log, validate, save, and show what was learnt."""
 
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,10 @@ from mixlm.folder import RunFolder
 from mixlm.metrics import VALIDATION, Progress, Recorder
 from mixlm.origin import origin_of
 from mixlm.plan import Plan, explanation, plan, summary
+from mixlm.processes import after_first, agreed, check_same, first, peers
 from mixlm.recipe import Recipe
 from mixlm.report import finish, validate
+from mixlm.signals import Signals
 
 Say = Callable[[str], None]
 
@@ -32,8 +34,9 @@ def keep_executables(folder: Path) -> None:
 def explain(recipe: Recipe, say: Say = print) -> None:
     """Says what a run would do, with examples of every objective, and trains nothing."""
     keep_executables(recipe.dataset.cache / "executables")
+    say = say if first() else _silent
     try:
-        data = recipe.dataset.prepare(say)
+        data = after_first(lambda: recipe.dataset.prepare(say))
     except NotHere as missing:
         data = None
         say(str(missing))
@@ -49,46 +52,65 @@ def explain(recipe: Recipe, say: Say = print) -> None:
 def train(recipe: Recipe, config: str = "", say: Say = print) -> None:
     """Runs a recipe to its last step, from the newest checkpoint in its folder, where `config` is kept as config.gin.
 
-    Raises UserError, with nothing lost, for a folder that holds another run and for a loss that is not finite.
+    Raises UserError, with nothing lost, for a folder that holds another run and for a loss that is not finite, and
+    Stopped for a signal that comes where there is no step to save.
     """
     if recipe.address.which is not None:
         raise UserError(
             f"MODEL_DIR = {recipe.model_dir!r} names a checkpoint: to begin there, give --gin.INIT_FROM="
             f"{recipe.model_dir} and a MODEL_DIR of its own."
         )
+    signals = Signals()
+    with signals.awaited():
+        _train(recipe, config, say if first() else _silent, signals)
+
+
+def _silent(_: str) -> None:
+    """What processes other than the first say."""
+
+
+def _train(recipe: Recipe, config: str, say: Say, signals: Signals) -> None:
     folder, identity = RunFolder(recipe.folder), recipe.identity()
-    folder.check(identity)
-    began = folder.held().get("began")
+    check_same(identity)
+    agreed(lambda: folder.check(identity))
+    began = agreed(lambda: folder.held().get("began"))
     checkpoints = Checkpoints(folder.checkpoints, recipe.keep, recipe.best_metric, recipe.keep_best, recipe.keep_period)
+
+    def stands() -> str:
+        return _kept(checkpoints.written(), folder)
+
+    signals.stands = peers().kept = stands
     latest = checkpoints.latest() or 0
     if recipe.train_steps is not None and _finished(recipe.train_steps, latest, folder, say):
         return
     keep_executables(recipe.dataset.cache / "executables")
     origin = None if latest else origin_of(recipe, began)
-    planned = plan(recipe, recipe.dataset.prepare(say), latest, origin)
+    planned = plan(recipe, after_first(lambda: recipe.dataset.prepare(say)), latest, origin)
     recipe = planned.recipe
     try:
         if _finished(recipe.steps, latest, folder, say):
             return
         identity |= planned.fingerprints
-        folder.check(identity)
+        check_same(identity)
+        agreed(lambda: folder.check(identity))
         if (place := began if origin is None else origin.name) is not None:
             identity |= {"began": place}
         for line in summary(planned):
             say(line)
         # An origin that does not fit leaves no trace.
         begun = None if latest else _begun(planned, began)
-        folder.claim(identity, config)
-        first, state = checkpoints.restore(planned.state) or begun or _begun(planned, began)
-        say(f"resuming after step {first}" if first else "compiling the first step")
-        if first < recipe.steps:
-            # A longer run's report is not the shorter one's.
-            for path in (folder.curves, folder.samples):
-                path.unlink(missing_ok=True)
-            state = Loop(planned, folder, checkpoints, say).run(first, state)
-        if state is not None:
-            finish(planned, folder, state, say)
-            _say_best(recipe, checkpoints, say)
+        agreed(lambda: folder.claim(identity, config))
+        folder.check_shared()
+        done, state = checkpoints.restore(planned.state) or begun or _begun(planned, began)
+        say(f"resuming after step {done}" if done else "compiling the first step")
+        with folder.written(stands):
+            if done < recipe.steps:
+                # A longer run's report is not the shorter one's.
+                agreed(folder.remove_report)
+                state = Loop(planned, folder, checkpoints, say, signals).run(done, state)
+            if state is not None:
+                finish(planned, folder, state, say)
+                _say_best(recipe, checkpoints, say)
     finally:
         checkpoints.close()
         planned.close()
@@ -96,10 +118,16 @@ def train(recipe: Recipe, config: str = "", say: Say = print) -> None:
 
 
 def _finished(steps: int, latest: int, folder: RunFolder, say: Say) -> bool:
-    if latest < steps or not folder.curves.exists():
+    if not agreed(lambda: latest >= steps and folder.curves.exists()):
         return False
     say(f"{folder.path} has finished its {steps} steps; its curves are in {folder.curves}.")
     return True
+
+
+def _kept(step: int | None, folder: RunFolder) -> str:
+    if step is None:
+        return "there is no checkpoint yet"
+    return f"the last good checkpoint is that of step {step} in {folder.checkpoints}"
 
 
 def _begun(planned: Plan, began: str | None) -> tuple[int, Any]:
@@ -118,72 +146,94 @@ def _say_best(recipe: Recipe, checkpoints: Checkpoints, say: Say) -> None:
 class Loop:
     """Steps from a checkpoint to the last step, with what is read, logged, validated and saved on the way."""
 
-    def __init__(self, planned: Plan, folder: RunFolder, checkpoints: Checkpoints, say: Say):
+    def __init__(self, planned: Plan, folder: RunFolder, checkpoints: Checkpoints, say: Say, signals: Signals):
         self.plan, self.recipe, self.folder = planned, planned.recipe, folder
-        self.checkpoints, self.say = checkpoints, say
+        self.checkpoints, self.say, self.signals = checkpoints, say, signals
         self.seed = planned.number(self.recipe.seed)
         self.saved: int | None = None
         self.validated: tuple[int, dict[str, float]] = (0, {})  # the step that was validated last, and its figures
 
-    def run(self, first: int, state: Any) -> Any | None:
+    def run(self, begun: int, state: Any) -> Any | None:
         """Returns the last state, or None where a signal ended the run early, with its state saved."""
         recipe = self.recipe
-        batches = Batches(self.plan.train, recipe.batch_size, jax.process_index(), jax.process_count())
+        batches = Batches(self.plan.train, recipe.batch_size, *self.plan.rows)
         self.saved = self.checkpoints.latest()
         # Waits until the first step is compiled: the time left shall not count that.
-        executable = self.plan.steps[recipe.stages.at(first).objective]
+        _ = self.plan.steps[recipe.stages.at(begun).objective]
         for objective in recipe.validated:
             self.plan.validations.prepare(objective)
-        self.recorder, self.progress = Recorder(self.folder.path, first), Progress(recipe.steps, first)
-        self.clock = Clock(first)
-        late: tuple[int, dict[str, Any]] | None = None
+        self.recorder = Recorder(self.folder.path, begun) if first() else None
+        self.progress = Progress(recipe.steps, begun) if first() else None
+        self.clock = Clock(begun)
+        peers().begin(begun)
         try:
-            with asked_to_stop() as signals:
-                for step, batch in batches.iterate(first):
-                    with self.clock.stopped():
-                        executable = self.plan.steps[recipe.stages.at(step).objective]
-                    state, metrics = executable(state, self.plan.place(batch), self.seed)
-                    done = step + 1
-                    # A step's figures are fetched while the next step runs, so that the device does not wait for us.
-                    if late is not None:
-                        self.settle(*late)
-                    late = done, metrics
-                    ends = done == recipe.steps or bool(signals)
-                    validates = done % recipe.eval_period == 0 or done == recipe.steps
-                    if ends or validates or done % recipe.checkpoint_period == 0:
-                        self.settle(done, metrics, state.params if validates else None)
-                        late = None
-                    if ends or done % recipe.checkpoint_period == 0:
-                        self.save(done, state)
-                    if ends:
-                        break
+            with self.signals.noted(peers().ask_to_stop):
+                done, state = self.steps(begun, state, batches.iterate(begun))
+                if done != (self.saved or 0):
+                    if done < recipe.steps:
+                        self.say(f"{peers().asked} came: saving; another signal leaves at once.")
+                    self.save(done, state)
                 # A signal now must not take away what is being saved.
                 self.checkpoints.wait()
         finally:
-            self.recorder.close()
-            self.progress.close()
+            for open_one in (self.recorder, self.progress):
+                if open_one is not None:
+                    open_one.close()
         if done < recipe.steps:
-            self.say(f"{signals[0]} came: saved after step {done}; the same command goes on from there.")
+            what = f"saved after step {done}" if done else "no step was taken yet"
+            self.say(f"{peers().asked} came: {what}; the same command goes on from there.")
             return None
         return state
+
+    def steps(self, begun: int, state: Any, batches: Iterator[tuple[int, dict[str, Any]]]) -> tuple[int, Any]:
+        """Steps until the last one, or until a signal came; returns how many are done, all of them settled."""
+        recipe, done = self.recipe, begun
+        late: tuple[int, dict[str, Any]] | None = None
+        for step, batch in batches:
+            with self.clock.stopped():
+                self.await_compiled(step)
+                if not peers().may_go_on(step):
+                    break
+                executable = self.plan.steps[recipe.stages.at(step).objective]
+            state, metrics = executable(state, self.plan.place(batch), self.seed)
+            done = step + 1
+            # A step's figures are fetched while the next step runs, so that the device does not wait for us.
+            if late is not None:
+                self.settle(*late)
+            late = done, metrics
+            ends = done == recipe.steps
+            validates = ends or done % recipe.eval_period == 0
+            saves = ends or done % recipe.checkpoint_period == 0
+            if validates or saves:
+                self.settle(done, metrics, state.params if validates else None)
+                late = None
+            if saves:
+                self.save(done, state)
+            if ends:
+                break
+        if late is not None:
+            self.settle(*late)
+        return done, state
+
+    def await_compiled(self, step: int) -> None:
+        """Waits for the executable of a step, unless a signal comes: a large one takes minutes."""
+        compiled = self.plan.steps.prepare(self.recipe.stages.at(step).objective)
+        while not compiled.done() and peers().asked is None:
+            wait([compiled], timeout=0.1)
 
     def settle(self, done: int, metrics: dict[str, Any], params: Any = None) -> None:
         """Checks a finished step, and records it where it is due; with `params` it is validated as well."""
         due = done == 1 or done % self.recipe.log_period == 0 or done == self.recipe.steps
         figures = {name: float(value) for name, value in jax.device_get(metrics).items()}
         if not (math.isfinite(figures["loss"]) and math.isfinite(figures["grad_norm"])):
-            kept = (
-                "there is no checkpoint yet"
-                if self.saved is None
-                else (f"the last good checkpoint is that of step {self.saved} in {self.folder.checkpoints}")
-            )
+            kept = _kept(self.saved, self.folder)
             raise UserError(
                 f"The loss of step {done} is not finite (loss {figures['loss']}, gradient norm "
                 f"{figures['grad_norm']}); {kept}."
             )
         if due or params is not None:
             self.record(done, figures, params)
-        else:
+        elif self.progress is not None:
             self.progress.advance(done)
 
     def record(self, done: int, figures: dict[str, float], params: Any) -> None:
@@ -204,8 +254,9 @@ class Loop:
                 found = validate(self.plan, params, self.seed, done)
             line |= found
             self.validated = done, {name.removeprefix(VALIDATION): value for name, value in found.items()}
-        self.recorder.write(done, stage, line)
-        self.progress.update(done, stage, line)
+        if self.recorder is not None and self.progress is not None:
+            self.recorder.write(done, stage, line)
+            self.progress.update(done, stage, line)
 
     def save(self, done: int, state: Any) -> None:
         """Begins to save; the clock stands only while the state is copied."""
@@ -237,23 +288,3 @@ class Clock:
             yield
         finally:
             self.start += time.perf_counter() - begun
-
-
-@contextmanager
-def asked_to_stop() -> Iterator[list[str]]:
-    """Collects SIGINT and SIGTERM by name; the second one acts at once, as it would have without us."""
-    received: list[str] = []
-    before: dict[signal.Signals, Any] = {}
-
-    def note(number: int, _frame: Any) -> None:
-        received.append(signal.Signals(number).name)
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        before[number] = signal.signal(number, note)
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mixlm.data import journal, remembered
+from mixlm.data import remembered
 from mixlm.data.mixture import Dataset, PreparedData
 from mixlm.data.tasks import TextFiles, TextTask
 from mixlm.data.vocabulary import TrainedSentencePiece

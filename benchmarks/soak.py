@@ -39,7 +39,7 @@ TOY = {
     "VOCAB_SIZE": 1024,
     "BATCH_SIZE": 4,
     "TASK_FEATURE_LENGTHS": '{"inputs": 32, "targets": 8}',
-    "UNIQUE_TOKENS": 12000,
+    "UNIQUE_TOKENS": 16000,
     "LOG_PERIOD": 1,
     "EVAL_PERIOD": 50,
     "EVAL_BATCHES": 1,

@@ -7,8 +7,10 @@ import math
 import os
 import re
 import shutil
+import sys
 import zlib
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -353,7 +355,20 @@ def _orbax() -> Any:
 
     # Every failure reaches us as an exception; what Orbax logs besides would break into the progress bar.
     logging.getLogger("absl").addFilter(_not_from_orbax)
+    _hush_late_writes()
     return orbax.checkpoint
+
+
+@cache
+def _hush_late_writes() -> None:
+    """After a failed write, TensorStore's other ones end when nobody listens any more, each with a traceback."""
+    before = sys.unraisablehook
+
+    def unless_late(ignored: Any) -> None:
+        if not (isinstance(ignored.exc_value, RuntimeError) and str(ignored.exc_value) == "Event loop is closed"):
+            before(ignored)
+
+    sys.unraisablehook = unless_late
 
 
 def _not_from_orbax(record: logging.LogRecord) -> bool:

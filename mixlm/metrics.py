@@ -5,6 +5,7 @@ import json
 import math
 import os
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -76,14 +77,14 @@ class _Events:
     """
 
     def __init__(self, folder: Path, purge_step: int, suffix: str) -> None:
-        from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.record_writer import RecordWriter
 
         folder.mkdir(parents=True, exist_ok=True)
-        self._writer, self._flushed = EventsWriter(str(folder / "events"), suffix), time.monotonic()
-        self._writer.write_event(
-            Event(step=purge_step, wall_time=time.time(), session_log=SessionLog(status=SessionLog.START))
-        )
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}{suffix}"
+        self._records, self._flushed = RecordWriter(str(folder / name)), time.monotonic()
+        self._write(Event(file_version="brain.Event:2"))
+        self._write(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
         """Adds scalars; they are on the disk within FLUSH_SECONDS, or when closed."""
@@ -91,14 +92,18 @@ class _Events:
         from tensorboardX.summary import scalar
 
         for name, number in numbers.items():
-            self._writer.write_event(Event(step=step, wall_time=time.time(), summary=scalar(name, number)))
+            self._write(Event(step=step, summary=scalar(name, number)))
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
-            self._writer.flush()
+            self._records.flush()
             self._flushed = time.monotonic()
+
+    def _write(self, event: Any) -> None:
+        event.wall_time = time.time()
+        self._records.write(event.SerializeToString())
 
     def close(self) -> None:
         """Writes what is left."""
-        self._writer.close()
+        self._records.close()
 
 
 class Recorder:

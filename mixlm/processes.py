@@ -145,9 +145,14 @@ def agreed(decide: Callable[[], Value]) -> Value:
 
 def after_first(make: Callable[[], Value]) -> Value:
     """What every process makes, process 0 before the others: it fills the caches that they find."""
-    made = [make()] if _peers.first else []
-    agreed(lambda: None)
-    return made[0] if made else make()
+    if not _peers.first:
+        agreed(lambda: None)
+        return make()
+    try:
+        return make()
+    finally:
+        # What process 0 cannot make, the others shall find out for themselves.
+        agreed(lambda: None)
 
 
 def check_same(what: dict[str, str]) -> None:

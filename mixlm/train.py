@@ -112,9 +112,11 @@ def _train(recipe: Recipe, config: str, say: Say, signals: Signals) -> None:
                 finish(planned, folder, state, say)
                 _say_best(recipe, checkpoints, say)
     finally:
-        checkpoints.close()
-        planned.close()
-        folder.release()
+        try:
+            checkpoints.close()
+        finally:
+            planned.close()
+            folder.release()
 
 
 def _finished(steps: int, latest: int, folder: RunFolder, say: Say) -> bool:
@@ -169,9 +171,9 @@ class Loop:
         try:
             with self.signals.noted(peers().ask_to_stop):
                 done, state = self.steps(begun, state, batches.iterate(begun))
+                if 0 < done < recipe.steps:
+                    self.say(f"{peers().asked} came: saving; another signal leaves at once.")
                 if done != (self.saved or 0):
-                    if done < recipe.steps:
-                        self.say(f"{peers().asked} came: saving; another signal leaves at once.")
                     self.save(done, state)
                 # A signal now must not take away what is being saved.
                 self.checkpoints.wait()

@@ -239,7 +239,7 @@ def fill(disk: Path, left: int) -> Path:
 @pytest.mark.parametrize(
     ("spare", "words"),
     [
-        (None, r"metrics.jsonl could not be written \(No space left on device\); the last good .* step 3 in"),
+        (None, r"run could not be written \(No space left on device\); the last good .* step 3 in"),
         (-4096, r"The checkpoint of step 6 needs .* GB and .* has .* GB left; nothing was written"),
         (8192, r"The checkpoint of step 6 could not be written to .*: No space left on device"),
     ],

@@ -37,7 +37,20 @@ def test_flags_are_read_as_they_are_written():
     assert parse_flags(["--print_config", "--gin.C="], "") == Flags(bindings=("C = ''",), print_config=True)
 
 
-def test_an_interrupt_ends_with_130_and_other_errors_keep_their_traceback():
+def test_several_processes_are_for_the_script_that_can():
+    argv = ["--coordinator=host:1", "--processes=2", "--process", "1"]
+    found = parse_flags(argv, "", several=True)
+    assert (found.coordinator, found.processes, found.process) == ("host:1", 2, 1)
+    with pytest.raises(UserError, match="There is no flag '--coordinator'"):
+        parse_flags(argv, "")
+    with pytest.raises(UserError, match="--process: invalid int value: 'one'"):
+        parse_flags(["--process=one"], "", several=True)
+
+
+def test_an_interrupt_ends_at_once_with_130_and_other_errors_keep_their_traceback(monkeypatch):
+    # Python's own way out would wait for what is being compiled.
+    monkeypatch.setattr("os._exit", sys.exit)
+
     def interrupted():
         raise KeyboardInterrupt
 

@@ -94,7 +94,7 @@ def test_data_is_what_its_file_names(name, bos):
     earlier = [] if name == "vocabulary_file" else before("data", name)
     arguments = (*earlier, f"--gin_file=data/{name}.gin", *GIVEN.get(name, []), *model, f"--gin.DOCUMENT_BOS={bos}")
     if bos and tokens == T5:
-        with pytest.raises(UserError, match="tokens.bos is the padding"):
+        with pytest.raises(UserError, match=r"tokens\.bos is the padding"):
             built(*arguments)
         return
     recipe = built(*arguments)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -122,32 +123,44 @@ class Dataset:
 
     def prepare(self, log: Callable[[str], object] = print) -> PreparedData | StreamedData:
         """Opens what is cached, and makes what is not; only tokenising imports seqio and TensorFlow."""
-        with kept_in(self.cache / "remembered"):
-            return self._prepare(log)
+        return self._streamed(log) if self.stream else self.stored(log)
 
-    def _prepare(self, log: Callable[[str], object]) -> PreparedData | StreamedData:
-        cache = self.cache
-        fingerprint = self.task.fingerprint()
-        try:
-            vocabulary = self.task.load_vocabulary(cache, log)
-            if self.stream:
-                log(f"Streaming {self.task.name}: {CAVEAT}.")
-                return StreamedData(self.task, vocabulary, fingerprint)
-            store = open_or_build(
-                cache / "stores" / f"{self.task.name.replace(':', '_')}-{fingerprint[:16]}",
-                lambda: tokenized(self.task, vocabulary, log),
-                vocabulary.token_ids.vocab_size,
-                fingerprint,
-                vocabulary.fingerprint,
-                log,
-            )
-        except OSError as error:
-            raise UserError(
-                f"The cache folder {cache} cannot be used ({error.strerror or error}); name another in MIXLM_CACHE."
-            ) from None
+    def stored(self, log: Callable[[str], object] = print) -> PreparedData:
+        """The task with its vocabulary and its token store."""
+        with kept_in(self.cache / "remembered"):
+            fingerprint = self.task.fingerprint()
+            with self._writing():
+                vocabulary = self.task.load_vocabulary(self.cache, log)
+                store = open_or_build(
+                    self.cache / "stores" / f"{self.task.name.replace(':', '_')}-{fingerprint[:16]}",
+                    lambda: tokenized(self.task, vocabulary, log),
+                    vocabulary.token_ids.vocab_size,
+                    fingerprint,
+                    vocabulary.fingerprint,
+                    log,
+                )
         prepared = PreparedData(self.task.name, vocabulary, store, self.unique_tokens)
         _ = prepared.summary  # A budget that holds no document fails here, before anything else is built.
         return prepared
+
+    def _streamed(self, log: Callable[[str], object]) -> StreamedData:
+        with kept_in(self.cache / "remembered"):
+            fingerprint = self.task.fingerprint()
+            with self._writing():
+                vocabulary = self.task.load_vocabulary(self.cache, log)
+        log(f"Streaming {self.task.name}: {CAVEAT}.")
+        return StreamedData(self.task, vocabulary, fingerprint)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """What cannot be written is the cache's fault."""
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(
+                f"The cache folder {self.cache} cannot be used ({reason}); name another in MIXLM_CACHE."
+            ) from None
 
 
 @runtime_checkable

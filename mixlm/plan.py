@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from mixlm.checkpoint import size_in_bytes
 from mixlm.compiled import Executables
+from mixlm.data.stream import StreamedData
 from mixlm.errors import UserError
 from mixlm.evaluate import Validation, frequency_bands
 from mixlm.origin import Origin
@@ -209,6 +210,8 @@ def _data_rows(plan: Plan) -> list[tuple[str, str]]:
     if plan.data is None:
         tokens = plan.recipe.steps * plan.recipe.batch_size * plan.recipe.block_length
         return [("data", f"not here; the run reads {count(tokens)} tokens")]
+    if isinstance(plan.data, StreamedData):
+        return [("data", plan.data.said)]
     recipe, rows = plan.recipe, []
     counts = plan.train.counts(recipe.steps, recipe.batch_size)
     for part, walk, blocks in zip(plan.data.parts, plan.train.parts, counts):

@@ -10,12 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from configure import configured
+from flags import parse_flags
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixlm.data.corpora import JsonLines, Tfds
 from mixlm.data.sources import SPLITS, Source
 from mixlm.errors import UserError
+from mixlm.recipe import Recipe
 
 
 def both(source: Source) -> dict[str, list[str]]:
@@ -208,6 +211,44 @@ def test_a_tfds_data_set_is_read_in_the_order_of_its_files(home):
     assert stories(Tfds("stories:2.9.0", data_dir=str(home)))["validation"][0].startswith("Old 20")
     parts = Tfds("stories", train_split="train[40:140]", validation_split="train[:10]", data_dir=str(home))
     assert stories(parts) == {"train": expected["train"][40:140], "validation": expected["train"][:10]}
+
+
+@pytest.fixture(scope="module")
+def wikipedia(tmp_path_factory) -> Path:
+    """A folder with a small Wikipedia, of the name, configuration, version, features and split of TFDS's own."""
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.text import wikipedia as own
+
+    folder = tmp_path_factory.mktemp("wikipedia")
+
+    class Wikipedia(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = own.Wikipedia.VERSION
+        BUILDER_CONFIGS = (own.Wikipedia.BUILDER_CONFIGS[0],)
+        pkg_dir_path = folder
+        _info = own.Wikipedia._info
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            for number in range(300):
+                yield number, {"title": f"Title {number}", "text": f"Article {number}."}
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TensorFlow's own
+        config = tfds.download.DownloadConfig(try_download_gcs=False, num_shards=3)
+        Wikipedia(data_dir=str(folder)).download_and_prepare(download_config=config)
+    return folder
+
+
+def test_wikipedia_gin_names_what_tfds_prepares_and_holds_out_a_hundredth(wikipedia):
+    arguments = ["--gin_file=spactor.gin", "--gin_file=data/wikipedia.gin", f"--gin.TFDS_DATA_DIR={wikipedia}"]
+    source = configured(parse_flags([*arguments, "--gin.VOCAB_MODEL=t5.model"], ""), Recipe).dataset.task.source
+    splits = stories(source)
+    expected = in_files(wikipedia / "wikipedia" / "20230601.en" / "1.0.0", "train")
+    assert sorted(expected) == sorted(f"Article {number}." for number in range(300))
+    assert splits == {"train": expected[:297], "validation": expected[297:]}
+    assert source.fingerprint() != replace(source, train_split="train[:98%]").fingerprint()
 
 
 def test_the_folder_comes_from_tfds_s_own_variable(home, monkeypatch):

@@ -3,8 +3,9 @@
 import gzip
 from pathlib import Path
 
+import decode
 import pytest
-from configure import configured
+from configure import configured, configured_all
 from flags import parse_flags
 
 from mixlm.data.corpora import JsonLines
@@ -14,6 +15,7 @@ from mixlm.data.tfrecord import TFRecords
 from mixlm.data.vocabulary import SentencePieceFile, TrainedSentencePiece
 from mixlm.errors import NotHere, UserError
 from mixlm.recipe import Recipe
+from mixlm.scoring.run import Scoring
 
 NAMES = {
     "text": ["a.txt", "deep/b.txt"],
@@ -96,6 +98,16 @@ def test_one_flag_names_the_text(tmp_path, kind):
     scaled = built("--gin_file=scale/spactor.gin", flag, "--gin.VOCAB_MODEL=v")
     assert scaled.dataset.task.vocabulary == SentencePieceFile("v", mask=32000)
     assert scaled.dataset.task.source == READ[kind](str(tmp_path))
+
+
+def test_decoding_and_evaluating_take_the_same_flag(tmp_path):
+    put(tmp_path, "a.txt")
+    flags = ["--gin_file=dual.gin", f"--text={tmp_path}"]
+    given, recipe = decode.parse([*flags, "--prompt=The"])
+    assert recipe == parse_flags(flags, "") and given.prompt == ["The"]
+    assert decode.parse(["--text", str(tmp_path), "--gin_file=dual.gin"])[1] == recipe
+    plain, _ = configured_all(recipe, (Recipe, Scoring), ("evaluate.gin",))
+    assert plain.dataset.task.source == TextFiles(str(tmp_path))
 
 
 def test_a_scale_keeps_its_vocabulary_s_size(tmp_path):

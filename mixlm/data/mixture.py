@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from jaxtyping import Int, Int32, Int64
 from mixlm.data.remembered import kept_in
 from mixlm.data.repeat import Repeated, sequential, unique_documents
 from mixlm.data.store import Documents, Tokenized, TokenStore, open_or_build
+from mixlm.data.stream import CAVEAT, StreamedData
 from mixlm.data.tasks import SPLITS, Task
 from mixlm.data.vocabulary import Vocabulary
 from mixlm.errors import UserError
@@ -99,47 +101,66 @@ class PreparedData:
 class Dataset:
     """A task to train on, cut to its unique set of at most `unique_tokens` tokens in whole documents.
 
-    Vocabulary and tokens are cached in `cache_dir`, by default `$MIXLM_CACHE` or `~/.cache/mixlm`.
+    Vocabulary and tokens are cached in `cache_dir`, by default `$MIXLM_CACHE` or `~/.cache/mixlm`. With `stream` no
+    tokens are: the text is tokenised as it is read, for a corpus too large to store, with what `StreamedData` says.
     """
 
     task: Task
     unique_tokens: int | None = None
     cache_dir: str | None = field(default=None, repr=False, compare=False)  # where, not what
+    stream: bool = field(default=False, repr=False)  # its data have a fingerprint of their own
 
     def __post_init__(self) -> None:
         if not isinstance(self.unique_tokens, int | None):
             raise UserError(f"UNIQUE_TOKENS is a whole number of tokens or None, not {self.unique_tokens!r}.")
+        if self.stream and self.unique_tokens is not None:
+            raise UserError("UNIQUE_TOKENS needs a token store, and STREAM = True makes none: give one of them.")
 
     @property
     def cache(self) -> Path:
         """The folder of all that is made once."""
         return cache_folder(self.cache_dir)
 
-    def prepare(self, log: Callable[[str], object] = print) -> PreparedData:
+    def prepare(self, log: Callable[[str], object] = print) -> PreparedData | StreamedData:
         """Opens what is cached, and makes what is not; only tokenising imports seqio and TensorFlow."""
-        with kept_in(self.cache / "remembered"):
-            return self._prepare(log)
+        return self._streamed(log) if self.stream else self.stored(log)
 
-    def _prepare(self, log: Callable[[str], object]) -> PreparedData:
-        cache = self.cache
-        fingerprint = self.task.fingerprint()
-        try:
-            vocabulary = self.task.load_vocabulary(cache, log)
-            store = open_or_build(
-                cache / "stores" / f"{self.task.name.replace(':', '_')}-{fingerprint[:16]}",
-                lambda: tokenized(self.task, vocabulary, log),
-                vocabulary.token_ids.vocab_size,
-                fingerprint,
-                vocabulary.fingerprint,
-                log,
-            )
-        except OSError as error:
-            raise UserError(
-                f"The cache folder {cache} cannot be used ({error.strerror or error}); name another in MIXLM_CACHE."
-            ) from None
+    def stored(self, log: Callable[[str], object] = print) -> PreparedData:
+        """The task with its vocabulary and its token store."""
+        with kept_in(self.cache / "remembered"):
+            fingerprint = self.task.fingerprint()
+            with self._writing():
+                vocabulary = self.task.load_vocabulary(self.cache, log)
+                store = open_or_build(
+                    self.cache / "stores" / f"{self.task.name.replace(':', '_')}-{fingerprint[:16]}",
+                    lambda: tokenized(self.task, vocabulary, log),
+                    vocabulary.token_ids.vocab_size,
+                    fingerprint,
+                    vocabulary.fingerprint,
+                    log,
+                )
         prepared = PreparedData(self.task.name, vocabulary, store, self.unique_tokens)
         _ = prepared.summary  # A budget that holds no document fails here, before anything else is built.
         return prepared
+
+    def _streamed(self, log: Callable[[str], object]) -> StreamedData:
+        with kept_in(self.cache / "remembered"):
+            fingerprint = self.task.fingerprint()
+            with self._writing():
+                vocabulary = self.task.load_vocabulary(self.cache, log)
+        log(f"Streaming {self.task.name}: {CAVEAT}.")
+        return StreamedData(self.task, vocabulary, fingerprint)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """What cannot be written is the cache's fault."""
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(
+                f"The cache folder {self.cache} cannot be used ({reason}); name another in MIXLM_CACHE."
+            ) from None
 
 
 @runtime_checkable

@@ -122,7 +122,7 @@ class Mixture:
         prepared: list[PreparedData] = []
         for part, task in zip(self.parts, tasks):
             try:
-                prepared.append(Dataset(task, part.unique_tokens, self.cache_dir).prepare(log))
+                prepared.append(Dataset(task, part.unique_tokens, self.cache_dir).stored(log))
             except UserError as error:
                 raise type(error)(f"{task.name}: {error}") from None
             if prepared[-1].vocabulary.fingerprint != prepared[0].vocabulary.fingerprint:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -78,14 +78,21 @@ class TextTask:
         return vocabulary
 
     def count(self, split: str) -> int:
-        """Reads all of the split, so that text which cannot be read is told in our words and not inside TensorFlow."""
+        """How many documents there are, for which all of the split is read."""
         return sum(1 for _ in self.source.documents(split))
 
     def tokenized(self, vocabulary: Vocabulary, split: str, first: int = 0) -> Iterator[Tokenized]:
         """The documents through the seqio Task; those before `first` are read, and not tokenised."""
-        dataset = self.seqio_task(vocabulary, first).get_dataset(sequence_length=None, split=split, shuffle=False)
-        for example in dataset.as_numpy_iterator():
-            yield Tokenized(example["targets"], len(example["targets_pretokenized"]))
+        heard = _Heard(self.source, [])
+        task = replace(self, source=heard).seqio_task(vocabulary, first)
+        try:
+            for example in task.get_dataset(None, split=split, shuffle=False).as_numpy_iterator():
+                yield Tokenized(example["targets"], len(example["targets_pretokenized"]))
+        except Exception:
+            # TensorFlow would say it in its own words.
+            if heard.faults:
+                raise heard.faults[0] from None
+            raise
 
     def seqio_task(self, vocabulary: Vocabulary, first: int = 0) -> "seqio.Task":
         """The definition of the data as a seqio Task, not registered; imports seqio and TensorFlow.
@@ -124,3 +131,21 @@ class TextTask:
         ids = vocabulary.token_ids
         if self.add_bos and ids.bos == ids.pad:
             raise UserError(f"DOCUMENT_BOS needs a BOS of its own, and this vocabulary's is id {ids.bos}, its padding.")
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """A source that notes why it could not be read on."""
+
+    source: Source
+    faults: list[Exception]
+
+    def documents(self, split: str) -> Iterator[str]:
+        try:
+            yield from self.source.documents(split)
+        except Exception as error:
+            self.faults.append(error)
+            raise
+
+    def fingerprint(self) -> str:
+        return self.source.fingerprint()

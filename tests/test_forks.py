@@ -38,9 +38,10 @@ def until(tau: int) -> Curriculum:
 
 @pytest.fixture(scope="module", autouse=True)
 def one_device():
-    """Runs on one device, which compiles sooner."""
+    """Runs on one device, which compiles sooner, and without the report at their end, which other tests read."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "devices", lambda *_: DEVICES[:1])
+        patch.setattr(loop, "finish", lambda planned, folder, state, say: folder.curves.touch())
         yield
 
 
@@ -171,10 +172,8 @@ def test_what_cannot_be_gone_on_with_is_one_sentence_and_leaves_no_trace(late, c
         ),
         ({"init_from": f"{late.folder}@8"}, r"goes on after step 8, and this run ends after step 8"),
         ({"dataset": cut}, r"trained on other data, so this run cannot go on at step 4"),
-        (
-            {"optimizer": Optimizer(Adafactor(weight_decay=0.1), Constant(0.1), clip_norm=None)},
-            "opt_state.*optimizer's",
-        ),
+        ({"optimizer": Optimizer(AdamW(), Constant(0.1))}, r"has no opt_state/.* needs; it is another optimizer's\.$"),
+        ({"optimizer": Optimizer(Adafactor(weight_decay=0.1), Constant(0.1))}, r"4 holds another optimizer's state\.$"),
         ({"networks": head, "curriculum": Curriculum((Stage(0, SPANS),))}, r"holds rtd_head as well, and INIT_OPTIM"),
         ({"networks": {**late.networks, "second": head["generator"]}}, r"lacks second, and INIT_OPTIMIZER goes on"),
         ({"networks": late.networks | {"generator": small(mlp_dim=48)["model"]}}, r"params/generator/.* has shape"),

@@ -35,7 +35,7 @@ ONE_LAYER = network("DecoderOnly", "num_layers=1", "dropout_rate=0.1")
 T5 = network("EncoderDecoder", "num_encoder_layers=1", "num_decoder_layers=1")
 BLOCKS = "SCHEDULE=5_clm,3_mlm"
 SETTINGS = {
-    "spactor": f'{T5} {ONE_LAYER} TAU={SWITCH} BATCH_SIZE=16 TASK_FEATURE_LENGTHS={{"inputs":64,"targets":14}}',
+    "spactor": f'{T5} {ONE_LAYER} TAU={SWITCH} BATCH_SIZE=12 TASK_FEATURE_LENGTHS={{"inputs":64,"targets":14}}',
     "ar2diff": f"{ONE_LAYER} TAU={SWITCH} {DECODER}",
     "antlm": f"{LLAMA} {BLOCKS} WARMUP_STEPS=1 {DECODER}",
     "antlm_ltg_bert": f"{LTG_BERT} {BLOCKS} {DECODER}",

@@ -21,7 +21,7 @@ from mixlm.models.decoder import DecoderOnly
 from mixlm.models.t5 import EncoderDecoder
 from mixlm.objectives.spactor import SpacTor
 from mixlm.objectives.span_corruption import SpanCorruption
-from mixlm.optim import Adafactor, Optimizer
+from mixlm.optim import Adafactor, AdamW, Optimizer
 from mixlm.origin import origin_of
 from mixlm.plan import summary
 from mixlm.restored import restored

@@ -74,7 +74,7 @@ class Checkpoints:
         they may be donated; an earlier save is waited for first.
         """
         self.wait()
-        if agreed(lambda: self._fault(step, lengths_only=True) is None):
+        if agreed(lambda: step in self._steps() and self._fault(step, lengths_only=True) is None):
             return False
         self._set_aside(step)
         self._saving = step

@@ -21,9 +21,8 @@ from mixlm.models.decoder import DecoderOnly
 from mixlm.models.t5 import EncoderDecoder
 from mixlm.objectives.spactor import SpacTor
 from mixlm.objectives.span_corruption import SpanCorruption
-from mixlm.optim import Adafactor, Optimizer
+from mixlm.optim import Adafactor, AdamW, Optimizer
 from mixlm.origin import origin_of
-from mixlm.plan import summary
 from mixlm.restored import restored
 from mixlm.schedules import Constant
 from mixlm.step import initial_state
@@ -38,9 +37,10 @@ def until(tau: int) -> Curriculum:
 
 @pytest.fixture(scope="module", autouse=True)
 def one_device():
-    """Runs on one device, which compiles sooner."""
+    """Runs on one device, which compiles sooner, and without the report at their end, which other tests read."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "devices", lambda *_: DEVICES[:1])
+        patch.setattr(loop, "finish", lambda planned, folder, state, say: folder.curves.touch())
         yield
 
 
@@ -54,8 +54,7 @@ def begun(made):
     """What a run says of where it begins, and its first state, without its text."""
     planned = loop.plan(made, None, origin=origin_of(made))
     try:
-        row = next(line for line in summary(planned) if line.startswith("begins"))
-        return row, planned.origin.state(planned.create, planned.state)
+        return planned.origin.described(made.identity()), planned.origin.state(planned.create, planned.state)
     finally:
         planned.close()
 
@@ -171,10 +170,8 @@ def test_what_cannot_be_gone_on_with_is_one_sentence_and_leaves_no_trace(late, c
         ),
         ({"init_from": f"{late.folder}@8"}, r"goes on after step 8, and this run ends after step 8"),
         ({"dataset": cut}, r"trained on other data, so this run cannot go on at step 4"),
-        (
-            {"optimizer": Optimizer(Adafactor(weight_decay=0.1), Constant(0.1), clip_norm=None)},
-            "opt_state.*optimizer's",
-        ),
+        ({"optimizer": Optimizer(AdamW(), Constant(0.1))}, r"has no opt_state/.* needs; it is another optimizer's\.$"),
+        ({"optimizer": Optimizer(Adafactor(weight_decay=0.1), Constant(0.1))}, r"4 holds another optimizer's state\.$"),
         ({"networks": head, "curriculum": Curriculum((Stage(0, SPANS),))}, r"holds rtd_head as well, and INIT_OPTIM"),
         ({"networks": {**late.networks, "second": head["generator"]}}, r"lacks second, and INIT_OPTIMIZER goes on"),
         ({"networks": late.networks | {"generator": small(mlp_dim=48)["model"]}}, r"params/generator/.* has shape"),
@@ -183,8 +180,10 @@ def test_what_cannot_be_gone_on_with_is_one_sentence_and_leaves_no_trace(late, c
     ]
     for change, sentence in wrong:
         made = forked(corpus, tmp_path / "run", **{"init_from": f"{late.folder}@4"} | change)
+        # Most need no text to be told, so that nothing is compiled.
+        whole = "data" in sentence or "shape" in sentence
         with pytest.raises(UserError, match=sentence) as error:
-            loop.train(made, "", lambda _: None)
+            loop.train(made, "", lambda _: None) if whole else begun(made)
         assert "\n" not in str(error.value)
         assert not made.folder.exists()
     # With the parameters alone, other data are no matter.
@@ -328,5 +327,5 @@ def test_a_t5x_checkpoint_that_does_not_fit_is_one_sentence(corpus, tmp_path):
     for change, sentence in wrong:
         made = from_t5x(corpus, tmp_path / "run", **{"init_from": str(GOLDEN)} | change)
         with pytest.raises(UserError, match=sentence) as error:
-            loop.train(made, "", lambda _: None)
+            begun(made)
         assert "\n" not in str(error.value) and not made.folder.exists()

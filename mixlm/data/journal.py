@@ -13,6 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mixlm.errors import UserError
+from mixlm.paths import within
+
 JOURNAL = "journal.jsonl"
 # Ours: some two million tokens, a few seconds of tokenising, are lost by a kill; a part costs two or three fsyncs.
 PART_BYTES = 4 * 2**20
@@ -99,11 +102,11 @@ class Journal:
         for name, checksum in part.sums.items():
             first, last = (_size(name, state, self.dtype) for state in (begun, part))
             try:
-                with open(self.path.with_name(name), "rb") as file:
+                with open(within(self.path.parent, name), "rb") as file:
                     file.seek(first)
                     if hashlib.sha256(file.read(last - first)).hexdigest() != checksum:
                         return False
-            except OSError:
+            except (OSError, UserError):
                 return False
         return True
 
@@ -175,7 +178,7 @@ class _Writer:
             file.close()
 
     def _open(self, name: str) -> None:
-        path = self.journal.path.with_name(name)
+        path = within(self.journal.path.parent, name)
         file = open(path, "r+b" if path.exists() else "w+b")  # noqa: SIM115 (closed by close)
         file.truncate(_size(name, self.part, self.journal.dtype))
         file.seek(0, os.SEEK_END)

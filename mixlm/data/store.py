@@ -16,9 +16,11 @@ from jaxtyping import Int64, UInt
 from mixlm.data.journal import JOURNAL, Documents, Journal, Tokenized, write_split, write_synced
 from mixlm.data.lock import exclusive
 from mixlm.errors import UserError
+from mixlm.paths import within
 
 __all__ = ["Documents", "StoreSplit", "TokenStore", "Tokenized", "open_or_build"]
 
+DTYPES = ("<u2", "<u4")
 STORE_VERSION = 1
 # Ours: below this size the checksums are verified at every opening, which costs some tens of milliseconds.
 VERIFY_BYTES = 64 * 2**20
@@ -67,7 +69,7 @@ class TokenStore:
             version, files = manifest["version"], manifest["files"]
             found = manifest["fingerprint"], manifest["vocabulary_fingerprint"]
             # Older stores have no checksum of their manifest.
-            if manifest.pop("checksum", _checksum(manifest)) != _checksum(manifest):
+            if manifest.pop("checksum", _checksum(manifest)) != _checksum(manifest) or manifest["dtype"] not in DTYPES:
                 raise ValueError
         except FileNotFoundError:
             raise UserError(f"There is no token store at {folder}.") from None
@@ -85,7 +87,7 @@ class TokenStore:
     def verify(self) -> None:
         """Compares every file's SHA-256 with the manifest; raises UserError that names the first damaged file."""
         for name, entry in self.manifest["files"].items():
-            with open(self.folder / name, "rb") as file:
+            with open(within(self.folder, name), "rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
                     raise UserError(f"The token store's file {self.folder / name} is damaged: its SHA-256 is wrong.")
 
@@ -102,11 +104,11 @@ class TokenStore:
         # An empty file cannot be mapped.
         if not self.manifest["files"][name]["bytes"]:
             return np.zeros(0, dtype)
-        return np.memmap(self.folder / name, dtype, mode="r")
+        return np.memmap(within(self.folder, name), dtype, mode="r")
 
     def _check_sizes(self) -> None:
         for name, entry in self.manifest["files"].items():
-            path = self.folder / name
+            path = within(self.folder, name)
             size = path.stat().st_size if path.exists() else 0
             if not path.exists() or size != entry["bytes"]:
                 raise UserError(

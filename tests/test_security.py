@@ -179,13 +179,15 @@ def harmless(events, secret: Path) -> bool:
     return not any(name.startswith(str(secret)) for _, name in events)
 
 
-@pytest.mark.parametrize("kind", ["../../../secret/20/checksums.json", "absolute", "link", "linked folder"])
+@pytest.mark.parametrize("kind", ["../../../secret/20/checksums.json", "absolute", "link", "linked folder", "new link"])
 def test_a_checkpoint_that_speaks_of_another_place_is_not_whole_and_nothing_there_is_touched(
     checkpoints, secret, kind, capfd
 ):
     step, before = checkpoints / "20", tree_bytes(secret)
     notes = json.loads((step / "checksums.json").read_text())
-    if "link" in kind:
+    if kind == "new link":
+        (step / "default" / "d" / "more").symlink_to(secret / "20" / "checksums.json")
+    elif "link" in kind:
         inside = next(step.glob("default/d/*" if kind == "link" else "default/d"))
         shutil.rmtree(inside) if inside.is_dir() else inside.unlink()
         inside.symlink_to(secret / inside.relative_to(checkpoints))

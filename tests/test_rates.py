@@ -26,7 +26,7 @@ def test_a_rows_source_and_place_are_those_of_counting_row_after_row(weights):
 
 
 @settings(deadline=None)
-@given(rates=reals, rows=st.integers(0, 10**15))
+@given(rates=reals, rows=st.integers(0, 10**18))
 def test_counts_are_exact_to_a_few_rows_however_many_there_were(rates, rows):
     shares, exact = shares_of(rates), [Fraction(str(rate)) for rate in rates]
     counts = shares.counts(rows)

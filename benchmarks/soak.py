@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,7 @@ def differences(peace: Path, killed: Path, steps: int) -> list[str]:
     if [line["step"] for line in right] != list(range(1, steps + 1)):
         found.append("metrics.jsonl misses or repeats a step")
     found += [f"metrics.jsonl at step {one['step']}" for one, other in zip(left, right) if one != other]
+    warnings.filterwarnings("ignore", "Sharding info")  # Both are read on the device that wrote them.
     states = [
         ocp.PyTreeCheckpointer().restore(folder / "checkpoints" / str(steps) / "default") for folder in (peace, killed)
     ]

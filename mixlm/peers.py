@@ -47,10 +47,11 @@ class Alone:
 class Peers:
     """One of several processes. What is done here runs on the wire's thread, unless it says otherwise."""
 
-    def __init__(self, coordinator: str, count: int, index: int):
+    def __init__(self, coordinator: str, count: int, index: int, leave: Callable[[int], object] = os._exit):
         self.count, self.index, self.first = count, index, index == 0
         self.kept: Callable[[], str] = lambda: "nothing was begun"
         self.asked: str | None = None
+        self._exit = leave
         self.wire = Wire(coordinator, count, index, self._heard, self._gone)
         self._decisions: queue.Queue[Any] = queue.Queue()
         self._change = threading.Condition()
@@ -155,7 +156,7 @@ class Peers:
             kept = "what was kept cannot be read"
         sentence = f"{why} {kept[0].upper()}{kept[1:]}; the same command goes on from there." if kept else why
         print(f"\nerror: {sentence}", file=sys.stderr, flush=True)
-        self.wire.soon(lambda: os._exit(code), after=0.2)
+        self.wire.soon(lambda: self._exit(code), after=0.2)
 
     def finish(self) -> None:
         """Ends well, when all do; called by the main thread."""

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from small_run import recipe
 from test_train import final_state, lines
 
-from mixlm import peers as peers_module
 from mixlm import train as loop
 from mixlm import wire
 from mixlm.errors import UserError
@@ -176,11 +175,9 @@ def test_four_processes_go_on_and_report(story, alone, corpus, tmp_path, monkeyp
 
 
 @pytest.fixture
-def left(monkeypatch):
-    """What processes printed and how they ended, where they would have."""
-    ended = []
-    monkeypatch.setattr(peers_module.os, "_exit", ended.append)
-    return ended
+def left():
+    """How processes ended, where they would have."""
+    return []
 
 
 def awaited(found: list, count: int) -> list:
@@ -191,10 +188,10 @@ def awaited(found: list, count: int) -> list:
     return found
 
 
-def group(count: int) -> list[Peers]:
-    """Peers of one run, all in this process, connected."""
-    coordinator = f"127.0.0.1:{free_port()}"
-    found = [Peers(coordinator, count, index) for index in range(count)]
+def group(count: int, left: list | None = None) -> list[Peers]:
+    """Peers of one run, all in this process, connected; their threads outlive the test, and must not end it."""
+    coordinator, leave = f"127.0.0.1:{free_port()}", (left if left is not None else []).append
+    found = [Peers(coordinator, count, index, leave) for index in range(count)]
     together(*(peer.wire.open for peer in found))
     return found
 
@@ -269,7 +266,7 @@ def test_alone_stops_at_once():
 
 
 def test_a_mistake_of_one_is_said_by_all(left, capsys):
-    here = group(3)
+    here = group(3, left)
     assert here[2].fail(UserError("TEXT is empty.")) == 2
     assert awaited(left, 2) == [2, 2]
     assert capsys.readouterr().err.count("error: Process 2 of 3 ended: TEXT is empty.") == 2
@@ -277,7 +274,7 @@ def test_a_mistake_of_one_is_said_by_all(left, capsys):
 
 def test_a_silent_process_is_given_up(left, capsys, monkeypatch):
     monkeypatch.setattr(wire, "BEAT", 0.05)
-    here = group(2)
+    here = group(2, left)
     # Its machine hangs: the line stays open, and nothing comes.
     here[1].wire._loop.call_soon_threadsafe(threading.Event().wait, 3)
     assert awaited(left, 1)[0] == LOST
@@ -304,12 +301,12 @@ def test_a_port_that_is_taken_is_named():
 
 def test_a_process_that_is_there_twice_is_refused(left, capsys):
     coordinator = f"127.0.0.1:{free_port()}"
-    first, second, again = (Peers(coordinator, 3, index) for index in (0, 1, 1))
+    first, second, again = (Peers(coordinator, 3, index, left.append) for index in (0, 1, 1))
     waiting = threading.Thread(target=lambda: first.wire.open(30), daemon=True)
     waiting.start()
     second.wire.open()
     again.wire.open()
-    third = Peers(coordinator, 2, 1)
+    third = Peers(coordinator, 2, 1, left.append)
     third.wire.open()
     assert awaited(left, 2) == [2, 2]
     errors = capsys.readouterr().err

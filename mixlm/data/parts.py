@@ -273,8 +273,8 @@ def of_texts(
 
     `task` makes a TextTask of a name and a source.
     """
-    budgets = _one_each("UNIQUE_TOKENS", unique_tokens, len(texts))
-    counts = _one_each("EPOCHS", epochs, len(texts))
+    budgets = one_each("UNIQUE_TOKENS", unique_tokens, len(texts), "TEXTS")
+    counts = one_each("EPOCHS", epochs, len(texts), "TEXTS")
     names: list[str] = []
     for text in texts:
         name = re.sub(r"\W", "_", Path(text).name.split(".")[0]) or "text"
@@ -286,8 +286,9 @@ def of_texts(
     )
 
 
-def _one_each(macro: str, given: Any, count: int) -> tuple[Any, ...]:
+def one_each(macro: str, given: Any, count: int, of: str) -> tuple[Any, ...]:
+    """A value for each of `count` parts: the entries of a tuple, or the same one; UserError for another number."""
     values = tuple(given) if isinstance(given, tuple | list) else (given,) * count
     if len(values) != count:
-        raise UserError(f"{macro} = {values} must be one number, or {count}: one for each of TEXTS.")
+        raise UserError(f"{macro} = {values} must be one number, or {count}: one for each of {of}.")
     return values

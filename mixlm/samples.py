@@ -106,6 +106,10 @@ def filled(module: Any, params: Any, vocabulary: Any, example: Example, before: 
         lines.append(f"example {row + 1}")
         lines.append(BLOCK + reading(vocabulary, example, before, row)[0])
         wanted, got = spans(true[row].tolist(), ids), spans(said[row].tolist(), ids)
+        if not wanted:
+            scored = np.asarray(example.decoder_loss_weights[row]) > 0
+            right, fill = (vocabulary.decode(tokens[row][scored].tolist()) for tokens in (true, said))
+            lines.append(f"{BLOCK}true: {right}  |  model: {fill or '(nothing)'}")
         for number, tokens in wanted.items():
             fill = vocabulary.decode(got.get(number, [])) or "(nothing)"
             lines.append(f"{BLOCK}<extra_id_{number}>  true: {vocabulary.decode(tokens)}  |  model: {fill}")

@@ -1,6 +1,6 @@
 """A Mixture of seqio's registry as it is: its Tasks, mixed by the rates that its module registers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mixlm.data.mixture import cache_folder
@@ -17,13 +17,14 @@ def of_registry(
     unique_tokens: int | tuple[int | None, ...] | None = None,
     epochs: int | tuple[int, ...] | None = None,
     cache_dir: str | None = None,
+    pairs: Mapping[str, int] | None = None,
 ) -> Mixture:
     """The Mixture `name` that importing `module` registers, its rates those of seqio's `Mixture.get_rate`.
 
     `task` makes a SeqioTask of a name and a module. One number of unique tokens or epochs holds for every Task; with
     epochs they say how the Tasks are mixed, in place of the rates. Rates that are functions are asked again when the
-    module changes, or what the Tasks' fingerprints cover. Raises UserError for a Mixture that is not there, and NotHere
-    where none was named.
+    module changes, or what the Tasks' fingerprints cover. `pairs` are the Mixture's. Raises UserError for a Mixture
+    that is not there, and NotHere where none was named.
     """
     with kept_in(cache_folder(cache_dir) / "remembered"):
         rates = _rates(name, module, task)
@@ -36,6 +37,7 @@ def of_registry(
         ),
         tuple(rates.values()) if epochs is None else None,
         cache_dir=cache_dir,
+        pairs=pairs,
     )
 
 

@@ -63,8 +63,10 @@ def reading(vocabulary: Any, example: Example, before: Any, row: int) -> list[st
     """The lines that say what one row reads and what it must say."""
     lines = []
     if example.encoder_input_tokens is not None:
-        inputs = np.asarray(example.encoder_input_tokens[row])
-        original = None if before is None else np.asarray(before[row])
+        # The inputs of a pair end where its targets begin, so that padding comes first.
+        begins = int(np.argmax(np.asarray(example.encoder_segments[row]) > 0))
+        inputs = np.asarray(example.encoder_input_tokens[row])[begins:]
+        original = None if before is None else np.asarray(before[row])[begins:]
         lines.append("reads  " + marked(vocabulary, inputs, original))
     else:
         lines.append("reads  " + vocabulary.decode(np.asarray(example.decoder_input_tokens[row]).tolist()))

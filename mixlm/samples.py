@@ -109,8 +109,8 @@ def filled(module: Any, params: Any, vocabulary: Any, example: Example, before: 
         lines.append(BLOCK + reading(vocabulary, example, before, row)[0])
         wanted, got = spans(true[row].tolist(), ids), spans(said[row].tolist(), ids)
         if not wanted:
-            scored = np.asarray(example.decoder_loss_weights[row]) > 0
-            right, fill = (vocabulary.decode(tokens[row][scored].tolist()) for tokens in (true, said))
+            # No sentinels: the whole of what is said, whose padding follows its EOS.
+            right, fill = (vocabulary.decode(tokens[tokens != ids.pad].tolist()) for tokens in (true[row], said[row]))
             lines.append(f"{BLOCK}true: {right}  |  model: {fill or '(nothing)'}")
         for number, tokens in wanted.items():
             fill = vocabulary.decode(got.get(number, [])) or "(nothing)"

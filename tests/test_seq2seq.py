@@ -13,6 +13,7 @@ from flags import parse_flags
 from test_train import DEVICES, SIZE
 
 from mixlm import train as loop
+from mixlm.curriculum import Blocks
 from mixlm.data.mixture import Dataset
 from mixlm.data.seqio_task import SeqioTask
 from mixlm.data.tasks import TextFiles, TextTask
@@ -26,6 +27,7 @@ from mixlm.objectives.base import Objective, RowObjective
 from mixlm.objectives.causal import Causal
 from mixlm.objectives.seq2seq import Seq2Seq
 from mixlm.recipe import Recipe
+from mixlm.scoring.run import Scoring, prepare
 from mixlm.step import bind, row_keys
 from mixlm.tokens import TokenIds
 
@@ -191,3 +193,8 @@ def test_pairs_and_what_reads_them_go_together(module, changes, words):
         Recipe(**given, dataset=made.dataset, train_steps=3, batch_size=2, validation=(Causal(TOKENS),))
     with pytest.raises(UserError, match=r"Seq2Seq\.lengths are .* and TASK_FEATURE_LENGTHS "):
         Seq2Seq(TOKENS, LENGTHS).block_length({"inputs": 5, "targets": 3})
+    blocks = Blocks("2 pairs", {"pairs": made.declared[0]})
+    with pytest.raises(UserError, match=r"^Blocks of epochs are counted in text, and the data's rows are pairs: "):
+        Recipe(**given | {"curriculum": blocks}, dataset=made.dataset, train_steps=3, batch_size=2)
+    with pytest.raises(UserError, match=r"^Scoring reads rows of text, and the rows of this recipe's data are pairs "):
+        prepare(made, Scoring(), print)

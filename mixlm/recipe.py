@@ -98,6 +98,7 @@ class Recipe:
         if self.batch_size % self.microbatches:
             raise UserError(f"{self.microbatches} MICROBATCHES do not divide a BATCH_SIZE of {self.batch_size} rows.")
         self._check_stages()
+        self._check_pairs()
         if self.frequency_bands and (min(self.frequency_bands) <= 0 or abs(sum(self.frequency_bands) - 1) > 1e-6):
             raise UserError(f"FREQUENCY_BANDS = {self.frequency_bands} must be positive shares with a sum of 1.")
         _ = self.block_length
@@ -226,6 +227,27 @@ class Recipe:
         starts = self.dataset.starts if isinstance(self.dataset, Mixture) else ()
         if any(start >= self.train_steps for start in starts):
             raise UserError(f"RATE_STARTS = {starts} go past the last of {self.train_steps} steps (TRAIN_STEPS).")
+
+    def _check_pairs(self) -> None:
+        """Rows of pairs and objectives that read them go together; an objective says so in an attribute `pairs`."""
+        lengths = self.dataset.pairs
+        for objective in self.declared:
+            reads = getattr(objective, "pairs", False)
+            if lengths is not None and not reads:
+                raise UserError(
+                    f"The objective {objective.name!r} reads text, and the data's rows are pairs of inputs and targets."
+                )
+            if lengths is None and reads:
+                raise UserError(
+                    f"The objective {objective.name!r} reads pairs of inputs and targets, and the data's rows are "
+                    "text: bind `pairs` of the data to TASK_FEATURE_LENGTHS, as objectives/seq2seq.gin does."
+                )
+        if lengths is not None and dict(lengths) != dict(self.lengths):
+            raise UserError(f"The data's pairs have lengths {dict(lengths)}, and TASK_FEATURE_LENGTHS {self.lengths}.")
+        if lengths is not None and isinstance(self.curriculum, Blocks):
+            raise UserError(
+                "Blocks of epochs are counted in text, and the data's rows are pairs: give stages in steps."
+            )
 
     def _check_names(self) -> None:
         stages = self.curriculum.objectives

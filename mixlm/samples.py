@@ -63,8 +63,10 @@ def reading(vocabulary: Any, example: Example, before: Any, row: int) -> list[st
     """The lines that say what one row reads and what it must say."""
     lines = []
     if example.encoder_input_tokens is not None:
-        inputs = np.asarray(example.encoder_input_tokens[row])
-        original = None if before is None else np.asarray(before[row])
+        # The inputs of a pair end where its targets begin, so that padding comes first.
+        begins = int(np.argmax(np.asarray(example.encoder_segments[row]) > 0))
+        inputs = np.asarray(example.encoder_input_tokens[row])[begins:]
+        original = None if before is None else np.asarray(before[row])[begins:]
         lines.append("reads  " + marked(vocabulary, inputs, original))
     else:
         lines.append("reads  " + vocabulary.decode(np.asarray(example.decoder_input_tokens[row]).tolist()))
@@ -106,6 +108,10 @@ def filled(module: Any, params: Any, vocabulary: Any, example: Example, before: 
         lines.append(f"example {row + 1}")
         lines.append(BLOCK + reading(vocabulary, example, before, row)[0])
         wanted, got = spans(true[row].tolist(), ids), spans(said[row].tolist(), ids)
+        if not wanted:
+            # No sentinels: the whole of what is said, whose padding follows its EOS.
+            right, fill = (vocabulary.decode(tokens[tokens != ids.pad].tolist()) for tokens in (true[row], said[row]))
+            lines.append(f"{BLOCK}true: {right}  |  model: {fill or '(nothing)'}")
         for number, tokens in wanted.items():
             fill = vocabulary.decode(got.get(number, [])) or "(nothing)"
             lines.append(f"{BLOCK}<extra_id_{number}>  true: {vocabulary.decode(tokens)}  |  model: {fill}")

@@ -168,7 +168,11 @@ def test_the_fingerprint_follows_all_that_it_promises(made, tmp_path):
         ("texts", {}, r"^The Task 'texts_\w+' does not make its feature 'targets' a sequence of token ids\.$"),
         ("fails", {}, r"^The Task 'fails_\w+' failed in its split 'train': [^\n]*\.$"),
         ("inputs", {"validation_split": "validation"}, r"has no feature 'targets', only \['inputs'\]\.$"),
-        ("mix", {}, r"^'mix_\w+' is no Task but a Mixture, of lines_\w+ \(4\.5\), texts_\w+ \(1\); name one of them"),
+        (
+            "mix",
+            {},
+            r"^'mix_\w+' is no Task but a Mixture, of lines_\w+ \(4\.5\), texts_\w+ \(1\); give --gin_file=",
+        ),
         ("a b", {}, r"The Task's name 'a b_\w+' may only hold"),
     ],
 )

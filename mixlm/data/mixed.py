@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Int, Int32
 
+from mixlm.data.pairs import Pairs
 from mixlm.data.permutation import round_keys, shuffled
 from mixlm.data.rates import Rates
 from mixlm.data.repeat import Repeated
@@ -17,14 +18,14 @@ _ROWS_OF_STEP = 3
 
 @dataclass(frozen=True, eq=False)
 class Mixed:
-    """Rows of several sources in proportion to `rates`, each source walked by its own `Repeated`.
+    """Rows of several sources in proportion to `rates`, each source walked by its own `Repeated` or `Pairs`.
 
     The rows of a run are numbered; the rates say which source each has, and how many rows that source had before is
     the block that it gives. The rows of a step change places by (seed, step), so that no source keeps to one process.
     """
 
     names: tuple[str, ...]
-    parts: tuple[Repeated, ...]
+    parts: tuple[Repeated | Pairs, ...]
     rates: Rates
     seed: int
 

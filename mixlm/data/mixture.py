@@ -11,11 +11,12 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int, Int32, Int64
 
+from mixlm.data.pairs import PLAIN_TEXT, Pairs, check_lengths, held_out, in_order, kept_offsets
 from mixlm.data.remembered import kept_in
 from mixlm.data.repeat import Repeated, sequential, unique_documents
 from mixlm.data.store import Documents, Tokenized, TokenStore, open_or_build
 from mixlm.data.stream import CAVEAT, StreamedData
-from mixlm.data.tasks import SPLITS, Task
+from mixlm.data.tasks import SPLITS, Task, TextTask
 from mixlm.data.vocabulary import Vocabulary
 from mixlm.errors import UserError
 
@@ -39,20 +40,25 @@ class Summary:
 
 @dataclass(frozen=True, eq=False)
 class PreparedData:
-    """A task whose vocabulary and tokens lie on the disk."""
+    """A task whose vocabulary and tokens lie on the disk; with `pairs`, feature lengths, a row is a pair."""
 
     name: str
     vocabulary: Vocabulary
     store: TokenStore
     unique_tokens: int | None = None
+    pairs: Mapping[str, int] | None = None
 
-    def train(self, block_length: int, seed: int, epochs: int | None = None) -> Repeated:
+    def train(self, block_length: int, seed: int, epochs: int | None = None) -> Repeated | Pairs:
         """The unique set of the train split in blocks, epoch after epoch: without end, or so many and then padding."""
+        if self.pairs is not None:
+            return Pairs(self.store.split("train"), self.pairs, seed, self.unique_tokens, epochs)
         return Repeated(self.store.split("train"), block_length, seed, self.unique_tokens, epochs)
 
     def rows_of(self, block_length: int, epochs: int | None) -> int | None:
         """How many blocks so many epochs take, the last one padded; None where they are not given."""
-        return None if epochs is None else -(-epochs * self.summary.unique_tokens // block_length)
+        if epochs is None or self.pairs is not None:
+            return None if epochs is None else epochs * self.summary.unique_documents
+        return -(-epochs * self.summary.unique_tokens // block_length)
 
     @property
     def parts(self) -> tuple["PreparedData", ...]:
@@ -61,15 +67,23 @@ class PreparedData:
 
     def validation_size(self, block_length: int) -> int:
         """How many blocks the validation split has."""
+        if self.pairs is not None:
+            return held_out(self.store.split("validation"), self.pairs)
         return len(self.validation(block_length))
 
     def validation_rows(self, block_length: int, count: int) -> Int32[np.ndarray, "count L"]:
         """So many blocks, spread evenly over the validation split; a small split is gone through again."""
+        if self.pairs is not None:
+            split = self.store.split("validation")
+            return in_order(split, self.pairs, _spread(held_out(split, self.pairs), count))
         blocks = self.validation(block_length)
-        return blocks[np.floor(np.arange(count) * (len(blocks) / count)).astype(int)]
+        return blocks[_spread(len(blocks), count)]
 
     def validation(self, block_length: int) -> Int32[np.ndarray, "blocks L"]:
         """The validation split in its own order, in blocks."""
+        if self.pairs is not None:
+            split = self.store.split("validation")
+            return in_order(split, self.pairs, np.arange(held_out(split, self.pairs)))
         return sequential(self.store.split("validation"), block_length)
 
     def token_counts(self) -> Int64[np.ndarray, " V"]:
@@ -83,7 +97,7 @@ class PreparedData:
     def summary(self) -> Summary:
         """The counts of documents and tokens, and the fingerprint of text and vocabulary."""
         splits = {name: self.store.split(name) for name in SPLITS}
-        offsets = splits["train"].offsets
+        offsets = splits["train"].offsets if self.pairs is None else kept_offsets(splits["train"], self.pairs)
         unique = unique_documents(offsets, self.unique_tokens)
         return Summary(
             name=self.name,
@@ -103,18 +117,27 @@ class Dataset:
 
     Vocabulary and tokens are cached in `cache_dir`, by default `$MIXLM_CACHE` or `~/.cache/mixlm`. With `stream` no
     tokens are: the text is tokenised as it is read, for a corpus too large to store, with what `StreamedData` says.
+    With `pairs`, feature lengths, a row is one supervised example, inputs and targets (see `Pairs`).
     """
 
     task: Task
     unique_tokens: int | None = None
     cache_dir: str | None = field(default=None, repr=False, compare=False)  # where, not what
     stream: bool = field(default=False, repr=False)  # its data have a fingerprint of their own
+    pairs: Mapping[str, int] | None = field(default=None, repr=False)  # theirs, too
 
     def __post_init__(self) -> None:
         if not isinstance(self.unique_tokens, int | None):
             raise UserError(f"UNIQUE_TOKENS is a whole number of tokens or None, not {self.unique_tokens!r}.")
         if self.stream and self.unique_tokens is not None:
             raise UserError("UNIQUE_TOKENS needs a token store, and STREAM = True makes none: give one of them.")
+        if self.pairs is None:
+            return
+        check_lengths(self.pairs)
+        if self.stream:
+            raise UserError("Pairs of inputs and targets need a token store, and STREAM = True makes none.")
+        if isinstance(self.task, TextTask):
+            raise UserError(f"The task {self.task.name!r} is plain text: {PLAIN_TEXT}.")
 
     @property
     def cache(self) -> Path:
@@ -139,7 +162,7 @@ class Dataset:
                     vocabulary.fingerprint,
                     log,
                 )
-        prepared = PreparedData(self.task.name, vocabulary, store, self.unique_tokens)
+        prepared = PreparedData(self.task.name, vocabulary, store, self.unique_tokens, self.pairs)
         _ = prepared.summary  # A budget that holds no document fails here, before anything else is built.
         return prepared
 
@@ -216,6 +239,10 @@ class _Steps:
 
     def __getitem__(self, step: int) -> tuple[int, dict[str, np.ndarray]]:
         return int(step), self.batches.batch(int(step))
+
+
+def _spread(size: int, count: int) -> Int64[np.ndarray, " count"]:
+    return np.floor(np.arange(count) * (size / count)).astype(np.int64)
 
 
 def cache_folder(cache_dir: str | None) -> Path:

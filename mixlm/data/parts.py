@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -42,7 +42,8 @@ class Mixture:
 
     `rates` is a number for each part (of any scale), or a tuple of such tuples that hold from the steps `starts` on.
     One vocabulary serves all: trained on the parts' text in proportion to its size, or read from a file. Validation and
-    the frequencies of tokens mix the parts by the last rates. Raises UserError for rates that contradict the parts, and
+    the frequencies of tokens mix the parts by the last rates. With `pairs`, feature lengths, the rows of every part are
+    supervised examples (see `mixlm.data.pairs`). Raises UserError for rates that contradict the parts, and
     for parts that share a name, or differ in their vocabulary or in BOS.
     """
 
@@ -50,6 +51,7 @@ class Mixture:
     rates: tuple[float, ...] | tuple[tuple[float, ...], ...] | None = None
     starts: tuple[int, ...] = (0,)
     cache_dir: str | None = field(default=None, repr=False, compare=False)  # where, not what
+    pairs: Mapping[str, int] | None = field(default=None, repr=False)  # such data have a fingerprint of their own
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parts", tuple(self.parts))  # gin writes lists
@@ -64,6 +66,8 @@ class Mixture:
                     raise UserError(
                         f"The parts {tasks[0].name!r} and {task.name!r} differ in their {name}: one serves all."
                     )
+        for part in self.parts:
+            _ = Dataset(part.task, part.unique_tokens, pairs=self.pairs)  # it knows what it refuses
         self._check_rates()
 
     def _check_rates(self) -> None:
@@ -122,7 +126,7 @@ class Mixture:
         prepared: list[PreparedData] = []
         for part, task in zip(self.parts, tasks):
             try:
-                prepared.append(Dataset(task, part.unique_tokens, self.cache_dir).stored(log))
+                prepared.append(Dataset(task, part.unique_tokens, self.cache_dir, pairs=self.pairs).stored(log))
             except UserError as error:
                 raise type(error)(f"{task.name}: {error}") from None
             if prepared[-1].vocabulary.fingerprint != prepared[0].vocabulary.fingerprint:
@@ -273,8 +277,8 @@ def of_texts(
 
     `task` makes a TextTask of a name and a source.
     """
-    budgets = _one_each("UNIQUE_TOKENS", unique_tokens, len(texts))
-    counts = _one_each("EPOCHS", epochs, len(texts))
+    budgets = one_each("UNIQUE_TOKENS", unique_tokens, len(texts), "TEXTS")
+    counts = one_each("EPOCHS", epochs, len(texts), "TEXTS")
     names: list[str] = []
     for text in texts:
         name = re.sub(r"\W", "_", Path(text).name.split(".")[0]) or "text"
@@ -286,8 +290,9 @@ def of_texts(
     )
 
 
-def _one_each(macro: str, given: Any, count: int) -> tuple[Any, ...]:
+def one_each(macro: str, given: Any, count: int, of: str) -> tuple[Any, ...]:
+    """A value for each of `count` parts: the entries of a tuple, or the same one; UserError for another number."""
     values = tuple(given) if isinstance(given, tuple | list) else (given,) * count
     if len(values) != count:
-        raise UserError(f"{macro} = {values} must be one number, or {count}: one for each of TEXTS.")
+        raise UserError(f"{macro} = {values} must be one number, or {count}: one for each of {of}.")
     return values

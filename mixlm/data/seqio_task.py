@@ -47,7 +47,8 @@ class SeqioTask:
         """SHA-256 over the definition, the files and the settings; where nothing has changed, imports no TensorFlow."""
         facts = self._facts()
         settings = {name: value for name, value in asdict(self).items() if name != "module"}
-        return digest(TASK_VERSION, ["seqio", self._definition()], settings, facts["source"], facts["vocabulary"])
+        definition = definition_of("Task", self.name, self.module)
+        return digest(TASK_VERSION, ["seqio", definition], settings, facts["source"], facts["vocabulary"])
 
     def load_vocabulary(self, cache_dir: Path, log: Callable[[str], object]) -> Vocabulary:
         """The Task's SentencePiece model, of which the cache keeps a copy."""
@@ -90,19 +91,10 @@ class SeqioTask:
     def _split(self, split: str) -> str:
         return self.train_split if known(split) == "train" else self.validation_split
 
-    def _definition(self) -> list[str]:
-        """What the Task is defined by, without importing it."""
-        if not self.name:
-            raise NotHere("No Task was named: say --gin.MIXTURE_OR_TASK_NAME=NAME.")
-        if not re.fullmatch(r"[\w.:]+", self.name):
-            raise UserError(f"The Task's name {self.name!r} may only hold letters, digits, '_', '.' and ':'.")
-        if not self.module:
-            raise NotHere("No module was given: say --gin.TASK_MODULE=MODULE, or a .py file, that registers the Task.")
-        return [*sha256_of(files_of(self.module)), importlib.metadata.version("seqio")]
-
     def _facts(self) -> dict[str, Any]:
         """The digest of the source, and SHA-256 and extra_ids of the vocabulary; remembered with what they rest on."""
-        key = digest("seqio task", self.name, self.train_split, self.validation_split, self._definition())
+        definition = definition_of("Task", self.name, self.module)
+        key = digest("seqio task", self.name, self.train_split, self.validation_split, definition)
         record = recall(key)
         if isinstance(record, dict) and all(_unchanged(path, then) for path, then in record["files"].items()):
             return record
@@ -126,7 +118,10 @@ class SeqioTask:
         imported(self.module)
         if self.name in seqio.MixtureRegistry.names():
             parts = ", ".join(f"{task} ({rate:g})" for task, rate in mixture_parts(self.name, self.module))
-            raise UserError(f"{self.name!r} is no Task but a Mixture, of {parts}; name one of them, or mix them here.")
+            raise UserError(
+                f"{self.name!r} is no Task but a Mixture, of {parts}; give --gin_file=data/seqio_mixture.gin, or name "
+                "one of them."
+            )
         if self.name not in seqio.TaskRegistry.names():
             close = nearest(self.name, seqio.TaskRegistry.names())
             raise UserError(f"{self.module!r} registers no Task {self.name!r}.{close}")
@@ -160,14 +155,33 @@ class SeqioTask:
         return found[0]
 
 
+def definition_of(kind: str, name: str, module: str) -> list[str]:
+    """What a Task or Mixture is defined by, without importing it; NotHere where its name or module was not given."""
+    if not name:
+        raise NotHere(f"No {kind} was named: say --gin.MIXTURE_OR_TASK_NAME=NAME.")
+    if not re.fullmatch(r"[\w.:]+", name):
+        raise UserError(f"The {kind}'s name {name!r} may only hold letters, digits, '_', '.' and ':'.")
+    if not module:
+        raise NotHere(f"No module was given: say --gin.TASK_MODULE=MODULE, or a .py file, that registers the {kind}.")
+    return [*sha256_of(files_of(module)), importlib.metadata.version("seqio")]
+
+
 def mixture_parts(name: str, module: str) -> list[tuple[str, float]]:
     """The Tasks of the seqio Mixture that `module` registers, each with its rate, shares of inner Mixtures included."""
     seqio = import_seqio()
     imported(module)
+    if name in seqio.TaskRegistry.names():
+        raise UserError(f"{name!r} is no Mixture but a Task; give --gin_file=data/seqio_task.gin.")
     if name not in seqio.MixtureRegistry.names():
         raise UserError(f"{module!r} registers no Mixture {name!r}.{nearest(name, seqio.MixtureRegistry.names())}")
     mixture = seqio.MixtureRegistry.get(name)
-    return [(task.name, float(mixture.get_rate(task))) for task in mixture.tasks]
+    try:
+        return [(task.name, float(mixture.get_rate(task))) for task in mixture.tasks]
+    except Exception as error:
+        # A rate may be a function, and those of inner Mixtures must not be.
+        raise UserError(
+            f"The Mixture {name!r} does not say its rates: {type(error).__name__}: {_sentence(error)}."
+        ) from error
 
 
 def _examples(task: "seqio.Task", split: str, first: int) -> Iterator[dict[str, Any]]:
@@ -184,9 +198,8 @@ def _examples(task: "seqio.Task", split: str, first: int) -> Iterator[dict[str, 
     except (UserError, GeneratorExit):
         raise
     except Exception as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else "no reason given"
         raise UserError(
-            f"The Task {task.name!r} failed in its split {split!r}: {type(error).__name__}: {reason}."
+            f"The Task {task.name!r} failed in its split {split!r}: {type(error).__name__}: {_sentence(error)}."
         ) from error
 
 
@@ -215,6 +228,10 @@ def _source(task: "seqio.Task", splits: tuple[str, ...]) -> tuple[str, list[str]
 
     digests = [[split, Path(file).name, content(file)] for split, files in names.items() for file in files]
     return digest(digests), [file for files in names.values() for file in files]
+
+
+def _sentence(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else "no reason given"
 
 
 def _unchanged(path: str, then: list[int]) -> bool:

@@ -77,6 +77,10 @@ class Prepared:
 def prepare(recipe: Recipe, scoring: Scoring, say: Say = print) -> Prepared:
     """Reads everything, cheapest first, so that a mistake is told before anything is computed."""
     check_networks(recipe, (scoring.network,))
+    if recipe.dataset.pairs is not None:
+        raise UserError(
+            "Scoring reads rows of text, and the rows of this recipe's data are pairs of inputs and targets."
+        )
     module = recipe.networks[scoring.network]
     modes = chosen(modes_of(module, recipe.tokens, scoring.samples, scoring.seed), scoring.modes)
     paradigms = () if scoring.minimal_pairs is None else read_pairs(scoring.minimal_pairs, scoring.pairs)

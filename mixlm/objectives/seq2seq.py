@@ -1,0 +1,70 @@
+"""Supervised examples (T5, section 2.4: text to text): the encoder reads the inputs, the decoder says the targets."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, Key
+
+from mixlm.corruption import before_padding, shift_right
+from mixlm.errors import UserError
+from mixlm.example import Example
+from mixlm.losses import CrossEntropy, Term, TokenLoss
+from mixlm.objectives.base import Batch, Nets, score_example
+from mixlm.schedules import Step
+from mixlm.tokens import TokenIds
+
+
+@dataclass(frozen=True)
+class Seq2Seq:
+    """`-sum_i log p(y_i | y_<i, x)` for a pair of inputs x and targets y, as `mixlm.data.pairs` lays it out in a row.
+
+    `lengths` are those of the features, in tokens: a row is `lengths["inputs"]` of padding and x, and then
+    `lengths["targets"]` of y and padding. So y follows on x in a network without an encoder as well, which reads x as a
+    prefix. Padding is neither read nor scored, but an encoder of no inputs reads one token of it.
+    """
+
+    name: ClassVar[str] = "seq2seq"
+    pairs: ClassVar[bool] = True  # what its rows are, which others would read as text
+    tokens: TokenIds
+    lengths: Mapping[str, int] | tuple[tuple[str, int], ...]
+    loss: TokenLoss = CrossEntropy()
+    network: str = "model"
+
+    def __post_init__(self) -> None:
+        # gin writes a dict, which has no hash.
+        object.__setattr__(self, "lengths", tuple(sorted(dict(self.lengths).items())))
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The one network that is trained."""
+        return (self.network,)
+
+    def block_length(self, lengths: Mapping[str, int]) -> int:
+        """Inputs and targets together; UserError where the recipe's lengths are others than its own."""
+        wanted = lengths["inputs"] + lengths["targets"]
+        if dict(lengths) != dict(self.lengths):
+            raise UserError(f"Seq2Seq.lengths are {dict(self.lengths)}, and TASK_FEATURE_LENGTHS {dict(lengths)}.")
+        return wanted
+
+    def corrupt(self, keys: Key[Array, " B"], batch: Batch, step: Step = 0) -> Example:
+        """Tokens [B, S + T] -> what the encoder reads [B, S] and the decoder says [B, T]."""
+        inputs, targets = jnp.split(batch["tokens"], [dict(self.lengths)["inputs"]], axis=1)
+        # Attention that sees nothing would be even over everything, padding too.
+        read = before_padding(inputs[:, ::-1], self.tokens.pad)[:, ::-1].at[:, -1].set(True)
+        said = before_padding(targets, self.tokens.pad)
+        return Example(
+            encoder_input_tokens=inputs,
+            encoder_segment_ids=read.astype(jnp.int32),
+            decoder_input_tokens=jax.vmap(lambda row: shift_right(row, self.tokens.bos))(targets),
+            decoder_target_tokens=targets,
+            decoder_loss_weights=said.astype(jnp.float32),
+            decoder_mask_ar=jnp.ones_like(targets),
+            decoder_segment_ids=said.astype(jnp.int32),
+        )
+
+    def __call__(self, nets: Nets, batch: Batch, keys: Key[Array, " B"], step: Int[Array, ""]) -> dict[str, Term]:
+        """The term `seq2seq`: the mean cost of a target token."""
+        return score_example(nets[self.network], self.corrupt(keys, batch, step), self.name, self.loss)

@@ -68,6 +68,17 @@ def test_a_training_block_is_readable_text_of_the_corpus(prepared, folder):
     assert " ".join(held_out.split()).startswith(first)
 
 
+def test_validation_rows_are_spread_over_all_blocks(prepared):
+    blocks = prepared.validation(8)
+    size = len(blocks)
+    assert prepared.validation_size(8) == size > 4
+    rows = prepared.validation_rows(8, 4)
+    assert rows.tolist() == [blocks[number * size // 4].tolist() for number in range(4)]
+    # More rows than there are go through them again, none twice as often as another.
+    again = prepared.validation_rows(8, 2 * size)
+    assert again.tolist() == [row for row in blocks.tolist() for _ in range(2)]
+
+
 def test_the_second_start_does_nothing_and_imports_nothing_heavy(prepared, folder):
     program = (
         "import sys\n"

@@ -23,7 +23,7 @@ from mixlm.scoring.batches import Scorer, Sentences, _padded
 from mixlm.scoring.likelihood import CausalLikelihood, DiffusionBound, Fused, PrefixLikelihood, PseudoLikelihood, Rows
 from mixlm.scoring.modes import chosen, modes_of
 from mixlm.scoring.spans import AfterPrefix, EachSpan, Everything, SpanFilling
-from mixlm.scoring.text import evenly, noise_errors, ratio, text_figures, text_of
+from mixlm.scoring.text import noise_errors, ratio, text_figures, text_of
 from mixlm.tokens import TokenIds
 
 TOKENS = TokenIds(vocab_size=32, mask=4, bos=3, sentinels=6)
@@ -370,9 +370,3 @@ def test_the_standard_error_of_a_ratio_is_what_repeats_show():
     np.testing.assert_allclose(np.mean(errors), np.std(means), rtol=0.05)
     np.testing.assert_allclose(ratio([1.0, 3.0, 8.0], [1, 1, 1]), (4.0, np.std([1, 3, 8], ddof=1) / np.sqrt(3)))
     assert np.isnan(ratio([1.0], [2])[1])
-
-
-def test_rows_are_spread_over_all_blocks():
-    blocks = np.arange(10, dtype=np.int32)[:, None]
-    assert evenly(blocks, 4)[:, 0].tolist() == [0, 2, 5, 7]
-    assert evenly(blocks, 99)[:, 0].tolist() == list(range(10))

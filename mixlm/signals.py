@@ -53,5 +53,7 @@ class Signals:
             raise Stopped(name, self.stands())
         # Python's own handler of SIGINT would wait for what the main thread does: nothing is to be waited for now.
         for each, handler in self._before.items():
-            signal.signal(each, signal.SIG_DFL if handler is signal.default_int_handler else handler)
+            # Nor is it to be passed over, as a shell has it for what it starts in the background.
+            ours = callable(handler) and handler is not signal.default_int_handler
+            signal.signal(each, handler if ours else signal.SIG_DFL)
         self._noted(name)

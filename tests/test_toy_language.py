@@ -130,10 +130,9 @@ def diffusion_cost(length: int) -> float:
 
 def test_dual_learns_both_of_its_entropies_with_one_network():
     mix = PerExample((Causal(TOKENS), MaskedDiffusion(TOKENS, stratified=True)), (0.5,))
-    (found,) = learned((mix, 800))
+    (found,) = learned((mix, 1200))
     assert_learned(found["causal"], (A + B_OF_A) / 2)
-    # Of few masked tokens each row tells little: the last percents come slowly.
-    assert_learned(found["masked_diffusion"], diffusion_cost(4), above=0.05)
+    assert_learned(found["masked_diffusion"], diffusion_cost(4))
 
 
 def test_antlm_learns_the_entropy_of_each_stage():

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import sys
-import zlib
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -18,15 +17,13 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from mixlm.errors import UserError, nearest
-from mixlm.paths import refuse_link, within
+from mixlm.contents import check_networks, check_same_arrays, networks_in
+from mixlm.errors import UserError
+from mixlm.paths import refuse_link
 from mixlm.processes import agreed, first
 from mixlm.retention import Policy, Retention
+from mixlm.wholeness import FIGURES, NOTE, fault, seal
 
-CHECKSUMS = "checksums.json"
-FIGURES = "figures.json"  # What validation said of the state, where it was validated.
-# Orbax's own note on a step, completed after our checksums; without it Orbax complains on every reading.
-NOTE = "_CHECKPOINT_METADATA"
 ITEM = "default"  # The name under which Orbax files the one item of a step.
 
 
@@ -106,7 +103,7 @@ class Checkpoints:
         if step is None:
             return None
         manager = self._open()
-        _check_same(abstract_state, manager.item_metadata(step), self.folder / str(step))
+        check_same_arrays(abstract_state, manager.item_metadata(step), self.folder / str(step))
         with _failures(f"The checkpoint of step {step} in {self.folder} could not be read"):
             return step, manager.restore(step, args=_orbax().args.StandardRestore(abstract_state))
 
@@ -141,7 +138,7 @@ class Checkpoints:
     def networks(self, step: int) -> list[str]:
         """The names of the networks in a whole checkpoint."""
         with self._reading(step) as (metadata, _):
-            return _networks(metadata)
+            return networks_in(metadata)
 
     def read_params(self, step: int, abstract_params: dict[str, PyTree]) -> dict[str, PyTree]:
         """Reads the parameters of some networks from a whole checkpoint.
@@ -152,8 +149,8 @@ class Checkpoints:
         """
         folder, asked = self.folder / str(step), {"params": dict(abstract_params)}
         with self._reading(step) as (metadata, restore):
-            _check_networks(abstract_params, metadata, folder)
-            _check_same(asked, metadata, folder, whole=False)
+            check_networks(abstract_params, metadata, folder)
+            check_same_arrays(asked, metadata, folder, whole=False)
             return restore(asked)["params"]
 
     def read_state(self, step: int, abstract_state: PyTree) -> PyTree:
@@ -163,7 +160,7 @@ class Checkpoints:
         """
         folder = self.folder / str(step)
         with self._reading(step) as (metadata, restore):
-            _check_same(abstract_state, metadata, folder)
+            check_same_arrays(abstract_state, metadata, folder)
             try:
                 return restore(abstract_state)
             except ValueError as error:
@@ -291,33 +288,10 @@ class Checkpoints:
         (folder,) = self.folder.glob(f"{self._saving}.*tmp*")
         if self._saving is not None and self._figures[self._saving]:
             (folder / FIGURES).write_text(json.dumps(self._figures[self._saving], indent=1))
-        sums = {name: [path.stat().st_size, _crc32(path)] for name, path in _files(folder)}
-        with (folder / CHECKSUMS).open("w") as file:
-            json.dump(sums, file, indent=0)
-            file.flush()
-            os.fsync(file.fileno())
+        seal(folder)
 
     def _fault(self, step: int, lengths_only: bool = False) -> str | None:
-        """What keeps the checkpoint of `step` from being whole, None when nothing does."""
-        folder = self.folder / str(step)
-        try:
-            for note in (NOTE, CHECKSUMS):
-                sums = json.loads(within(folder, note).read_text())
-            named = {within(folder, name): (name, size, crc) for name, (size, crc) in sums.items()}
-            for path in folder.rglob("*"):
-                refuse_link(path)
-        except UserError as error:
-            return str(error).rstrip(".")
-        except (OSError, ValueError, TypeError, AttributeError):
-            return f"{note} is missing or unreadable"
-        for path, (name, size, crc) in named.items():
-            if not path.is_file():
-                return f"{name} is missing"
-            if path.stat().st_size != size:
-                return f"{name} has {path.stat().st_size} of {size} bytes"
-            if not lengths_only and _crc32(path) != crc:
-                return f"{name} has other content than was written"
-        return None
+        return fault(self.folder / str(step), lengths_only)
 
     def _set_aside(self, step: int) -> None:
         def move() -> None:
@@ -375,63 +349,8 @@ def _not_from_orbax(record: logging.LogRecord) -> bool:
     return f"{os.sep}orbax{os.sep}" not in record.pathname
 
 
-def _files(folder: Path) -> Iterator[tuple[str, Path]]:
-    for path in sorted(folder.rglob("*")):
-        # Orbax may still write its notes in the folder itself; the arrays are all deeper.
-        if path.is_file() and (path.parent != folder or path.name == FIGURES):
-            yield path.relative_to(folder).as_posix(), path
-
-
-def _crc32(path: Path) -> int:
-    crc = 0
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            crc = zlib.crc32(block, crc)
-    return crc
-
-
 def _tell(folder: Path, torn: list[tuple[int, str]], step: int | None) -> None:
     steps = ", ".join(str(torn_step) for torn_step, _ in torn)
     onward = f"going on from the whole one of step {step}" if step is not None else "and no other is whole"
     plural = "checkpoints of steps" if len(torn) > 1 else "checkpoint of step"
     print(f"Not whole in {folder}: the {plural} {steps} ({torn[0][1]}); {onward}.", flush=True)
-
-
-def _named(tree: PyTree) -> dict[str, Any]:
-    """The leaves by a path such as params/model/kernel; Orbax's records hold fields and keys alike."""
-
-    def name(entry: Any) -> str:
-        return str(next(getattr(entry, field) for field in ("key", "name", "idx") if hasattr(entry, field)))
-
-    return {"/".join(map(name, path)): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
-
-
-def _networks(metadata: Any) -> list[str]:
-    return sorted({name.split("/")[1] for name in _named(metadata.tree) if name.startswith("params/")})
-
-
-def _check_networks(abstract_params: dict[str, PyTree], metadata: Any, folder: Path) -> None:
-    written = _networks(metadata)
-    for network in abstract_params:
-        if network not in written:
-            networks = " and ".join(map(repr, written)) or "none"
-            close = nearest(network, written)
-            raise UserError(f"The checkpoint {folder} holds no network {network!r}, only {networks}.{close}")
-
-
-def _check_same(abstract_state: PyTree, metadata: Any, folder: Path, whole: bool = True) -> None:
-    asked, written = _named(abstract_state), _named(getattr(metadata, "tree", metadata))
-    for name, leaf in asked.items():
-        if name not in written:
-            raise UserError(f"The checkpoint {folder} has no {name}, which this run needs; {_whose(name)}.")
-        for what in ("shape", "dtype"):
-            here, there = getattr(leaf, what), getattr(written[name], what)
-            if here != there:
-                raise UserError(f"{name} has {what} {there} in the checkpoint {folder} and {here} in this run.")
-    for name in written if whole else ():
-        if name not in asked:
-            raise UserError(f"The checkpoint {folder} holds {name}, which this run lacks; {_whose(name)}.")
-
-
-def _whose(name: str) -> str:
-    return f"it is another {'optimizer' if name.startswith('opt_state/') else 'network'}'s"

@@ -146,8 +146,10 @@ class Recorder:
     def __enter__(self) -> "Recorder":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # What ended the run counts, not that a full disk does not take the events either.
+        with contextlib.suppress(*(() if kind is None else (OSError,))):
+            self.close()
 
 
 def duration(seconds: float) -> str:
@@ -256,6 +258,12 @@ class Progress:
         with tqdm.external_write_mode(file=self._stream) if self._bar is not None else contextlib.nullcontext():
             self._stream.write(sentence + "\n")
             self._stream.flush()
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Leaves the bar as it stands."""

@@ -235,8 +235,7 @@ def disk(tmp_path):
     [
         (None, r"run could not be written \(No space left on device\); the last good .* step 3 in"),
         (-4096, r"The checkpoint of step 6 needs .* GB and .* has .* GB left; nothing was written"),
-        # The events that are flushed on the way out may meet the full disk as well, and then theirs is the sentence.
-        (8192, r"(checkpoint of step 6|run) could not be written.*No space left on device"),
+        (8192, r"The checkpoint of step 6 could not be written to .*: No space left on device"),
     ],
     ids=["for a line", "for a checkpoint", "in the middle of a checkpoint"],
 )

@@ -107,6 +107,11 @@ def assert_equal_runs(made, wanted):
         for name, value in one.items():
             assert value == (value if isinstance(value, str) else pytest.approx(other[name], rel=1e-4, abs=1e-5)), name
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
+    same_parameters(made, wanted)
+
+
+def same_parameters(made, wanted):
+    """Those of the last step, to rounding."""
     (step, state), (_, wanted_state) = final_state(made), final_state(wanted)
     assert step == 12
     jax.tree.map(
@@ -170,6 +175,19 @@ def test_four_processes_go_on_and_report(story, alone, corpus, tmp_path, monkeyp
     assert [code for code, _, _ in ended] == [0] * 4, ended
     assert "unigram entropy" in ended[0][1] and (made.folder / "curves.png").exists()
     assert_equal_runs(made, alone[1])
+
+
+def test_two_processes_go_on_from_another_run(alone, corpus, tmp_path):
+    changes = {"init_from": f"{alone[1].folder}@6", "init_optimizer": True}
+    ended = Run(corpus, tmp_path / "fork", 2, 2, **changes).ended()
+    assert [code for code, _, _ in ended] == [0] * 2, ended
+    assert f"after step 6 of {alone[1].folder}, with its optimizer's state" in ended[0][1]
+    made = recipe(str(corpus), str(tmp_path / "fork"))
+    assert [line["step"] for line in lines(made)] == list(range(7, 13))
+    assert [line["loss"] for line in lines(made)] == pytest.approx(
+        [line["loss"] for line in lines(alone[1])[6:]], rel=1e-5
+    )
+    same_parameters(made, alone[1])
 
 
 # What the processes say to each other, without the processes.

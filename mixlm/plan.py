@@ -108,9 +108,11 @@ class Plan:
         return self.everywhere(np.asarray(value, np.int32))
 
 
-def plan(recipe: Recipe, data: Any, first: int = 0, origin: Origin | None = None) -> Plan:
+def plan(
+    recipe: Recipe, data: Any, first: int = 0, origin: Origin | None = None, devices: list[Any] | None = None
+) -> Plan:
     """Checks the recipe against its devices, its vocabulary and its origin, and begins to compile what comes after
-    step `first`, or after the origin's.
+    step `first`, or after the origin's. `devices` are all of this machine's by default.
     """
     if data is not None and data.vocabulary.token_ids != recipe.tokens:
         raise UserError(f"The recipe's TOKENS are {recipe.tokens}, and its vocabulary has {data.vocabulary.token_ids}.")
@@ -119,7 +121,7 @@ def plan(recipe: Recipe, data: Any, first: int = 0, origin: Origin | None = None
         train = data.train(recipe.block_length, recipe.seed, recipe.epochs)
         rows_of_run = data.rows_of(recipe.block_length, recipe.epochs)
     recipe = recipe.settled(None if data is None else data.summary.unique_tokens, rows_of_run)
-    mesh = recipe.partitioning.mesh()
+    mesh = recipe.partitioning.mesh(devices)
     check_batch(
         mesh, recipe.batch_size // recipe.microbatches, "A microbatch" if recipe.microbatches > 1 else "A batch"
     )

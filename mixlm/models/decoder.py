@@ -4,6 +4,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from mixlm.example import Example, attention_mask, smallest_example
+from mixlm.models.attention import mask_bias
 from mixlm.models.cache import Cache, KeysValues, Slots, empty_cache, read, unless_overfull
 from mixlm.models.layers import (
     Attention,
@@ -15,7 +16,6 @@ from mixlm.models.layers import (
     RMSNorm,
     check_positive,
     constrain,
-    mask_bias,
     without_encoder,
 )
 from mixlm.models.relative import RelativeBias, check_buckets

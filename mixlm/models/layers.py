@@ -1,4 +1,4 @@
-"""The parts of the networks: RMS norm, attention, gated MLP, embedding; names and numbers as in T5X."""
+"""The parts of the networks: RMS norm, attention's projections, gated MLP, embedding; names and numbers as in T5X."""
 
 import math
 import operator
@@ -9,10 +9,11 @@ from functools import reduce
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from mixlm.errors import UserError, nearest
 from mixlm.example import Example, joined
+from mixlm.models.attention import mix
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": nn.relu,
@@ -23,9 +24,6 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "linear": lambda x: x,
 }
 DTYPES = ("float32", "bfloat16")
-
-# What T5X adds to a hidden score: in float32 it swallows the score, so that a query that sees nothing attends evenly.
-MASKED = -1e10
 
 Initializer = Callable[..., Array]
 fan_in_normal = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
@@ -211,22 +209,6 @@ def split_heads(y: Float[Array, "B T J"], sizes: LayerSizes) -> Float[Array, "B 
     return constrain(y, "batch", "heads", "length", "kv")
 
 
-def mix(
-    q: Float[Array, "B H T K"],
-    k: Float[Array, "B H S K"],
-    v: Float[Array, "B H S K"],
-    bias: Float[Array, "#B #H T S"],
-    *,
-    scale: float = 1.0,
-    drop: Callable[[Array], Array] = lambda weights: weights,
-) -> Float[Array, "B T J"]:
-    """What attention reads, `softmax(scale q k' + bias) v` with the heads joined; the softmax is in float32."""
-    scores = jnp.einsum("bhtk,bhsk->bhts", q, k, preferred_element_type=jnp.float32)
-    weights = drop(jax.nn.softmax(scores * scale + bias, axis=-1).astype(v.dtype))
-    mixed = jnp.einsum("bhts,bhsk->bthk", weights, v)
-    return mixed.reshape(*mixed.shape[:2], -1)
-
-
 class Attention(nn.Module):
     """T5's multi-head attention, `softmax(q k' + bias) v`: scores unscaled, the softmax in float32."""
 
@@ -262,8 +244,3 @@ class Attention(nn.Module):
     ) -> Float[Array, "B T D"]:
         """Attends from `queries` to `keys`."""
         return self.attend(queries, self.keys_values(keys), bias)
-
-
-def mask_bias(mask: Bool[Array, "B T S"]) -> Float[Array, "B 1 T S"]:
-    """What is added to the scores: 0 where query t sees key s, else -1e10, in float32."""
-    return jnp.where(mask, 0.0, MASKED)[:, None].astype(jnp.float32)

@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mixlm.errors import UserError
 from mixlm.example import Example, attention_mask, smallest_example
+from mixlm.models.attention import mask_bias, mix
 from mixlm.models.cache import Cache, KeysValues, Slots, empty_cache, read, unless_overfull
 from mixlm.models.layers import (
     Bias,
@@ -19,8 +20,6 @@ from mixlm.models.layers import (
     RMSNorm,
     check_positive,
     constrain,
-    mask_bias,
-    mix,
     split_heads,
     truncated,
     without_encoder,

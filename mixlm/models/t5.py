@@ -5,6 +5,7 @@ from jaxtyping import Array, Float, Int
 
 from mixlm.errors import UserError
 from mixlm.example import Example, attention_mask, same_segment, smallest_example
+from mixlm.models.attention import mask_bias
 from mixlm.models.cache import Cache, KeysValues, Slots, empty_cache, read, unless_overfull
 from mixlm.models.layers import (
     Attention,
@@ -16,7 +17,6 @@ from mixlm.models.layers import (
     RMSNorm,
     check_positive,
     constrain,
-    mask_bias,
 )
 from mixlm.models.relative import RelativeBias, check_buckets
 

@@ -8,7 +8,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 from flax.core import meta
 from jax.sharding import Mesh
@@ -19,6 +18,7 @@ from mixlm.losses import Term, weighted_sum
 from mixlm.objectives.base import Objective, drawn
 from mixlm.optim import Optimizer
 from mixlm.partitioning import parameter_shardings, replicated
+from mixlm.per_layer import state_shardings
 
 Metrics = dict[str, Float[Array, ""]]
 
@@ -161,21 +161,11 @@ def initial_state(
     abstract, whole = jax.eval_shape(create), replicated(mesh)
     params = parameter_shardings(mesh, jax.eval_shape(boxed))
     states = {
-        name: _state_shardings(optimizer, abstract.opt_state[name], abstract.params[name], params[name], whole)
+        name: state_shardings(
+            optimizer.rule.transform(), abstract.opt_state[name], abstract.params[name], params[name], whole
+        )
         for name in modules
     }
     shardings: Any = abstract.replace(step=whole, params=params, opt_state=states)
     shapes = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
     return jax.jit(create, out_shardings=shardings), shapes
-
-
-def _state_shardings(optimizer, state, params, shardings, whole):
-    """An optimizer's moments lie where their parameter lies; factored moments and counters are on every device."""
-    return optax.tree_utils.tree_map_params(
-        optimizer.rule.transform(),
-        lambda leaf, param, sharding: sharding if leaf.shape == param.shape else whole,
-        state,
-        params,
-        shardings,
-        transform_non_params=lambda _: whole,
-    )

@@ -12,7 +12,7 @@ FLOORS = {
     1: "models.* data.* interop.*",
     2: "objectives.*",
     3: "step curriculum partitioning checkpoint contents wholeness optim muon metrics curves compiled folder retention "
-    "address wire peers processes signals",
+    "address wire peers processes signals per_layer",
     4: "recipe origin plan train loop evaluate samples report restored scoring.* decoding.*",
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}

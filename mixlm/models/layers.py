@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from mixlm.errors import UserError, nearest
 from mixlm.example import Example, joined
-from mixlm.models.attention import mix
+from mixlm.models.attention import View, mix
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": nn.relu,
@@ -233,14 +233,14 @@ class Attention(nn.Module):
         self,
         queries: Float[Array, "B T D"],
         memory: tuple[Float[Array, "B H S K"], Float[Array, "B H S K"]],
-        bias: Float[Array, "#B #H T S"],
+        view: View,
     ) -> Float[Array, "B T D"]:
-        """Attends to keys and values; `bias` holds the mask (0 or -1e10) and the relative bias."""
+        """Attends to keys and values; a plain `view` holds the mask (0 or -1e10) and the relative bias."""
         q = split_heads(self.query(queries), self.sizes)
-        return self.out(mix(q, *memory, bias, drop=self.dropout))
+        return self.out(mix(q, *memory, view, drop=self.dropout))
 
     def __call__(
-        self, queries: Float[Array, "B T D"], keys: Float[Array, "B S D"], bias: Float[Array, "#B #H T S"]
+        self, queries: Float[Array, "B T D"], keys: Float[Array, "B S D"], view: View
     ) -> Float[Array, "B T D"]:
         """Attends from `queries` to `keys`."""
-        return self.attend(queries, self.keys_values(keys), bias)
+        return self.attend(queries, self.keys_values(keys), view)

@@ -12,6 +12,7 @@ from jax.sharding import NamedSharding
 from jaxtyping import PyTree
 
 from mixlm.models.layout import of_stack, per_layer, stacks, with_stacks, without_stacks
+from mixlm.partitioning import moment_sharding
 
 
 class LayeredState(NamedTuple):
@@ -47,9 +48,9 @@ def layer_by_layer(transform: optax.GradientTransformation) -> optax.GradientTra
 def state_shardings(
     transform: optax.GradientTransformation, state: PyTree, params: PyTree, shardings: PyTree, whole: NamedSharding
 ) -> PyTree:
-    """Where a state of `layer_by_layer(transform)` lies: moments where their parameter lies, the rest on every device.
+    """Where a state of `layer_by_layer(transform)` lies: moments by `moment_sharding`, the rest on every device.
 
-    `state` and `params` are abstract; moments that are factored lie on every device too.
+    `state` and `params` are abstract.
     """
     if not isinstance(state, LayeredState):
         return _shardings(transform, state, params, shardings, whole)
@@ -67,7 +68,7 @@ def state_shardings(
 def _shardings(transform: Any, state: Any, params: Any, shardings: Any, whole: NamedSharding) -> Any:
     return optax.tree_utils.tree_map_params(
         transform,
-        lambda leaf, param, sharding: sharding if leaf.shape == param.shape else whole,
+        moment_sharding,
         state,
         params,
         shardings,

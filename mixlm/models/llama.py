@@ -44,11 +44,11 @@ class RotaryAttention(nn.Module):
         """Attends from `x` to itself and to `past`; also returns all keys, rotated, and values."""
         sizes = self.sizes
 
-        def heads(name: str) -> Float[Array, "B H T K"]:
+        def heads(name: str, length: str | None) -> Float[Array, "B H T K"]:
             joined, axes = sizes.num_heads * sizes.head_dim, ("embed", "joined_kv")
-            return split_heads(Dense(joined, axes, self.kernel_init, sizes.dtype, name=name)(x), sizes)
+            return split_heads(Dense(joined, axes, self.kernel_init, sizes.dtype, name=name)(x), sizes, length)
 
-        q, k, v = (heads(name) for name in ("query", "key", "value"))
+        q, k, v = heads("query", "length"), heads("key", None), heads("value", None)
         memory = (rotate(k, turn), v)
         if past is not None:
             memory = past.write(*memory)

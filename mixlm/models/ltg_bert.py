@@ -77,10 +77,11 @@ class DisentangledAttention(nn.Module):
     ) -> tuple[Float[Array, "B T D"], KeysValues]:
         """Attends from `x` to itself and to `past`; `rows` are those of `relative`; also returns keys and values."""
         sizes = self.sizes
-        q, k, v = (split_heads(project(x), sizes) for project in (self.query, self.key, self.value))
+        q = split_heads(self.query(x), sizes)
+        k, v = (split_heads(project(x), sizes, None) for project in (self.key, self.value))
         memory = (k, v) if past is None else past.write(k, v)
         near = self.dropouts[0](relative)[None]
-        query_rows, key_rows = (split_heads(project(near), sizes)[0] for project in (self.query, self.key))
+        query_rows, key_rows = (split_heads(project(near), sizes, None)[0] for project in (self.query, self.key))
         scale = 1.0 / math.sqrt(3.0 * sizes.head_dim)
         positional = by_rows(q, key_rows, rows) + by_rows(memory[0], query_rows, rows.mT).mT
         mixed = mix(q, *memory, mask_bias(mask) + positional * scale, scale=scale, drop=self.dropouts[1])

@@ -12,6 +12,7 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from mixlm.schedules import check_number
+from mixlm.shards import shards_of
 
 Weight = Float[Array, ""] | float
 Logits = Callable[[Float[Array, "*n D"]], Float[Array, "*n V"]]
@@ -192,11 +193,20 @@ def score(
     """
     counted = (weights > 0).astype(jnp.float32) if counted is None else counted
     noise = jnp.zeros_like(weights) if noise is None else noise
+    columns = (targets, weights, counted, noise)
+    shards = shards_of(*targets.shape) if targets.shape[1] > block else None
+    if shards is None:
+        return _score(logits, loss, pick, block, hidden, *columns)
+    found = shards.map(lambda *part: vars(_score(logits, loss, pick, block, *part)), hidden, *columns)
+    picked = found.pop("picked")
+    return Scored(**jax.tree.map(jnp.sum, found), picked=None if picked is None else shards.whole(picked))
 
+
+def _score(logits, loss, pick, block, hidden, targets, *columns):
     def sums(block_hidden, *columns):
         return _block_sums(logits(block_hidden), *columns, loss=loss, pick=pick)
 
-    columns = (targets, weights, counted, noise)
+    columns = (targets, *columns)
     length = hidden.shape[1]
     if length <= block:
         total, rest, picked = sums(hidden, *columns)
@@ -223,13 +233,19 @@ def score_rows(
     A gradient cannot be taken ahead where every row has a factor of its own, so a block's logits are computed again on
     the way back: a fourth product with the head's matrix next to `score`'s three, where a row is longer than a block.
     """
+    columns = (targets, weights, counted, jnp.zeros_like(weights))
+    shards = shards_of(*targets.shape) if targets.shape[1] > block else None
+    if shards is None:
+        return _score_rows(logits, loss, block, hidden, *columns)
+    return jax.tree.map(shards.row_sums, shards.map(partial(_score_rows, logits, loss, block), hidden, *columns))
 
+
+def _score_rows(logits, loss, block, hidden, *columns):
     def sums(block_hidden, *columns):
         row_sums = partial(jnp.sum, axis=1)
         total, rest, _ = _block_sums(logits(block_hidden), *columns, loss=loss, pick=None, add=row_sums)
         return total, rest
 
-    columns = (targets, weights, counted, jnp.zeros_like(weights))
     length = hidden.shape[1]
     if length <= block:
         total, rest = sums(hidden, *columns)

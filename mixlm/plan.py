@@ -10,13 +10,22 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from mixlm.axes import Layout, under
 from mixlm.checkpoint import size_in_bytes
 from mixlm.compiled import Executables
 from mixlm.data.stream import StreamedData
 from mixlm.errors import UserError
 from mixlm.evaluate import Validation, frequency_bands
 from mixlm.origin import Origin
-from mixlm.partitioning import batch_sharding, check_batch, held_rows, replicated
+from mixlm.partitioning import (
+    batch_sharding,
+    bytes_per_device,
+    check_batch,
+    check_lengths,
+    check_networks,
+    held_rows,
+    replicated,
+)
 from mixlm.recipe import Recipe
 from mixlm.samples import BLOCK, reading, shown
 from mixlm.step import Step, initial_state, row_keys
@@ -29,12 +38,17 @@ class Plan:
     recipe: Recipe
     data: Any
     train: Any  # the walk over its training blocks
-    mesh: Mesh
+    layout: Layout
     create: Any
     state: Any
     steps: Executables
     validations: Executables
     origin: Origin | None = None
+
+    @property
+    def mesh(self) -> Mesh:
+        """The devices."""
+        return self.layout.mesh
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -77,11 +91,11 @@ class Plan:
     @cached_property
     def rows(self) -> tuple[int, int]:
         """Which run of a batch's rows this process reads: (index, how many equal runs there are)."""
-        return held_rows(self.mesh, jax.process_index())
+        return held_rows(self.layout, jax.process_index())
 
     def place(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """The global batch on the mesh, of which this process gives its run of the rows, or all of them."""
-        sharding, size = batch_sharding(self.mesh), self.recipe.batch_size
+        sharding, size = batch_sharding(self.layout), self.recipe.batch_size
 
         def placed(rows: np.ndarray) -> jax.Array:
             first = 0 if len(rows) == size else self.rows[0] * len(rows)
@@ -96,7 +110,9 @@ class Plan:
 
     def everywhere(self, value: np.ndarray) -> jax.Array:
         """An array on every device; every process gives the same one."""
-        return jax.make_array_from_callback(value.shape, replicated(self.mesh), lambda where: np.asarray(value[where]))
+        return jax.make_array_from_callback(
+            value.shape, replicated(self.layout), lambda where: np.asarray(value[where])
+        )
 
     def close(self) -> None:
         """Stops compiling ahead."""
@@ -121,24 +137,26 @@ def plan(
         train = data.train(recipe.block_length, recipe.seed, recipe.epochs)
         rows_of_run = data.rows_of(recipe.block_length, recipe.epochs)
     recipe = recipe.settled(None if data is None else data.summary.unique_tokens, rows_of_run)
-    mesh = recipe.partitioning.mesh(devices)
+    layout = recipe.partitioning.layout(devices)
     check_batch(
-        mesh, recipe.batch_size // recipe.microbatches, "A microbatch" if recipe.microbatches > 1 else "A batch"
+        layout, recipe.batch_size // recipe.microbatches, "A microbatch" if recipe.microbatches > 1 else "A batch"
     )
-    create, state = initial_state(dict(recipe.modules), recipe.optimizer, recipe.seed, mesh)
-    whole = replicated(mesh)
-    rows = jax.ShapeDtypeStruct((recipe.batch_size, recipe.block_length), np.int32, sharding=batch_sharding(mesh))
+    check_lengths(layout, recipe.lengths)
+    check_networks(layout, dict(recipe.modules))
+    create, state = initial_state(dict(recipe.modules), recipe.optimizer, recipe.seed, layout)
+    whole = replicated(layout)
+    rows = jax.ShapeDtypeStruct((recipe.batch_size, recipe.block_length), np.int32, sharding=batch_sharding(layout))
     number = jax.ShapeDtypeStruct((), np.int32, sharding=whole)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    step = Step(recipe.modules, recipe.optimizer, recipe.microbatches)
-    validation = Validation(recipe.modules, recipe.frequency_bands)
+    step = under(layout, Step(recipe.modules, recipe.optimizer, recipe.microbatches))
+    validation = under(layout, Validation(recipe.modules, recipe.frequency_bands))
     bands = jax.ShapeDtypeStruct((recipe.tokens.vocab_size,), np.int32, sharding=whole)
     batch = {"tokens": rows}
     planned = Plan(
         recipe=recipe,
         data=data,
         train=train,
-        mesh=mesh,
+        layout=layout,
         create=create,
         state=state,
         steps=Executables(step, state, batch, number, donate_argnums=0, out_shardings=(shardings, whole)),
@@ -171,6 +189,7 @@ def summary(plan: Plan) -> list[str]:
     spans = recipe.stages.spans(recipe.steps)
     devices = plan.mesh.devices.flatten()
     axes = " x ".join(f"{name} {size}" for name, size in plan.mesh.shape.items())
+    held = (size(bytes_per_device(part)) for part in (plan.state.params, plan.state.opt_state))
     rows = [("recipe", f"{recipe.name}, seed {recipe.seed}")]
     for name, module in recipe.networks.items():
         rows.append((name, f"{type(module).__name__}, {count(parameters(plan.state.params[name]))} parameters"))
@@ -198,6 +217,7 @@ def summary(plan: Plan) -> list[str]:
         )
     rows += [
         ("devices", f"{len(devices)} x {devices[0].device_kind}{_shared()}, mesh {axes}"),
+        ("each holds", "{} of parameters, {} of the optimizer's state".format(*held)),
         ("run", f"{recipe.folder}"),
     ]
     width = max(len(name) for name, _ in rows)

@@ -8,10 +8,11 @@ import jax
 from flax.core import meta
 from jax.sharding import Mesh
 
+from mixlm.axes import Layout
 from mixlm.checkpoint import Checkpoints
 from mixlm.errors import UserError, nearest
 from mixlm.folder import RunFolder
-from mixlm.partitioning import parameter_shardings
+from mixlm.partitioning import boxed_parameters, parameter_shardings
 from mixlm.recipe import Recipe
 
 # What a checkpoint's parameters mean nothing without.
@@ -31,8 +32,8 @@ def restored(
     check_networks(recipe, networks)
     folder = RunFolder(recipe.folder)
     check_run(recipe, vocabulary)
-    mesh = recipe.partitioning.mesh()
-    shapes = {name: abstract_params(recipe.networks[name], mesh) for name in networks}
+    layout = recipe.partitioning.layout()
+    shapes = {name: abstract_params(recipe.networks[name], layout) for name in networks}
     checkpoints = Checkpoints(folder.checkpoints)
     found = checkpoints.restore_params(shapes, recipe.address.step(checkpoints, recipe.best_metric))
     if found is None:
@@ -65,10 +66,10 @@ def check_run(recipe: Recipe, vocabulary: str | None = None) -> None:
             )
 
 
-def abstract_params(module: Any, mesh: Mesh) -> Any:
+def abstract_params(module: Any, where: Mesh | Layout) -> Any:
     """The shapes of a network's parameters, as jax.ShapeDtypeStruct with the shardings that training gives them."""
-    boxed = jax.eval_shape(lambda: module.init(jax.random.key(0), *module.inputs())["params"])
-    shardings = parameter_shardings(mesh, boxed)
+    boxed, _ = boxed_parameters(module)
+    shardings = parameter_shardings(where, boxed)
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         meta.unbox(boxed),

@@ -8,17 +8,18 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 from flax.core import meta
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
+from mixlm.axes import Layout
 from mixlm.errors import UserError
 from mixlm.losses import Term, weighted_sum
 from mixlm.objectives.base import Objective, drawn
 from mixlm.optim import Optimizer
-from mixlm.partitioning import parameter_shardings, replicated
+from mixlm.partitioning import boxed_parameters, parameter_shardings, pinned_gradients, replicated
+from mixlm.per_layer import state_shardings
 
 Metrics = dict[str, Float[Array, ""]]
 
@@ -98,6 +99,7 @@ class Step:
             return objective(nets, part, part_keys, state.step)
 
         gradients, sums = self._gradients(terms, trained, batch, keys)
+        gradients = pinned_gradients(modules, gradients)
         params, opt_state, figures = self.optimizer.update(gradients, state.opt_state, state.params, state.step)
         metrics = {name: term.figure for name, term in sums.items()} | figures | {"loss": weighted_sum(sums)}
         return TrainState(state.step + 1, params, opt_state), metrics
@@ -140,7 +142,7 @@ class Step:
 
 
 def initial_state(
-    modules: Mapping[str, nn.Module], optimizer: Optimizer, seed: int, mesh: Mesh
+    modules: Mapping[str, nn.Module], optimizer: Optimizer, seed: int, mesh: Mesh | Layout
 ) -> tuple[Callable[[], TrainState], Any]:
     """Returns (what makes the first state, already on the mesh; the state's shapes with their shardings).
 
@@ -159,23 +161,13 @@ def initial_state(
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
     abstract, whole = jax.eval_shape(create), replicated(mesh)
-    params = parameter_shardings(mesh, jax.eval_shape(boxed))
+    params = {name: parameter_shardings(mesh, boxed_parameters(module)[0]) for name, module in modules.items()}
     states = {
-        name: _state_shardings(optimizer, abstract.opt_state[name], abstract.params[name], params[name], whole)
+        name: state_shardings(
+            optimizer.rule.transform(), abstract.opt_state[name], abstract.params[name], params[name], whole
+        )
         for name in modules
     }
     shardings: Any = abstract.replace(step=whole, params=params, opt_state=states)
     shapes = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
     return jax.jit(create, out_shardings=shardings), shapes
-
-
-def _state_shardings(optimizer, state, params, shardings, whole):
-    """An optimizer's moments lie where their parameter lies; factored moments and counters are on every device."""
-    return optax.tree_utils.tree_map_params(
-        optimizer.rule.transform(),
-        lambda leaf, param, sharding: sharding if leaf.shape == param.shape else whole,
-        state,
-        params,
-        shardings,
-        transform_non_params=lambda _: whole,
-    )

@@ -20,23 +20,25 @@ from mixlm.partitioning import (
 @pytest.mark.parametrize(
     ("axes", "sizes"),
     [
-        ({}, (8, 1, 1)),
-        ({"data": 8}, (8, 1, 1)),
-        ({"data": 1, "fsdp": -1}, (1, 8, 1)),
-        ({"fsdp": 2}, (4, 2, 1)),
-        ({"fsdp": 2, "tensor": 2}, (2, 2, 2)),
-        ({"data": 4, "tensor": -1}, (4, 1, 2)),
+        ({}, (8, 1, 1, 1)),
+        ({"data": 8}, (8, 1, 1, 1)),
+        ({"data": 1, "fsdp": -1}, (1, 8, 1, 1)),
+        ({"fsdp": 2}, (4, 2, 1, 1)),
+        ({"fsdp": 2, "tensor": 2}, (2, 2, 1, 2)),
+        ({"data": 4, "tensor": -1}, (4, 1, 1, 2)),
+        ({"sequence": 2, "tensor": 2}, (2, 1, 2, 2)),
+        ({"data": 2, "sequence": -1}, (2, 1, 4, 1)),
     ],
 )
 def test_an_axis_of_minus_one_takes_the_devices_that_are_left(axes, sizes):
     mesh = Partitioning(**axes).mesh()
-    assert tuple(mesh.shape.items()) == tuple(zip(("data", "fsdp", "tensor"), sizes))
+    assert tuple(mesh.shape.items()) == tuple(zip(("data", "fsdp", "sequence", "tensor"), sizes))
     assert {device.id for device in mesh.devices.flat} == {device.id for device in jax.devices()}
 
 
 def test_a_mesh_over_some_of_the_devices():
     mesh = Partitioning(tensor=2).mesh(jax.devices()[:4])
-    assert mesh.devices.shape == (2, 1, 2)
+    assert mesh.devices.shape == (2, 1, 1, 2)
     assert sorted(device.id for device in mesh.devices.flat) == [device.id for device in jax.devices()[:4]]
 
 
@@ -45,6 +47,24 @@ def test_a_mesh_that_does_not_fit_is_an_error(axes):
     with pytest.raises(UserError, match=r"does not fit 8 devices") as caught:
         Partitioning(**axes).mesh()
     assert all(f"'{axis}': {size}" in str(caught.value) for axis, size in axes.items())
+
+
+@pytest.mark.parametrize(
+    ("axes", "near"),
+    [
+        ({"data": 4}, (8, 1, 1, 1)),
+        ({"data": 16}, (8, 1, 1, 1)),
+        ({"tensor": 3}, (2, 1, 1, 4)),
+        ({"tensor": 16}, (1, 1, 1, 8)),
+        ({"data": 2, "fsdp": 3}, (2, 4, 1, 1)),
+        ({"data": 1, "sequence": 3, "tensor": 2}, (1, 1, 4, 2)),
+        ({"fsdp": 5, "data": -1}, (2, 4, 1, 1)),
+    ],
+)
+def test_the_nearest_mesh_is_named(axes, near):
+    named = " x ".join(f"{axis} {size}" for axis, size in zip(("data", "fsdp", "sequence", "tensor"), near))
+    with pytest.raises(UserError, match=rf"the nearest that does is {named}\.$"):
+        Partitioning(**axes).mesh()
 
 
 @pytest.mark.parametrize("axes", [{"fsdp": -1}, {"tensor": 0}, {"data": -2}, {"data": 0, "fsdp": -1}])
@@ -68,7 +88,7 @@ def test_rows_lie_over_the_data_and_fsdp_axes():
     mesh = Partitioning(data=2, fsdp=2, tensor=2).mesh()
     rows = jax.device_put(np.arange(8)[:, None] * np.ones((1, 3)), batch_sharding(mesh))
     held = {shard.device.id: set(np.asarray(shard.data)[:, 0].astype(int)) for shard in rows.addressable_shards}
-    for (data, fsdp, _), device in np.ndenumerate(mesh.devices):
+    for (data, fsdp, _, _), device in np.ndenumerate(mesh.devices):
         first = 2 * (2 * data + fsdp)
         assert held[device.id] == {first, first + 1}
     whole = jax.device_put(np.arange(8), replicated(mesh))

@@ -1,9 +1,12 @@
 """The decoder-only network in T5's shape, with the parameter tree of T5X's decoder-only example."""
 
+from dataclasses import field
+
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from mixlm.example import Example, attention_mask, smallest_example
+from mixlm.models.attention import mask_bias
 from mixlm.models.cache import Cache, KeysValues, Slots, empty_cache, read, unless_overfull
 from mixlm.models.layers import (
     Attention,
@@ -15,10 +18,10 @@ from mixlm.models.layers import (
     RMSNorm,
     check_positive,
     constrain,
-    mask_bias,
     without_encoder,
 )
 from mixlm.models.relative import RelativeBias, check_buckets
+from mixlm.models.stack import Execution, init, stacked, through
 
 
 class DecoderLayer(nn.Module):
@@ -28,7 +31,7 @@ class DecoderLayer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B T D"], bias: Float[Array, "B H T S"], past: Slots | None = None
+        self, x: Float[Array, "B T D"], past: Slots | None, bias: Float[Array, "B H T S"]
     ) -> tuple[Float[Array, "B T D"], KeysValues]:
         """Applies the layer to `x`, which follows on `past` where it is given; also returns all keys and values."""
         sizes = self.sizes
@@ -53,13 +56,14 @@ class Decoder(nn.Module):
     bidirectional_bias: bool
     vocab_size: int
     tied: bool
+    execution: Execution
 
     def setup(self) -> None:
         """Names the parts as T5X does."""
         sizes = self.sizes
         self.token_embedder = Embed(self.vocab_size, sizes.emb_dim, sizes.dtype)
         self.relpos_bias = RelativeBias(sizes.num_heads, self.num_buckets, self.max_distance, self.bidirectional_bias)
-        self.layers = [DecoderLayer(sizes) for _ in range(self.num_layers)]
+        self.layers = stacked(lambda _: DecoderLayer(sizes), self.num_layers, self.execution)
         self.decoder_norm = RMSNorm(sizes.dtype)
         self.input_dropout = Dropout(sizes.dropout_rate)
         self.output_dropout = Dropout(sizes.dropout_rate)
@@ -83,11 +87,9 @@ class Decoder(nn.Module):
     def stack(
         self, tokens: Int[Array, "B T"], bias: Float[Array, "B H T S"], cache: Cache | None = None
     ) -> tuple[Float[Array, "B T D"], list[KeysValues]]:
-        """Embeds, applies the layers and the last norm; also returns every layer's keys and values."""
-        x, written = self.input_dropout(self.token_embedder(tokens)), []
-        for index, layer in enumerate(self.layers):
-            x, memory = layer(x, bias, None if cache is None else cache.slots(index))
-            written.append(memory)
+        """Embeds, applies the layers and the last norm; also returns what every layer put into the cache."""
+        x, past = self.input_dropout(self.token_embedder(tokens)), None if cache is None else cache.slots()
+        x, written = through(self.layers, self.num_layers, self.execution, x, past, bias)
         return self.output_dropout(self.decoder_norm(x)), written
 
     def logits(self, hidden: Float[Array, "*any D"]) -> Float[Array, "*any V"]:
@@ -116,6 +118,9 @@ class DecoderOnly(nn.Module):
     num_buckets: int = 32
     max_distance: int = 128
     bidirectional_bias: bool = True
+    execution: Execution = field(default=Execution(), repr=False)  # no part of what a run computes
+
+    init = init
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -146,6 +151,7 @@ class DecoderOnly(nn.Module):
             bidirectional_bias=self.bidirectional_bias,
             vocab_size=self.vocab_size,
             tied=self.logits_via_embedding,
+            execution=self.execution,
         )
 
     def inputs(self) -> tuple[Example]:

@@ -5,7 +5,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from mixlm.errors import UserError
-from mixlm.models.layers import check_dtype, check_positive
+from mixlm.models.layers import check_dtype, check_positive, constrain
 
 # Ours, after what we remember of ELECTRA's kernels: it keeps the first judgements near even.
 KERNEL_INIT = nn.initializers.truncated_normal(stddev=0.02)
@@ -49,4 +49,5 @@ class TokenHead(nn.Module):
             bias_init=nn.with_logical_partitioning(nn.initializers.zeros, (None,)),
             name="judge",
         )
-        return judge(nn.gelu(dense(hidden)))[..., 0]
+        y = constrain(nn.gelu(dense(hidden)), "batch", "length", "mlp")
+        return judge(y)[..., 0]

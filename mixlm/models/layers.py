@@ -1,4 +1,4 @@
-"""The parts of the networks: RMS norm, attention, gated MLP, embedding; names and numbers as in T5X."""
+"""The parts of the networks: RMS norm, attention's projections, gated MLP, embedding; names and numbers as in T5X."""
 
 import math
 import operator
@@ -9,10 +9,12 @@ from functools import reduce
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
+from mixlm.axes import in_force, note
 from mixlm.errors import UserError, nearest
 from mixlm.example import Example, joined
+from mixlm.models.attention import View, mix
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": nn.relu,
@@ -23,9 +25,6 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "linear": lambda x: x,
 }
 DTYPES = ("float32", "bfloat16")
-
-# What T5X adds to a hidden score: in float32 it swallows the score, so that a query that sees nothing attends evenly.
-MASKED = -1e10
 
 Initializer = Callable[..., Array]
 fan_in_normal = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
@@ -86,16 +85,27 @@ def without_encoder(example: Example) -> Example:
     return example if example.encoder_input_tokens is None else joined(example)
 
 
-def constrain(x: Float[Array, "*any"], *axes: str) -> Float[Array, "*any"]:
-    """Pins `x` to the mesh by its logical axes; does nothing where no axis rules or no mesh are in force."""
-    return nn.with_logical_constraint(x, axes)
+def constrain(x: Float[Array, "*any"], *names: str | None) -> Float[Array, "*any"]:
+    """Pins an activation to the mesh by its logical axes, None for one that stays whole.
+
+    Without a layout in force (`mixlm.axes`), flax's own axis rules and mesh count; without these, nothing is done.
+    """
+    note(names)
+    layout = in_force()
+    return nn.with_logical_constraint(x, names) if layout is None else layout.pinned(x, names)
+
+
+def gathered(param: Float[Array, "*any"], *names: str | None) -> Float[Array, "*any"]:
+    """A parameter as a product with activations reads it: whole over the devices that share out the rows."""
+    layout = in_force()
+    return param if layout is None else layout.gathered(param, names)
 
 
 def add_bias(module: nn.Module, x: Float[Array, "*any F"], axis: str) -> Float[Array, "*any F"]:
     """Adds the float32 parameter "bias" of `module` to the last axis, in `x`'s own type."""
     init = nn.with_logical_partitioning(nn.initializers.zeros, (axis,))
     bias = jnp.asarray(module.param("bias", init, (x.shape[-1],), jnp.float32))
-    return x + jnp.broadcast_to(bias.astype(x.dtype), x.shape)
+    return x + jnp.broadcast_to(gathered(bias.astype(x.dtype), axis), x.shape)
 
 
 class Bias(nn.Module):
@@ -123,7 +133,7 @@ class Dense(nn.Module):
         """Maps the last axis to `features`."""
         init = nn.with_logical_partitioning(self.kernel_init, self.axes)
         kernel = jnp.asarray(self.param("kernel", init, (x.shape[-1], self.features), jnp.float32))
-        y = jnp.dot(x.astype(self.dtype), kernel.astype(self.dtype))
+        y = jnp.dot(x.astype(self.dtype), gathered(kernel.astype(self.dtype), *self.axes))
         return add_bias(self, y, self.axes[1]) if self.use_bias else y
 
 
@@ -140,7 +150,7 @@ class RMSNorm(nn.Module):
         scale = jnp.asarray(self.param("scale", init, (x.shape[-1],), jnp.float32))
         x = x.astype(jnp.float32)
         y = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.epsilon)
-        return y.astype(self.dtype) * jnp.broadcast_to(scale.astype(self.dtype), y.shape)
+        return y.astype(self.dtype) * jnp.broadcast_to(gathered(scale.astype(self.dtype), "embed"), y.shape)
 
 
 class Embed(nn.Module):
@@ -159,11 +169,13 @@ class Embed(nn.Module):
 
     def __call__(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         """Looks up `tokens`; an id outside of the vocabulary becomes NaN, so that it cannot go unnoticed."""
-        return constrain(jnp.take(self.embedding, tokens, axis=0).astype(self.dtype), "batch", "length", "embed")
+        table = gathered(self.embedding, "vocab", "embed")
+        return constrain(jnp.take(table, tokens, axis=0).astype(self.dtype), "batch", "length", "embed")
 
     def score(self, hidden: Float[Array, "*any D"]) -> Float[Array, "*any V"]:
         """Float32 scores of every token, `hidden @ embedding.T`."""
-        return jnp.einsum("...d,vd->...v", hidden.astype(jnp.float32), self.embedding)
+        table = gathered(self.embedding, "vocab", "embed")
+        return jnp.einsum("...d,vd->...v", hidden.astype(jnp.float32), table)
 
     def attend(self, hidden: Float[Array, "*any D"]) -> Float[Array, "*any V"]:
         """Float32 logits of T5 1.0's tied head, `hidden @ embedding.T / sqrt(D)`."""
@@ -205,26 +217,13 @@ class GatedMLP(nn.Module):
         return Dense(sizes.emb_dim, ("mlp", "embed"), self.wo_init, sizes.dtype, name="wo")(y)
 
 
-def split_heads(y: Float[Array, "B T J"], sizes: LayerSizes) -> Float[Array, "B H T K"]:
-    """Puts the heads in front of the length, where the batched products want them."""
+def split_heads(y: Float[Array, "B T J"], sizes: LayerSizes, length: str | None = "length") -> Float[Array, "B H T K"]:
+    """Puts the heads in front of the length, where the batched products want them.
+
+    Where a mesh cuts the length, queries stay cut; keys and values, which every query reads, are gathered: None.
+    """
     y = y.reshape(*y.shape[:2], sizes.num_heads, sizes.head_dim).swapaxes(1, 2)
-    return constrain(y, "batch", "heads", "length", "kv")
-
-
-def mix(
-    q: Float[Array, "B H T K"],
-    k: Float[Array, "B H S K"],
-    v: Float[Array, "B H S K"],
-    bias: Float[Array, "#B #H T S"],
-    *,
-    scale: float = 1.0,
-    drop: Callable[[Array], Array] = lambda weights: weights,
-) -> Float[Array, "B T J"]:
-    """What attention reads, `softmax(scale q k' + bias) v` with the heads joined; the softmax is in float32."""
-    scores = jnp.einsum("bhtk,bhsk->bhts", q, k, preferred_element_type=jnp.float32)
-    weights = drop(jax.nn.softmax(scores * scale + bias, axis=-1).astype(v.dtype))
-    mixed = jnp.einsum("bhts,bhsk->bthk", weights, v)
-    return mixed.reshape(*mixed.shape[:2], -1)
+    return constrain(y, "batch", "heads", length, "kv")
 
 
 class Attention(nn.Module):
@@ -245,25 +244,20 @@ class Attention(nn.Module):
 
     def keys_values(self, x: Float[Array, "B S D"]) -> tuple[Float[Array, "B H S K"], Float[Array, "B H S K"]]:
         """What `attend` looks at, which a cache can keep."""
-        return split_heads(self.key(x), self.sizes), split_heads(self.value(x), self.sizes)
+        return split_heads(self.key(x), self.sizes, None), split_heads(self.value(x), self.sizes, None)
 
     def attend(
         self,
         queries: Float[Array, "B T D"],
         memory: tuple[Float[Array, "B H S K"], Float[Array, "B H S K"]],
-        bias: Float[Array, "#B #H T S"],
+        view: View,
     ) -> Float[Array, "B T D"]:
-        """Attends to keys and values; `bias` holds the mask (0 or -1e10) and the relative bias."""
+        """Attends to keys and values; a plain `view` holds the mask (0 or -1e10) and the relative bias."""
         q = split_heads(self.query(queries), self.sizes)
-        return self.out(mix(q, *memory, bias, drop=self.dropout))
+        return self.out(mix(q, *memory, view, drop=self.dropout))
 
     def __call__(
-        self, queries: Float[Array, "B T D"], keys: Float[Array, "B S D"], bias: Float[Array, "#B #H T S"]
+        self, queries: Float[Array, "B T D"], keys: Float[Array, "B S D"], view: View
     ) -> Float[Array, "B T D"]:
         """Attends from `queries` to `keys`."""
-        return self.attend(queries, self.keys_values(keys), bias)
-
-
-def mask_bias(mask: Bool[Array, "B T S"]) -> Float[Array, "B 1 T S"]:
-    """What is added to the scores: 0 where query t sees key s, else -1e10, in float32."""
-    return jnp.where(mask, 0.0, MASKED)[:, None].astype(jnp.float32)
+        return self.attend(queries, self.keys_values(keys), view)

@@ -1,6 +1,7 @@
 """LTG-BERT, a transformer of BabyLM's: disentangled relative attention, GEGLU and a norm on every side."""
 
 import math
+from dataclasses import field
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -8,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mixlm.errors import UserError
 from mixlm.example import Example, attention_mask, smallest_example
+from mixlm.models.attention import mask_bias, mix
 from mixlm.models.cache import Cache, KeysValues, Slots, empty_cache, read, unless_overfull
 from mixlm.models.layers import (
     Bias,
@@ -18,13 +20,12 @@ from mixlm.models.layers import (
     LayerSizes,
     check_positive,
     constrain,
-    mask_bias,
-    mix,
     split_heads,
     truncated,
     without_encoder,
 )
 from mixlm.models.relative import check_log_buckets, log_buckets
+from mixlm.models.stack import Execution, init, stacked, through
 
 
 def small_normal(emb_dim: int, scale: float = 1.0) -> Initializer:
@@ -76,10 +77,11 @@ class DisentangledAttention(nn.Module):
     ) -> tuple[Float[Array, "B T D"], KeysValues]:
         """Attends from `x` to itself and to `past`; `rows` are those of `relative`; also returns keys and values."""
         sizes = self.sizes
-        q, k, v = (split_heads(project(x), sizes) for project in (self.query, self.key, self.value))
+        q = split_heads(self.query(x), sizes)
+        k, v = (split_heads(project(x), sizes, None) for project in (self.key, self.value))
         memory = (k, v) if past is None else past.write(k, v)
         near = self.dropouts[0](relative)[None]
-        query_rows, key_rows = (split_heads(project(near), sizes)[0] for project in (self.query, self.key))
+        query_rows, key_rows = (split_heads(project(near), sizes, None)[0] for project in (self.query, self.key))
         scale = 1.0 / math.sqrt(3.0 * sizes.head_dim)
         positional = by_rows(q, key_rows, rows) + by_rows(memory[0], query_rows, rows.mT).mT
         mixed = mix(q, *memory, mask_bias(mask) + positional * scale, scale=scale, drop=self.dropouts[1])
@@ -125,10 +127,10 @@ class LTGBertLayer(nn.Module):
     def __call__(
         self,
         x: Float[Array, "B T D"],
+        past: Slots | None,
         relative: Float[Array, "R D"],
         rows: Int[Array, "#B T S"],
         mask: Bool[Array, "B T S"],
-        past: Slots | None = None,
     ) -> tuple[Float[Array, "B T D"], KeysValues]:
         """Applies the layer to `x`, which follows on `past` where it is given; also returns all keys and values."""
         sizes = self.sizes
@@ -159,6 +161,9 @@ class LTGBert(nn.Module):
     dropout_rate: float = 0.0
     epsilon: float = 1e-7
     dtype: str = "float32"
+    execution: Execution = field(default=Execution(), repr=False)  # no part of what a run computes
+
+    init = init
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -189,7 +194,7 @@ class LTGBert(nn.Module):
         boxed = nn.with_logical_partitioning(init, ("relpos_buckets", "embed"))
         self.relative_embedding = self.param("relative_embedding", boxed, (rows, self.emb_dim), jnp.float32)
         self.relative_layer_norm = norm(self.dtype, self.epsilon, affine=True)
-        self.layers = [LTGBertLayer(sizes, self.epsilon, index) for index in range(self.num_layers)]
+        self.layers = stacked(lambda index: LTGBertLayer(sizes, self.epsilon, index), self.num_layers, self.execution)
         self.head_norms = [norm(self.dtype, self.epsilon) for _ in range(2)]
         self.head_dense = Dense(self.emb_dim, ("embed", "mlp"), init, self.dtype, use_bias=True)
         self.logits_bias = Bias("vocab")
@@ -238,12 +243,13 @@ class LTGBert(nn.Module):
         mask: Bool[Array, "B T S"],
         cache: Cache | None = None,
     ) -> tuple[Float[Array, "B T D"], list[KeysValues]]:
-        """Embeds, applies the layers and the head up to the vocabulary; also every layer's keys and values."""
-        x, written = self.dropouts[0](self.word_norm(self.token_embedder(tokens))), []
+        """Embeds, applies the layers and the head up to the vocabulary; also what every layer put into the cache."""
+        x, past = (
+            self.dropouts[0](self.word_norm(self.token_embedder(tokens))),
+            None if cache is None else cache.slots(),
+        )
         relative = self.relative_layer_norm(jnp.asarray(self.relative_embedding))
-        for index, layer in enumerate(self.layers):
-            x, memory = layer(x, relative, rows, mask, None if cache is None else cache.slots(index))
-            written.append(memory)
+        x, written = through(self.layers, self.num_layers, self.execution, x, past, relative, rows, mask)
         # The head's gelu is exact, unlike the layers'.
         x = nn.gelu(self.head_dense(self.head_norms[0](x)), approximate=False)
         return self.dropouts[1](self.head_norms[1](x)), written

@@ -1,0 +1,118 @@
+"""What attention reads, `softmax(scale q k' + bias) v` within who sees whom, by what is best on the device.
+
+`view` is made once for all layers; `mix` reads by it. A plain view is the number that is added to each score, on every
+device and for every mask and bias. On a TPU, masks alone are left to JAX's splash kernel, on a GPU to cuDNN's flash
+attention in bfloat16; neither can learn a bias (T5's relative positions, LTG-BERT's), which stays plain there too.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float
+
+from mixlm.errors import UserError, nearest
+from mixlm.models.reach import Reach
+from mixlm.models.splash import splash
+
+# What T5X adds to a hidden score: in float32 it swallows the score, so that a query that sees nothing attends evenly.
+MASKED = -1e10
+ATTENTIONS = ("auto", "plain", "splash", "cudnn")
+# By the platform that a program is for.
+BEST = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn"}
+
+
+@struct.dataclass
+class Blockwise:
+    """A view for the splash kernel, which `interpret` lets run anywhere, slowly."""
+
+    reach: Reach
+    interpret: bool = struct.field(pytree_node=False)
+
+
+@struct.dataclass
+class Fused:
+    """A view for cuDNN."""
+
+    mask: Bool[Array, "B 1 T S"]
+
+
+View = Float[Array, "#B #H T S"] | Blockwise | Fused
+
+
+def check_attention(attention: object) -> None:
+    """Raises `UserError` unless `attention` names a way to compute it."""
+    if attention not in ATTENTIONS:
+        known = ", ".join(ATTENTIONS)
+        raise UserError(f"ATTENTION = {attention!r} is none of {known}.{nearest(str(attention), ATTENTIONS)}")
+
+
+def view_of(reach: Reach, attention: str, dtype: str) -> View:
+    """What all layers share to read within `reach`, where no bias is added; `dtype` is that of the activations.
+
+    Raises `UserError` for a way that this platform or type has not.
+    """
+    found = chosen(attention, platform(), dtype)
+    if found == "splash":
+        return Blockwise(reach, interpret=platform() != "tpu")
+    return Fused(reach.mask()[:, None]) if found == "cudnn" else mask_bias(reach.mask())
+
+
+def chosen(attention: str, on: str, dtype: str) -> str:
+    """The way to compute attention on a platform; raises `UserError` where a way that was asked for is not to be had.
+
+    The splash kernel runs interpreted on a CPU, for tests.
+    """
+    is_gpu = BEST.get(on) == "cudnn"
+    if attention == "auto":
+        best = BEST.get(on, "plain")
+        return "plain" if best == "cudnn" and dtype != "bfloat16" else best
+    if attention == "cudnn" and not is_gpu:
+        raise UserError(f"ATTENTION = 'cudnn' needs a GPU, and this program is for a {on}: leave it 'auto'.")
+    if attention == "cudnn" and dtype != "bfloat16":
+        raise UserError(f"ATTENTION = 'cudnn' needs DTYPE = 'bfloat16', got {dtype!r}: leave it 'auto'.")
+    if attention == "splash" and is_gpu:
+        raise UserError("ATTENTION = 'splash' needs a TPU, and this program is for a GPU: leave it 'auto'.")
+    return attention
+
+
+def platform() -> str:
+    """The platform that the present trace is for."""
+    return jax.default_backend()
+
+
+def mask_bias(mask: Bool[Array, "B T S"]) -> Float[Array, "B 1 T S"]:
+    """What is added to the scores: 0 where query t sees key s, else -1e10, in float32."""
+    return jnp.where(mask, 0.0, MASKED)[:, None].astype(jnp.float32)
+
+
+def mix(
+    q: Float[Array, "B H T K"],
+    k: Float[Array, "B H S K"],
+    v: Float[Array, "B H S K"],
+    view: View,
+    *,
+    scale: float = 1.0,
+    drop: Callable[[Array], Array] = lambda weights: weights,
+) -> Float[Array, "B T J"]:
+    """What attention reads, with the heads joined; the softmax is in float32.
+
+    A view that is not plain asks that `drop` has the same noise for all queries: it then drops values.
+    """
+    if isinstance(view, Blockwise):
+        mixed = splash(q * scale, k, dropped(v, drop), view.reach, view.interpret).swapaxes(1, 2)
+    elif isinstance(view, Fused):
+        rows = (x.swapaxes(1, 2) for x in (q, k, dropped(v, drop)))
+        mixed = jax.nn.dot_product_attention(*rows, mask=view.mask, scale=scale, implementation="cudnn")
+    else:
+        scores = jnp.einsum("bhtk,bhsk->bhts", q, k, preferred_element_type=jnp.float32)
+        weights = drop(jax.nn.softmax(scores * scale + view, axis=-1).astype(v.dtype))
+        mixed = jnp.einsum("bhts,bhsk->bthk", weights, v)
+    return mixed.reshape(*mixed.shape[:2], -1)
+
+
+def dropped(v: Float[Array, "B H S K"], drop: Callable[[Array], Array]) -> Float[Array, "B H S K"]:
+    """The values times what `drop` makes of the weights on them, which is the same for all queries."""
+    factors = drop(jnp.ones((*v.shape[:2], 1, v.shape[2]), v.dtype))
+    return v * jnp.broadcast_to(factors.swapaxes(2, 3), v.shape)

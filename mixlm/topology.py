@@ -22,8 +22,9 @@ def topology_devices(name: str) -> list[Any]:
     """
     from jax.experimental import topologies
 
-    # Without a TPU the library would wait for a metadata server that is not there.
+    # Without a TPU the library would ask a metadata server that is not there; only what computes needs the lock on it.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     try:
         return list(topologies.get_topology_desc(name, "tpu").devices)
     except RuntimeError as error:

@@ -20,7 +20,7 @@ from mixlm.topology import topology_devices
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPILER = importlib.util.find_spec("libtpu") is not None or "TPU_LIBRARY_PATH" in os.environ
-# Invented: a loop of five, a branch, a reduce-scatter as the TPU compiler writes it, two that are asynchronous.
+# Invented, in the words of the TPU compiler: a loop of five, a branch, a reduce-scatter, three that are asynchronous.
 TEXT = """HloModule jit_step, is_scheduled=true, entry_computation_layout={(f32[8]{0})->f32[8]{0}}, num_partitions=16
 
 %add (a: f32[], b: f32[]) -> f32[] {
@@ -43,8 +43,23 @@ TEXT = """HloModule jit_step, is_scheduled=true, entry_computation_layout={(f32[
 }
 
 %condition (t.1: (s32[], f32[128])) -> pred[] {
+  %five = s32[]{:T(128)} constant(5)
+  %other = s32[]{:T(128)} constant(7)
   %t.1 = (s32[], f32[128]{0}) parameter(0)
-  ROOT %lower = pred[] compare(%i.1, %five), direction=LT
+  %i.1 = s32[]{:T(128)} get-tuple-element(%t.1), index=0
+  ROOT %lower = pred[]{:T(512)} compare(%i.1, %five), direction=LT
+}
+
+%begins (p.1: f32[32]) -> (f32[32], f32[256], u32[]) {
+  %p.1 = f32[32]{0} parameter(0)
+  %all-gather.7 = f32[256]{0} all-gather(%p.1), channel_id=3, replica_groups=mesh['a'=2,'b'=2,'c'=4], device_ids=([16]) {'a','c'}
+  ROOT %custom-call.1 = (f32[32]{0}, f32[256]{0}, u32[]) custom-call(%all-gather.7), custom_call_target="AsyncCollectiveStart"
+}
+
+%ends (p.2: f32[32]) -> f32[256] {
+  %p.2 = f32[32]{0} parameter(0)
+  %all-gather.8 = f32[256]{0} all-gather(%p.2), channel_id=3, replica_groups=mesh['a'=2,'b'=2,'c'=4], device_ids=([16]) {'a','c'}
+  ROOT %custom-call.2 = f32[256]{0} custom-call(%all-gather.8), custom_call_target="AsyncCollectiveDone"
 }
 
 %branch (y: f32[10]) -> f32[10] {
@@ -58,7 +73,10 @@ ENTRY %main.42 (in: f32[8], z: bf16[64,32]) -> f32[8] {
   %all-reduce.1 = (f32[8]{0}, f32[2,3]{1,0:T(8,128)S(1)}) all-reduce(%in, %g), replica_groups=[1,16]<=[16], to_apply=%add
   %alone = f32[8]{0} all-reduce(%in), replica_groups=[16,1]<=[16], to_apply=%add
   %fusion.3 = bf16[16,32]{1,0:T(8,128)(2,1)S(1)} fusion(%z), kind=kCustom, calls=%all-reduce-scatter.1
-  %loop = (s32[], f32[128]{0}) while(%init), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"5"}}
+  %loop = (s32[], f32[128]{0}) while(%init), condition=%condition, body=%body, metadata={op_name="jit(step)/while"}
+  %async-start = (f32[32]{0}, f32[256]{0}, u32[]) fusion(%part), kind=kCustom, calls=%begins
+  %async-done = f32[256]{0} fusion(%async-start), kind=kCustom, calls=%ends
+  %quarter = f32[16]{0} all-reduce(%in2), channel_id=4, replica_groups=mesh['x'=16,'y'=1] {'x':(1)4}, to_apply=%add
   %either = f32[10]{0} conditional(%which, %q, %q), branch_computations={%branch, %other}
   %all-gather-start.5 = (u8[100]{0}, u8[400]{0}) all-gather-start(%q), replica_groups=[4,4]<=[16], dimensions={0}
   %all-gather-done.5 = u8[400]{0} all-gather-done(%all-gather-start.5)
@@ -73,6 +91,8 @@ def test_collectives_are_read_with_their_bytes_groups_and_times():
         Collective("all-reduce", 8 * 4 + 6 * 4, 16),
         Collective("reduce-scatter", 64 * 32 * 2, 4),
         Collective("all-gather", 512 * 4, 4, times=5),
+        Collective("all-gather", 256 * 4, 8),
+        Collective("all-reduce", 16 * 4, 4),
         Collective("collective-permute", 40, 2),
         Collective("all-gather", 400, 4),
         Collective("collective-permute", 24, 2),

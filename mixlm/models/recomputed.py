@@ -4,7 +4,11 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
+
+# What attention keeps for the gradient, as policies of jax.checkpoint know it.
+KEPT = "attention"
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -38,13 +42,16 @@ def _forward(q, k, v, addends, scale):
     total = jnp.sum(weights, axis=-1, keepdims=True)
     mixed = jnp.einsum("bhts,bhsk->bhtk", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
     mixed = (mixed / total).astype(v.dtype)
-    # Not their logarithm's sum, which loses Z where all scores are -1e10.
+    # Not log Z + m, which loses Z where all scores are -1e10. The names are for policies of jax.checkpoint.
+    mixed, largest, total = (checkpoint_name(x, KEPT) for x in (mixed, largest, total))
     return mixed, (q, k, v, addends, mixed, largest, total)
 
 
 def _backward(scale, kept, given):
     q, k, v, addends, mixed, largest, total = kept
-    weights = (jnp.exp(_scores(q, k, addends, scale) - largest) / total).astype(v.dtype)
+    with jax.named_scope("rematted_computation"):
+        scores = _scores(q, k, addends, scale)
+    weights = (jnp.exp(scores - largest) / total).astype(v.dtype)
     along = jnp.sum(given.astype(jnp.float32) * mixed.astype(jnp.float32), axis=-1, keepdims=True)
     through = jnp.einsum("bhtk,bhsk->bhts", given, v, preferred_element_type=jnp.float32)
     # In the type of v, so that nothing of the size of the scores is written in float32.

@@ -6,12 +6,14 @@ attention in bfloat16; neither can learn a bias (T5's relative positions, LTG-BE
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
+from mixlm.axes import in_force
 from mixlm.errors import UserError, nearest
 from mixlm.models.reach import Reach
 from mixlm.models.splash import splash
@@ -38,7 +40,8 @@ class Fused:
     mask: Bool[Array, "B 1 T S"]
 
 
-View = Float[Array, "#B #H T S"] | Blockwise | Fused
+# A plain one is [B or 1, H or 1, T, S], without letters: a layer has several, of other lengths.
+View = Float[Array, "_ _ _ _"] | Blockwise | Fused
 
 
 def check_attention(attention: object) -> None:
@@ -78,8 +81,9 @@ def chosen(attention: str, on: str, dtype: str) -> str:
 
 
 def platform() -> str:
-    """The platform that the present trace is for."""
-    return jax.default_backend()
+    """The platform that the present trace is for: that of the mesh in force, which may be of devices elsewhere."""
+    layout = in_force()
+    return jax.default_backend() if layout is None else layout.mesh.devices.flat[0].platform
 
 
 def mask_bias(mask: Bool[Array, "B T S"]) -> Float[Array, "B 1 T S"]:
@@ -101,7 +105,7 @@ def mix(
     A view that is not plain asks that `drop` has the same noise for all queries: it then drops values.
     """
     if isinstance(view, Blockwise):
-        mixed = splash(q * scale, k, dropped(v, drop), view.reach, view.interpret).swapaxes(1, 2)
+        mixed = on_each_device(q * scale, k, dropped(v, drop), view).swapaxes(1, 2)
     elif isinstance(view, Fused):
         rows = (x.swapaxes(1, 2) for x in (q, k, dropped(v, drop)))
         mixed = jax.nn.dot_product_attention(*rows, mask=view.mask, scale=scale, implementation="cudnn")
@@ -110,6 +114,26 @@ def mix(
         weights = drop(jax.nn.softmax(scores * scale + view, axis=-1).astype(v.dtype))
         mixed = jnp.einsum("bhts,bhsk->bthk", weights, v)
     return mixed.reshape(*mixed.shape[:2], -1)
+
+
+def on_each_device(
+    q: Float[Array, "B H T K"], k: Float[Array, "B H S K"], v: Float[Array, "B H S K"], view: Blockwise
+) -> Float[Array, "B H T K"]:
+    """The splash kernel on each device's own rows, heads and queries: XLA cannot cut a kernel by itself."""
+    layout, kernel = in_force(), partial(splash, interpret=view.interpret)
+    if layout is None or layout.mesh.size == 1:
+        return kernel(q, k, v, view.reach)
+    queries = layout.spec(("batch", "heads", "length", "kv"), q.shape)
+    keys = layout.spec(("batch", "heads", None, "kv"), k.shape)
+    limits = layout.spec(("batch", "length"), view.reach.limits.shape)
+    segments = layout.spec(("batch", None), view.reach.key_segments.shape)
+    return jax.shard_map(
+        kernel,
+        mesh=layout.mesh,
+        in_specs=(queries, keys, keys, Reach(limits, limits, segments)),
+        out_specs=queries,
+        check_vma=False,
+    )(q, k, v, view.reach)
 
 
 def dropped(v: Float[Array, "B H S K"], drop: Callable[[Array], Array]) -> Float[Array, "B H S K"]:

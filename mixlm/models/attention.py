@@ -6,7 +6,7 @@ attention in bfloat16; neither can learn a bias (T5's relative positions, LTG-BE
 """
 
 from collections.abc import Callable
-from functools import reduce
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +48,8 @@ class Recomputed:
     addends: tuple[Float[Array, "#B #H T S"], ...]
 
 
-View = Float[Array, "#B #H T S"] | Blockwise | Fused | Recomputed
+# A plain one is [B or 1, H or 1, T, S], without letters: a layer has several, of other lengths.
+View = Float[Array, "_ _ _ _"] | Blockwise | Fused | Recomputed
 
 
 def check_attention(attention: object) -> None:
@@ -101,7 +102,7 @@ def chosen(attention: str, on: str, dtype: str) -> str:
 
 
 def platform() -> str:
-    """The platform that the present trace is for: that of the layout's devices, which need not be here."""
+    """The platform that the present trace is for: that of the mesh in force, which may be of devices elsewhere."""
     layout = in_force()
     return jax.default_backend() if layout is None else layout.mesh.devices.flat[0].platform
 
@@ -131,7 +132,7 @@ def mix(
             return mixed.reshape(*mixed.shape[:2], -1)
         view = reduce(jnp.add, view.addends)
     if isinstance(view, Blockwise):
-        mixed = splash(q * scale, k, dropped(v, drop), view.reach, view.interpret).swapaxes(1, 2)
+        mixed = on_each_device(q * scale, k, dropped(v, drop), view).swapaxes(1, 2)
     elif isinstance(view, Fused):
         rows = (x.swapaxes(1, 2) for x in (q, k, dropped(v, drop)))
         mixed = jax.nn.dot_product_attention(*rows, mask=view.mask, scale=scale, implementation="cudnn")
@@ -141,6 +142,26 @@ def mix(
         weights = weights if drop is None else drop(weights)
         mixed = jnp.einsum("bhts,bhsk->bthk", weights, v)
     return mixed.reshape(*mixed.shape[:2], -1)
+
+
+def on_each_device(
+    q: Float[Array, "B H T K"], k: Float[Array, "B H S K"], v: Float[Array, "B H S K"], view: Blockwise
+) -> Float[Array, "B H T K"]:
+    """The splash kernel on each device's own rows, heads and queries: XLA cannot cut a kernel by itself."""
+    layout, kernel = in_force(), partial(splash, interpret=view.interpret)
+    if layout is None or layout.mesh.size == 1:
+        return kernel(q, k, v, view.reach)
+    queries = layout.spec(("batch", "heads", "length", "kv"), q.shape)
+    keys = layout.spec(("batch", "heads", None, "kv"), k.shape)
+    limits = layout.spec(("batch", "length"), view.reach.limits.shape)
+    segments = layout.spec(("batch", None), view.reach.key_segments.shape)
+    return jax.shard_map(
+        kernel,
+        mesh=layout.mesh,
+        in_specs=(queries, keys, keys, Reach(limits, limits, segments)),
+        out_specs=queries,
+        check_vma=False,
+    )(q, k, v, view.reach)
 
 
 def dropped(v: Float[Array, "B H S K"], drop: Callable[[Array], Array] | None) -> Float[Array, "B H S K"]:

@@ -17,8 +17,9 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from mixlm.contents import check_networks, check_same_arrays, networks_in
+from mixlm.contents import check_networks, check_same_arrays, networks_in, params_in
 from mixlm.errors import UserError
+from mixlm.models.layout import is_stacked, laid_out_as
 from mixlm.paths import refuse_link
 from mixlm.processes import agreed, first
 from mixlm.retention import Policy, Retention
@@ -145,13 +146,17 @@ class Checkpoints:
 
         `abstract_params` holds jax.ShapeDtypeStructs with shardings, of any mesh, under each network's name; the other
         networks and the optimizer's state, whichever it was, stay on the disk. Raises UserError for the first parameter
-        that is missing, or whose shape or type differs.
+        that is missing, or whose shape or type differs. Layers that are stacked in one of the two and not in the other
+        are stacked or taken apart.
         """
-        folder, asked = self.folder / str(step), {"params": dict(abstract_params)}
+        folder = self.folder / str(step)
         with self._reading(step) as (metadata, restore):
             check_networks(abstract_params, metadata, folder)
+            shapes = {name: laid_out_as(tree, params_in(metadata, name)) for name, tree in abstract_params.items()}
+            asked = {"params": shapes}
             check_same_arrays(asked, metadata, folder, whole=False)
-            return restore(asked)["params"]
+            found = restore(asked)["params"]
+        return {name: _laid_out(found[name], tree) for name, tree in abstract_params.items()}
 
     def read_state(self, step: int, abstract_state: PyTree) -> PyTree:
         """Reads all of a whole checkpoint of a folder that may be another run's, and is only read.
@@ -306,6 +311,14 @@ class Checkpoints:
 
     def _writing(self) -> contextlib.AbstractContextManager[None]:
         return _failures(f"The checkpoint of step {self._saving} could not be written to {self.folder}")
+
+
+def _laid_out(params: PyTree, asked: PyTree) -> PyTree:
+    """The parameters in the layout and the places that were asked for."""
+    if is_stacked(params) == is_stacked(asked):
+        return params
+    places = jax.tree.map(lambda leaf: leaf.sharding, asked)
+    return jax.jit(lambda params: laid_out_as(params, asked), out_shardings=places)(params)
 
 
 @contextlib.contextmanager

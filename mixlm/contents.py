@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from flax.traverse_util import unflatten_dict
 from jaxtyping import PyTree
 
 from mixlm.errors import UserError, nearest
@@ -21,6 +22,13 @@ def named(tree: PyTree) -> dict[str, Any]:
 def networks_in(metadata: Any) -> list[str]:
     """The names of the networks whose parameters Orbax's record of a checkpoint lists."""
     return sorted({name.split("/")[1] for name in named(metadata.tree) if name.startswith("params/")})
+
+
+def params_in(metadata: Any, network: str) -> dict[str, Any]:
+    """What Orbax's record of a checkpoint lists of one network's parameters, as their tree."""
+    start = f"params/{network}/"
+    found = {name.removeprefix(start): leaf for name, leaf in named(metadata.tree).items() if name.startswith(start)}
+    return dict(unflatten_dict(found, sep="/"))
 
 
 def check_networks(abstract_params: dict[str, PyTree], metadata: Any, folder: Path) -> None:

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PyTree
 
 from mixlm.errors import UserError, nearest
 from mixlm.muon import scale_by_muon
+from mixlm.per_layer import layer_by_layer
 from mixlm.schedules import Schedule, Step, check_number, check_steps
 
 DTYPES = ("float32", "bfloat16")
@@ -30,7 +31,7 @@ class Rule(Protocol):
 def decayed(params: PyTree, undecayed: tuple[str, ...] = UNDECAYED) -> PyTree:
     """Whether each leaf is decayed: matrices are, vectors and the leaves named in `undecayed` are not.
 
-    The names matter where layers are scanned: there a stacked bias has two axes too.
+    A rule is only ever given one layer at a time, so that a stack's axis is none of these.
     """
 
     def leaf(path: tuple[Any, ...], value: Any) -> bool:
@@ -238,7 +239,7 @@ class Optimizer:
 
     def init(self, params: Mapping[str, PyTree]) -> dict[str, PyTree]:
         """The first state of every network in `params`."""
-        transform = self.rule.transform()
+        transform = layer_by_layer(self.rule.transform())
         return {name: transform.init(tree) for name, tree in params.items()}
 
     def update(
@@ -258,7 +259,7 @@ class Optimizer:
             # The guard keeps 0 / 0 out: all-zero gradients stay zero.
             scale = jnp.minimum(1.0, self.clip_norm / jnp.maximum(norm, jnp.finfo(jnp.float32).tiny))
             grads = jax.tree.map(lambda leaf: leaf * scale, dict(grads))
-        transform, new_params, new_state = self.rule.transform(), dict(params), dict(opt_state)
+        transform, new_params, new_state = layer_by_layer(self.rule.transform()), dict(params), dict(opt_state)
         for name in grads:
             direction, new_state[name] = transform.update(grads[name], opt_state[name], params[name])
             new_params[name] = jax.tree.map(lambda param, way: _apply(param, way, rate), params[name], direction)

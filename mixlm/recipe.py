@@ -312,7 +312,15 @@ class Recipe:
         """
         free = set(FREE) - ({"train_steps"} if isinstance(self.curriculum, Blocks) else set())
         free |= {field.name for field in fields(self) if field.name in ADDED and self._has_default(field)}
-        return {field.name: _plain(getattr(self, field.name)) for field in fields(self) if field.name not in free}
+        found = {field.name: _plain(getattr(self, field.name)) for field in fields(self) if field.name not in free}
+        return found | self._scanned
+
+    @property
+    def _scanned(self) -> dict[str, str]:
+        """Which networks stack their layers, so that a state of theirs has other arrays; {} where none does."""
+        executions = {name: getattr(module, "execution", None) for name, module in sorted(self.networks.items())}
+        scanned = [name for name, execution in executions.items() if execution is not None and execution.scan]
+        return {"scan_layers": ", ".join(scanned)} if scanned else {}
 
 
 def _positive(name: str, value: object) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 from flax.core import meta
 from jax.sharding import Mesh
@@ -19,7 +18,8 @@ from mixlm.errors import UserError
 from mixlm.losses import Term, weighted_sum
 from mixlm.objectives.base import Objective, drawn
 from mixlm.optim import Optimizer
-from mixlm.partitioning import boxed_parameters, moment_sharding, parameter_shardings, pinned_gradients, replicated
+from mixlm.partitioning import boxed_parameters, parameter_shardings, pinned_gradients, replicated
+from mixlm.per_layer import state_shardings
 
 Metrics = dict[str, Float[Array, ""]]
 
@@ -163,21 +163,11 @@ def initial_state(
     abstract, whole = jax.eval_shape(create), replicated(mesh)
     params = {name: parameter_shardings(mesh, boxed_parameters(module)[0]) for name, module in modules.items()}
     states = {
-        name: _state_shardings(optimizer, abstract.opt_state[name], abstract.params[name], params[name], whole)
+        name: state_shardings(
+            optimizer.rule.transform(), abstract.opt_state[name], abstract.params[name], params[name], whole
+        )
         for name in modules
     }
     shardings: Any = abstract.replace(step=whole, params=params, opt_state=states)
     shapes = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
     return jax.jit(create, out_shardings=shardings), shapes
-
-
-def _state_shardings(optimizer, state, params, shardings, whole):
-    """An optimizer's moments lie where their parameter lies; counters are on every device."""
-    return optax.tree_utils.tree_map_params(
-        optimizer.rule.transform(),
-        moment_sharding,
-        state,
-        params,
-        shardings,
-        transform_non_params=lambda _: whole,
-    )

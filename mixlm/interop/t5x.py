@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import tensorstore
@@ -13,10 +14,13 @@ from flax.core import meta
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from mixlm.errors import UserError, nearest
+from mixlm.models.layout import laid_out_as, unstack_layers
 from mixlm.paths import within
 
 Params = dict[str, Any]
 PREFIXES = ("target/", "params/")
+# The stacks of T5X's scalable_t5 are named "layers", those of other scanned networks like what they are a part of.
+SCANNED = re.compile(r"(encoder|decoder)/(\1|layers)/(.+)")
 # T5X's format since June 2021; the older one hides bfloat16 behind uint16.
 VERSION = 3
 
@@ -26,7 +30,7 @@ def load_checkpoint(path: str | Path, template: Any = None) -> Params:
 
     `path` is a `checkpoint_N` folder, or the folder of several, of which the newest is read. `template` is a parameter
     tree (or its shapes) to check against, as in `params_from_flat`. Raises `UserError` for a missing folder or array, a
-    torn file, scanned layers, or what does not fit the template.
+    torn file, or what does not fit the template.
     """
     folder = newest_checkpoint(Path(path))
     index = read_index(folder / "checkpoint")
@@ -38,19 +42,15 @@ def params_from_flat(flat: Mapping[str, Any], template: Any = None) -> Params:
 
     Names are separated by "/" or ".", such as "encoder/layers_0/mlp/wo/kernel". Where some carry the prefix "target/"
     or "params/", only those are parameters (beside them lie an optimizer's state, a batch, figures). Raises `UserError`
-    for a name or a shape that differs from `template` (a parameter tree, or its shapes), for scanned layers, and for
-    what is no array of floats.
+    for a name or a shape that differs from `template` (a parameter tree, or its shapes), and for what is no array of
+    floats. Stacked layers are taken apart, and stacked again where the template's are.
     """
-    named = strip_names(flat)
-    refuse_scanned_layers(named)
-    arrays = {name: as_float32(name, value) for name, value in named.items()}
+    arrays = unscanned({name: as_float32(name, value) for name, value in strip_names(flat).items()})
     for name in arrays:
         parent = name.rpartition("/")[0]
         if parent in arrays:
             raise UserError(f"{parent!r} names an array and a folder of arrays ({name!r}).")
-    if template is not None:
-        check_template(arrays, template)
-    return unflatten_dict(arrays, sep="/")
+    return fitted(arrays, template)
 
 
 def strip_names(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -65,14 +65,22 @@ def strip_names(flat: Mapping[str, Any]) -> dict[str, Any]:
     return slashed
 
 
-def refuse_scanned_layers(names: Mapping[str, Any]) -> None:
-    """Raises `UserError` where the layers of a stack lie in one array, as T5X's scalable networks keep them."""
-    layered = [name for name in names if re.search(r"(^|/)layers_\d+/", name)]
-    scanned = [name for name in names if re.match(r"(encoder|decoder)/(\1|layers)/", name)]
-    if scanned and not layered:
-        raise UserError(
-            f"The layers are scanned ({scanned[0]!r} holds all of them): unstack them into layers_0, layers_1, ..."
-        )
+def unscanned(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """The arrays with those of a scanned stack, whose second axis T5X gives to the layers, taken apart by layer.
+
+    Raises `UserError` for the relative bias that each of T5X's scanned layers has of its own.
+    """
+    found: dict[str, Any] = {}
+    for name, value in arrays.items():
+        match = SCANNED.fullmatch(name)
+        if match is None:
+            found[name] = value
+        elif match[3].startswith("relative_posemb/"):
+            raise UserError(f"{name!r} holds a relative bias for each layer, and in this network they share one.")
+        else:
+            layers = np.moveaxis(np.asarray(value), 1, 0)
+            found |= {f"{match[1]}/layers_{index}/{match[3]}": layer for index, layer in enumerate(layers)}
+    return found
 
 
 def as_float32(name: str, value: Any) -> np.ndarray:
@@ -83,9 +91,20 @@ def as_float32(name: str, value: Any) -> np.ndarray:
     return array.astype(np.float32, copy=False)
 
 
+def fitted(arrays: Mapping[str, np.ndarray], template: Any) -> Params:
+    """The tree of arrays that are named layer by layer, in the layout of `template`, if given, which it must fit."""
+    tree = unflatten_dict(dict(arrays), sep="/")
+    if template is None:
+        return tree
+    check_template(arrays, template)
+    return laid_out_as(tree, template)
+
+
 def check_template(arrays: Mapping[str, np.ndarray], template: Any) -> None:
-    """Raises `UserError` for the first name or shape in which `arrays` and `template` differ."""
-    expected = {name: tuple(leaf.shape) for name, leaf in flatten_dict(meta.unbox(template), sep="/").items()}
+    """Raises `UserError` for the first name or shape in which `arrays` and `template`, layer by layer, differ."""
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), meta.unbox(template))
+    layered = unstack_layers(shapes)
+    expected = {name: tuple(leaf.shape) for name, leaf in flatten_dict(layered, sep="/").items()}
     missing = sorted(expected.keys() - arrays.keys())
     for name in sorted(arrays.keys() - expected.keys()):
         raise UserError(f"{name!r} is no parameter of this network.{nearest(name, missing or expected)}")

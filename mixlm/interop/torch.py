@@ -5,10 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from flax.traverse_util import unflatten_dict
 
 from mixlm.errors import UserError, nearest
-from mixlm.interop.t5x import as_float32, check_template
+from mixlm.interop.t5x import as_float32, fitted
 
 Params = dict[str, Any]
 QUERY_KEY_VALUE = ("query", "key", "value")  # the order of the Dual-objective network's three matrices
@@ -52,9 +51,7 @@ class Weights:
         """Our tree; raises `UserError` for a weight that nobody took, and for what does not fit the template."""
         for name in self.left:
             raise UserError(f"The weight {name!r} is unexpected: this network has no place for it.")
-        if template is not None:
-            check_template(self.ours, template)
-        return unflatten_dict(self.ours, sep="/")
+        return fitted(self.ours, template)
 
 
 def llama_params(weights: Mapping[str, Any], template: Any = None) -> Params:

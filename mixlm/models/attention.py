@@ -1,13 +1,110 @@
-"""What attention reads: who sees whom as a number added to the scores, and the softmax over them."""
+"""What attention reads, `softmax(scale q k' + bias) v` within who sees whom, by what is best on the device.
+
+`view` is made once for all layers; `mix` reads by it. A plain view is the number that is added to each score, on every
+device and for every mask and bias. On a TPU, masks alone are left to JAX's splash kernel, on a GPU to cuDNN's flash
+attention in bfloat16; neither can learn a bias (T5's relative positions, LTG-BERT's), which stays plain there too.
+"""
 
 from collections.abc import Callable
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array, Bool, Float
+
+from mixlm.axes import in_force
+from mixlm.errors import UserError, nearest
+from mixlm.models.reach import Reach
+from mixlm.models.recomputed import attend
+from mixlm.models.splash import splash
 
 # What T5X adds to a hidden score: in float32 it swallows the score, so that a query that sees nothing attends evenly.
 MASKED = -1e10
+ATTENTIONS = ("auto", "plain", "recomputed", "splash", "cudnn")
+# By the platform that a program is for.
+BEST = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn"}
+
+
+@struct.dataclass
+class Blockwise:
+    """A view for the splash kernel, which `interpret` lets run anywhere, slowly."""
+
+    reach: Reach
+    interpret: bool = struct.field(pytree_node=False)
+
+
+@struct.dataclass
+class Fused:
+    """A view for cuDNN."""
+
+    mask: Bool[Array, "B 1 T S"]
+
+
+@struct.dataclass
+class Recomputed:
+    """A view that is plain but for the gradient, which makes the weights again; its parts are added one by one."""
+
+    addends: tuple[Float[Array, "#B #H T S"], ...]
+
+
+# A plain one is [B or 1, H or 1, T, S], without letters: a layer has several, of other lengths.
+View = Float[Array, "_ _ _ _"] | Blockwise | Fused | Recomputed
+
+
+def check_attention(attention: object) -> None:
+    """Raises `UserError` unless `attention` names a way to compute it."""
+    if attention not in ATTENTIONS:
+        known = ", ".join(ATTENTIONS)
+        raise UserError(f"ATTENTION = {attention!r} is none of {known}.{nearest(str(attention), ATTENTIONS)}")
+
+
+def view_of(reach: Reach, attention: str, dtype: str) -> View:
+    """What all layers share to read within `reach`, where no bias is added; `dtype` is that of the activations.
+
+    Raises `UserError` for a way that this platform or type has not.
+    """
+    found = chosen(attention, platform(), dtype)
+    if found == "splash":
+        return Blockwise(reach, interpret=platform() != "tpu")
+    if found == "recomputed":
+        return Recomputed((mask_bias(reach.mask()),))
+    return Fused(reach.mask()[:, None]) if found == "cudnn" else mask_bias(reach.mask())
+
+
+def biased_view(mask: Bool[Array, "B T S"], bias: Float[Array, "#B H T S"], attention: str) -> View:
+    """What all layers share to read within `mask` where a bias that is learnt is added.
+
+    On a TPU the weights are not kept for the gradient, and the bias is never made for each row: both would be read
+    from memory more often than anything else.
+    """
+    if attention == "recomputed" or (attention == "auto" and platform() == "tpu"):
+        return Recomputed((mask_bias(mask), bias))
+    return mask_bias(mask) + bias
+
+
+def chosen(attention: str, on: str, dtype: str) -> str:
+    """The way to compute attention on a platform; raises `UserError` where a way that was asked for is not to be had.
+
+    The splash kernel runs interpreted on a CPU, for tests.
+    """
+    is_gpu = BEST.get(on) == "cudnn"
+    if attention == "auto":
+        best = BEST.get(on, "plain")
+        return "plain" if best == "cudnn" and dtype != "bfloat16" else best
+    if attention == "cudnn" and not is_gpu:
+        raise UserError(f"ATTENTION = 'cudnn' needs a GPU, and this program is for a {on}: leave it 'auto'.")
+    if attention == "cudnn" and dtype != "bfloat16":
+        raise UserError(f"ATTENTION = 'cudnn' needs DTYPE = 'bfloat16', got {dtype!r}: leave it 'auto'.")
+    if attention == "splash" and is_gpu:
+        raise UserError("ATTENTION = 'splash' needs a TPU, and this program is for a GPU: leave it 'auto'.")
+    return attention
+
+
+def platform() -> str:
+    """The platform that the present trace is for: that of the mesh in force, which may be of devices elsewhere."""
+    layout = in_force()
+    return jax.default_backend() if layout is None else layout.mesh.devices.flat[0].platform
 
 
 def mask_bias(mask: Bool[Array, "B T S"]) -> Float[Array, "B 1 T S"]:
@@ -19,13 +116,57 @@ def mix(
     q: Float[Array, "B H T K"],
     k: Float[Array, "B H S K"],
     v: Float[Array, "B H S K"],
-    bias: Float[Array, "#B #H T S"],
+    view: View,
     *,
     scale: float = 1.0,
-    drop: Callable[[Array], Array] = lambda weights: weights,
+    drop: Callable[[Array], Array] | None = None,
 ) -> Float[Array, "B T J"]:
-    """What attention reads, `softmax(scale q k' + bias) v` with the heads joined; the softmax is in float32."""
-    scores = jnp.einsum("bhtk,bhsk->bhts", q, k, preferred_element_type=jnp.float32)
-    weights = drop(jax.nn.softmax(scores * scale + bias, axis=-1).astype(v.dtype))
-    mixed = jnp.einsum("bhts,bhsk->bthk", weights, v)
+    """What attention reads, with the heads joined; the softmax is in float32.
+
+    A view that is neither plain nor recomputed asks that `drop` has the same noise for all queries: it then drops
+    values. Weights that are dropped are kept for the gradient.
+    """
+    if isinstance(view, Recomputed):
+        if drop is None:
+            mixed = attend(q, k, v, view.addends, scale).swapaxes(1, 2)
+            return mixed.reshape(*mixed.shape[:2], -1)
+        view = reduce(jnp.add, view.addends)
+    if isinstance(view, Blockwise):
+        mixed = on_each_device(q * scale, k, dropped(v, drop), view).swapaxes(1, 2)
+    elif isinstance(view, Fused):
+        rows = (x.swapaxes(1, 2) for x in (q, k, dropped(v, drop)))
+        mixed = jax.nn.dot_product_attention(*rows, mask=view.mask, scale=scale, implementation="cudnn")
+    else:
+        scores = jnp.einsum("bhtk,bhsk->bhts", q, k, preferred_element_type=jnp.float32)
+        weights = jax.nn.softmax(scores * scale + view, axis=-1).astype(v.dtype)
+        weights = weights if drop is None else drop(weights)
+        mixed = jnp.einsum("bhts,bhsk->bthk", weights, v)
     return mixed.reshape(*mixed.shape[:2], -1)
+
+
+def on_each_device(
+    q: Float[Array, "B H T K"], k: Float[Array, "B H S K"], v: Float[Array, "B H S K"], view: Blockwise
+) -> Float[Array, "B H T K"]:
+    """The splash kernel on each device's own rows, heads and queries: XLA cannot cut a kernel by itself."""
+    layout, kernel = in_force(), partial(splash, interpret=view.interpret)
+    if layout is None or layout.mesh.size == 1:
+        return kernel(q, k, v, view.reach)
+    queries = layout.spec(("batch", "heads", "length", "kv"), q.shape)
+    keys = layout.spec(("batch", "heads", None, "kv"), k.shape)
+    limits = layout.spec(("batch", "length"), view.reach.limits.shape)
+    segments = layout.spec(("batch", None), view.reach.key_segments.shape)
+    return jax.shard_map(
+        kernel,
+        mesh=layout.mesh,
+        in_specs=(queries, keys, keys, Reach(limits, limits, segments)),
+        out_specs=queries,
+        check_vma=False,
+    )(q, k, v, view.reach)
+
+
+def dropped(v: Float[Array, "B H S K"], drop: Callable[[Array], Array] | None) -> Float[Array, "B H S K"]:
+    """The values times what `drop` makes of the weights on them, which is the same for all queries."""
+    if drop is None:
+        return v
+    factors = drop(jnp.ones((*v.shape[:2], 1, v.shape[2]), v.dtype))
+    return v * jnp.broadcast_to(factors.swapaxes(2, 3), v.shape)

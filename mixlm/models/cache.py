@@ -16,11 +16,15 @@ KeysValues = tuple[Float[Array, "B H _ K"], Float[Array, "B H _ K"]]
 
 
 class Slots(NamedTuple):
-    """One layer's part of a cache, and where the tokens that are being read go: the last ones before `filled`."""
+    """One layer's part of a cache, and where the tokens that are being read go: the last ones before `filled`.
+
+    `encoder` holds the keys and values of an encoder's output, for a layer that attends to it.
+    """
 
     keys: Float[Array, "B H S K"]
     values: Float[Array, "B H S K"]
     filled: Int[Array, ""]
+    encoder: KeysValues | None = None
 
     def write(self, keys: Float[Array, "B H T K"], values: Float[Array, "B H T K"]) -> KeysValues:
         """All keys and values, those of the new tokens in their slots."""
@@ -54,9 +58,10 @@ class Cache(struct.PyTreeNode):
             filled=self.filled
         )
 
-    def slots(self, layer: int) -> Slots:
-        """One layer's part."""
-        return Slots(self.keys[layer], self.values[layer], self.filled)
+    def slots(self) -> list[Slots]:
+        """Each layer's part."""
+        encoder = list(zip(self.encoder_keys, self.encoder_values)) or [None] * len(self.keys)
+        return [Slots(keys, values, self.filled, seen) for keys, values, seen in zip(self.keys, self.values, encoder)]
 
     def keep(self, written: Sequence[KeysValues]) -> "Cache":
         """The cache with what every layer wrote."""

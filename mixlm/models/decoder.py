@@ -1,10 +1,12 @@
 """The decoder-only network in T5's shape, with the parameter tree of T5X's decoder-only example."""
 
+from dataclasses import field
+
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from mixlm.example import Example, attention_mask, smallest_example
-from mixlm.models.attention import mask_bias
+from mixlm.models.attention import View, biased_view, mask_bias
 from mixlm.models.cache import Cache, KeysValues, Slots, empty_cache, read, unless_overfull
 from mixlm.models.layers import (
     Attention,
@@ -19,6 +21,7 @@ from mixlm.models.layers import (
     without_encoder,
 )
 from mixlm.models.relative import RelativeBias, check_buckets
+from mixlm.models.stack import Execution, init, stacked, through
 
 
 class DecoderLayer(nn.Module):
@@ -28,7 +31,7 @@ class DecoderLayer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B T D"], bias: Float[Array, "B H T S"], past: Slots | None = None
+        self, x: Float[Array, "B T D"], past: Slots | None, view: View
     ) -> tuple[Float[Array, "B T D"], KeysValues]:
         """Applies the layer to `x`, which follows on `past` where it is given; also returns all keys and values."""
         sizes = self.sizes
@@ -37,7 +40,7 @@ class DecoderLayer(nn.Module):
         memory = attention.keys_values(y)
         if past is not None:
             memory = past.write(*memory)
-        x = x + Dropout(sizes.dropout_rate)(attention.attend(y, memory, bias))
+        x = x + Dropout(sizes.dropout_rate)(attention.attend(y, memory, view))
         y = RMSNorm(sizes.dtype, name="pre_mlp_layer_norm")(x)
         x = x + Dropout(sizes.dropout_rate)(GatedMLP(sizes, name="mlp")(y))
         return constrain(x, "batch", "length", "embed"), memory
@@ -53,13 +56,14 @@ class Decoder(nn.Module):
     bidirectional_bias: bool
     vocab_size: int
     tied: bool
+    execution: Execution
 
     def setup(self) -> None:
         """Names the parts as T5X does."""
         sizes = self.sizes
         self.token_embedder = Embed(self.vocab_size, sizes.emb_dim, sizes.dtype)
         self.relpos_bias = RelativeBias(sizes.num_heads, self.num_buckets, self.max_distance, self.bidirectional_bias)
-        self.layers = [DecoderLayer(sizes) for _ in range(self.num_layers)]
+        self.layers = stacked(lambda _: DecoderLayer(sizes), self.num_layers, self.execution)
         self.decoder_norm = RMSNorm(sizes.dtype)
         self.input_dropout = Dropout(sizes.dropout_rate)
         self.output_dropout = Dropout(sizes.dropout_rate)
@@ -69,25 +73,23 @@ class Decoder(nn.Module):
     def __call__(self, example: Example) -> Float[Array, "B T D"]:
         """Reads by the example's own mask."""
         tokens = example.decoder_input_tokens
-        bias = mask_bias(attention_mask(example.decoder_mask_ar, example.decoder_segments))
-        bias = bias + self.relpos_bias(tokens.shape[1], example.decoder_positions)
-        return self.stack(tokens, bias)[0]
+        mask = attention_mask(example.decoder_mask_ar, example.decoder_segments)
+        bias = self.relpos_bias(tokens.shape[1], example.decoder_positions)
+        return self.stack(tokens, biased_view(mask, bias, self.execution.attention))[0]
 
     def extend(self, example: Example, cache: Cache) -> tuple[Float[Array, "B T D"], Cache]:
         """Reads on after what is in the cache."""
         cache, sees, positions = read(cache, example)
-        bias = mask_bias(sees) + self.relpos_bias.between(positions, cache.positions)
-        x, written = self.stack(example.decoder_input_tokens, bias, cache)
+        view = mask_bias(sees) + self.relpos_bias.between(positions, cache.positions)
+        x, written = self.stack(example.decoder_input_tokens, view, cache)
         return unless_overfull(x, cache), cache.keep(written)
 
     def stack(
-        self, tokens: Int[Array, "B T"], bias: Float[Array, "B H T S"], cache: Cache | None = None
+        self, tokens: Int[Array, "B T"], view: View, cache: Cache | None = None
     ) -> tuple[Float[Array, "B T D"], list[KeysValues]]:
-        """Embeds, applies the layers and the last norm; also returns every layer's keys and values."""
-        x, written = self.input_dropout(self.token_embedder(tokens)), []
-        for index, layer in enumerate(self.layers):
-            x, memory = layer(x, bias, None if cache is None else cache.slots(index))
-            written.append(memory)
+        """Embeds, applies the layers and the last norm; also returns what every layer put into the cache."""
+        x, past = self.input_dropout(self.token_embedder(tokens)), None if cache is None else cache.slots()
+        x, written = through(self.layers, self.num_layers, self.execution, x, past, view)
         return self.output_dropout(self.decoder_norm(x)), written
 
     def logits(self, hidden: Float[Array, "*any D"]) -> Float[Array, "*any V"]:
@@ -116,6 +118,9 @@ class DecoderOnly(nn.Module):
     num_buckets: int = 32
     max_distance: int = 128
     bidirectional_bias: bool = True
+    execution: Execution = field(default=Execution(), repr=False)  # no part of what a run computes
+
+    init = init
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -146,6 +151,7 @@ class DecoderOnly(nn.Module):
             bidirectional_bias=self.bidirectional_bias,
             vocab_size=self.vocab_size,
             tied=self.logits_via_embedding,
+            execution=self.execution,
         )
 
     def inputs(self) -> tuple[Example]:

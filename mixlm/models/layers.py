@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from mixlm.axes import in_force, note
 from mixlm.errors import UserError, nearest
 from mixlm.example import Example, joined
-from mixlm.models.attention import mix
+from mixlm.models.attention import View, mix
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": nn.relu,
@@ -188,10 +188,15 @@ class Dropout(nn.Module):
     rate: float
     shared: tuple[int, ...] = (-2,)  # T5 drops a feature for the whole length
 
+    @property
+    def active(self) -> bool:
+        """Whether anything is dropped."""
+        return self.rate > 0.0 and self.has_rng("dropout")
+
     @nn.compact
     def __call__(self, x: Float[Array, "*any"]) -> Float[Array, "*any"]:
         """Drops at `rate` and rescales, so that the mean stays."""
-        if self.rate == 0.0 or not self.has_rng("dropout"):
+        if not self.active:
             return x
         return nn.Dropout(self.rate, broadcast_dims=self.shared, deterministic=False)(x)
 
@@ -250,14 +255,14 @@ class Attention(nn.Module):
         self,
         queries: Float[Array, "B T D"],
         memory: tuple[Float[Array, "B H S K"], Float[Array, "B H S K"]],
-        bias: Float[Array, "#B #H T S"],
+        view: View,
     ) -> Float[Array, "B T D"]:
-        """Attends to keys and values; `bias` holds the mask (0 or -1e10) and the relative bias."""
+        """Attends to keys and values; a plain `view` holds the mask (0 or -1e10) and the relative bias."""
         q = split_heads(self.query(queries), self.sizes)
-        return self.out(mix(q, *memory, bias, drop=self.dropout))
+        return self.out(mix(q, *memory, view, drop=self.dropout if self.dropout.active else None))
 
     def __call__(
-        self, queries: Float[Array, "B T D"], keys: Float[Array, "B S D"], bias: Float[Array, "#B #H T S"]
+        self, queries: Float[Array, "B T D"], keys: Float[Array, "B S D"], view: View
     ) -> Float[Array, "B T D"]:
         """Attends from `queries` to `keys`."""
-        return self.attend(queries, self.keys_values(keys), bias)
+        return self.attend(queries, self.keys_values(keys), view)

@@ -1,14 +1,15 @@
 """A decoder with rotary positions: Llama, BabyLlama, MiLe's LLaMA and the Dual-objective network, by plain options."""
 
 import math
+from dataclasses import field
 
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from mixlm.errors import UserError
-from mixlm.example import Example, attention_mask, smallest_example
-from mixlm.models.attention import mask_bias, mix
+from mixlm.example import Example, smallest_example
+from mixlm.models.attention import View, mask_bias, mix, view_of
 from mixlm.models.cache import Cache, KeysValues, Slots, empty_cache, read, unless_overfull
 from mixlm.models.layers import (
     Bias,
@@ -24,7 +25,9 @@ from mixlm.models.layers import (
     truncated,
     without_encoder,
 )
+from mixlm.models.reach import within
 from mixlm.models.rope import Rotation, check_rope, rotate, rotation
+from mixlm.models.stack import Execution, init, stacked, through
 
 
 class RotaryAttention(nn.Module):
@@ -36,7 +39,7 @@ class RotaryAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B T D"], turn: Rotation, bias: Float[Array, "B 1 T S"], past: Slots | None
+        self, x: Float[Array, "B T D"], turn: Rotation, view: View, past: Slots | None
     ) -> tuple[Float[Array, "B T D"], KeysValues]:
         """Attends from `x` to itself and to `past`; also returns all keys, rotated, and values."""
         sizes = self.sizes
@@ -49,7 +52,7 @@ class RotaryAttention(nn.Module):
         memory = (rotate(k, turn), v)
         if past is not None:
             memory = past.write(*memory)
-        mixed = mix(rotate(q, turn), *memory, bias, scale=1.0 / math.sqrt(sizes.head_dim))
+        mixed = mix(rotate(q, turn), *memory, view, scale=1.0 / math.sqrt(sizes.head_dim))
         return Dense(sizes.emb_dim, ("joined_kv", "embed"), self.out_init, sizes.dtype, name="out")(mixed), memory
 
 
@@ -64,13 +67,13 @@ class LlamaLayer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B T D"], turn: Rotation, bias: Float[Array, "B 1 T S"], past: Slots | None = None
+        self, x: Float[Array, "B T D"], past: Slots | None, turn: Rotation, view: View
     ) -> tuple[Float[Array, "B T D"], KeysValues]:
         """Applies the layer to `x`, which follows on `past` where it is given; also returns all keys and values."""
         sizes = self.sizes
         y = RMSNorm(sizes.dtype, self.epsilon, name="pre_self_attention_layer_norm")(x)
         attention = RotaryAttention(sizes, self.kernel_init, self.out_init, name="self_attention")
-        y, memory = attention(y, turn, bias, past)
+        y, memory = attention(y, turn, view, past)
         x = x + y
         y = RMSNorm(sizes.dtype, self.epsilon, name="pre_mlp_layer_norm")(x)
         x = x + GatedMLP(sizes, self.wi_init, self.out_init, name="mlp")(y)
@@ -101,6 +104,9 @@ class Llama(nn.Module):
     projection_head: bool = False
     init_std: float | None = 0.02
     zero_init: bool = False
+    execution: Execution = field(default=Execution(), repr=False)  # no part of what a run computes
+
+    init = init
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -135,16 +141,12 @@ class Llama(nn.Module):
         kernel_init, vocab_init = self.initializer(5 * self.emb_dim), self.initializer(self.emb_dim + self.vocab_size)
         out_init = nn.initializers.zeros if self.zero_init else kernel_init
         self.token_embedder = Embed(self.vocab_size, self.emb_dim, self.dtype, vocab_init)
-        self.layers = [
-            LlamaLayer(
-                sizes=self.sizes,
-                epsilon=self.epsilon,
-                kernel_init=kernel_init,
-                wi_init=self.initializer(5 * self.emb_dim, math.sqrt(0.5 / (index + 1))),
-                out_init=out_init,
-            )
-            for index in range(self.num_layers)
-        ]
+
+        def layer(index: int) -> LlamaLayer:
+            wi_init = self.initializer(5 * self.emb_dim, math.sqrt(0.5 / (index + 1)))
+            return LlamaLayer(self.sizes, self.epsilon, kernel_init, wi_init, out_init)
+
+        self.layers = stacked(layer, self.num_layers, self.execution)
         self.decoder_norm = RMSNorm(self.dtype, self.epsilon)
         if self.projection_head:
             self.projection = Dense(self.emb_dim, ("embed", "mlp"), kernel_init, self.dtype)
@@ -165,8 +167,9 @@ class Llama(nn.Module):
         positions = whole.decoder_positions
         if positions is None:
             positions = jnp.arange(whole.decoder_input_tokens.shape[1])[None]
-        mask = attention_mask(whole.decoder_mask_ar, whole.decoder_segments)
-        x, _ = self.stack(whole.decoder_input_tokens, positions, mask)
+        reach = within(whole.decoder_mask_ar, whole.decoder_segments)
+        seen = view_of(reach, self.execution.attention, self.dtype)
+        x, _ = self.stack(whole.decoder_input_tokens, positions, seen)
         return x[:, -example.decoder_input_tokens.shape[1] :]
 
     def empty_cache(self, example: Example, length: int) -> Cache:
@@ -178,7 +181,7 @@ class Llama(nn.Module):
         """`hidden` of the tokens that follow on those in the cache, and the cache with them; see `cache.read`."""
         whole = without_encoder(example)
         cache, sees, positions = read(cache, whole)
-        x, written = self.stack(whole.decoder_input_tokens, positions, sees, cache)
+        x, written = self.stack(whole.decoder_input_tokens, positions, mask_bias(sees), cache)
         x = unless_overfull(x, cache)
         return x[:, -example.decoder_input_tokens.shape[1] :], cache.keep(written)
 
@@ -186,15 +189,13 @@ class Llama(nn.Module):
         self,
         tokens: Int[Array, "B T"],
         positions: Int[Array, "#B T"],
-        mask: Bool[Array, "B T S"],
+        view: View,
         cache: Cache | None = None,
     ) -> tuple[Float[Array, "B T D"], list[KeysValues]]:
-        """Embeds, applies the layers and what comes before the vocabulary; also every layer's keys and values."""
-        bias, turn = mask_bias(mask), rotation(positions, self.head_dim, self.rope_theta)
-        x, written = self.token_embedder(tokens), []
-        for index, layer in enumerate(self.layers):
-            x, memory = layer(x, turn, bias, None if cache is None else cache.slots(index))
-            written.append(memory)
+        """Embeds, applies the layers and what comes before the vocabulary; also what every layer put into the cache."""
+        turn = rotation(positions, self.head_dim, self.rope_theta)
+        x, past = self.token_embedder(tokens), None if cache is None else cache.slots()
+        x, written = through(self.layers, self.num_layers, self.execution, x, past, turn, view)
         x = self.decoder_norm(x)
         return (nn.gelu(self.projection(x)) if self.projection_head else x), written
 

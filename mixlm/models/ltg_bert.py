@@ -1,6 +1,7 @@
 """LTG-BERT, a transformer of BabyLM's: disentangled relative attention, GEGLU and a norm on every side."""
 
 import math
+from dataclasses import field
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -24,6 +25,7 @@ from mixlm.models.layers import (
     without_encoder,
 )
 from mixlm.models.relative import check_log_buckets, log_buckets
+from mixlm.models.stack import Execution, init, stacked, through
 
 
 def small_normal(emb_dim: int, scale: float = 1.0) -> Initializer:
@@ -125,10 +127,10 @@ class LTGBertLayer(nn.Module):
     def __call__(
         self,
         x: Float[Array, "B T D"],
+        past: Slots | None,
         relative: Float[Array, "R D"],
         rows: Int[Array, "#B T S"],
         mask: Bool[Array, "B T S"],
-        past: Slots | None = None,
     ) -> tuple[Float[Array, "B T D"], KeysValues]:
         """Applies the layer to `x`, which follows on `past` where it is given; also returns all keys and values."""
         sizes = self.sizes
@@ -159,6 +161,9 @@ class LTGBert(nn.Module):
     dropout_rate: float = 0.0
     epsilon: float = 1e-7
     dtype: str = "float32"
+    execution: Execution = field(default=Execution(), repr=False)  # no part of what a run computes
+
+    init = init
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -189,7 +194,7 @@ class LTGBert(nn.Module):
         boxed = nn.with_logical_partitioning(init, ("relpos_buckets", "embed"))
         self.relative_embedding = self.param("relative_embedding", boxed, (rows, self.emb_dim), jnp.float32)
         self.relative_layer_norm = norm(self.dtype, self.epsilon, affine=True)
-        self.layers = [LTGBertLayer(sizes, self.epsilon, index) for index in range(self.num_layers)]
+        self.layers = stacked(lambda index: LTGBertLayer(sizes, self.epsilon, index), self.num_layers, self.execution)
         self.head_norms = [norm(self.dtype, self.epsilon) for _ in range(2)]
         self.head_dense = Dense(self.emb_dim, ("embed", "mlp"), init, self.dtype, use_bias=True)
         self.logits_bias = Bias("vocab")
@@ -238,12 +243,13 @@ class LTGBert(nn.Module):
         mask: Bool[Array, "B T S"],
         cache: Cache | None = None,
     ) -> tuple[Float[Array, "B T D"], list[KeysValues]]:
-        """Embeds, applies the layers and the head up to the vocabulary; also every layer's keys and values."""
-        x, written = self.dropouts[0](self.word_norm(self.token_embedder(tokens))), []
+        """Embeds, applies the layers and the head up to the vocabulary; also what every layer put into the cache."""
+        x, past = (
+            self.dropouts[0](self.word_norm(self.token_embedder(tokens))),
+            None if cache is None else cache.slots(),
+        )
         relative = self.relative_layer_norm(jnp.asarray(self.relative_embedding))
-        for index, layer in enumerate(self.layers):
-            x, memory = layer(x, relative, rows, mask, None if cache is None else cache.slots(index))
-            written.append(memory)
+        x, written = through(self.layers, self.num_layers, self.execution, x, past, relative, rows, mask)
         # The head's gelu is exact, unlike the layers'.
         x = nn.gelu(self.head_dense(self.head_norms[0](x)), approximate=False)
         return self.dropouts[1](self.head_norms[1](x)), written

@@ -1,11 +1,13 @@
 """The encoder-decoder network of T5 1.0 and 1.1, with the parameter tree of T5X."""
 
+from dataclasses import field
+
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from mixlm.errors import UserError
 from mixlm.example import Example, attention_mask, same_segment, smallest_example
-from mixlm.models.attention import mask_bias
+from mixlm.models.attention import View, biased_view, mask_bias, view_of
 from mixlm.models.cache import Cache, KeysValues, Slots, empty_cache, read, unless_overfull
 from mixlm.models.layers import (
     Attention,
@@ -18,7 +20,9 @@ from mixlm.models.layers import (
     check_positive,
     constrain,
 )
+from mixlm.models.reach import across
 from mixlm.models.relative import RelativeBias, check_buckets
+from mixlm.models.stack import Execution, each, init, stacked, through
 
 
 class EncoderLayer(nn.Module):
@@ -27,14 +31,16 @@ class EncoderLayer(nn.Module):
     sizes: LayerSizes
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B S D"], bias: Float[Array, "B H S S"]) -> Float[Array, "B S D"]:
-        """Applies the layer."""
+    def __call__(
+        self, x: Float[Array, "B S D"], past: None, view: View
+    ) -> tuple[Float[Array, "B S D"], None]:
+        """Applies the layer, which has no cache."""
         sizes = self.sizes
         y = RMSNorm(sizes.dtype, name="pre_attention_layer_norm")(x)
-        x = x + Dropout(sizes.dropout_rate)(Attention(sizes, name="attention")(y, y, bias))
+        x = x + Dropout(sizes.dropout_rate)(Attention(sizes, name="attention")(y, y, view))
         y = RMSNorm(sizes.dtype, name="pre_mlp_layer_norm")(x)
         x = x + Dropout(sizes.dropout_rate)(GatedMLP(sizes, name="mlp")(y))
-        return constrain(x, "batch", "length", "embed")
+        return constrain(x, "batch", "length", "embed"), None
 
 
 class DecoderLayer(nn.Module):
@@ -60,19 +66,23 @@ class DecoderLayer(nn.Module):
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        encoder_memory: KeysValues,
-        bias: Float[Array, "B H T S"],
-        cross_bias: Float[Array, "B 1 T R"],
-        past: Slots | None = None,
+        past: Slots | None,
+        encoded: Float[Array, "B R D"] | None,
+        view: View,
+        cross_view: View,
     ) -> tuple[Float[Array, "B T D"], KeysValues]:
-        """Applies the layer to `x`, which follows on `past` where it is given; also returns all keys and values."""
+        """Applies the layer to `x`, which follows on `past` where it is given; also returns all keys and values.
+
+        The keys and values of the encoder's output are in `past`, or made from `encoded`.
+        """
+        encoder_memory = self.encoder_memory(encoded) if past is None or past.encoder is None else past.encoder
         y = self.pre_self_attention_layer_norm(x)
         memory = self.self_attention.keys_values(y)
         if past is not None:
             memory = past.write(*memory)
-        x = x + self.dropouts[0](self.self_attention.attend(y, memory, bias))
+        x = x + self.dropouts[0](self.self_attention.attend(y, memory, view))
         y = self.pre_cross_attention_layer_norm(x)
-        x = x + self.dropouts[1](self.encoder_decoder_attention.attend(y, encoder_memory, cross_bias))
+        x = x + self.dropouts[1](self.encoder_decoder_attention.attend(y, encoder_memory, cross_view))
         x = x + self.dropouts[2](self.mlp(self.pre_mlp_layer_norm(x)))
         return constrain(x, "batch", "length", "embed"), memory
 
@@ -84,20 +94,27 @@ class Encoder(nn.Module):
     num_layers: int
     num_buckets: int
     max_distance: int
+    execution: Execution
 
-    @nn.compact
+    def setup(self) -> None:
+        """Names the parts as T5X does."""
+        sizes = self.sizes
+        self.relpos_bias = RelativeBias(sizes.num_heads, self.num_buckets, self.max_distance, True)
+        self.layers = stacked(lambda _: EncoderLayer(sizes), self.num_layers, self.execution)
+        self.encoder_norm = RMSNorm(sizes.dtype)
+        # Their noise depends on these names, which they have had from the first.
+        self.input_dropout = Dropout(sizes.dropout_rate, name="Dropout_0")
+        # T5X shares no mask here, as everywhere else.
+        self.output_dropout = Dropout(sizes.dropout_rate, shared=(), name="Dropout_1")
+
     def __call__(
         self, x: Float[Array, "B S D"], segments: Int[Array, "B S"], positions: Int[Array, "B S"] | None
     ) -> Float[Array, "B S D"]:
         """Reads every segment in both directions."""
-        sizes = self.sizes
-        relpos = RelativeBias(sizes.num_heads, self.num_buckets, self.max_distance, True, name="relpos_bias")
-        bias = mask_bias(same_segment(segments, segments)) + relpos(x.shape[1], positions)
-        x = Dropout(sizes.dropout_rate)(x)
-        for layer in range(self.num_layers):
-            x = EncoderLayer(sizes, name=f"layers_{layer}")(x, bias)
-        x = RMSNorm(sizes.dtype, name="encoder_norm")(x)
-        return Dropout(sizes.dropout_rate, shared=())(x)  # T5X shares no mask here, as everywhere else
+        bias = self.relpos_bias(x.shape[1], positions)
+        view = biased_view(same_segment(segments, segments), bias, self.execution.attention)
+        x, _ = through(self.layers, self.num_layers, self.execution, self.input_dropout(x), None, view)
+        return self.output_dropout(self.encoder_norm(x))
 
 
 class Decoder(nn.Module):
@@ -109,12 +126,13 @@ class Decoder(nn.Module):
     max_distance: int
     vocab_size: int
     tied: bool
+    execution: Execution
 
     def setup(self) -> None:
         """Names the parts as T5X does."""
         sizes = self.sizes
         self.relpos_bias = RelativeBias(sizes.num_heads, self.num_buckets, self.max_distance, False)
-        self.layers = [DecoderLayer(sizes) for _ in range(self.num_layers)]
+        self.layers = stacked(lambda _: DecoderLayer(sizes), self.num_layers, self.execution)
         self.decoder_norm = RMSNorm(sizes.dtype)
         self.input_dropout = Dropout(sizes.dropout_rate)
         self.output_dropout = Dropout(sizes.dropout_rate)
@@ -126,40 +144,37 @@ class Decoder(nn.Module):
     ) -> Float[Array, "B T D"]:
         """Reads by the example's own mask, and the encoder's positions of the same segment."""
         segments = example.decoder_segments
-        bias = mask_bias(attention_mask(example.decoder_mask_ar, segments))
-        bias = bias + self.relpos_bias(x.shape[1], example.decoder_positions)
-        cross_bias = mask_bias(same_segment(segments, example.encoder_segments))
-        return self.stack(x, self.encoder_memory(encoded), bias, cross_bias)[0]
+        bias = self.relpos_bias(x.shape[1], example.decoder_positions)
+        view = biased_view(attention_mask(example.decoder_mask_ar, segments), bias, self.execution.attention)
+        reach = across(segments, example.encoder_segments)
+        cross_view = view_of(reach, self.execution.attention, self.sizes.dtype)
+        return self.stack(x, encoded, view, cross_view)[0]
 
     def extend(self, x: Float[Array, "B T D"], example: Example, cache: Cache) -> tuple[Float[Array, "B T D"], Cache]:
         """Reads on after what is in the cache."""
         cache, sees, positions = read(cache, example)
-        bias = mask_bias(sees) + self.relpos_bias.between(positions, cache.positions)
+        view = mask_bias(sees) + self.relpos_bias.between(positions, cache.positions)
         if cache.encoder_segments is None:
             raise UserError("This cache holds no encoder's side: an encoder-decoder's comes from its own empty_cache.")
-        cross_bias = mask_bias(same_segment(example.decoder_segments, cache.encoder_segments))
-        memory = tuple(zip(cache.encoder_keys, cache.encoder_values))
-        x, written = self.stack(x, memory, bias, cross_bias, cache)
+        cross_view = mask_bias(same_segment(example.decoder_segments, cache.encoder_segments))
+        x, written = self.stack(x, None, view, cross_view, cache)
         return unless_overfull(x, cache), cache.keep(written)
 
     def encoder_memory(self, encoded: Float[Array, "B R D"]) -> tuple[KeysValues, ...]:
         """The keys and values that the encoder's output gives each layer."""
-        return tuple(layer.encoder_memory(encoded) for layer in self.layers)
+        return tuple(each(lambda layer: layer.encoder_memory(encoded), self.layers, self.num_layers, self.execution))
 
     def stack(
         self,
         x: Float[Array, "B T D"],
-        encoder_memory: tuple[KeysValues, ...],
-        bias: Float[Array, "B H T S"],
-        cross_bias: Float[Array, "B 1 T R"],
+        encoded: Float[Array, "B R D"] | None,
+        view: View,
+        cross_view: View,
         cache: Cache | None = None,
     ) -> tuple[Float[Array, "B T D"], list[KeysValues]]:
-        """Applies the layers and the last norm; also returns every layer's keys and values."""
-        x, written = self.input_dropout(x), []
-        for index, layer in enumerate(self.layers):
-            past = None if cache is None else cache.slots(index)
-            x, memory = layer(x, encoder_memory[index], bias, cross_bias, past)
-            written.append(memory)
+        """Applies the layers and the last norm; also returns what every layer put into the cache."""
+        x, past = self.input_dropout(x), None if cache is None else cache.slots()
+        x, written = through(self.layers, self.num_layers, self.execution, x, past, encoded, view, cross_view)
         return self.output_dropout(self.decoder_norm(x)), written
 
     def logits(self, hidden: Float[Array, "*any D"]) -> Float[Array, "*any V"]:
@@ -188,6 +203,9 @@ class EncoderDecoder(nn.Module):
     dtype: str = "float32"
     num_buckets: int = 32
     max_distance: int = 128
+    execution: Execution = field(default=Execution(), repr=False)  # no part of what a run computes
+
+    init = init
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -216,9 +234,14 @@ class EncoderDecoder(nn.Module):
         """Names the parts as T5X does."""
         buckets = (self.num_buckets, self.max_distance)
         self.token_embedder = Embed(self.vocab_size, self.emb_dim, self.dtype)
-        self.encoder = Encoder(self.sizes, self.num_encoder_layers, *buckets)
+        self.encoder = Encoder(self.sizes, self.num_encoder_layers, *buckets, self.execution)
         self.decoder = Decoder(
-            self.sizes, self.num_decoder_layers, *buckets, self.vocab_size, self.logits_via_embedding
+            self.sizes,
+            self.num_decoder_layers,
+            *buckets,
+            self.vocab_size,
+            self.logits_via_embedding,
+            self.execution,
         )
 
     def inputs(self) -> tuple[Example]:

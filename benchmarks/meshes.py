@@ -53,6 +53,7 @@ def small(name: str, *bindings: str, short: bool = False) -> Recipe:
     """
     given = ["VOCAB_SIZE=256", f"TRAIN_STEPS={STEPS}", "BATCH_SIZE=8", "MODEL_DIR=nowhere"]
     given += [*(["TAU=5"] if name in ("spactor", "ar2diff") else []), *bindings]
+    given += ["WARMUP_STEPS=2"] if name in ("antlm", "mile") else []
     flags = parse_flags([f"--gin_file={name}.gin", *(f"--gin.{binding}" for binding in given)], "")
     recipe = configured(flags, Recipe)
     lengths = LENGTHS[short] if "inputs" not in recipe.lengths else FOLDED[short]

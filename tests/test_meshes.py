@@ -15,24 +15,24 @@ from mixlm.errors import UserError
 from mixlm.partitioning import Partitioning, bytes_per_device
 from mixlm.plan import plan, summary
 
-# Each recipe once, and each axis of the mesh with each family of networks; benchmarks/meshes.py has them all.
+# Each network and each axis of the mesh; benchmarks/meshes.py has every recipe on every mesh.
 SELECTED = {
     "spactor": (2, 2, 1, 2),
     "dual": (1, 8, 1, 1),
     "gpt_bert": (2, 1, 2, 2),
-    "antlm": (4, 1, 1, 2),
-    "antlm_ltg_bert": (1, 2, 2, 2),
     "ar2diff": (1, 2, 1, 4),
     "mile": (1, 2, 4, 1),
 }
 
 
-def test_every_recipe_is_here():
-    assert sorted(SELECTED) == RECIPES
+def test_every_network_is_here():
+    networks = [{type(module) for module in small(name, short=True).networks.values()} for name in RECIPES]
+    chosen = [{type(module) for module in small(name, short=True).networks.values()} for name in SELECTED]
+    assert set().union(*chosen) == set().union(*networks)
 
 
 # One stage of each is compiled here.
-STAGE = {"spactor": "TAU=10", "ar2diff": "TAU=0", "antlm": "SCHEDULE=1 mlm", "antlm_ltg_bert": "SCHEDULE=1 mlm"}
+STAGE = {"spactor": "TAU=10", "ar2diff": "TAU=0"}
 
 
 def brief(name: str):
@@ -79,7 +79,7 @@ def test_the_summary_names_the_mesh_and_what_each_device_holds():
         ("mile", "LOGICAL_AXIS_RULES=(('vocab', 'tensors'),)", ["'tensors'", "Did you mean 'tensor'?"]),
         ("mile", "LOGICAL_AXIS_RULES=(('vocabulary', 'tensor'),)", ["'vocabulary'", "Did you mean 'vocab'?"]),
         ("mile", "LOGICAL_AXIS_RULES=(('batch', ('data', 'data')),)", ["twice"]),
-        ("mile", "LOGICAL_AXIS_RULES=('vocab',)", ["pair"]),
+        ("mile", "LOGICAL_AXIS_RULES=('vocab',)", ["LOGICAL_AXIS_RULES", "('vocab',)"]),
     ],
 )
 def test_what_no_mesh_has_is_one_sentence(name, binding, words):

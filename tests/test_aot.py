@@ -78,6 +78,10 @@ ENTRY %main.42 (in: f32[8], z: bf16[64,32]) -> f32[8] {
   %loop = (s32[], f32[128]{0}) while(%init), condition=%condition, body=%body, metadata={op_name="jit(step)/while"}
   %async-start = (f32[32]{0}, f32[256]{0}, u32[]) fusion(%part), kind=kCustom, calls=%begins
   %async-done = f32[256]{0} fusion(%async-start), kind=kCustom, calls=%ends
+  %kernel = f32[16]{0} custom-call(%in2), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"name": "of -> lines {
+}"
+}}, metadata={op_name="jit(step)/kernel"}
   %quarter = f32[16]{0} all-reduce(%in2), channel_id=4, replica_groups=mesh['x'=16,'y'=1] {'x':(1)4}, to_apply=%add
   %either = f32[10]{0} conditional(%which, %q, %q), branch_computations={%branch, %other}
   %all-gather-start.5 = (u8[100]{0}, u8[400]{0}) all-gather-start(%q), replica_groups=[4,4]<=[16], dimensions={0}

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import train
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -230,6 +231,13 @@ def test_without_the_compiler_one_sentence_says_how_to_get_it(tmp_path):
     assert done.stderr.splitlines()[-1] == (
         "error: There is no TPU compiler here: install it with pip install 'mixlm[tpu]'."
     )
+
+
+@pytest.mark.parametrize("flag", ["--explain", "--coordinator=here:1", "--processes=1", "--process=0"])
+def test_a_flag_without_effect_beside_it_is_refused(flag, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py", "--gin_file=mile.gin", "--aot=v5e:2x2", flag])
+    with pytest.raises(UserError, match=f"^--aot compiles .* alone and stops: leave {flag.partition('=')[0]} out.$"):
+        train.main()
 
 
 @pytest.mark.skipif(not COMPILER, reason="the TPU compiler (the tpu extra) is not installed")

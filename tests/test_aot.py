@@ -217,7 +217,7 @@ def test_a_straight_line_is_found_at_once():
 
 def trained(*arguments: str, before: str = "", cwd: Path) -> subprocess.CompletedProcess[str]:
     """`launch/train.py` as a process of its own, in an empty folder, after some lines of Python."""
-    script = f"import runpy, sys\n{before}\nsys.argv = ['train.py', *sys.argv[1:]]\nrunpy.run_path({str(TRAIN)!r}, run_name='__main__')"
+    script = f"import runpy, sys\nsys.path.insert(0, {str(TRAIN.parent)!r})\n{before}\nsys.argv = ['train.py', *sys.argv[1:]]\nrunpy.run_path({str(TRAIN)!r}, run_name='__main__')"
     environment = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_PLATFORMS")}
     return subprocess.run(
         [sys.executable, "-c", script, *arguments], capture_output=True, text=True, cwd=cwd, env=environment
@@ -244,7 +244,7 @@ def test_a_flag_without_effect_beside_it_is_refused(flag, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("v5e:4x5", "The TPU compiler knows no topology 'v5e:4x5'. Did you mean 'v5e:4x4'?"),
+        ("v5e:4x5", "The TPU compiler knows no topology 'v5e:4x5'. Did you mean 'v5e:4x8'?"),
         ("v5f:8x8", "The TPU compiler knows no topology 'v5f:8x8'. Did you mean 'v5e:8x8'?"),
         ("cloud", "The TPU compiler knows no topology 'cloud'. Known are v5e:1x1, v5e:2x2, v5e:2x4, v5e:4x4 and such."),
     ],

@@ -39,20 +39,24 @@ from mixlm.recipe import Recipe
 
 RECIPES = sorted(path.stem for path in (ROOT / "gin").glob("*.gin") if path.stem not in ("base", "evaluate"))
 STEPS, DEVICES, TOLERANCE = 10, 8, 1e-5
-# Rows that every mesh divides, and longer than the block of positions that the head scores at a time.
-LENGTHS = {"targets": 256}
-FOLDED = {"inputs": 256, "targets": 58}
+# By whether they are short: what every mesh divides, and what span corruption makes of so much text.
+LENGTHS = ({"targets": 256}, {"targets": 64})
+FOLDED = ({"inputs": 256, "targets": 58}, {"inputs": 64, "targets": 14})
 NETWORK = {"emb_dim": 32, "num_heads": 4, "head_dim": 8, "mlp_dim": 64}
 DEPTH = ("num_layers", "num_encoder_layers", "num_decoder_layers")
 
 
-def small(name: str, *bindings: str) -> Recipe:
-    """A recipe with networks of one layer and ten steps, of which its second stage takes the last five."""
-    given = ["VOCAB_SIZE=256", f"TRAIN_STEPS={STEPS}", "BATCH_SIZE=8", "MODEL_DIR=nowhere", *bindings]
-    given += ["TAU=5"] if name in ("spactor", "ar2diff") else []
-    lengths = FOLDED if name == "spactor" else LENGTHS
+def small(name: str, *bindings: str, short: bool = False) -> Recipe:
+    """A recipe with networks of one layer and ten steps, of which its second stage takes the last five.
+
+    Its rows are longer than the block of positions that the head scores at a time, unless they shall be `short`.
+    """
+    given = ["VOCAB_SIZE=256", f"TRAIN_STEPS={STEPS}", "BATCH_SIZE=8", "MODEL_DIR=nowhere"]
+    given += [*(["TAU=5"] if name in ("spactor", "ar2diff") else []), *bindings]
+    given += ["WARMUP_STEPS=2"] if name in ("antlm", "mile") else []
     flags = parse_flags([f"--gin_file={name}.gin", *(f"--gin.{binding}" for binding in given)], "")
     recipe = configured(flags, Recipe)
+    lengths = LENGTHS[short] if "inputs" not in recipe.lengths else FOLDED[short]
 
     def shrunk(module: Any) -> Any:
         sizes = {name: value for name, value in NETWORK.items() if hasattr(module, name)}
@@ -146,9 +150,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="a file for the table")
     asked = parser.parse_args()
     given = [dict(zip(AXES, map(int, mesh.split("x")))) for mesh in asked.meshes.split(",") if mesh]
-    print(
-        f"{'recipe':<15} {' x '.join(axis[:4] for axis in AXES):<14} {'difference':>10} {'parameters':>11} {'optimizer':>11}"
-    )
+    print(f"{'recipe':<15} {'mesh':<14} {'difference':>10} {'parameters':>11} {'optimizer':>11}")
     shapes = [Partitioning(**mesh) for mesh in given] or meshes()
     lines = [line for name in asked.recipes.split(",") for line in measured(name, shapes)]
     if asked.json is not None:

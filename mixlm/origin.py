@@ -124,6 +124,11 @@ def origin_of(recipe: Recipe, began: str | None = None) -> Origin | None:
     step = checkpoints.whole(address.step(checkpoints, recipe.best_metric))
     if step is None:
         raise UserError(f"INIT_FROM = {text!r} holds no run with a checkpoint.")
+    if recipe.init_optimizer and held.get("scan_layers") != recipe.identity().get("scan_layers"):
+        raise UserError(
+            f"INIT_OPTIMIZER goes on with the state of {text!r}, which has other SCAN_LAYERS: give this run "
+            f"the same, or begin with the parameters alone (INIT_OPTIMIZER=False)."
+        )
     networks, afresh = _shared(recipe, text, checkpoints.networks(step))
     return Origin(text, address.folder, step, networks, afresh, recipe.init_optimizer, held)
 

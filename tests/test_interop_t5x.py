@@ -12,6 +12,8 @@ from flax import serialization
 from mixlm.errors import UserError
 from mixlm.example import Example
 from mixlm.interop.t5x import load_checkpoint, params_from_flat
+from mixlm.models.layout import unstack_layers
+from mixlm.models.stack import Execution
 from mixlm.models.t5 import EncoderDecoder
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -127,14 +129,51 @@ def test_unknown_missing_and_misshapen_names_are_named(figures, template):
         params_from_flat({"a/b": np.ones(1), "a/b/c": np.ones(1)})
 
 
-def test_scanned_layers_are_refused():
-    flat = {
-        "target/encoder/encoder/mlp/wo/kernel": np.ones((4, 2, 4)),
-        "target/token_embedder/embedding": np.ones((2, 2)),
+def scanned(flat: dict, name: str) -> dict:
+    """The arrays as a scanned network of T5X's holds them: a stack under one name, its layers on the second axis."""
+    found, layers = {}, {}
+    for key, value in flat.items():
+        part, _, rest = key.partition("/layers_")
+        if rest:
+            layers.setdefault(f"{part}/{name.format(part)}/{rest.partition('/')[2]}", []).append(value)
+        else:
+            found[key] = value
+    return found | {key: np.stack(values, axis=1) for key, values in layers.items()}
+
+
+@pytest.mark.parametrize("name", ["layers", "{}"])
+def test_t5x_scanned_layers_are_taken_apart(figures, template, name):
+    flat = parameters(figures)
+    stacked = scanned(flat, name)
+    assert len(stacked) < len(flat) and all("layers_" not in key for key in stacked)
+    found = dict(leaves(params_from_flat(stacked, template)))
+    assert found.keys() == flat.keys()
+    for key, value in flat.items():
+        np.testing.assert_array_equal(found[key], value)
+
+
+def test_a_relative_bias_for_each_layer_is_refused(figures):
+    flat = scanned(parameters(figures), "layers") | {
+        "encoder/layers/relative_posemb/rel_embedding": np.ones((4, 2, 32))
     }
-    with pytest.raises(UserError, match=r"scanned.*'encoder/encoder/mlp/wo/kernel'") as error:
+    with pytest.raises(
+        UserError, match=r"relative_posemb/rel_embedding' holds a relative bias for each layer"
+    ) as error:
         params_from_flat(flat)
     one_sentence(error)
+
+
+def test_a_scanned_network_takes_t5x_layers_one_by_one(figures, template, example):
+    network = NETWORK.clone(execution=Execution(scan=True))
+    stacked = jax.eval_shape(network.init, jax.random.key(0), example)["params"]
+    found = load_checkpoint(CHECKPOINT, stacked)
+    assert "layers" in found["encoder"] and "layers_0" not in found["encoder"]
+    wanted = dict(leaves(load_checkpoint(CHECKPOINT, template)))
+    assert dict(leaves(unstack_layers(found))).keys() == wanted.keys()
+    for key, value in leaves(unstack_layers(found)):
+        np.testing.assert_array_equal(value, wanted[key])
+    with pytest.raises(UserError, match=r"The network's 'decoder/layers_1/mlp/wo/kernel' is missing"):
+        params_from_flat({k: v for k, v in wanted.items() if k != "decoder/layers_1/mlp/wo/kernel"}, stacked)
 
 
 def remove_array(copy):

@@ -49,8 +49,6 @@ class Execution:
                 f"REMAT = {self.remat!r} is no policy of jax.checkpoint_policies that can stand alone "
                 f"({', '.join(POLICIES)}).{nearest(str(self.remat), POLICIES)}"
             )
-        if not isinstance(self.scan, bool):
-            raise UserError(f"SCAN_LAYERS = {self.scan!r} must be True or False.")
         check_attention(self.attention)
 
 

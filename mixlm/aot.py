@@ -1,20 +1,26 @@
 """A run's steps compiled for TPUs that are not here: whether they fit, what they cost, how fast they can be at best."""
 
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
+import flax.linen as nn
 import jax
+import numpy as np
 
 from mixlm.chips import Chip, chip
 from mixlm.collectives import Collective, collectives
 from mixlm.errors import UserError
+from mixlm.flops import matmul_flops
 from mixlm.hlo import module
 from mixlm.objectives.base import Objective
-from mixlm.partitioning import batch_sharding
 from mixlm.plan import Plan, count, parameters, plan, size
 from mixlm.recipe import Recipe
+from mixlm.rounds import bytes_again, flops_again
+from mixlm.step import Step
 from mixlm.topology import topology_devices
 
 _USED = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm")
@@ -24,8 +30,9 @@ _USED = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm")
 class Needs:
     """What one step takes on each chip as the TPU compiler counts it: bytes of memory, FLOPs, bytes accessed.
 
-    `outputs` are what does not lie in an argument's place. `flops` count every operation, recomputed ones too;
-    `model_flops` the matrix products alone, as often as the mathematics asks for them.
+    `outputs` are what does not lie in an argument's place. `flops` count what is computed, again or not, but for what
+    is in a kernel, into which the compiler does not look; `model_flops` the matrix products alone, those of kernels
+    too, as often as the mathematics asks for them. `accessed` counts transfers to the chip's own vector memory as well.
     """
 
     arguments: int
@@ -64,7 +71,8 @@ class Bounds:
 def bounds(needs: Needs, on: Chip) -> Bounds:
     """FLOPs / peak, bytes accessed / HBM's bandwidth, what collectives must send / the bandwidth of all links."""
     sent = sum(exchange.sent for exchange in needs.exchanges)
-    times = (needs.flops / on.flops, needs.accessed / on.bandwidth, sent / on.links)
+    # What the compiler does not see in a kernel is computed all the same.
+    times = (max(needs.flops, needs.model_flops) / on.flops, needs.accessed / on.bandwidth, sent / on.links)
     return Bounds(*times, mfu=needs.model_flops / on.flops / max(times))
 
 
@@ -77,17 +85,35 @@ def needs(planned: Plan, objective: Objective) -> Needs | TooLarge:
         if refused is None:
             raise
         return refused
-    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    memory, cost, program = compiled.memory_analysis(), compiled.cost_analysis(), module(compiled.as_text())
+    outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
     return Needs(
         arguments=memory.argument_size_in_bytes,
         temporaries=memory.temp_size_in_bytes,
-        outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,
-        peak=memory.peak_memory_in_bytes,
-        flops=cost["flops"],
-        accessed=cost["bytes accessed"],
-        model_flops=planned.steps.matmul_flops(objective) / planned.mesh.size,
-        exchanges=collectives(module(compiled.as_text())),
+        outputs=outputs,
+        peak=memory.argument_size_in_bytes + memory.temp_size_in_bytes + outputs + memory.generated_code_size_in_bytes,
+        flops=cost["flops"] + flops_again(program),
+        accessed=cost["bytes accessed"] + bytes_again(program),
+        model_flops=model_flops(planned, objective) / planned.mesh.size,
+        exchanges=collectives(program),
     )
+
+
+def model_flops(planned: Plan, objective: Objective) -> float:
+    """The FLOPs of a step's matrix products over all chips, nothing computed again and no attention in a kernel."""
+    recipe = planned.recipe
+    modules = tuple((name, _plainly(network)) for name, network in recipe.modules)
+    step = Step(modules, recipe.optimizer, recipe.microbatches)
+    state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), planned.state)
+    rows = jax.ShapeDtypeStruct((recipe.batch_size, recipe.block_length), np.int32)
+    traced = jax.make_jaxpr(partial(step, objective=objective))(state, {"tokens": rows}, np.int32(0))
+    return matmul_flops(traced)
+
+
+def _plainly(network: nn.Module) -> nn.Module:
+    if not hasattr(network, "execution"):
+        return network
+    return network.clone(execution=replace(network.execution, remat=None, attention="plain"))
 
 
 def too_large(message: str) -> TooLarge | None:
@@ -105,19 +131,18 @@ def largest(fits: Callable[[int], float | TooLarge], refused: int, asked: TooLar
 
     Bisects, at first where a straight line through what is known so far meets the limit: `fixed` bytes at 0.
     """
-    low, used_low, high, used_high = 0, fixed, refused, asked.used
-    straight = True
+    low, used_low, high, used_high, tries = 0, fixed, refused, asked.used, 0
     while high - low > 1:
         slope = (used_high - used_low) / (high - low)
-        guess = low + int((asked.limit - used_low) / slope) if straight and slope > 0 else (low + high) // 2
+        # A line may creep to the limit from one side: every third time it is the middle.
+        straight = tries % 3 < 2 and slope > 0
+        guess = low + int((asked.limit - used_low) / slope) if straight else (low + high) // 2
         guess = min(max(guess, low + 1), high - 1)
-        width, found = high - low, fits(guess)
+        found, tries = fits(guess), tries + 1
         if isinstance(found, TooLarge):
             high, used_high = guess, found.used
         else:
             low, used_low = guess, found
-        # A line that does not halve what is left is no better than the middle.
-        straight = not straight or (high - low) * 2 <= width
     return low
 
 
@@ -175,7 +200,7 @@ def described(found: Needs | TooLarge, planned: Plan, topology: str) -> Iterator
         f"work         {count(found.flops)}FLOP, of which the model's {count(found.model_flops)}FLOP, "
         f"{count(found.accessed)}B accessed"
     )
-    yield f"collectives  {said(found.exchanges)}"
+    yield f"collectives  {exchanged(found.exchanges)}"
     if on is None:
         yield "bounds       unknown: this chip's peaks are not"
         return
@@ -186,12 +211,14 @@ def described(found: Needs | TooLarge, planned: Plan, topology: str) -> Iterator
     )
 
 
-def said(exchanges: Sequence[Collective]) -> str:
+def exchanged(exchanges: Sequence[Collective]) -> str:
     """How many collectives of each kind a step has, and the bytes of their arrays on each chip."""
     kinds = dict.fromkeys(exchange.kind for exchange in exchanges)
     sums = {
         kind: [
-            (exchange.times, exchange.times * exchange.bytes, exchange.sent) for exchange in exchanges if exchange.kind == kind
+            (exchange.times, exchange.times * exchange.bytes, exchange.sent)
+            for exchange in exchanges
+            if exchange.kind == kind
         ]
         for kind in kinds
     }
@@ -206,9 +233,9 @@ def _advice(
     recipe: Recipe, planned: Plan, devices: list[Any], topology: str, refused: list[Any], say: Callable[[str], None]
 ) -> str:
     """The largest batch that all stages fit with, found by compiling."""
-    rows = batch_sharding(planned.mesh).shard_shape((recipe.batch_size, 1))[0]
-    unit = recipe.batch_size // rows * recipe.microbatches
-    best = recipe.batch_size // unit
+    unit = planned.layout.parts("batch") * recipe.microbatches
+    state = sum(_bytes_on_chip(leaf) for leaf in jax.tree.leaves(planned.state))
+    whole = best = recipe.batch_size // unit
     for objective, asked in refused:
 
         def fits(units: int, objective: Objective = objective) -> float | TooLarge:
@@ -217,12 +244,20 @@ def _advice(
                 found = needs(tried, objective)
             finally:
                 tried.close()
-            does = not isinstance(found, TooLarge)
-            say(f"  {units * unit} rows {'fit' if does else 'do not fit'} {objective.name}")
-            return found.peak if isinstance(found, Needs) else found
+            does = "do not fit" if isinstance(found, TooLarge) else "fit"
+            say(f"  {units * unit} rows {does}, in {objective.name}")
+            return found if isinstance(found, TooLarge) else found.peak
 
-        best = min(best, largest(fits, best, asked, 0.0))
-    asked = f"A batch of {recipe.batch_size} rows does not fit {topology}"
+        at_best = asked if best == whole else fits(best)
+        if isinstance(at_best, TooLarge):
+            best = largest(fits, best, at_best, state)
+    said = f"A batch of {recipe.batch_size} rows does not fit {topology}"
     if best == 0:
-        return f"{asked}, nor does one of {unit}, the smallest: shard the parameters (FSDP_PARTITIONS) or take more chips."
-    return f"{asked}; the largest that does is BATCH_SIZE = {best * unit}."
+        return (
+            f"{said}, nor does one of {unit}, the smallest: shard the parameters (FSDP_PARTITIONS) or take more chips."
+        )
+    return f"{said}; the largest that does is BATCH_SIZE = {best * unit}."
+
+
+def _bytes_on_chip(leaf: Any) -> int:
+    return math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize

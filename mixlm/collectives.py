@@ -63,9 +63,12 @@ def _collective(instruction: Instruction, partitions: int, times: int, scatter: 
     if kind not in KINDS:
         return None
     arrays = sizes(instruction.shape)
-    if instruction.opcode != kind:
-        # The start of an asynchronous one has its operands, then its results, then what it keeps account with.
-        arrays = arrays[len(arrays) // 2 :] if kind == "all-gather" else arrays[: (len(arrays) + 1) // 2]
+    if instruction.opcode == "all-gather-start":
+        # Its operands, then its results.
+        arrays = arrays[len(arrays) // 2 :]
+    elif instruction.opcode == "collective-permute-start":
+        # Its operand, its result, and what it keeps account with.
+        arrays = arrays[:1]
     group = _group(instruction, partitions)
     whole = sum(arrays) * (group if kind == "reduce-scatter" else 1)
     return Collective("reduce-scatter" if scatter and kind == "all-reduce" else kind, whole, group, times)

@@ -1,8 +1,10 @@
 """Reading a compiled program: XLA's text of an optimised module, its instructions, and how often each of them runs."""
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 _SIZED = re.compile(r"\b(pred|token|[a-z]+(\d+)\w*)\[([\d,]*)\]")
 _CALLED = re.compile(r"\b(?:calls|to_apply|body|true_computation|false_computation)=%?([\w.\-]+)")
@@ -22,7 +24,7 @@ class Instruction:
     operands: str
     attributes: str
 
-    @property
+    @cached_property
     def operand_names(self) -> tuple[str, ...]:
         """The instructions that it reads."""
         return tuple(re.findall(r"%([\w.\-]+)", self.operands))
@@ -43,6 +45,11 @@ class Module:
     entry: str
     partitions: int
 
+    @cached_property
+    def lines(self) -> dict[str, Instruction]:
+        """Every instruction by its name, which no other has."""
+        return {line.name: line for lines in self.computations.values() for line in lines}
+
     def runs(self, computation: str | None = None, times: int = 1) -> Iterator[tuple[Instruction, int]]:
         """Every instruction that is scheduled on its own, with how often it runs: loops times their length.
 
@@ -62,7 +69,9 @@ class Module:
         lines = self.computations.get(condition.group(1), ()) if condition else ()
         below = [line for line in lines if line.opcode == "compare" and "direction=LT" in line.attributes]
         limits = [
-            int(line.operands) for line in lines if line.opcode == "constant" and line.name in _read(below or lines[-1:])
+            int(line.operands)
+            for line in lines
+            if line.opcode == "constant" and line.name in _read(below or lines[-1:])
         ]
         return limits[0] if len(limits) == 1 else 1
 
@@ -116,10 +125,17 @@ def _closing(text: str, start: int) -> int:
 def sizes(shape: str) -> list[int]:
     """The bytes of each array in a shape, without the padding of its tiles."""
     found = []
-    for kind, bits, dimensions in _SIZED.findall(shape):
+    for kind, bits, lengths in _SIZED.findall(shape):
         width = {"pred": 8, "token": 0}.get(kind, int(bits or 0))
-        count = 1
-        for dimension in filter(None, dimensions.split(",")):
-            count *= int(dimension)
-        found.append((width * count + 7) // 8)
+        found.append((width * math.prod(_lengths(lengths)) + 7) // 8)
     return found
+
+
+def dimensions(shape: str) -> tuple[int, ...]:
+    """The lengths of the first array in a shape."""
+    found = _SIZED.search(shape)
+    return _lengths(found.group(3)) if found else ()
+
+
+def _lengths(text: str) -> tuple[int, ...]:
+    return tuple(int(length) for length in text.split(",") if length)

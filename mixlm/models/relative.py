@@ -2,12 +2,14 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from mixlm.errors import UserError
+from mixlm.models.attention import platform
 from mixlm.models.layers import check_positive
 
 
@@ -68,12 +70,28 @@ class RelativeBias(nn.Module):
 
     def from_index(self, length: int) -> Float[Array, "H T T"]:
         """A Toeplitz matrix for each head, by a shear: no gather of T x T indices, and no scatter in its gradient."""
+        if platform() == "tpu":
+            # Its tiles would be torn apart by a shear, and such a product is little there.
+            return self.by_product(length)
         # Row 0 is offsets 0 ... T-1, one unused, then -(T-1) ... -1; read back in rows one shorter, row t starts at -t.
         offsets = np.concatenate([np.arange(length), [0], np.arange(1 - length, 0)])
         row = self.by_distance()[:, np.clip(offsets, -self.max_distance, self.max_distance) + self.max_distance]
         heads, period = row.shape
         rows = jnp.broadcast_to(row[:, None, :], (heads, length, period)).reshape(heads, length * period)
         return rows[:, : length * (period - 1)].reshape(heads, length, period - 1)[:, :, :length]
+
+    def by_product(self, length: int) -> Float[Array, "H T T"]:
+        """The same as a product with the buckets, one-hot: exact, since all but one of its terms are zero."""
+        buckets = relative_buckets(self.max_distance, self.num_buckets, bidirectional=self.bidirectional)
+        relative = np.arange(-self.max_distance, self.max_distance + 1)
+        # Every bucket is a run of relative positions; what no position falls into is an empty one.
+        runs = [relative[buckets == bucket] for bucket in range(self.num_buckets)]
+        first, last = (np.array([run[end] if len(run) else 1 + end for run in runs]) for end in (0, -1))
+        places = jnp.arange(length)
+        offsets = jnp.clip(places[None, :] - places[:, None], -self.max_distance, self.max_distance)[None]
+        one_hot = (offsets >= first[:, None, None]) & (offsets <= last[:, None, None])
+        rows, highest = jnp.asarray(self.rel_embedding), jax.lax.Precision.HIGHEST
+        return jnp.einsum("hr,rts->hts", rows, one_hot.astype(rows.dtype), precision=highest)
 
 
 def log_buckets(num_buckets: int, max_position: int) -> np.ndarray:

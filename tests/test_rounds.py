@@ -1,0 +1,85 @@
+"""What a loop computes and accesses after its first round, read from the compiled program and counted by hand."""
+
+import pytest
+
+from mixlm.hlo import module
+from mixlm.rounds import accessed, bytes_again, flops_again, product_flops
+
+# Invented, in the words of the TPU compiler: four rounds of a product with one of four stacked matrices, whose results
+# are stacked in place.
+TEXT = """HloModule jit_step, is_scheduled=true, num_partitions=1
+
+%product (p0: f32[4,8,16], p1: s32[], p2: bf16[32,8], p3: f32[4,32,16]) -> (f32[4,32,16], f32[32,16]) {
+  %p0 = f32[4,8,16]{2,1,0:T(8,128)} parameter(0)
+  %p1 = s32[]{:T(128)} parameter(1)
+  %p2 = bf16[32,8]{1,0:T(8,128)(2,1)} parameter(2)
+  %p3 = f32[4,32,16]{2,1,0:T(8,128)} parameter(3)
+  %zero = s32[]{:T(128)} constant(0)
+  %slice = f32[1,8,16]{2,1,0:T(8,128)} dynamic-slice(%p0, %p1, %zero, %zero), dynamic_slice_sizes={1,8,16}
+  %matrix = f32[8,16]{1,0:T(8,128)} bitcast(%slice)
+  %convolution = f32[32,16]{1,0:T(8,128)} convolution(%p2, %matrix), dim_labels=bf_io->bf
+  %row = f32[1,32,16]{2,1,0:T(8,128)} bitcast(%convolution)
+  %update = f32[4,32,16]{2,1,0:T(8,128)} dynamic-update-slice(%p3, %row, %p1, %zero, %zero)
+  ROOT %both = (f32[4,32,16]{2,1,0:T(8,128)}, f32[32,16]{1,0:T(8,128)}) tuple(%update, %convolution)
+}
+
+%body (t: (s32[], f32[4,8,16], bf16[32,8], f32[4,32,16])) -> (s32[], f32[4,8,16], bf16[32,8], f32[4,32,16]) {
+  %t = (s32[], f32[4,8,16]{2,1,0}, bf16[32,8]{1,0}, f32[4,32,16]{2,1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%t), index=0
+  %stack = f32[4,8,16]{2,1,0} get-tuple-element(%t), index=1
+  %x = bf16[32,8]{1,0} get-tuple-element(%t), index=2
+  %into = f32[4,32,16]{2,1,0} get-tuple-element(%t), index=3
+  %fusion.1 = (f32[4,32,16]{2,1,0}, f32[32,16]{1,0}) fusion(%stack, %i, %x, %into), kind=kOutput, calls=%product
+  %made = f32[32,16]{1,0} get-tuple-element(%fusion.1), index=1
+  %twice = f32[32,16]{1,0} add(%made, %made)
+  ROOT %next = (s32[], f32[4,8,16]{2,1,0}, bf16[32,8]{1,0}, f32[4,32,16]{2,1,0}) tuple(%i, %stack, %x, %into)
+}
+
+%condition (u: (s32[], f32[4,8,16], bf16[32,8], f32[4,32,16])) -> pred[] {
+  %u = (s32[], f32[4,8,16]{2,1,0}, bf16[32,8]{1,0}, f32[4,32,16]{2,1,0}) parameter(0)
+  %rounds = s32[]{:T(128)} constant(4)
+  %at = s32[] get-tuple-element(%u), index=0
+  ROOT %lower = pred[] compare(%at, %rounds), direction=LT
+}
+
+ENTRY %main (a: f32[4,8,16]) -> f32[16,12,5,7] {
+  %a = f32[4,8,16]{2,1,0} parameter(0)
+  %loop = (s32[], f32[4,8,16]{2,1,0}, bf16[32,8]{1,0}, f32[4,32,16]{2,1,0}) while(%t0), condition=%condition, body=%body
+  %q = bf16[16,12,5,64]{3,2,1,0} parameter(1)
+  %k = bf16[16,12,7,64]{3,2,1,0} parameter(2)
+  %batched = f32[16,12,5,7]{3,2,1,0} convolution(%q, %k), window={size=16x12 stride=15x11}, dim_labels=01bf_01oi->01bf
+  %g = bf16[16,5,64]{2,1,0} parameter(3)
+  %h = bf16[16,5,32]{2,1,0} parameter(4)
+  %contracted = f32[1,64,32]{2,1,0} convolution(%g, %h), window={size=16}, dim_labels=0fb_0io->0bf
+  ROOT %out = f32[16,12,5,7]{3,2,1,0} copy(%batched)
+}
+"""
+
+
+def test_three_more_rounds_of_a_loop_of_four():
+    read = module(TEXT)
+    product = 2 * 32 * 8 * 16
+    # A slice of the stack, the counter, the operand, a row of what is stacked and the result; then a sum of two.
+    fusion = 4 * 8 * 16 + 4 + 2 * 32 * 8 + 4 * 32 * 16 + 4 * 32 * 16
+    assert flops_again(read) == 3 * product
+    assert accessed(read, read.lines["fusion.1"]) == fusion
+    assert bytes_again(read) == 3 * (fusion + 3 * 4 * 32 * 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "flops"),
+    [
+        ("batched", 2 * 16 * 12 * 5 * 7 * 64),
+        ("contracted", 2 * 16 * 5 * 64 * 32),
+        ("convolution", 2 * 32 * 8 * 16),
+        ("out", 0),
+    ],
+)
+def test_a_products_flops_whatever_its_axes_are_called(name, flops):
+    read = module(TEXT)
+    assert product_flops(read, read.lines[name]) == flops
+
+
+def test_a_program_without_a_loop_has_nothing_again():
+    read = module(TEXT.replace("constant(4)", "constant(1)"))
+    assert (flops_again(read), bytes_again(read)) == (0.0, 0.0)

@@ -17,7 +17,7 @@ from mixlm.axes import RULES, in_force, laid_out, names_noted, under
 from mixlm.errors import UserError
 from mixlm.losses import CrossEntropy, MiLe, score, score_rows
 from mixlm.models.layers import Dense, Embed, constrain
-from mixlm.partitioning import Partitioning, check_lengths, check_networks, moment_sharding
+from mixlm.partitioning import Partitioning, check_lengths, check_networks, moment_sharding, pinned_gradients
 from mixlm.shards import shards_of
 
 
@@ -270,3 +270,22 @@ def test_what_devices_cannot_share_is_not_cut():
         assert shards_of(3, 7) is None
     with laid_out(layout(tensor=8)):
         assert shards_of(8, 8) is None
+
+
+class Boxed(nn.Module):
+    """A network of one matrix with logical axes."""
+
+    def inputs(self):
+        return (jnp.zeros((1, 16)),)
+
+    @nn.compact
+    def __call__(self, x):
+        return Dense(8, ("embed", "mlp"), name="dense")(x)
+
+
+def test_gradients_are_cut_as_their_parameters_are():
+    gradients = {"model": {"dense": {"kernel": jnp.ones((16, 8))}}}
+    pin = partial(pinned_gradients, {"model": Boxed()})
+    pinned = jax.make_jaxpr(under(layout(fsdp=4, tensor=2), pin))(gradients)
+    assert shardings(pinned.jaxpr) == [PartitionSpec("fsdp", "tensor")]
+    assert shardings(jax.make_jaxpr(pin)(gradients).jaxpr) == []

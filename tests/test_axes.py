@@ -177,7 +177,7 @@ def test_a_factored_moment_lies_with_the_axes_that_it_has(shape, spec):
 
 
 MESHES = {"rows": {"data": 2, "fsdp": 4}, "positions": {"sequence": 8}, "all": {"fsdp": 2, "sequence": 2, "tensor": 2}}
-WIDTH, VOCABULARY = 8, 16
+WIDTH, VOCABULARY = 8, 20
 
 
 def drawn(rows: int, length: int):
@@ -242,6 +242,16 @@ def test_devices_talk_once_and_not_for_every_block(mesh, what):
     text = jax.jit(under(laid, partial(what, CrossEntropy()))).lower(*given).compile().as_text()
     assert "all-reduce" in text and "body=" in text
     assert in_loops(text) == []
+
+
+@pytest.mark.parametrize("what", [totals, row_totals])
+def test_no_device_has_scores_of_the_whole_vocabulary(what):
+    laid = layout(data=2, tensor=4)
+    rows, columns = (NamedSharding(laid.mesh, PartitionSpec(*spec)) for spec in (("data",), (None, "tensor")))
+    kernel, *rest = drawn(8, 96)
+    given = (jax.device_put(kernel, columns), *(jax.device_put(x, rows) for x in rest))
+    text = jax.jit(under(laid, partial(what, CrossEntropy()))).lower(*given).compile().as_text()
+    assert f",{VOCABULARY // 4}]" in text and f",{VOCABULARY}]" not in text
 
 
 @settings(deadline=None, max_examples=25)

@@ -6,7 +6,7 @@ attention in bfloat16; neither can learn a bias (T5's relative positions, LTG-BE
 """
 
 from collections.abc import Callable
-from functools import partial, reduce
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -123,15 +123,12 @@ def mix(
 ) -> Float[Array, "B T J"]:
     """What attention reads, with the heads joined; the softmax is in float32.
 
-    A view that is neither plain nor recomputed asks that `drop` has the same noise for all queries: it then drops
-    values. Weights that are dropped are kept for the gradient.
+    A view that is not plain asks that `drop` has the same noise for all queries: it then drops values, as if it had
+    dropped the weights on them.
     """
     if isinstance(view, Recomputed):
-        if drop is None:
-            mixed = attend(q, k, v, view.addends, scale).swapaxes(1, 2)
-            return mixed.reshape(*mixed.shape[:2], -1)
-        view = reduce(jnp.add, view.addends)
-    if isinstance(view, Blockwise):
+        mixed = attend(q, k, dropped(v, drop), view.addends, scale).swapaxes(1, 2)
+    elif isinstance(view, Blockwise):
         mixed = on_each_device(q * scale, k, dropped(v, drop), view).swapaxes(1, 2)
     elif isinstance(view, Fused):
         rows = (x.swapaxes(1, 2) for x in (q, k, dropped(v, drop)))

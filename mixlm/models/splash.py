@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from mixlm.models.reach import Reach
+from mixlm.models.recomputed import KEPT
 
 LANES = 128
 # Ours: the largest that T5X's and the Llamas' lengths fill; larger blocks are fewer, and skip less.
@@ -115,7 +116,7 @@ def _row(q: Any, k: Any, v: Any, reach: Reach, block_q: int, block_k: int, inter
         save_residuals=False,
         mask_value=kernel.DEFAULT_MASK_VALUE,
         attn_logits_soft_cap=None,
-        residual_checkpoint_name=None,
+        residual_checkpoint_name=KEPT,
         mask_function=up_to,
         interpret=interpret,
     )

@@ -7,6 +7,7 @@ attention in bfloat16; neither can learn a bias (T5's relative positions, LTG-BE
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -131,8 +132,8 @@ def mix(
     elif isinstance(view, Blockwise):
         mixed = on_each_device(q * scale, k, dropped(v, drop), view).swapaxes(1, 2)
     elif isinstance(view, Fused):
-        rows = (x.swapaxes(1, 2) for x in (q, k, dropped(v, drop)))
-        mixed = jax.nn.dot_product_attention(*rows, mask=view.mask, scale=scale, implementation="cudnn")
+        rows, keys, values = (x.swapaxes(1, 2) for x in (q, k, dropped(v, drop)))
+        mixed = jax.nn.dot_product_attention(rows, keys, values, mask=view.mask, scale=scale, implementation="cudnn")
     else:
         scores = jnp.einsum("bhtk,bhsk->bhts", q, k, preferred_element_type=jnp.float32)
         weights = jax.nn.softmax(scores * scale + view, axis=-1).astype(v.dtype)
@@ -150,8 +151,8 @@ def on_each_device(
         return kernel(q, k, v, view.reach)
     queries = layout.spec(("batch", "heads", "length", "kv"), q.shape)
     keys = layout.spec(("batch", "heads", None, "kv"), k.shape)
-    limits = layout.spec(("batch", "length"), view.reach.limits.shape)
-    segments = layout.spec(("batch", None), view.reach.key_segments.shape)
+    limits: Any = layout.spec(("batch", "length"), view.reach.limits.shape)
+    segments: Any = layout.spec(("batch", None), view.reach.key_segments.shape)
     return jax.shard_map(
         kernel,
         mesh=layout.mesh,

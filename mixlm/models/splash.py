@@ -5,7 +5,7 @@ given those of each row, where its own masks are the same for all rows.
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -92,13 +92,13 @@ def _row(q: Any, k: Any, v: Any, reach: Reach, block_q: int, block_k: int, inter
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask_info as masks
 
-    runs = running(reach, block_q, block_k)
+    runs, limits = running(reach, block_q, block_k), cast(Any, reach.limits)
     if runs.size == 1:
-        info = forward = masks.MaskInfo(None, None, None, None, reach.limits)
+        info = forward = masks.MaskInfo(None, None, None, None, limits)
     else:
         blocks = runs[None].astype(jnp.int32)
-        forward = masks.MaskInfo(to_fetch(runs, 1)[None], None, blocks, None, reach.limits)
-        info = masks.MaskInfo(to_fetch(runs, 0)[None], None, blocks, None, reach.limits)
+        forward = masks.MaskInfo(to_fetch(runs, 1)[None], None, blocks, None, limits)
+        info = masks.MaskInfo(to_fetch(runs, 0)[None], None, blocks, None, limits)
     sizes = kernel.BlockSizes(
         block_q=block_q,
         block_kv=block_k,

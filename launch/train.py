@@ -3,7 +3,9 @@
 import sys
 from functools import partial
 
-from flags import parse_flags, run_or_explain_error
+from flags import Flags, parse_flags, run_or_explain_error
+
+from mixlm.errors import UserError
 
 
 def main() -> None:
@@ -18,6 +20,7 @@ def main() -> None:
         return
     say = partial(print, flush=True)
     if flags.aot is not None:
+        alone(flags)
         import jax
 
         # A TPU that is here is not to be taken, and one that is not here not waited for.
@@ -35,6 +38,13 @@ def main() -> None:
             explain(recipe, say)
         else:
             train(recipe, operative_config(), say)
+
+
+def alone(flags: Flags) -> None:
+    """Raises UserError where --aot stands beside a flag that it would leave without effect."""
+    for name in ("explain", "coordinator", "processes", "process"):
+        if getattr(flags, name) not in (None, False):
+            raise UserError(f"--aot compiles in this process alone and stops: leave --{name} out.")
 
 
 if __name__ == "__main__":

@@ -180,7 +180,8 @@ def heading(planned: Plan, topology: str) -> Iterator[str]:
     yield f"recipe    {recipe.name}"
     for name, network in recipe.networks.items():
         yield f"{name:<9} {type(network).__name__}, {count(parameters(planned.state.params[name]))} parameters"
-    yield f"rows      {recipe.batch_size} x {recipe.block_length} tokens a step, {recipe.microbatches} microbatches"
+    parts = f", in {recipe.microbatches} microbatches" if recipe.microbatches > 1 else ""
+    yield f"rows      {recipe.batch_size} x {recipe.block_length} tokens a step{parts}"
     yield f"topology  {topology}: {len(devices)} x {devices[0].device_kind}{peaks}"
     yield f"mesh      {axes}"
 
@@ -205,9 +206,12 @@ def described(found: Needs | TooLarge, planned: Plan, topology: str) -> Iterator
         yield "bounds       unknown: this chip's peaks are not"
         return
     least = bounds(found, on)
+    compute, memory, links, step = (
+        f"{seconds * 1e3:.4g} ms" for seconds in (least.compute, least.memory, least.links, least.step)
+    )
     yield (
-        f"bounds       compute {least.compute * 1e3:.4g} ms, memory {least.memory * 1e3:.4g} ms, links "
-        f"{least.links * 1e3:.4g} ms: a step takes at least {least.step * 1e3:.4g} ms, and MFU is at most {least.mfu:.1%}"
+        f"bounds       compute {compute}, memory {memory}, links {links}: a step takes at least {step}, "
+        f"and MFU is at most {least.mfu:.1%}"
     )
 
 

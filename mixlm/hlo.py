@@ -11,6 +11,8 @@ _CALLED = re.compile(r"\b(?:calls|to_apply|body|true_computation|false_computati
 _BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _CONDITION = re.compile(r"\bcondition=%?([\w.\-]+)")
+_HEADER = re.compile(r"(ENTRY )?%?([\w.\-]+) .*->.*\{\s*$")
+_LINE = re.compile(r"\s+(ROOT )?%[\w.\-]+ = \S")
 _PARTITIONS = re.compile(r"\bnum_partitions=(\d+)")
 
 
@@ -89,18 +91,19 @@ def _read(lines: Sequence[Instruction]) -> set[str]:
 
 def module(text: str) -> Module:
     """Reads XLA's text of a module (`compiled.as_text()`)."""
-    computations: dict[str, tuple[Instruction, ...]] = {}
-    entry, name, lines = "", None, []
+    computations: dict[str, list[Instruction]] = {}
+    entry = name = ""
     partitions = _PARTITIONS.search(text.partition("\n")[0])
     for line in re.sub(r"/\*.*?\*/", "", text).splitlines():
-        if name is None and line.rstrip().endswith("{") and ("->" in line or line.startswith("ENTRY")):
-            name, lines = re.split(r"[ (]", line.removeprefix("ENTRY ").lstrip("%"), maxsplit=1)[0], []
-            entry = name if line.startswith("ENTRY") else entry
-        elif name is not None and line.startswith("}"):
-            computations[name], name = tuple(lines), None
-        elif name is not None and " = " in line:
-            lines.append(_instruction(line))
-    return Module(computations, entry, int(partitions.group(1)) if partitions else 1)
+        if header := _HEADER.match(line):
+            name = header.group(2)
+            computations[name] = []
+            entry = name if header.group(1) else entry
+        elif _LINE.match(line):
+            # Only a header ends a computation: a kernel's attributes can have lines, and brackets, of their own.
+            computations[name].append(_instruction(line))
+    made = {name: tuple(lines) for name, lines in computations.items()}
+    return Module(made, entry, int(partitions.group(1)) if partitions else 1)
 
 
 def _instruction(line: str) -> Instruction:

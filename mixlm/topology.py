@@ -13,6 +13,14 @@ TOPOLOGIES = tuple(
     for generation, shapes in (("v5e", FLAT), ("v6e", FLAT), ("v5p", SOLID), ("v4", SOLID))
     for shape in shapes
 )
+# What keeps the library from asking the metadata server and the neighbours of a TPU that is not there, and from taking
+# the lock on one that is; the type only has to be one that it knows.
+_ALONE = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-16",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+}
 
 
 def topology_devices(name: str) -> list[Any]:
@@ -22,11 +30,15 @@ def topology_devices(name: str) -> list[Any]:
     """
     from jax.experimental import topologies
 
-    # Without a TPU the library would ask a metadata server that is not there; only what computes needs the lock on it.
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    for variable, value in _ALONE.items():
+        os.environ.setdefault(variable, value)
+    options: dict[str, Any] = {}
+    if name.startswith("v4:"):
+        options["chip_config_name"] = "megacore"  # one device a chip, as on the other generations
+    if name.endswith(":1x1"):
+        options["chips_per_host_bounds"] = (1, 1, 1)
     try:
-        return list(topologies.get_topology_desc(name, "tpu").devices)
+        return list(topologies.get_topology_desc(name, "tpu", **options).devices)
     except RuntimeError as error:
         if "not installed" in str(error):
             raise UserError("There is no TPU compiler here: install it with pip install 'mixlm[tpu]'.") from None

@@ -1,13 +1,16 @@
+# ruff: noqa: E501 (a compiler's lines are long)
 """Compiling for TPUs that are not here: what is read from the compiler's words, the bounds, the batch that fits."""
 
 import importlib.util
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import train
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,7 +21,7 @@ from mixlm.errors import UserError
 from mixlm.hlo import module, sizes
 from mixlm.topology import topology_devices
 
-ROOT = Path(__file__).resolve().parents[1]
+TRAIN = Path(__file__).resolve().parents[1] / "launch" / "train.py"
 COMPILER = importlib.util.find_spec("libtpu") is not None or "TPU_LIBRARY_PATH" in os.environ
 # Invented, in the words of the TPU compiler: a loop of five, a branch, a reduce-scatter, three that are asynchronous.
 TEXT = """HloModule jit_step, is_scheduled=true, entry_computation_layout={(f32[8]{0})->f32[8]{0}}, num_partitions=16
@@ -76,6 +79,10 @@ ENTRY %main.42 (in: f32[8], z: bf16[64,32]) -> f32[8] {
   %loop = (s32[], f32[128]{0}) while(%init), condition=%condition, body=%body, metadata={op_name="jit(step)/while"}
   %async-start = (f32[32]{0}, f32[256]{0}, u32[]) fusion(%part), kind=kCustom, calls=%begins
   %async-done = f32[256]{0} fusion(%async-start), kind=kCustom, calls=%ends
+  %kernel = f32[16]{0} custom-call(%in2), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"name": "of -> lines {
+}"
+}}, metadata={op_name="jit(step)/kernel"}
   %quarter = f32[16]{0} all-reduce(%in2), channel_id=4, replica_groups=mesh['x'=16,'y'=1] {'x':(1)4}, to_apply=%add
   %either = f32[10]{0} conditional(%which, %q, %q), branch_computations={%branch, %other}
   %all-gather-start.5 = (u8[100]{0}, u8[400]{0}) all-gather-start(%q), replica_groups=[4,4]<=[16], dimensions={0}
@@ -206,3 +213,61 @@ def test_a_straight_line_is_found_at_once():
         return 5.0 + batch if batch <= 100 else TooLarge(5.0 + batch, 105.5)
 
     assert largest(fits, 1000, TooLarge(1005.0, 105.5), 5.0) == 100 and len(tried) == 2
+
+
+def trained(*arguments: str, before: str = "", cwd: Path) -> subprocess.CompletedProcess[str]:
+    """`launch/train.py` as a process of its own, in an empty folder, after some lines of Python."""
+    script = f"import runpy, sys\n{before}\nsys.argv = ['train.py', *sys.argv[1:]]\nrunpy.run_path({str(TRAIN)!r}, run_name='__main__')"
+    environment = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_PLATFORMS")}
+    return subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, cwd=cwd, env=environment
+    )
+
+
+def test_without_the_compiler_one_sentence_says_how_to_get_it(tmp_path):
+    without = "import os; os.environ.pop('TPU_LIBRARY_PATH', None); sys.modules['libtpu'] = None"
+    done = trained("--gin_file=mile.gin", "--aot=v5e:2x2", before=without, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == (
+        "error: There is no TPU compiler here: install it with pip install 'mixlm[tpu]'."
+    )
+
+
+@pytest.mark.parametrize("flag", ["--explain", "--coordinator=here:1", "--processes=1", "--process=0"])
+def test_a_flag_without_effect_beside_it_is_refused(flag, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py", "--gin_file=mile.gin", "--aot=v5e:2x2", flag])
+    with pytest.raises(UserError, match=f"^--aot compiles .* alone and stops: leave {flag.partition('=')[0]} out.$"):
+        train.main()
+
+
+@pytest.mark.skipif(not COMPILER, reason="the TPU compiler (the tpu extra) is not installed")
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("v5e:4x5", "The TPU compiler knows no topology 'v5e:4x5'. Did you mean 'v5e:4x4'?"),
+        ("v5f:8x8", "The TPU compiler knows no topology 'v5f:8x8'. Did you mean 'v5e:8x8'?"),
+        ("cloud", "The TPU compiler knows no topology 'cloud'. Known are v5e:1x1, v5e:2x2, v5e:2x4, v5e:4x4 and such."),
+    ],
+)
+def test_a_wrong_topology_gets_the_nearest(name, said):
+    with pytest.raises(UserError) as caught:
+        topology_devices(name)
+    assert str(caught.value) == said
+
+
+@pytest.mark.skipif(not COMPILER, reason="the TPU compiler (the tpu extra) is not installed")
+def test_a_tiny_run_is_compiled_and_leaves_nothing_behind(tmp_path):
+    small = ("--gin.EMB_DIM=32", "--gin.Llama.num_heads=2", "--gin.Llama.head_dim=16", "--gin.Llama.mlp_dim=64")
+    shape = ("--gin.Llama.num_layers=1", "--gin.VOCAB_SIZE=512", "--gin.BATCH_SIZE=8", "--gin.ATTENTION=plain")
+    done = trained("--gin_file=mile.gin", *small, *shape, "--aot=v5e:2x2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for line in (
+        r"topology +v5e:2x2: 4 x TPU v5 lite, each 197 TFLOP/s, 16 GiB at 819 GB/s",
+        r"mesh +data 4 x fsdp 1 .*",
+        r"stage causal, steps 1 to \d+",
+        r"  memory +.* of arguments, .* of temporaries, .* of new outputs; peak .* of 16 GiB",
+        r"  collectives +\d+ all-reduce of .*B, .*B sent.*",
+        r"  bounds +compute .* ms, memory .* ms, links .* ms: .* MFU is at most \d+\.\d%",
+    ):
+        assert re.search(f"^{line}$", done.stdout, re.MULTILINE), done.stdout
+    assert list(tmp_path.iterdir()) == []

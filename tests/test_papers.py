@@ -141,6 +141,7 @@ def test_mile_has_three_losses_and_one_gamma(loss, kind):
 # (recipe, scale file and others behind it) -> parameters as the paper or its code has them.
 PAPER = {
     ("spactor", "scale/spactor"): 247_577_856,
+    ("spactor", "scale/spactor_base"): 247_577_856,
     ("spactor", "scale/spactor", "models/t5_large"): 783_150_080,
     ("dual", "scale/dual"): 468.7e6,
     ("antlm", "scale/antlm"): 97e6,

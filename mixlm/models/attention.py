@@ -2,7 +2,8 @@
 
 `view` is made once for all layers; `mix` reads by it. A plain view is the number that is added to each score, on every
 device and for every mask and bias. On a TPU, masks alone are left to JAX's splash kernel, on a GPU to cuDNN's flash
-attention in bfloat16; neither can learn a bias (T5's relative positions, LTG-BERT's), which stays plain there too.
+attention in bfloat16; neither can learn a bias. T5's relative positions are added on a TPU by attention whose weights
+are made again for the gradient, and stay plain elsewhere, as LTG-BERT's do everywhere.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Attention whose weights are not kept for the gradient: it makes them again from the scores and two numbers a query."""
+"""Attention whose weights are not kept for the gradient, which makes them again from two numbers a query."""
 
 from functools import partial
 

@@ -35,8 +35,8 @@ class Execution:
     `remat` names the policy of `jax.checkpoint_policies` by which a layer keeps what its gradient needs
     ("nothing_saveable": its input alone); the rest is computed again. None keeps everything. `scan` stacks the
     parameters of the layers and runs one compiled layer in a loop; dropout has other noise there. `attention` is how
-    attention without a learnt bias is computed: "plain", by a "splash" kernel or by "cudnn", or "auto", what is best on
-    the device. Raises `UserError` for an unknown policy or attention.
+    attention is computed: "plain", with weights "recomputed" for the gradient, or, without a learnt bias, by a "splash"
+    kernel or by "cudnn", or "auto", what is best on the device. Raises `UserError` for an unknown policy or attention.
     """
 
     remat: str | None = None

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mixlm.data.kinds import kind_of
 from mixlm.errors import UserError, nearest
+from mixlm.profile import Profile
 
 _OPTIONS = (
     "--gin_file",
@@ -17,6 +18,7 @@ _OPTIONS = (
     "--text",
     "--print_config",
     "--explain",
+    "--profile",
     "--coordinator",
     "--processes",
     "--process",
@@ -36,6 +38,7 @@ class Flags:
     bindings: tuple[str, ...] = ()
     print_config: bool = False
     explain: bool = False
+    profile: Profile | None = None
     coordinator: str | None = None
     processes: int | None = None
     process: int | None = None
@@ -44,7 +47,7 @@ class Flags:
 def parse_flags(argv: Sequence[str], description: str, several: bool = False) -> Flags:
     """Reads the arguments after the program's name; raises UserError for one that is unknown or lacks its value.
 
-    `several` is for a script that can be one run in several processes.
+    `several` is for the script that trains: it can be one run in several processes, and trace its steps.
     """
     bindings, others = _split_bindings(argv)
     parser = argparse.ArgumentParser(
@@ -64,8 +67,11 @@ def parse_flags(argv: Sequence[str], description: str, several: bool = False) ->
     )
     parser.add_argument("--print_config", action="store_true", help="print the configuration and stop")
     parser.add_argument("--explain", action="store_true", help="say what would run, with examples, and stop")
-    parser.set_defaults(coordinator=None, processes=None, process=None)
+    parser.set_defaults(profile=None, coordinator=None, processes=None, process=None)
     if several:
+        parser.add_argument(
+            "--profile", metavar="START:STOP", help="trace these steps into RUN/profile, for TensorBoard or Perfetto"
+        )
         parser.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 of several listens")
         parser.add_argument("--processes", type=int, metavar="N", help="how many processes the run has")
         parser.add_argument("--process", type=int, metavar="I", help="which one this is, from 0")
@@ -75,6 +81,8 @@ def parse_flags(argv: Sequence[str], description: str, several: bool = False) ->
         raise UserError(f"{error.argument_name}: {error.message}.") from None
     if unknown:
         raise UserError(_unknown(unknown[0]))
+    if known.explain and known.profile is not None:
+        raise UserError("--explain takes no step that --profile could trace: give one of them.")
     gin_files = known.gin_file
     if known.text is not None:
         gin_files, bindings = _with_text(known.text, gin_files, bindings)
@@ -84,6 +92,7 @@ def parse_flags(argv: Sequence[str], description: str, several: bool = False) ->
         bindings=tuple(bindings),
         print_config=known.print_config,
         explain=known.explain,
+        profile=None if known.profile is None else Profile.of(known.profile),
         coordinator=known.coordinator,
         processes=known.processes,
         process=known.process,

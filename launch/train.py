@@ -25,7 +25,7 @@ def main() -> None:
         if flags.explain:
             explain(recipe, say)
         else:
-            train(recipe, operative_config(), say)
+            train(recipe, operative_config(), say, flags.profile)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def finish(planned: Plan, folder: RunFolder, state: Any, say: Callable[[str], No
     folder.samples.write_text("\n".join(lines) + "\n", encoding="utf-8")
     spans = recipe.stages.spans(recipe.steps)
     switches = [(stage.start, stage.objective.name) for stage, _ in spans[1:]]
-    curves.draw(records, folder.curves, switches, recipe.name, baseline)
+    curves.draw(records, folder.curves, switches, recipe.name, baseline, recipe.curves)
     for line in lines:
         say(line)
     say("")

@@ -8,11 +8,11 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "mixlm"
 FLOORS = {
-    0: "example tokens errors paths corruption losses schedules flops traced",
+    0: "example tokens errors paths corruption losses schedules flops traced chips",
     1: "models.* data.* interop.*",
     2: "objectives.*",
     3: "step curriculum partitioning checkpoint contents wholeness optim muon metrics curves compiled folder retention "
-    "address wire peers processes signals",
+    "address wire peers processes signals accounting profile",
     4: "recipe origin plan train loop evaluate samples report restored scoring.* decoding.*",
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}

@@ -67,7 +67,7 @@ def decoders(alpha, weight, gamma, rate, tau, decay, clip, mask_rate):
     """A mix of rows under a weighted loss, then unrolled diffusion whose attention opens from tau on."""
     tokens_count = MiLe(gamma)
     mix = PerExample(
-        (Causal(TOKENS, tokens_count), MaskedLM(TOKENS, tokens_count, mask_rate=mask_rate)), (alpha,), (weight, 1.0)
+        (Causal(TOKENS, loss=tokens_count), MaskedLM(TOKENS, mask_rate, loss=tokens_count)), (alpha,), (weight, 1.0)
     )
     opening = Linear(0.0, 1.0, steps=2, begin=tau)
     return {

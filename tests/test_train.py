@@ -105,8 +105,8 @@ def test_a_run_leaves_its_record(whole):
     for name in ("curves.png", "config.gin", "samples.txt", "recipe.json"):
         assert (made.folder / name).stat().st_size > 0
     assert list((made.folder / "tensorboard").iterdir())
-    # Of 32 tokens 5 are noise in 2 spans: 30 are read and 8 said; of the other 27, 4 are masked.
-    for term, tokens in {"generator": 4, "rtd": 30, "span_corruption": 8}.items():
+    # Of 34 tokens 5 are noise in 2 spans: 32 are read and 8 said; of the other 29, 4 are masked.
+    for term, tokens in {"generator": 4, "rtd": 32, "span_corruption": 8}.items():
         assert [line[f"train/{term}/tokens"] for line in record[:4]] == [8 * tokens] * 4
         assert [line[f"spent/spactor/{term}/tokens"] for line in record] == [
             8 * tokens * min(n, 4) for n in range(1, 9)

@@ -94,7 +94,10 @@ class Sweep:
         def one(state: Any, batch: Any, seed: Any, numbers: tuple[Any, Any]) -> Any:
             return with_numbers(static, numbers[0])(state, batch, seed, with_numbers(objective, numbers[1]))
 
-        self.one, self.at_once = one, jax.vmap(one)
+        # Compiled once for all cells, and for each number of them.
+        self.one, self.at_once = jax.jit(one, donate_argnums=0), jax.jit(jax.vmap(one), donate_argnums=0)
+        mesh = Partitioning().mesh(jax.devices()[:1])
+        self.create = initial_state(self.modules, self.step(Cell(0.5, 0.1, 0)).optimizer, 0, mesh)[0].func
 
     def step(self, cell: Cell) -> Step:
         """The step with the cell's learning rate."""
@@ -113,17 +116,11 @@ class Sweep:
         found = without_numbers(self.step(cell))[1], without_numbers(self.objective(cell))[1]
         return jax.tree.map(np.float32, found)
 
-    def state(self, cell: Cell) -> Any:
-        """The cell's first state."""
-        return initial_state(
-            self.modules, self.step(cell).optimizer, cell.seed, Partitioning().mesh(jax.devices()[:1])
-        )[0]()
-
     def arguments(self, cell: Cell) -> tuple[Any, ...]:
         """All that a step of the cell takes: every run reads its own rows."""
         draw = np.random.default_rng(cell.seed)
         rows = draw.integers(5, self.sizes.vocab - 100, (self.sizes.rows, self.sizes.length)).astype(np.int32)
-        return self.state(cell), {"tokens": rows}, np.int32(cell.seed), self.numbers(cell)
+        return self.create(np.int32(cell.seed)), {"tokens": rows}, np.int32(cell.seed), self.numbers(cell)
 
     def stacked(self, count: int) -> tuple[Any, ...]:
         """The arguments of all cells, a leading axis for the runs."""
@@ -131,15 +128,14 @@ class Sweep:
 
     def differences(self, count: int) -> dict[str, float]:
         """The largest relative difference of losses and parameters after `steps` steps, at once and one by one."""
-        alone, at_once = jax.jit(self.one), jax.jit(self.at_once)
         state, *rest = self.stacked(count)
         for _ in range(self.sizes.steps):
-            state, metrics = at_once(state, *rest)
+            state, metrics = self.at_once(state, *rest)
         losses, drift = [], 0.0
         for index, cell in enumerate(self.cells(count)):
             own, *fixed = self.arguments(cell)
             for _ in range(self.sizes.steps):
-                own, found = alone(own, *fixed)
+                own, found = self.one(own, *fixed)
             losses.append(abs(float(metrics["loss"][index] / found["loss"]) - 1))
             for both, single in zip(jax.tree.leaves(state.params), jax.tree.leaves(own.params)):
                 distance = jnp.linalg.norm(both[index] - single) / jnp.linalg.norm(single)
@@ -149,8 +145,8 @@ class Sweep:
     def timed(self, count: int, rounds: int) -> dict[str, Any]:
         """Medians over rounds in turn: the steps of one run after another's, and of all at once."""
         kinds: dict[str, tuple[Callable[..., Any], list[Any]]] = {
-            "alone": (jax.jit(self.one, donate_argnums=0), [list(self.arguments(cell)) for cell in self.cells(count)]),
-            "at_once": (jax.jit(self.at_once, donate_argnums=0), [list(self.stacked(count))]),
+            "alone": (self.one, [list(self.arguments(cell)) for cell in self.cells(count)]),
+            "at_once": (self.at_once, [list(self.stacked(count))]),
         }
         seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
         for _ in range(rounds + 1):
@@ -181,7 +177,7 @@ def ahead(sweep: Sweep, runs: list[int], topology: str) -> list[dict[str, Any]]:
             lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf), sharding=place),
             sweep.stacked(count),
         )
-        compiled = jax.jit(sweep.at_once, donate_argnums=0).lower(*shapes).compile()
+        compiled = sweep.at_once.lower(*shapes).compile()
         cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
         flops, moved = cost["flops"] / count, cost["bytes accessed"] / count
         bound = max(flops / known.flops, moved / known.bandwidth) if known else float("nan")

@@ -24,6 +24,7 @@ from typing import Any
 
 LAUNCH = Path(__file__).resolve().parents[1] / "launch"
 sys.path.insert(0, str(LAUNCH))
+NEVER = 10**6  # Steps that are not reached.
 
 
 def main() -> None:
@@ -66,10 +67,9 @@ def overhead(name: str, folder: Path, steps: int, rounds: int) -> dict[str, Any]
     from mixlm.signals import Signals
     from mixlm.train import keep_executables
 
-    # Validation is other work, and comes at the end of a run: the loop stops a step before. One stage, one step.
-    total = (rounds + 1) * steps + 1
-    settings = {"MODEL_DIR": folder, "TRAIN_STEPS": total, "EVAL_PERIOD": 10**6}
-    settings |= {"TAU": total} if name in ("spactor", "ar2diff") else {}
+    # Validation is other work, so it never comes; nor does a second stage, whose step is another one.
+    settings = {"MODEL_DIR": folder, "TRAIN_STEPS": NEVER, "EVAL_PERIOD": NEVER}
+    settings |= {"TAU": NEVER} if name in ("spactor", "ar2diff") else {}
     given = [f"--gin.{key}={value}" for key, value in settings.items()]
     recipe = configured(parse_flags([f"--gin_file={name}.gin", *given], ""), Recipe)
     keep_executables(recipe.dataset.cache / "executables")

@@ -193,8 +193,10 @@ def draw(
             _draw_panel(grid[row][column], records, keys, axis, switches, baseline if row == 0 else None)
             _mark_switches(grid[row][column], switches, named=row == 0)
         grid[-1][column].set_xlabel(AXES[axis])
-        numbers = EngFormatter() if axis in ("flops", "tokens") else StrMethodFormatter("{x:,.4g}")
-        grid[-1][column].xaxis.set_major_formatter(numbers)
+        if axis in ("flops", "tokens"):
+            grid[-1][column].xaxis.set_major_formatter(EngFormatter())
+        elif axis == "step":
+            grid[-1][column].xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     for row, label in enumerate(rows):
         grid[row][0].set_ylabel(label)
         if grid[row][-1].get_legend_handles_labels()[0]:

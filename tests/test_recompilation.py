@@ -17,7 +17,6 @@ from mixlm.models.heads import TokenHead
 from mixlm.models.llama import Llama
 from mixlm.models.t5 import EncoderDecoder
 from mixlm.objectives.causal import Causal
-from mixlm.objectives.masked_diffusion import MaskedDiffusion
 from mixlm.objectives.masked_lm import MaskedLM
 from mixlm.objectives.mix import PerExample
 from mixlm.objectives.spactor import SpacTor
@@ -74,7 +73,7 @@ def decoders(alpha, weight, gamma, rate, tau, decay, clip, mask_rate):
         "networks": {"model": Llama(**SIZE, num_layers=1)},
         "curriculum": Curriculum((Stage(0, mix), Stage(tau, UnrolledDiffusion(TOKENS, bidirectional=opening)))),
         "optimizer": Optimizer(AdamW(weight_decay=decay), Cosine(rate, warmup_steps=tau), clip),
-        "validation": (Causal(TOKENS), MaskedDiffusion(TOKENS)),
+        "validation": (Causal(TOKENS),),
     }
 
 
@@ -90,6 +89,7 @@ def encoder_decoders(lambda1, lambda2, gamma, rate, tau):
         },
         "curriculum": Curriculum((Stage(0, spactor), Stage(tau, spans))),
         "optimizer": Optimizer(Adafactor(), WSD(rate, decay_fraction=rate)),
+        "validation": (spans,),
     }
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mixlm.data.kinds import kind_of
 from mixlm.errors import UserError, nearest
+from mixlm.profile import Profile
 
 _OPTIONS = (
     "--gin_file",
@@ -18,6 +19,7 @@ _OPTIONS = (
     "--print_config",
     "--explain",
     "--aot",
+    "--profile",
     "--coordinator",
     "--processes",
     "--process",
@@ -38,6 +40,7 @@ class Flags:
     print_config: bool = False
     explain: bool = False
     aot: str | None = None
+    profile: Profile | None = None
     coordinator: str | None = None
     processes: int | None = None
     process: int | None = None
@@ -46,7 +49,7 @@ class Flags:
 def parse_flags(argv: Sequence[str], description: str, several: bool = False) -> Flags:
     """Reads the arguments after the program's name; raises UserError for one that is unknown or lacks its value.
 
-    `several` is for a script that can be one run in several processes.
+    `several` is for the script that trains: it can be one run in several processes, and trace its steps.
     """
     bindings, others = _split_bindings(argv)
     parser = argparse.ArgumentParser(
@@ -66,12 +69,15 @@ def parse_flags(argv: Sequence[str], description: str, several: bool = False) ->
     )
     parser.add_argument("--print_config", action="store_true", help="print the configuration and stop")
     parser.add_argument("--explain", action="store_true", help="say what would run, with examples, and stop")
-    parser.set_defaults(aot=None, coordinator=None, processes=None, process=None)
+    parser.set_defaults(aot=None, profile=None, coordinator=None, processes=None, process=None)
     if several:
         parser.add_argument(
             "--aot",
             metavar="TOPOLOGY",
             help="compile for a TPU slice that is not here (v5e:4x4), say what it takes, stop",
+        )
+        parser.add_argument(
+            "--profile", metavar="START:STOP", help="trace these steps into RUN/profile, for TensorBoard or Perfetto"
         )
         parser.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 of several listens")
         parser.add_argument("--processes", type=int, metavar="N", help="how many processes the run has")
@@ -82,6 +88,8 @@ def parse_flags(argv: Sequence[str], description: str, several: bool = False) ->
         raise UserError(f"{error.argument_name}: {error.message}.") from None
     if unknown:
         raise UserError(_unknown(unknown[0]))
+    if known.explain and known.profile is not None:
+        raise UserError("--explain takes no step that --profile could trace: give one of them.")
     gin_files = known.gin_file
     if known.text is not None:
         gin_files, bindings = _with_text(known.text, gin_files, bindings)
@@ -92,6 +100,7 @@ def parse_flags(argv: Sequence[str], description: str, several: bool = False) ->
         print_config=known.print_config,
         explain=known.explain,
         aot=known.aot,
+        profile=None if known.profile is None else Profile.of(known.profile),
         coordinator=known.coordinator,
         processes=known.processes,
         process=known.process,

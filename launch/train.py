@@ -37,7 +37,7 @@ def main() -> None:
         if flags.explain:
             explain(recipe, say)
         else:
-            train(recipe, operative_config(), say)
+            train(recipe, operative_config(), say, flags.profile)
 
 
 def alone(flags: Flags) -> None:

@@ -87,7 +87,8 @@ class Layout:
     def gathered(self, x: Shaped[Array, "*any"], names: Sequence[str | None]) -> Shaped[Array, "*any"]:
         """A parameter as products with activations read it: whole over the mesh axes of rows and positions.
 
-        Its gradient is added up and cut again at once.
+        Its gradient is added up and cut again at once. What is whole is kept for it, unless the layer is computed again
+        (REMAT).
         """
         inside = self.without("batch", "length")
         if self.spec(names, x.shape) == inside.spec(names, x.shape):

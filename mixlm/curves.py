@@ -1,4 +1,4 @@
-"""The picture of a run: every training and validation term against steps and against compute."""
+"""The picture of a run: every training and validation term against steps, compute, tokens or epochs."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -13,6 +13,10 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 # Ours: enough points for a picture 1,400 pixels wide, and a mean over a fiftieth of the run.
 MOST_POINTS = 2000
 SMOOTHING = 0.02
+# What terms can be drawn against: figures of the record that grow from line to line, and how the axis is called.
+AXES = {"step": "step", "flops": "cumulative FLOPs", "tokens": "tokens read", "epoch": "epochs"}
+# Sums and counts, not shares.
+_NO_SHARES = ("/cross_entropy", "/tokens", "/mass", "%")
 # Inches of each row: the terms are what one reads, the weighted total and the shares are beside it.
 HEIGHTS = {"nats per scored token": 4.0, "loss": 1.5, "share": 1.8}
 
@@ -51,7 +55,7 @@ def panels(records: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     found = {
         "nats per scored token": [key for key in keys if key.count("/") == 1 or key.endswith("%")],
         "loss": [key for key in keys if key == "loss"],
-        "share": [key for key in keys if key.count("/") == 2 and not key.endswith(("/cross_entropy", "%"))],
+        "share": [key for key in keys if key.count("/") == 2 and not key.endswith(_NO_SHARES)],
     }
     return {label: members for label, members in found.items() if members}
 
@@ -108,10 +112,10 @@ def _limits(axes: Any, drawn: list[np.ndarray]) -> None:
     axes.set_ylim(low - margin, high + margin)
 
 
-def _flops_at(records: Sequence[Mapping[str, Any]], step: int) -> float | None:
-    """The compute spent when `step` steps were done, interpolated between the logged steps."""
-    steps, flops = series(records, "flops", "step")
-    return float(np.interp(step, steps, flops)) if len(steps) else None
+def _place(records: Sequence[Mapping[str, Any]], step: int, against: str) -> float | None:
+    """Where on an axis `step` steps were done, interpolated between the logged steps."""
+    steps, values = series(records, against, "step")
+    return float(np.interp(step, steps, values)) if len(steps) else None
 
 
 def _mark_switches(axes: Any, switches: list[tuple[float, str]], named: bool) -> None:
@@ -163,8 +167,9 @@ def draw(
     tau_steps: Sequence[tuple[int, str]] = (),
     title: str = "",
     baseline: tuple[float, str] | None = None,
+    against: Sequence[str] = ("step", "flops"),
 ) -> None:
-    """Writes a PNG with every term of a run's records against steps (left) and cumulative FLOPs (right).
+    """Writes a PNG with every term of a run's records against each of `against` (see `AXES`), side by side.
 
     `tau_steps` are (step, name) of the stages that begin after the first; `baseline` is a level to beat, such as the
     unigram entropy, with its label. Bold lines are means over a fiftieth of the run, within a stage; faint ones the
@@ -177,26 +182,25 @@ def draw(
 
     rows = panels(records) or {"loss": []}
     heights = [HEIGHTS[label] for label in rows]
-    figure = Figure(figsize=(15, 1.2 + sum(heights)), dpi=100, layout="constrained")
+    # The legend takes three inches on the right.
+    figure = Figure(figsize=(3 + 6 * len(against), 1.2 + sum(heights)), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.subplots(len(rows), 2, sharex="col", sharey="row", squeeze=False, height_ratios=heights)
-    in_flops = [(_flops_at(records, step), name) for step, name in tau_steps]
-    columns: dict[str, list[tuple[float, str]]] = {
-        "step": list(tau_steps),
-        "flops": [(place, name) for place, name in in_flops if place is not None],
-    }
-    for row, (label, keys) in enumerate(rows.items()):
-        for axes, (against, switches) in zip(grid[row], columns.items()):
-            _draw_panel(axes, records, keys, against, switches, baseline if row == 0 else None)
-            _mark_switches(axes, switches, named=row == 0)
+    grid = figure.subplots(len(rows), len(against), sharex="col", sharey="row", squeeze=False, height_ratios=heights)
+    for column, axis in enumerate(against):
+        found = [(_place(records, step, axis), name) for step, name in tau_steps]
+        switches = [(place, name) for place, name in found if place is not None]
+        for row, keys in enumerate(rows.values()):
+            _draw_panel(grid[row][column], records, keys, axis, switches, baseline if row == 0 else None)
+            _mark_switches(grid[row][column], switches, named=row == 0)
+        grid[-1][column].set_xlabel(AXES[axis])
+        if axis in ("flops", "tokens"):
+            grid[-1][column].xaxis.set_major_formatter(EngFormatter())
+        elif axis == "step":
+            grid[-1][column].xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    for row, label in enumerate(rows):
         grid[row][0].set_ylabel(label)
-        if grid[row][1].get_legend_handles_labels()[0]:
-            grid[row][1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
-    for axes, name, numbers in zip(
-        grid[-1], ("step", "cumulative FLOPs"), (StrMethodFormatter("{x:,.0f}"), EngFormatter())
-    ):
-        axes.set_xlabel(name)
-        axes.xaxis.set_major_formatter(numbers)
+        if grid[row][-1].get_legend_handles_labels()[0]:
+            grid[row][-1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
     if title:
         figure.suptitle(title, fontsize=13)
     draft = Path(path).with_suffix(".tmp.png")

@@ -14,6 +14,7 @@ from jaxtyping import Array, Int
 from mixlm.losses import Term, token_costs
 from mixlm.objectives.base import Objective, RowObjective
 from mixlm.step import bind, row_keys
+from mixlm.traced import with_numbers, without_numbers
 
 
 @dataclass(frozen=True)
@@ -92,10 +93,12 @@ def unigram_entropy(objective: Any, batches: Iterable[Mapping[str, Any]], seed: 
     """
     if not isinstance(objective, RowObjective):
         return None
-    targets = jax.jit(partial(_scored_targets, objective, step))
+    static, numbers = without_numbers(objective)
+    targets = jax.jit(partial(_scored_targets, static, step))
+    scalars = tuple(map(np.float32, numbers))
     counts: Any = np.zeros(0, np.int64)
     for index, batch in enumerate(batches):
-        tokens, scored = targets(row_keys(seed, index, len(batch["tokens"])), batch)
+        tokens, scored = targets(row_keys(seed, index, len(batch["tokens"])), batch, scalars)
         found = np.bincount(np.asarray(tokens)[np.asarray(scored)], minlength=len(counts))
         found[: len(counts)] += counts
         counts = found
@@ -103,6 +106,6 @@ def unigram_entropy(objective: Any, batches: Iterable[Mapping[str, Any]], seed: 
     return float(-(share * np.log(share)).sum())
 
 
-def _scored_targets(objective, step, keys, batch):
-    example = objective.corrupt(keys, batch, step)
+def _scored_targets(static, step, keys, batch, numbers):
+    example = with_numbers(static, numbers).corrupt(keys, batch, step)
     return example.decoder_target_tokens, example.decoder_loss_weights > 0

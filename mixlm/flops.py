@@ -1,6 +1,7 @@
 """Counting the floating-point operations of a traced function's matrix products, exactly and before compiling it."""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from jax.extend import core
@@ -14,19 +15,31 @@ def matmul_flops(jaxpr: core.ClosedJaxpr) -> float:
     a kernel's blocks all count, those that it will skip too.
     What no output needs does not count: XLA drops it, such as the networks in the pass that only counts tokens.
     """
+    return math.fsum(flops_by_scope(jaxpr).values())
+
+
+def flops_by_scope(jaxpr: core.ClosedJaxpr, outside: str = "") -> dict[str, float]:
+    """`matmul_flops` by the name stack of the products: scopes (`jax.named_scope`) and transformations, with slashes.
+
+    A product of a gradient has the scope of the product that it belongs to, within `transpose`; what a checkpoint
+    computes again has `rematted_computation` in its stack. `outside` is the stack of the jaxpr itself.
+    """
     needed, _ = partial_eval.dce_jaxpr(jaxpr.jaxpr, [True] * len(jaxpr.jaxpr.outvars))
-    return math.fsum(_of_equation(equation) for equation in needed.eqns)
+    return _added(_of_equation(equation, outside) for equation in needed.eqns)
 
 
-def _of_equation(equation: Any) -> float:
+def _of_equation(equation: Any, outside: str) -> dict[str, float]:
+    stack = f"{outside}/{equation.source_info.name_stack}"
     if equation.primitive.name == "dot_general":
         contracted = equation.params["dimension_numbers"][0][0]
         left = equation.invars[0].aval.shape
-        return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
-    inner = [matmul_flops(sub) for sub in _jaxprs(equation.params)]
+        product = math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
+        return {stack: 2.0 * product}
+    inner = [flops_by_scope(sub, stack) for sub in _jaxprs(equation.params)]
     if equation.primitive.name == "cond":
-        return max(inner, default=0.0)
-    return math.fsum(inner) * _times(equation)
+        return max(inner, key=lambda branch: math.fsum(branch.values()), default={})
+    rounds = _times(equation)
+    return {scope: rounds * flops for scope, flops in _added(inner).items()}
 
 
 def _times(equation: Any) -> int:
@@ -37,6 +50,14 @@ def _times(equation: Any) -> int:
     if name == "pallas_call":
         return math.prod(params["grid_mapping"].grid)
     return int(params["mesh"].size) if name == "shard_map" else 1
+
+
+def _added(parts: Iterable[dict[str, float]]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for part in parts:
+        for scope, flops in part.items():
+            found[scope] = found.get(scope, 0.0) + flops
+    return found
 
 
 def _jaxprs(params: dict[str, Any]) -> list[core.ClosedJaxpr]:

@@ -15,13 +15,17 @@ LATE = ("data", "vocabulary", "began")
 
 
 class RunFolder:
-    """`recipe.json` (whose run it is), `config.gin`, `metrics.jsonl`, `tensorboard/`, `checkpoints/`, `curves.png`."""
+    """`recipe.json` (whose run it is), `config.gin`, `metrics.jsonl`, `tensorboard/`, `checkpoints/`, `curves.png`.
+
+    Where steps were traced, `profile/` as well.
+    """
 
     def __init__(self, path: Path):
         self.path = path
         self._held: int | None = None
         self.recipe, self.config = path / "recipe.json", path / "config.gin"
         self.checkpoints, self.curves, self.samples = path / "checkpoints", path / "curves.png", path / "samples.txt"
+        self.profile = path / "profile"
 
     def check(self, identity: Mapping[str, str]) -> None:
         """Raises UserError where the folder holds a run of another identity, or files and no run; writes nothing."""

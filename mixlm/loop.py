@@ -2,13 +2,14 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import wait
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import jax
 
+from mixlm.accounting import Spent
 from mixlm.checkpoint import Checkpoints
 from mixlm.data.mixture import Batches
 from mixlm.errors import UserError
@@ -16,6 +17,7 @@ from mixlm.folder import RunFolder
 from mixlm.metrics import VALIDATION, Progress, Recorder
 from mixlm.plan import Plan
 from mixlm.processes import first, peers
+from mixlm.profile import Profile, Tracer
 from mixlm.report import validate
 from mixlm.signals import Signals
 
@@ -25,27 +27,32 @@ Say = Callable[[str], None]
 class Loop:
     """Steps from a checkpoint to the last step, with what is read, logged, validated and saved on the way."""
 
-    def __init__(self, planned: Plan, folder: RunFolder, checkpoints: Checkpoints, say: Say, signals: Signals):
+    def __init__(
+        self,
+        planned: Plan,
+        folder: RunFolder,
+        checkpoints: Checkpoints,
+        say: Say,
+        signals: Signals,
+        profile: Profile | None = None,
+    ):
         self.plan, self.recipe, self.folder = planned, planned.recipe, folder
         self.checkpoints, self.say, self.signals = checkpoints, say, signals
         self.seed = planned.number(self.recipe.seed)
         self.saved: int | None = None
         self.validated: tuple[int, dict[str, float]] = (0, {})  # the step that was validated last, and its figures
+        # The hosts of a run do the same: the first one's trace stands for all.
+        self.tracer = Tracer(profile if first() else None, folder.profile)
 
-    def run(self, begun: int, state: Any) -> Any | None:
-        """Returns the last state, or None where a signal ended the run early, with its state saved."""
+    def run(self, begun: int, state: Any, note: Mapping[str, Any]) -> Any | None:
+        """Returns the last state, or None where a signal ended the run early, with its state saved.
+
+        `note` is that of the checkpoint which `state` comes from.
+        """
         recipe = self.recipe
         batches = Batches(self.plan.train, recipe.batch_size, *self.plan.rows)
-        self.saved = self.checkpoints.latest()
-        # Waits until the first step is compiled: the time left shall not count that.
-        _ = self.plan.steps[recipe.stages.at(begun).objective]
-        for objective in recipe.validated:
-            self.plan.validations.prepare(objective)
-        self.clock = Clock(begun)
-        peers().begin(begun)
         with ExitStack() as shown:
-            self.recorder = shown.enter_context(Recorder(self.folder.path, begun)) if first() else None
-            self.progress = shown.enter_context(Progress(recipe.steps, begun)) if first() else None
+            self.begin(begun, note, shown)
             with self.signals.noted(peers().ask_to_stop):
                 done, state = self.steps(begun, state, batches.iterate(begun))
                 if 0 < done < recipe.steps:
@@ -60,6 +67,21 @@ class Loop:
             return None
         return state
 
+    def begin(self, begun: int, note: Mapping[str, Any], shown: ExitStack) -> None:
+        """Compiles what comes first and opens the record; `shown` closes it."""
+        recipe = self.recipe
+        self.saved = self.checkpoints.latest()
+        self.spent = Spent.noted(note) if begun else Spent({})
+        # Waits until the first step is compiled: the time left shall not count that.
+        _ = self.plan.steps[recipe.stages.at(begun).objective]
+        for objective in recipe.validated:
+            self.plan.validations.prepare(objective)
+        self.clock = Clock(begun)
+        peers().begin(begun)
+        self.recorder = shown.enter_context(Recorder(self.folder.path, begun)) if first() else None
+        self.progress = shown.enter_context(Progress(recipe.steps, begun)) if first() else None
+        shown.callback(self.tracer.close)
+
     def steps(self, begun: int, state: Any, batches: Iterator[tuple[int, dict[str, Any]]]) -> tuple[int, Any]:
         """Steps until the last one, or until a signal came; returns how many are done, all of them settled."""
         recipe, done = self.recipe, begun
@@ -70,7 +92,11 @@ class Loop:
                 if not peers().may_go_on(step):
                     break
                 executable = self.plan.steps[recipe.stages.at(step).objective]
-            state, metrics = executable(state, self.plan.place(batch), self.seed)
+                self.tracer.begin(step, state)
+            with self.tracer.step(step):
+                state, metrics = executable(state, self.plan.place(batch), self.seed)
+            with self.clock.stopped():
+                self.tracer.end(step, metrics)
             done = step + 1
             # A step's figures are fetched while the next step runs, so that the device does not wait for us.
             if late is not None:
@@ -105,6 +131,7 @@ class Loop:
                 f"The loss of step {done} is not finite (loss {figures['loss']}, gradient norm "
                 f"{figures['grad_norm']}); {kept(self.saved, self.folder)}."
             )
+        self.spent.add(self.recipe.stages.at(done - 1).objective.name, figures)
         if due or params is not None:
             self.record(done, figures, params)
         elif self.progress is not None:
@@ -113,15 +140,15 @@ class Loop:
     def record(self, done: int, figures: dict[str, float], params: Any) -> None:
         """Writes the line of a step."""
         recipe, top = self.recipe, ("loss", "learning_rate", "grad_norm")
-        tokens = recipe.batch_size * recipe.block_length
         stage = recipe.stages.at(done - 1).objective.name
         line = {name: figures[name] for name in top}
         # What no row of a step was asked for has no figure there.
         line |= {f"train/{name}": value for name, value in figures.items() if name not in top and value == value}
         line |= {
-            "tokens_per_second": self.clock.rate(done) * tokens,
+            **self.speed(done),
             **self.plan.train.figures(done, recipe.batch_size),
             "flops": self.plan.flops_until(done),
+            **self.spent.line(self.plan.flops_by_stage(done)),
         }
         if params is not None:
             with self.clock.stopped():
@@ -132,11 +159,24 @@ class Loop:
             self.recorder.write(done, stage, line)
             self.progress.update(done, stage, line)
 
+    def speed(self, done: int) -> dict[str, float]:
+        """Tokens per second since the line before, and the share of the devices' peak that the networks' FLOPs had.
+
+        The share is the model-FLOPs utilisation (see `accounting.model_flops`); none where the peak is not known.
+        """
+        recipe, peak, before = self.recipe, self.plan.peak_flops, self.clock.done
+        rate = self.clock.rate(done)
+        found = {"tokens_per_second": rate * recipe.batch_size * recipe.block_length}
+        if peak is not None and done > before:
+            flops = self.plan.model_flops_until(done) - self.plan.model_flops_until(before)
+            found["mfu"] = rate * flops / (done - before) / peak
+        return found
+
     def save(self, done: int, state: Any) -> None:
         """Begins to save; the clock stands only while the state is copied."""
         validated, figures = self.validated
         with self.clock.stopped():
-            note = self.plan.train.figures(done, self.recipe.batch_size)
+            note = self.plan.train.figures(done, self.recipe.batch_size) | self.spent.note()
             self.checkpoints.save(done, state, figures if validated == done else None, note)
         self.saved = done
 

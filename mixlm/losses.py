@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ Weight = Float[Array, ""] | float
 Logits = Callable[[Float[Array, "*n D"]], Float[Array, "*n V"]]
 Pick = Callable[[Float[Array, "*n V"], Float[Array, "*n"]], Int[Array, "*n"]]
 # What is summed next to the total.
-SUMS = ("count", "cross_entropy", "counted", "right", "scored")
+SUMS = ("count", "cross_entropy", "counted", "right", "scored", "mass")
 
 
 @struct.dataclass
@@ -26,11 +26,15 @@ class Term:
     """One part of a loss, `weight * total / count`; microbatches and devices add totals and counts, then divide.
 
     A weight of 0 marks a figure that is only reported; its name is `TERM/FIGURE`, such as `generator/accuracy`.
+    `tokens` are the positions that the term supervises and `mass` the sum of their loss weights, for the accounts: both
+    `count` where they are left out.
     """
 
     total: Float[Array, ""]
     count: Float[Array, ""]
     weight: Weight = 1.0
+    tokens: Float[Array, ""] | None = None
+    mass: Float[Array, ""] | None = None
 
     @property
     def value(self) -> Float[Array, ""]:
@@ -43,7 +47,17 @@ class Term:
         return jnp.where(self.count > 0, self.value, jnp.nan)
 
     def __add__(self, other: "Term") -> "Term":
-        return Term(self.total + other.total, self.count + other.count, self.weight)
+        ours, theirs = self.supervised, other.supervised
+        total, count = self.total + other.total, self.count + other.count
+        return Term(total, count, self.weight, ours[0] + theirs[0], ours[1] + theirs[1])
+
+    @property
+    def supervised(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """(tokens, mass), both `count` where the term does not say."""
+        return (
+            self.count if self.tokens is None else self.tokens,
+            self.count if self.mass is None else self.mass,
+        )
 
 
 def weighted_sum(terms: dict[str, Term]) -> Float[Array, ""]:
@@ -99,6 +113,7 @@ class MiLe:
     cross-entropy; 1.0 is the released default.
     """
 
+    traced: ClassVar[tuple[str, ...]] = ("gamma",)
     gamma: float = 1.0
     z_loss: float = 0.0
 
@@ -122,6 +137,7 @@ class Focal:
     p is the probability of the target; no gradient flows through the scale, unlike in the original focal loss.
     """
 
+    traced: ClassVar[tuple[str, ...]] = ("gamma",)
     gamma: float = 1.0
     z_loss: float = 0.0
 
@@ -160,6 +176,7 @@ class Scored:
     counted: Float[Array, "*B"]
     right: Float[Array, "*B"]
     scored: Float[Array, "*B"]
+    mass: Float[Array, "*B"]
     picked: Int[Array, "B T"] | None = None
 
     def among(self, rows: Bool[Array, " B"]) -> "Scored":
@@ -168,7 +185,10 @@ class Scored:
 
     def terms(self, name: str, loss: TokenLoss, weight: Weight = 1.0) -> dict[str, Term]:
         """The loss term `name`, its accuracy, and its plain cross-entropy where the loss is another one."""
-        terms = {name: Term(self.total, self.count, weight), f"{name}/accuracy": Term(self.right, self.scored, 0.0)}
+        terms = {
+            name: Term(self.total, self.count, weight, self.scored, self.mass),
+            f"{name}/accuracy": Term(self.right, self.scored, 0.0),
+        }
         if loss != CrossEntropy():
             terms[f"{name}/cross_entropy"] = Term(self.cross_entropy, self.counted, 0.0)
         return terms
@@ -289,6 +309,7 @@ def _block_sums(logits, targets, weights, counted, noise, *, loss, pick, add=jnp
         "counted": add(counted),
         "right": add(right, dtype=jnp.float32),
         "scored": add(scored, dtype=jnp.float32),
+        "mass": add(weights * scale),
     }
     picked = None if pick is None else pick(jax.lax.stop_gradient(logits), noise)
     return add(weights * scale * cost), rest, picked

@@ -18,7 +18,7 @@ FILE = "metrics.jsonl"
 VALIDATION = "validation/"
 FLUSH_SECONDS = 30  # Ours: what is looked at in TensorBoard may be that old.
 # What a progress line shows by itself, so not among the terms.
-_NOT_TERMS = ("step", "stage", "learning_rate", "tokens_per_second", "flops", "grad_norm", "tokens", "epoch")
+_NOT_TERMS = ("step", "stage", "learning_rate", "tokens_per_second", "mfu", "flops", "grad_norm", "tokens", "epoch")
 
 
 def _plain(value: Any) -> Any:

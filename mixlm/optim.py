@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -87,6 +87,7 @@ class AdamW:
     `weight_decay * param` for the leaves that `decayed` names; the learning rate multiplies the sum.
     """
 
+    traced: ClassVar[tuple[str, ...]] = ("weight_decay",)
     b1: float = 0.9
     b2: float = 0.95
     eps: float = 1e-8
@@ -119,6 +120,7 @@ class Muon:
     the release. Attention's and the gate's matrices are orthogonalised one by one, as separate leaves.
     """
 
+    traced: ClassVar[tuple[str, ...]] = ("weight_decay",)
     momentum: float = 0.95
     nesterov: bool = True
     ns_steps: int = 5
@@ -160,6 +162,7 @@ class LAMB:
     Adam's as in the releases, unless `adapt_undecayed`, which is the paper's and optax's. The defaults are GPT-BERT's.
     """
 
+    traced: ClassVar[tuple[str, ...]] = ("weight_decay",)
     b1: float = 0.9
     b2: float = 0.98
     eps: float = 1e-8
@@ -220,6 +223,7 @@ class Optimizer:
     Every network has its own state, so that a stage which drops a network leaves no trace on it.
     """
 
+    traced: ClassVar[tuple[str, ...]] = ("clip_norm",)
     rule: Rule
     learning_rate: Schedule
     clip_norm: float | None = 1.0

@@ -97,6 +97,10 @@ class Origin:
         state = create()
         return state.replace(params=state.params | taken)
 
+    def note(self) -> dict[str, Any]:
+        """What the checkpoint says of the steps before it, where the run counts them as its own."""
+        return Checkpoints(RunFolder(self.folder).checkpoints).note(self.step) if self.optimizer else {}
+
 
 def origin_of(recipe: Recipe, began: str | None = None) -> Origin | None:
     """Where the recipe's run begins, None where it begins afresh; `began` is the record of an earlier start of it.

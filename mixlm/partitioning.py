@@ -115,7 +115,7 @@ def held_rows(where: Mesh | Layout, process: int) -> tuple[int, int]:
     """
     layout = layout_of(where)
     parts = layout.parts("batch")
-    places = batch_sharding(layout).devices_indices_map((parts,))
+    places: Any = batch_sharding(layout).devices_indices_map((parts,))
     held = {index[0].indices(parts)[0] for device, index in places.items() if device.process_index == process}
     if not held:
         raise UserError(f"The mesh has no device of process {process}.")
@@ -232,7 +232,7 @@ def moment_sharding(leaf: Any, param: Any, sharding: NamedSharding) -> NamedShar
     for place in reversed(range(len(param.shape))):
         if leaf.shape == (*param.shape[:place], *param.shape[place + 1 :]):
             return NamedSharding(sharding.mesh, PartitionSpec(*axes[:place], *axes[place + 1 :]))
-    return replicated(sharding.mesh)
+    return NamedSharding(sharding.mesh, PartitionSpec())
 
 
 def bytes_per_device(shapes: Any) -> int:

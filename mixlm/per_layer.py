@@ -42,7 +42,7 @@ def layer_by_layer(transform: optax.GradientTransformation) -> optax.GradientTra
             ways[path], states[name] = jax.vmap(transform.update)(stack, state.stacks[name], given[path])
         return with_stacks(rest, ways), LayeredState(new_rest, states)
 
-    return optax.GradientTransformation(init, update)  # type: ignore[arg-type]
+    return optax.GradientTransformation(init, update)
 
 
 def state_shardings(

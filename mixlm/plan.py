@@ -10,8 +10,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from mixlm.accounting import flops_by_part, model_flops
 from mixlm.axes import Layout, under
 from mixlm.checkpoint import size_in_bytes
+from mixlm.chips import chip
 from mixlm.compiled import Executables
 from mixlm.data.stream import StreamedData
 from mixlm.errors import UserError
@@ -83,10 +85,38 @@ class Plan:
 
     def flops_until(self, step: int) -> float:
         """The matmul FLOPs of the first `step` steps, summed over their stages."""
+        return sum(self.steps.matmul_flops(objective) * count for objective, count in self._done(step))
+
+    def flops_by_stage(self, step: int) -> dict[str, dict[str, float]]:
+        """`flops_until` by objective and part (see `accounting.part_of`), of the stages that have begun."""
+        found: dict[str, dict[str, float]] = {}
+        for objective, count in self._done(step):
+            (parts, _), before = self._account[objective], found.get(objective.name, {})
+            found[objective.name] = {part: before.get(part, 0.0) + flops * count for part, flops in parts.items()}
+        return found
+
+    def model_flops_until(self, step: int) -> float:
+        """As `flops_until`, without what `accounting.model_flops` leaves out."""
+        return sum(self._account[objective][1] * count for objective, count in self._done(step))
+
+    @property
+    def peak_flops(self) -> float | None:
+        """The peak FLOP/s of all devices together (bfloat16, dense); None where it is not known, such as on a CPU."""
+        devices = self.mesh.devices.flatten()
+        known = chip(devices[0].device_kind)
+        return None if known is None else known.flops * len(devices)
+
+    def _done(self, step: int) -> list[tuple[Any, int]]:
+        """Each stage's objective and how many of the first `step` steps it has."""
         spans = self.recipe.stages.spans(self.recipe.steps)
-        return sum(
-            self.steps.matmul_flops(stage.objective) * min(max(step - stage.start, 0), count) for stage, count in spans
-        )
+        return [(stage.objective, min(step - stage.start, count)) for stage, count in spans if step > stage.start]
+
+    @cached_property
+    def _account(self) -> dict[Any, tuple[dict[str, float], float]]:
+        """Of each objective's step the FLOPs by part, and those that utilisation counts."""
+        networks = tuple(self.recipe.networks)
+        scopes = {objective: self.steps.flops_by_scope(objective) for objective in self.recipe.objectives}
+        return {each: (flops_by_part(found, networks), model_flops(found, networks)) for each, found in scopes.items()}
 
     @cached_property
     def rows(self) -> tuple[int, int]:

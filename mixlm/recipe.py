@@ -12,6 +12,7 @@ import flax.linen as nn
 
 from mixlm.address import Address
 from mixlm.curriculum import Blocks, Curriculum
+from mixlm.curves import AXES
 from mixlm.data.mixture import Dataset
 from mixlm.data.parts import Mixture
 from mixlm.errors import UserError, nearest
@@ -37,6 +38,7 @@ FREE = (
     "best_metric",
     "keep_best",
     "keep_period",
+    "curves",
 )
 # What runs did not have from the first: left out of their identity where it has its default, so that they go on.
 ADDED = ("init_optimizer", "epochs")
@@ -54,7 +56,7 @@ class Recipe:
     optimizer's state. Beside the newest `keep` checkpoints stay the `keep_best` with the lowest `best_metric` of
     validation, and that of every `keep_period`-th step. Validation reports the terms of `validation`, by default those
     of the trained objectives, and the plain cross-entropy of each band of token frequencies: `frequency_bands` are
-    shares of the training tokens, from the most frequent on.
+    shares of the training tokens, from the most frequent on. `curves` are what curves.png is drawn against.
     """
 
     name: str
@@ -83,6 +85,7 @@ class Recipe:
     validation: tuple[Objective, ...] = ()
     frequency_bands: tuple[float, ...] = ()
     epochs: int | None = None
+    curves: tuple[str, ...] = ("step", "flops")
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "microbatches", "log_period", "eval_period", "eval_batches"):
@@ -104,6 +107,7 @@ class Recipe:
         _ = self.block_length
         self._check_names()
         self._check_networks()
+        self._check_curves()
 
     @property
     def address(self) -> Address:
@@ -256,6 +260,17 @@ class Recipe:
             for name in (name for name in names if names.count(name) > 1):
                 raise UserError(
                     f"Two different objectives are named {name!r}, so their figures could not be told apart."
+                )
+
+    def _check_curves(self) -> None:
+        object.__setattr__(self, "curves", tuple(self.curves))  # gin writes lists
+        if not self.curves:
+            raise UserError(f"CURVES names nothing to draw against; give some of {', '.join(AXES)}.")
+        for name in self.curves:
+            if name not in AXES:
+                raise UserError(
+                    f"CURVES = {self.curves} names {name!r}, and curves are drawn against {', '.join(AXES)}."
+                    f"{nearest(str(name), AXES)}"
                 )
 
     def _has_default(self, field: Field[Any]) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental.multihost_utils import process_allgather
 
 from mixlm import curves
@@ -14,6 +15,7 @@ from mixlm.plan import Plan
 from mixlm.processes import agreed, first
 from mixlm.samples import BLOCK, filled, guessed, likeliest, shown
 from mixlm.step import bind, row_keys
+from mixlm.traced import with_numbers, without_numbers
 
 EXAMPLES = 3
 
@@ -59,7 +61,7 @@ def finish(planned: Plan, folder: RunFolder, state: Any, say: Callable[[str], No
     folder.samples.write_text("\n".join(lines) + "\n", encoding="utf-8")
     spans = recipe.stages.spans(recipe.steps)
     switches = [(stage.start, stage.objective.name) for stage, _ in spans[1:]]
-    curves.draw(records, folder.curves, switches, recipe.name, baseline)
+    curves.draw(records, folder.curves, switches, recipe.name, baseline, recipe.curves)
     for line in lines:
         say(line)
     say("")
@@ -99,17 +101,22 @@ def _examples_of(objective: Any, planned: Plan, state: Any) -> list[str]:
     count = len(rows["tokens"])
     params = jax.device_get({name: state.params[name] for name in objective.networks})
 
-    def corrupted(params):
-        return shown(objective, bind(modules, params), row_keys(recipe.seed, 0, count), rows, recipe.steps - 1)
+    static, numbers = without_numbers(objective)
 
-    found = jax.jit(corrupted)(params)
+    # Nothing of this run alone is a constant, so that the next run of a sweep need not compile it again.
+    def corrupted(params, keys, rows, numbers):
+        return shown(with_numbers(static, numbers), bind(modules, params), keys, rows, recipe.steps - 1)
+
+    scalars = tuple(map(np.float32, numbers))
+    found = jax.jit(corrupted)(params, row_keys(recipe.seed, 0, count), rows, scalars)
     if found is None:
         return []
     example, before = found
     network = objective.networks[0]
     if example.encoder_input_tokens is not None and hasattr(modules[network], "extend"):
         return filled(modules[network], params[network], planned.data.vocabulary, example, before, recipe.tokens)
-    guesses = jax.jit(lambda params: likeliest(bind(modules, params)[network], example))({network: params[network]})
+    guess = jax.jit(lambda params, example: likeliest(bind(modules, params)[network], example))
+    guesses = guess({network: params[network]}, example)
     return [
         line
         for row in range(count)

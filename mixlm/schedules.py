@@ -1,10 +1,13 @@
-"""Values that follow the step: learning rates, objective weights; frozen, hashable, so static under jit."""
+"""Values that follow the step: learning rates, objective weights; frozen, hashable, so static under jit.
+
+Their numbers, though, may be arguments of what is compiled (`traced`): no schedule asks in Python what they are.
+"""
 
 import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -12,6 +15,7 @@ from jaxtyping import Array, Float, Int
 from mixlm.errors import UserError
 
 Step = int | Int[Array, ""]
+Number = float | Float[Array, ""]  # the latter where a schedule's numbers are traced
 
 
 @runtime_checkable
@@ -60,15 +64,21 @@ def _float(step: Step) -> Float[Array, ""]:
     return jnp.asarray(step).astype(jnp.float32)
 
 
-def _ramp(step: Step, warmup_steps: float) -> Float[Array, ""]:
+def _ramp(step: Step, warmup_steps: Number) -> Float[Array, ""]:
     """0 at step 0, 1 from `warmup_steps` on (everywhere when that is 0), linear between."""
-    return jnp.minimum((_float(step) + (warmup_steps == 0)) / (warmup_steps or 1), 1.0)
+    return jnp.minimum(_divided(_float(step), warmup_steps), 1.0)
+
+
+def _divided(value: Float[Array, ""], by: Number) -> Float[Array, ""]:
+    """`value / by`, 1 where `by` is 0."""
+    return jnp.where(by == 0, 1.0, value / jnp.where(by == 0, 1.0, by))
 
 
 @dataclass(frozen=True)
 class Constant:
     """`value` at every step."""
 
+    traced: ClassVar[tuple[str, ...]] = ("value",)
     value: float
 
     def __post_init__(self) -> None:
@@ -86,6 +96,7 @@ class Linear:
     `steps` None is the rest of the run, which `over` tells.
     """
 
+    traced: ClassVar[tuple[str, ...]] = ("start", "end", "steps", "begin")
     start: float
     end: float
     steps: int | None
@@ -106,7 +117,8 @@ class Linear:
         """The value at `step`: start + (end - start) * (step - begin) / steps, the fraction clipped to [0, 1]."""
         if self.steps is None:
             raise UserError("The schedule Linear does not know the run's length; set its steps.")
-        done = jnp.clip((_float(step) - self.begin + (self.steps == 0)) / max(self.steps, 1), 0.0, 1.0)
+        late = _float(step) - self.begin
+        done = jnp.clip(jnp.where(self.steps == 0, late + 1.0, late / jnp.maximum(self.steps, 1)), 0.0, 1.0)
         # Both ends are met exactly, which start + (end - start) * done does not do in float32.
         return self.start * (1.0 - done) + self.end * done
 
@@ -118,6 +130,7 @@ class Piecewise:
     The boundaries rise strictly and the first is 0, so that every step has a value.
     """
 
+    traced: ClassVar[tuple[str, ...]] = ("boundaries", "values")
     boundaries: tuple[int, ...]
     values: tuple[float, ...]
 
@@ -147,6 +160,7 @@ class Piecewise:
 class RsqrtDecay:
     """T5's `base / sqrt(max(step, warmup_steps))` (Raffel et al. 2020, section 3.1.2): flat first, then decaying."""
 
+    traced: ClassVar[tuple[str, ...]] = ("base", "warmup_steps")
     base: float = 1.0
     warmup_steps: int = 10_000
 
@@ -182,14 +196,15 @@ def _check_whole_run(schedule: "Cosine | WSD", last: str) -> None:
         )
 
 
-def _length(schedule: "Cosine | WSD") -> int:
+def _length(schedule: "Cosine | WSD") -> Number:
     if schedule.total_steps is None:
         raise UserError(f"The schedule {type(schedule).__name__} does not know the run's length; set its total_steps.")
     return schedule.total_steps
 
 
-def _warmup(schedule: "Cosine | WSD") -> float:
-    return schedule.warmup_steps or schedule.warmup_fraction * _length(schedule)
+def _warmup(schedule: "Cosine | WSD") -> Number:
+    # One of them is 0.
+    return schedule.warmup_steps + schedule.warmup_fraction * _length(schedule)
 
 
 @dataclass(frozen=True)
@@ -202,6 +217,14 @@ class Cosine:
     the run. `total_steps` None is the whole run, which `over` tells.
     """
 
+    traced: ClassVar[tuple[str, ...]] = (
+        "peak",
+        "total_steps",
+        "warmup_steps",
+        "final_fraction",
+        "warmup_fraction",
+        "cooldown_fraction",
+    )
     peak: float
     total_steps: int | None = None
     warmup_steps: int = 0
@@ -220,10 +243,9 @@ class Cosine:
         """The value at `step`; the last value stays after `total_steps`, and UserError where that is unknown."""
         total, warmup = _length(self), _warmup(self)
         cooldown = total * self.cooldown_fraction
-        done = jnp.clip((_float(step) - warmup) / max(total - warmup - cooldown, 1), 0.0, 1.0)
+        done = jnp.clip((_float(step) - warmup) / jnp.maximum(total - warmup - cooldown, 1), 0.0, 1.0)
         decay = self.final_fraction + (1.0 - self.final_fraction) * 0.5 * (1.0 + jnp.cos(jnp.pi * done))
-        if cooldown:
-            decay = decay * jnp.clip((total - _float(step)) / cooldown, 0.0, 1.0)
+        decay = decay * jnp.clip(_divided(total - _float(step), cooldown), 0.0, 1.0)
         return self.peak * _ramp(step, warmup) * decay
 
 
@@ -236,6 +258,14 @@ class WSD:
     `over` tells.
     """
 
+    traced: ClassVar[tuple[str, ...]] = (
+        "peak",
+        "total_steps",
+        "warmup_steps",
+        "decay_fraction",
+        "final_fraction",
+        "warmup_fraction",
+    )
     peak: float
     total_steps: int | None = None
     warmup_steps: int = 0
@@ -254,6 +284,6 @@ class WSD:
         """The value at `step`; the last value stays after `total_steps`, and UserError where that is unknown."""
         total = _length(self)
         left = jnp.maximum(total - _float(step), 0.0)
-        height = jnp.minimum(left / (total * self.decay_fraction), 1.0) if self.decay_fraction else 1.0
+        height = jnp.minimum(_divided(left, total * self.decay_fraction), 1.0)
         decay = self.final_fraction + (1.0 - self.final_fraction) * height
         return self.peak * _ramp(step, _warmup(self)) * decay

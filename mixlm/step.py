@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from flax.core import meta
 from jax.sharding import Mesh
@@ -22,6 +23,8 @@ from mixlm.partitioning import boxed_parameters, parameter_shardings, pinned_gra
 from mixlm.per_layer import state_shardings
 
 Metrics = dict[str, Float[Array, ""]]
+# The scope of the update in profiles and in the account of FLOPs.
+OPTIMIZER = "optimizer"
 
 
 class TrainState(struct.PyTreeNode):
@@ -33,10 +36,13 @@ class TrainState(struct.PyTreeNode):
 
 
 class Net:
-    """A network with its parameters bound: `net.hidden(example)`; it may be called inside any JAX transform."""
+    """A network with its parameters bound: `net.hidden(example)`; it may be called inside any JAX transform.
 
-    def __init__(self, module: nn.Module, params: Any, dropout_key: Key[Array, ""] | None = None):
-        self._module, self._params, self._key = module, params, dropout_key
+    A call runs in the scope `NETWORK.METHOD`, by which profiles are read and FLOPs told apart (`mixlm.accounting`).
+    """
+
+    def __init__(self, module: nn.Module, params: Any, dropout_key: Key[Array, ""] | None = None, name: str = "model"):
+        self._module, self._params, self._key, self._name = module, params, dropout_key, name
 
     def __call__(self, *args: Any) -> Any:
         return self._apply("__call__", *args)
@@ -51,7 +57,8 @@ class Net:
 
     def _apply(self, method: str, *args: Any) -> Any:
         rngs = None if self._key is None else {"dropout": self._key}
-        return self._module.apply({"params": self._params}, *args, method=method, rngs=rngs)
+        with jax.named_scope(f"{self._name}.{method}"):
+            return self._module.apply({"params": self._params}, *args, method=method, rngs=rngs)
 
 
 def bind(
@@ -59,7 +66,7 @@ def bind(
 ) -> dict[str, Net]:
     """The networks of an objective, each with its parameters and, in training, its own stream of dropout noise."""
     return {
-        name: Net(modules[name], tree, None if dropout_key is None else jax.random.fold_in(dropout_key, index))
+        name: Net(modules[name], tree, None if dropout_key is None else jax.random.fold_in(dropout_key, index), name)
         for index, (name, tree) in enumerate(sorted(params.items()))
     }
 
@@ -86,7 +93,10 @@ class Step:
     def __call__(
         self, state: TrainState, batch: Mapping[str, Int[Array, "B L"]], seed: Int[Array, ""], objective: Objective
     ) -> tuple[TrainState, Metrics]:
-        """Returns the state after the update and the step's figures: loss, each term's mean, learning rate, norm."""
+        """Returns the state after the update and the step's figures: loss, each term's mean, learning rate, norm.
+
+        Of each term also `TERM/tokens`, the positions that it supervised, and `TERM/mass`, their loss weights' sum.
+        """
         modules = dict(self.modules)
         trained = {name: state.params[name] for name in objective.networks}
         rows = next(iter(batch.values())).shape[0]
@@ -100,8 +110,12 @@ class Step:
 
         gradients, sums = self._gradients(terms, trained, batch, keys)
         gradients = pinned_gradients(modules, gradients)
-        params, opt_state, figures = self.optimizer.update(gradients, state.opt_state, state.params, state.step)
+        with jax.named_scope(OPTIMIZER):
+            params, opt_state, figures = self.optimizer.update(gradients, state.opt_state, state.params, state.step)
         metrics = {name: term.figure for name, term in sums.items()} | figures | {"loss": weighted_sum(sums)}
+        for name, term in sums.items():
+            if "/" not in name:
+                metrics[f"{name}/tokens"], metrics[f"{name}/mass"] = term.supervised
         return TrainState(state.step + 1, params, opt_state), metrics
 
     def _gradients(self, terms, params, batch, keys):
@@ -128,12 +142,13 @@ class Step:
                 return weighted_sum(shares), found
 
             gradients, found = jax.grad(loss, has_aux=True)(params)
-            sums = {name: (term.total, term.count, term.weight) for name, term in found.items()}
+            sums = {name: (term.total, term.count, term.weight, *term.supervised) for name, term in found.items()}
             return jax.tree.map(jnp.add, carry, gradients), sums
 
         gradients, found = jax.lax.scan(descend, jax.tree.map(jnp.zeros_like, params), (index, parts))
         return gradients, {
-            name: Term(jnp.sum(total), jnp.sum(count), weight[0]) for name, (total, count, weight) in found.items()
+            name: Term(jnp.sum(total), jnp.sum(count), weight[0], jnp.sum(tokens), jnp.sum(mass))
+            for name, (total, count, weight, tokens, mass) in found.items()
         }
 
     def _split(self, rows):
@@ -149,18 +164,18 @@ def initial_state(
     Every module says with `inputs()` the smallest arguments that its `__call__` takes.
     """
 
-    def boxed():
+    def boxed(seed):
         key = jax.random.key(seed)
         return {
             name: module.init(jax.random.fold_in(key, index), *module.inputs())["params"]
             for index, (name, module) in enumerate(sorted(modules.items()))
         }
 
-    def create():
-        params = meta.unbox(boxed())
+    def create(seed):
+        params = meta.unbox(boxed(seed))
         return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
-    abstract, whole = jax.eval_shape(create), replicated(mesh)
+    abstract, whole = jax.eval_shape(create, seed), replicated(mesh)
     params = {name: parameter_shardings(mesh, boxed_parameters(module)[0]) for name, module in modules.items()}
     states = {
         name: state_shardings(
@@ -170,4 +185,5 @@ def initial_state(
     }
     shardings: Any = abstract.replace(step=whole, params=params, opt_state=states)
     shapes = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
-    return jax.jit(create, out_shardings=shardings), shapes
+    # The seed is an argument, so that another one finds the executable in a cache.
+    return partial(jax.jit(create, out_shardings=shardings), np.int32(seed)), shapes

@@ -12,6 +12,7 @@ from mixlm.loop import Loop, Say, kept
 from mixlm.origin import origin_of
 from mixlm.plan import Plan, explanation, plan, summary
 from mixlm.processes import after_first, agreed, check_same, first, peers
+from mixlm.profile import Profile
 from mixlm.recipe import Recipe
 from mixlm.report import finish
 from mixlm.signals import Signals
@@ -41,11 +42,12 @@ def explain(recipe: Recipe, say: Say = print) -> None:
         planned.close()
 
 
-def train(recipe: Recipe, config: str = "", say: Say = print) -> None:
+def train(recipe: Recipe, config: str = "", say: Say = print, profile: Profile | None = None) -> None:
     """Runs a recipe to its last step, from the newest checkpoint in its folder, where `config` is kept as config.gin.
 
-    Raises UserError, with nothing lost, for a folder that holds another run and for a loss that is not finite, and
-    Stopped for a signal that comes where there is no step to save.
+    The steps of `profile` are traced into the folder's `profile`. Raises UserError, with nothing lost, for a folder
+    that holds another run and for a loss that is not finite, and Stopped for a signal that comes where there is no step
+    to save.
     """
     if recipe.address.which is not None:
         raise UserError(
@@ -54,14 +56,14 @@ def train(recipe: Recipe, config: str = "", say: Say = print) -> None:
         )
     signals = Signals()
     with signals.awaited():
-        _train(recipe, config, say if first() else _silent, signals)
+        _train(recipe, config, say if first() else _silent, signals, profile)
 
 
 def _silent(_: str) -> None:
     """What processes other than the first say."""
 
 
-def _train(recipe: Recipe, config: str, say: Say, signals: Signals) -> None:
+def _train(recipe: Recipe, config: str, say: Say, signals: Signals, profile: Profile | None) -> None:
     folder, identity = RunFolder(recipe.folder), recipe.identity()
     check_same(identity)
     agreed(lambda: folder.check(identity))
@@ -73,6 +75,8 @@ def _train(recipe: Recipe, config: str, say: Say, signals: Signals) -> None:
 
     signals.stands = peers().kept = stands
     latest = checkpoints.latest() or 0
+    if profile is not None and recipe.train_steps is not None:
+        profile.check(latest, recipe.train_steps)
     if recipe.train_steps is not None and _finished(recipe.train_steps, latest, folder, say):
         return
     keep_executables(recipe.dataset.cache / "executables")
@@ -81,6 +85,8 @@ def _train(recipe: Recipe, config: str, say: Say, signals: Signals) -> None:
     planned = plan(recipe, after_first(lambda: recipe.dataset.prepare(say)), latest, origin)
     recipe = planned.recipe
     try:
+        if profile is not None:
+            profile.check(latest if planned.origin is None else planned.origin.first, recipe.steps)
         if _finished(recipe.steps, latest, folder, say):
             return
         identity |= planned.fingerprints
@@ -94,13 +100,16 @@ def _train(recipe: Recipe, config: str, say: Say, signals: Signals) -> None:
         begun = None if latest else _begun(planned, began)
         agreed(lambda: folder.claim(identity, config))
         folder.check_shared()
-        done, state = checkpoints.restore(planned.state) or begun or _begun(planned, began)
+        restored = checkpoints.restore(planned.state)
+        if restored is not None:
+            begun = (*restored, checkpoints.note(restored[0]))
+        done, state, note = begun or _begun(planned, began)
         say(f"resuming after step {done}" if done else "compiling the first step")
         with folder.written(stands):
             if done < recipe.steps:
                 # A longer run's report is not the shorter one's.
                 agreed(folder.remove_report)
-                state = Loop(planned, folder, checkpoints, say, signals).run(done, state)
+                state = Loop(planned, folder, checkpoints, say, signals, profile).run(done, state, note)
             if state is not None:
                 finish(planned, folder, state, say)
                 _say_best(recipe, checkpoints, say)
@@ -119,11 +128,13 @@ def _finished(steps: int, latest: int, folder: RunFolder, say: Say) -> bool:
     return True
 
 
-def _begun(planned: Plan, began: str | None) -> tuple[int, Any]:
-    """The steps that are done and the state, afresh or as the run's origin has it."""
+def _begun(planned: Plan, began: str | None) -> tuple[int, Any, dict[str, Any]]:
+    """The steps that are done, the state and its checkpoint's note, afresh or as the run's origin has them."""
     # All checkpoints of its own may have been found torn only now.
     origin = planned.origin or origin_of(planned.recipe, began)
-    return (0, planned.create()) if origin is None else (origin.first, origin.state(planned.create, planned.state))
+    if origin is None:
+        return 0, planned.create(), {}
+    return origin.first, origin.state(planned.create, planned.state), origin.note()
 
 
 def _say_best(recipe: Recipe, checkpoints: Checkpoints, say: Say) -> None:

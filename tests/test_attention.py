@@ -16,7 +16,7 @@ from mixlm.errors import UserError
 from mixlm.example import Example, attention_mask, same_segment
 from mixlm.flops import matmul_flops
 from mixlm.models import attention
-from mixlm.models.attention import Blockwise, Fused, chosen, dropped, mask_bias, mix, view_of
+from mixlm.models.attention import Blockwise, Fused, Recomputed, chosen, dropped, mask_bias, mix, view_of
 from mixlm.models.layers import Dropout
 from mixlm.models.llama import Llama
 from mixlm.models.reach import Reach, across, within
@@ -179,22 +179,20 @@ def test_weights_that_drop_alike_for_all_queries_drop_values():
     reach = within(jnp.ones((ROWS, 6), jnp.int32), jnp.ones((ROWS, 6), jnp.int32))
 
     class Reader(nn.Module):
-        by_values: bool
+        way: str
 
         @nn.compact
         def __call__(self, q, k, v):
-            drop = Dropout(0.5)
-            if self.by_values:
-                return mix(q, k, dropped(v, drop), mask_bias(reach.mask()))
-            return mix(q, k, v, mask_bias(reach.mask()), drop=drop)
+            drop, plain = Dropout(0.5), mask_bias(reach.mask())
+            if self.way == "values":
+                return mix(q, k, dropped(v, drop), plain)
+            return mix(q, k, v, Recomputed((plain,)) if self.way == "recomputed" else plain, drop=drop)
 
     rngs = {"dropout": jax.random.key(2)}
-    found, wanted, whole = (
-        Reader(by_values).apply({}, *inputs, rngs=noise)
-        for by_values, noise in ((True, rngs), (False, rngs), (True, None))
-    )
-    np.testing.assert_allclose(found, wanted, atol=1e-5)
-    assert np.abs(found - whole).max() > 0.1
+    wanted, whole = (Reader("weights").apply({}, *inputs, rngs=noise) for noise in (rngs, None))
+    for way in ("values", "recomputed"):
+        np.testing.assert_allclose(Reader(way).apply({}, *inputs, rngs=rngs), wanted, atol=1e-5)
+    assert np.abs(wanted - whole).max() > 0.1
 
 
 def test_cudnn_is_given_the_mask_the_scale_and_the_heads(monkeypatch):
@@ -267,5 +265,5 @@ def test_the_best_way_depends_on_the_platform_of_the_mesh(monkeypatch):
 def test_a_way_that_is_not_to_be_had_is_one_sentence(way, on, dtype, message):
     with pytest.raises(UserError, match=message):
         chosen(way, on, dtype)
-    with pytest.raises(UserError, match=r"^ATTENTION = 'flsh' is none of auto, plain, splash, cudnn\."):
+    with pytest.raises(UserError, match=r"^ATTENTION = 'flsh' is none of auto, plain, recomputed, splash, cudnn\."):
         Execution(attention="flsh")

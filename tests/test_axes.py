@@ -17,7 +17,7 @@ from mixlm.axes import RULES, in_force, laid_out, names_noted, under
 from mixlm.errors import UserError
 from mixlm.losses import CrossEntropy, MiLe, score, score_rows
 from mixlm.models.layers import Dense, Embed, constrain
-from mixlm.partitioning import Partitioning, check_lengths, check_networks, moment_sharding
+from mixlm.partitioning import Partitioning, check_lengths, check_networks, moment_sharding, pinned_gradients
 from mixlm.shards import shards_of
 
 
@@ -177,7 +177,7 @@ def test_a_factored_moment_lies_with_the_axes_that_it_has(shape, spec):
 
 
 MESHES = {"rows": {"data": 2, "fsdp": 4}, "positions": {"sequence": 8}, "all": {"fsdp": 2, "sequence": 2, "tensor": 2}}
-WIDTH, VOCABULARY = 8, 16
+WIDTH, VOCABULARY = 8, 20
 
 
 def drawn(rows: int, length: int):
@@ -244,6 +244,16 @@ def test_devices_talk_once_and_not_for_every_block(mesh, what):
     assert in_loops(text) == []
 
 
+@pytest.mark.parametrize("what", [totals, row_totals])
+def test_no_device_has_scores_of_the_whole_vocabulary(what):
+    laid = layout(data=2, tensor=4)
+    rows, columns = (NamedSharding(laid.mesh, PartitionSpec(*spec)) for spec in (("data",), (None, "tensor")))
+    kernel, *rest = drawn(8, 96)
+    given = (jax.device_put(kernel, columns), *(jax.device_put(x, rows) for x in rest))
+    text = jax.jit(under(laid, partial(what, CrossEntropy()))).lower(*given).compile().as_text()
+    assert f",{VOCABULARY // 4}]" in text and f",{VOCABULARY}]" not in text
+
+
 @settings(deadline=None, max_examples=25)
 @given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.integers(1, 3))
 def test_shards_are_cut_and_put_together_again(rows, positions, per_row, per_position):
@@ -270,3 +280,22 @@ def test_what_devices_cannot_share_is_not_cut():
         assert shards_of(3, 7) is None
     with laid_out(layout(tensor=8)):
         assert shards_of(8, 8) is None
+
+
+class Boxed(nn.Module):
+    """A network of one matrix with logical axes."""
+
+    def inputs(self):
+        return (jnp.zeros((1, 16)),)
+
+    @nn.compact
+    def __call__(self, x):
+        return Dense(8, ("embed", "mlp"), name="dense")(x)
+
+
+def test_gradients_are_cut_as_their_parameters_are():
+    gradients = {"model": {"dense": {"kernel": jnp.ones((16, 8))}}}
+    pin = partial(pinned_gradients, {"model": Boxed()})
+    pinned = jax.make_jaxpr(under(layout(fsdp=4, tensor=2), pin))(gradients)
+    assert shardings(pinned.jaxpr) == [PartitionSpec("fsdp", "tensor")]
+    assert shardings(jax.make_jaxpr(pin)(gradients).jaxpr) == []

@@ -1,6 +1,8 @@
 """One trace and one executable for each distinct objective, made in the background."""
 
 import threading
+from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -70,6 +72,29 @@ def test_a_number_that_may_vary_is_an_argument_of_one_executable():
         np.testing.assert_array_equal(found, lambda1 + lambda2)
     assert len(traces) == 1 and len(executables._compiled) == 1
     executables.close()
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A function with a number of its own that may vary, and one that may not."""
+
+    traced: ClassVar[tuple[str, ...]] = ("scale",)
+    scale: float
+    shift: float = 1.0
+
+    def __call__(self, x, objective):
+        return self.scale * x + objective.lambda1 + self.shift
+
+
+def test_the_functions_own_numbers_are_arguments_too():
+    x, found = jnp.ones((4, 6)), []
+    for scale in (2.0, 5.0):
+        executables = Executables(Scaled(scale), X)
+        objective = SpacTor(spans(), lambda1=10.0 * scale)
+        np.testing.assert_array_equal(executables[objective](x), 11 * scale + 1)
+        found.append(executables.trace(objective).result().lower().as_text())
+        executables.close()
+    assert found[0] == found[1]
 
 
 def test_the_executable_computes_what_the_jitted_function_does(counted, executables):

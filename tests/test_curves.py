@@ -48,6 +48,16 @@ def test_every_term_has_its_colour(tmp_path):
     assert not set(PALETTE[3:]) & colours(path)
 
 
+@pytest.mark.parametrize("against", [("flops",), ("step",), ("step", "flops", "tokens", "epoch")])
+def test_a_run_is_drawn_against_what_is_asked_for(tmp_path, against):
+    records = [record | {"tokens": 8 * record["step"], "epoch": record["step"] / 9} for record in some_records(50, 200)]
+    path = tmp_path / "curves.png"
+    draw(records, path, [(200, "span_corruption")], against=against)
+    width, _ = struct.unpack(">II", path.read_bytes()[16:24])
+    assert width == 300 + 600 * len(against)
+    assert set(PALETTE[:3]) <= colours(path)
+
+
 @pytest.mark.parametrize(
     "records",
     [
@@ -72,7 +82,15 @@ def test_a_series_is_where_both_are_numbers():
 
 def test_the_total_and_the_shares_do_not_press_the_terms_flat():
     records = [
-        {"step": 1, "loss": 90.0, "train/rtd": 1.0, "train/rtd/accuracy": 0.5, "flops": 1.0},
+        {
+            "step": 1,
+            "loss": 90.0,
+            "train/rtd": 1.0,
+            "train/rtd/accuracy": 0.5,
+            "train/rtd/tokens": 90,
+            "train/rtd/mass": 9.0,
+            "flops": 1.0,
+        },
         {"validation/rtd": 1.0, "validation/rtd/cross_entropy": 1.0, "learning_rate": 1.0},
     ]
     assert panels(records) == {

@@ -12,7 +12,7 @@ FLOORS = {
     1: "models.* data.* interop.*",
     2: "objectives.*",
     3: "step curriculum partitioning checkpoint contents wholeness optim muon metrics curves compiled folder retention "
-    "address wire peers processes signals per_layer topology",
+    "address wire peers processes signals per_layer topology accounting profile",
     4: "recipe origin plan train loop evaluate samples report restored aot scoring.* decoding.*",
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}

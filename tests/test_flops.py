@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from mixlm.flops import matmul_flops
+from mixlm.flops import flops_by_scope, matmul_flops
 
 A, B = jnp.ones((5, 7)), jnp.ones((7, 11))
 SQUARE = jnp.ones((6, 6))
@@ -99,3 +99,20 @@ def test_xla_counts_the_same_where_nearly_all_is_matrix_products(gradient):
     cost = traced.lower().compile().cost_analysis()
     # XLA adds the squares and their sum, a few operations for each of 64 x 80 numbers.
     assert 0 <= cost["flops"] - matmul_flops(traced.jaxpr) <= 5 * 64 * 80
+
+
+def test_products_are_counted_by_the_scope_that_they_belong_to_forward_and_back():
+    def loss(w, x):
+        def round_of(carry, rows):
+            with jax.named_scope("outer"):
+                return carry + jnp.sum(jnp.sin(rows @ w)), None
+
+        with jax.named_scope("first"):
+            x = jnp.sin(x @ w)
+        return jax.lax.scan(round_of, 0.0, x.reshape(3, 2, 6))[0]
+
+    scopes = flops_by_scope(jax.jit(jax.grad(loss, argnums=(0, 1))).trace(SQUARE, SQUARE).jaxpr)
+    product = 2 * 6**3
+    for name in ("first", "outer"):
+        assert sum(flops for scope, flops in scopes.items() if name in scope) == 3 * product
+    assert sum(scopes.values()) == 6 * product

@@ -52,7 +52,9 @@ def test_scanned_layers_learn_what_they_learn_one_by_one(runs):
     for ours, theirs in zip(lines(scanned), lines(plain), strict=True):
         assert ours.keys() == theirs.keys()
         for name, value in ours.items():
-            assert value == theirs[name] if isinstance(value, str) else value == pytest.approx(theirs[name], rel=1e-4)
+            if name != "flops":  # of which recomputed layers have more
+                same = value if isinstance(value, str) else pytest.approx(value, rel=1e-4)
+                assert theirs[name] == same, name
     wanted = params_of(plain)
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)  # noqa: E731
     jax.tree.map(close, unstack_layers(params_of(scanned)), wanted)

@@ -21,11 +21,11 @@ from mixlm.models.t5 import EncoderDecoder
 
 TINY = {"vocab_size": 96, "emb_dim": 32, "num_heads": 4, "head_dim": 8, "mlp_dim": 64}
 NETWORKS = {
-    "encoder-decoder": EncoderDecoder(**TINY, num_encoder_layers=3, num_decoder_layers=2, dropout_rate=0.2),
-    "decoder-only": DecoderOnly(**TINY, num_layers=3, dropout_rate=0.2),
+    "encoder-decoder": EncoderDecoder(**TINY, num_encoder_layers=2, num_decoder_layers=2, dropout_rate=0.2),
+    "decoder-only": DecoderOnly(**TINY, num_layers=2, dropout_rate=0.2),
     # Its initial matrices differ in size from layer to layer.
-    "dual": Llama(**TINY, num_layers=3, init_std=None, projection_head=True),
-    "ltg_bert": LTGBert(**TINY, num_layers=3, num_buckets=8, dropout_rate=0.2),
+    "dual": Llama(**TINY, num_layers=2, init_std=None, projection_head=True),
+    "ltg_bert": LTGBert(**TINY, num_layers=2, num_buckets=8, dropout_rate=0.2),
 }
 ALL = pytest.mark.parametrize("name", NETWORKS)
 QUICK = {"xla_backend_optimization_level": 0}
@@ -122,11 +122,11 @@ class Noted(nn.Module):
 
 @pytest.mark.parametrize("execution", [Execution(), SCANNED, Execution(scan=True, remat="nothing_saveable")])
 def test_dropout_differs_from_layer_to_layer(execution):
-    digits = Noted(execution).apply({}, jnp.zeros((1, 1, 400)), rngs={"dropout": jax.random.key(0)})
+    digits = Noted(execution).apply({}, jnp.zeros((1, 1, 4000)), rngs={"dropout": jax.random.key(0)})
     kept = [np.asarray(digits, int) // 2**place % 2 for place in range(3)]
     for place, layer in enumerate(kept):
-        assert 0.4 < layer.mean() < 0.6
-        assert all(0.4 < (layer == other).mean() < 0.6 for other in kept[:place])
+        assert 0.45 < layer.mean() < 0.55
+        assert all(0.45 < (layer == other).mean() < 0.55 for other in kept[:place])
 
 
 def read_in_pieces(network):

@@ -137,7 +137,8 @@ def test_the_steps_figures_are_the_objectives_own_terms():
         assert float(figures["loss"]) == pytest.approx(loss, rel=1e-5)
         for name, term in terms.items():
             assert float(figures[name]) == pytest.approx(float(term.total) / float(term.count), rel=1e-5)
-        assert set(figures) == {"loss", *terms, "learning_rate", "grad_norm"}
+        counted = {f"{name}/{sum_of}" for name in terms if "/" not in name for sum_of in ("tokens", "mass")}
+        assert set(figures) == {"loss", *terms, *counted, "learning_rate", "grad_norm"}
     assert {"generator", "rtd", "span_corruption"} <= set(terms)
 
 

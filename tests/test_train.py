@@ -105,6 +105,19 @@ def test_a_run_leaves_its_record(whole):
     for name in ("curves.png", "config.gin", "samples.txt", "recipe.json"):
         assert (made.folder / name).stat().st_size > 0
     assert list((made.folder / "tensorboard").iterdir())
+    # Of 34 tokens 5 are noise in 2 spans: 32 are read and 8 said; of the other 29, 4 are masked.
+    for term, tokens in {"generator": 4, "rtd": 32, "span_corruption": 8}.items():
+        assert [line[f"train/{term}/tokens"] for line in record[:4]] == [8 * tokens] * 4
+        assert [line[f"spent/spactor/{term}/tokens"] for line in record] == [
+            8 * tokens * min(n, 4) for n in range(1, 9)
+        ]
+    assert [line["spent/span_corruption/span_corruption/mass"] for line in record[4:]] == [64, 128, 192, 256]
+    parts = {name: value for name, value in record[-1].items() if name.startswith("spent/spactor/flops/")}
+    assert record[-1]["spent/spactor/flops"] == sum(parts.values()) == record[3]["flops"]
+    assert len(parts) == 5 and record[-1]["flops"] == sum(
+        record[-1][f"spent/{stage}/flops"] for stage in ("spactor", "span_corruption")
+    )
+    assert "mfu" not in record[-1]  # nobody knows a CPU's peak
     text = "\n".join(said)
     for part in (
         "stage spactor",

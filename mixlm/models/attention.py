@@ -7,7 +7,8 @@ are made again for the gradient, and stay plain elsewhere, as LTG-BERT's do ever
 """
 
 from collections.abc import Callable
-from functools import partial, reduce
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -124,19 +125,16 @@ def mix(
 ) -> Float[Array, "B T J"]:
     """What attention reads, with the heads joined; the softmax is in float32.
 
-    A view that is neither plain nor recomputed asks that `drop` has the same noise for all queries: it then drops
-    values. Weights that are dropped are kept for the gradient.
+    A view that is not plain asks that `drop` has the same noise for all queries: it then drops values, as if it had
+    dropped the weights on them.
     """
     if isinstance(view, Recomputed):
-        if drop is None:
-            mixed = attend(q, k, v, view.addends, scale).swapaxes(1, 2)
-            return mixed.reshape(*mixed.shape[:2], -1)
-        view = reduce(jnp.add, view.addends)
-    if isinstance(view, Blockwise):
+        mixed = attend(q, k, dropped(v, drop), view.addends, scale).swapaxes(1, 2)
+    elif isinstance(view, Blockwise):
         mixed = on_each_device(q * scale, k, dropped(v, drop), view).swapaxes(1, 2)
     elif isinstance(view, Fused):
-        rows = (x.swapaxes(1, 2) for x in (q, k, dropped(v, drop)))
-        mixed = jax.nn.dot_product_attention(*rows, mask=view.mask, scale=scale, implementation="cudnn")
+        rows, keys, values = (x.swapaxes(1, 2) for x in (q, k, dropped(v, drop)))
+        mixed = jax.nn.dot_product_attention(rows, keys, values, mask=view.mask, scale=scale, implementation="cudnn")
     else:
         scores = jnp.einsum("bhtk,bhsk->bhts", q, k, preferred_element_type=jnp.float32)
         weights = jax.nn.softmax(scores * scale + view, axis=-1).astype(v.dtype)
@@ -154,8 +152,8 @@ def on_each_device(
         return kernel(q, k, v, view.reach)
     queries = layout.spec(("batch", "heads", "length", "kv"), q.shape)
     keys = layout.spec(("batch", "heads", None, "kv"), k.shape)
-    limits = layout.spec(("batch", "length"), view.reach.limits.shape)
-    segments = layout.spec(("batch", None), view.reach.key_segments.shape)
+    limits: Any = layout.spec(("batch", "length"), view.reach.limits.shape)
+    segments: Any = layout.spec(("batch", None), view.reach.key_segments.shape)
     return jax.shard_map(
         kernel,
         mesh=layout.mesh,

@@ -60,7 +60,7 @@ class Cache(struct.PyTreeNode):
 
     def slots(self) -> list[Slots]:
         """Each layer's part."""
-        encoder = list(zip(self.encoder_keys, self.encoder_values)) or [None] * len(self.keys)
+        encoder: list[Any] = [*zip(self.encoder_keys, self.encoder_values)] or [None] * len(self.keys)
         return [Slots(keys, values, self.filled, seen) for keys, values, seen in zip(self.keys, self.values, encoder)]
 
     def keep(self, written: Sequence[KeysValues]) -> "Cache":

@@ -5,13 +5,14 @@ given those of each row, where its own masks are the same for all rows.
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from mixlm.models.reach import Reach
+from mixlm.models.recomputed import KEPT
 
 LANES = 128
 # Ours: the largest that T5X's and the Llamas' lengths fill; larger blocks are fewer, and skip less.
@@ -91,13 +92,13 @@ def _row(q: Any, k: Any, v: Any, reach: Reach, block_q: int, block_k: int, inter
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask_info as masks
 
-    runs = running(reach, block_q, block_k)
+    runs, limits = running(reach, block_q, block_k), cast(Any, reach.limits)
     if runs.size == 1:
-        info = forward = masks.MaskInfo(None, None, None, None, reach.limits)
+        info = forward = masks.MaskInfo(None, None, None, None, limits)
     else:
         blocks = runs[None].astype(jnp.int32)
-        forward = masks.MaskInfo(to_fetch(runs, 1)[None], None, blocks, None, reach.limits)
-        info = masks.MaskInfo(to_fetch(runs, 0)[None], None, blocks, None, reach.limits)
+        forward = masks.MaskInfo(to_fetch(runs, 1)[None], None, blocks, None, limits)
+        info = masks.MaskInfo(to_fetch(runs, 0)[None], None, blocks, None, limits)
     sizes = kernel.BlockSizes(
         block_q=block_q,
         block_kv=block_k,
@@ -115,7 +116,7 @@ def _row(q: Any, k: Any, v: Any, reach: Reach, block_q: int, block_k: int, inter
         save_residuals=False,
         mask_value=kernel.DEFAULT_MASK_VALUE,
         attn_logits_soft_cap=None,
-        residual_checkpoint_name=None,
+        residual_checkpoint_name=KEPT,
         mask_function=up_to,
         interpret=interpret,
     )

@@ -80,7 +80,7 @@ def through(
         call = nn.remat(call, policy=policy, prevent_cse=not execution.scan)
     if execution.scan:
         return _scanned(call, layers, count, x, past, shared)
-    found = []
+    found: list[Any] = []
     for index, layer in enumerate(layers):
         x, written = call(layer, x, None if past is None else past[index], *shared)
         found.append(written)
@@ -127,7 +127,7 @@ def init(network: nn.Module, *args: Any, **kwargs: Any) -> Any:
 
     Initialising inside of a scan would lose the scale that a layer's place gives it.
     """
-    execution = network.execution  # type: ignore[attr-defined]
+    execution = network.execution
     if not execution.scan:
         return nn.Module.init(network, *args, **kwargs)
     unrolled = network.clone(execution=replace(execution, scan=False))

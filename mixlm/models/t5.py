@@ -1,6 +1,7 @@
 """The encoder-decoder network of T5 1.0 and 1.1, with the parameter tree of T5X."""
 
 from dataclasses import field
+from typing import Any
 
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
@@ -65,7 +66,7 @@ class DecoderLayer(nn.Module):
         self,
         x: Float[Array, "B T D"],
         past: Slots | None,
-        encoded: Float[Array, "B R D"] | None,
+        encoded: Any,  # Float[Array, "B R D"], or None with a cache
         view: View,
         cross_view: View,
     ) -> tuple[Float[Array, "B T D"], KeysValues]:

@@ -49,6 +49,7 @@ class MaskedDiffusion:
     """
 
     name: ClassVar[str] = "masked_diffusion"
+    traced: ClassVar[tuple[str, ...]] = ("floor",)
     tokens: TokenIds
     loss: TokenLoss = CrossEntropy()
     network: str = "model"

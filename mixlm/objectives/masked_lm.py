@@ -47,6 +47,7 @@ class MaskedLM:
     """
 
     name: ClassVar[str] = "masked_lm"
+    traced: ClassVar[tuple[str, ...]] = ("mask_rate",)
     tokens: TokenIds
     mask_rate: float | Schedule = 0.15
     keep: float = 0.1

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import jax
@@ -37,6 +37,8 @@ class PerExample:
     shares: tuple[float | Schedule, ...]
     loss_weights: tuple[float | Schedule, ...] | None = None
     name: str = "mix"
+    # For each objective the first one with its loss: told while the losses are plain numbers, which can be compared.
+    scored_as: tuple[int, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         _as_tuples(self, "objectives", "shares", "loss_weights")
@@ -61,6 +63,7 @@ class PerExample:
         for objective, loss in zip(self.objectives, self._losses):
             if loss is None:
                 raise UserError(f"PerExample scores by each objective's field `loss`, and {objective.name} has none.")
+        object.__setattr__(self, "scored_as", tuple(self._losses.index(loss) for loss in self._losses))
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -123,15 +126,15 @@ class PerExample:
         hidden = net.hidden(example)
         targets, weights = example.decoder_target_tokens, example.decoder_loss_weights
         rows = {
-            loss: score_rows(net.logits, hidden, targets, weights, loss, example.loss_counts)
-            for loss in dict.fromkeys(self._losses)
+            index: score_rows(net.logits, hidden, targets, weights, self._losses[index], example.loss_counts)
+            for index in dict.fromkeys(self.scored_as)
         }
         terms: dict[str, Term] = {}
         for index, (objective, loss) in enumerate(zip(self.objectives, self._losses)):
             mine = which == index
             share = batch["shares"][0, index]
             weight = share if self.loss_weights is None else share * rate_at(self.loss_weights[index], step)
-            terms |= rows[loss].among(mine).terms(objective.name, loss, weight)
+            terms |= rows[self.scored_as[index]].among(mine).terms(objective.name, loss, weight)
             shared, count = (jnp.sum(rows, dtype=jnp.float32) for rows in (mine & real, real))
             terms[f"{objective.name}/share"] = Term(shared, count, 0.0)
         return terms

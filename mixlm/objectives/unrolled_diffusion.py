@@ -53,6 +53,7 @@ class UnrolledDiffusion:
     """
 
     name: ClassVar[str] = "unrolled_diffusion"
+    traced: ClassVar[tuple[str, ...]] = ("short_targets",)
     tokens: TokenIds
     loss: TokenLoss = CrossEntropy()
     network: str = "model"

@@ -42,7 +42,7 @@ def main() -> None:
 
 def alone(flags: Flags) -> None:
     """Raises UserError where --aot stands beside a flag that it would leave without effect."""
-    for name in ("explain", "coordinator", "processes", "process"):
+    for name in ("explain", "profile", "coordinator", "processes", "process"):
         # Process 0 is a process.
         if getattr(flags, name) is not None and getattr(flags, name) is not False:
             raise UserError(f"--aot compiles in this process alone and stops: leave --{name} out.")

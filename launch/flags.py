@@ -17,6 +17,7 @@ _OPTIONS = (
     "--text",
     "--print_config",
     "--explain",
+    "--aot",
     "--coordinator",
     "--processes",
     "--process",
@@ -36,6 +37,7 @@ class Flags:
     bindings: tuple[str, ...] = ()
     print_config: bool = False
     explain: bool = False
+    aot: str | None = None
     coordinator: str | None = None
     processes: int | None = None
     process: int | None = None
@@ -64,8 +66,11 @@ def parse_flags(argv: Sequence[str], description: str, several: bool = False) ->
     )
     parser.add_argument("--print_config", action="store_true", help="print the configuration and stop")
     parser.add_argument("--explain", action="store_true", help="say what would run, with examples, and stop")
-    parser.set_defaults(coordinator=None, processes=None, process=None)
+    parser.set_defaults(aot=None, coordinator=None, processes=None, process=None)
     if several:
+        parser.add_argument(
+            "--aot", metavar="TOPOLOGY", help="compile for a TPU slice that is not here (v5e:4x4), say what it takes, stop"
+        )
         parser.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 of several listens")
         parser.add_argument("--processes", type=int, metavar="N", help="how many processes the run has")
         parser.add_argument("--process", type=int, metavar="I", help="which one this is, from 0")
@@ -84,6 +89,7 @@ def parse_flags(argv: Sequence[str], description: str, several: bool = False) ->
         bindings=tuple(bindings),
         print_config=known.print_config,
         explain=known.explain,
+        aot=known.aot,
         coordinator=known.coordinator,
         processes=known.processes,
         process=known.process,

@@ -7,7 +7,7 @@ from flags import parse_flags, run_or_explain_error
 
 
 def main() -> None:
-    """Builds the recipe from the command line, and trains, explains or prints it."""
+    """Builds the recipe from the command line, and trains, explains, compiles ahead or prints it."""
     flags = parse_flags(sys.argv[1:], __doc__, several=True)
     from configure import config_text, configured, operative_config
 
@@ -16,11 +16,20 @@ def main() -> None:
     if flags.print_config:
         print(config_text(flags, Recipe), end="")
         return
+    say = partial(print, flush=True)
+    if flags.aot is not None:
+        import jax
+
+        # A TPU that is here is not to be taken, and one that is not here not waited for.
+        jax.config.update("jax_platforms", "cpu")
+        from mixlm.aot import compile_ahead
+
+        compile_ahead(configured(flags, Recipe), flags.aot, say)
+        return
     recipe = configured(flags, Recipe)
     from mixlm.processes import joined, place
     from mixlm.train import explain, train
 
-    say = partial(print, flush=True)
     with joined(place(flags.coordinator, flags.processes, flags.process)):
         if flags.explain:
             explain(recipe, say)

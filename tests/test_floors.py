@@ -8,12 +8,13 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "mixlm"
 FLOORS = {
-    0: "example tokens errors paths axes shards corruption losses schedules flops traced",
+    0: "example tokens errors paths axes shards corruption losses schedules flops traced "
+    "chips hlo collectives",
     1: "models.* data.* interop.*",
     2: "objectives.*",
     3: "step curriculum partitioning checkpoint contents wholeness optim muon metrics curves compiled folder retention "
-    "address wire peers processes signals per_layer",
-    4: "recipe origin plan train loop evaluate samples report restored scoring.* decoding.*",
+    "address wire peers processes signals per_layer topology",
+    4: "recipe origin plan train loop evaluate samples report restored aot scoring.* decoding.*",
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}
 # Not even on the floor below: objectives get networks as callables, and the host's side knows no device.

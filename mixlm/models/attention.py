@@ -6,7 +6,7 @@ attention in bfloat16; neither can learn a bias (T5's relative positions, LTG-BE
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +16,12 @@ from jaxtyping import Array, Bool, Float
 from mixlm.axes import in_force
 from mixlm.errors import UserError, nearest
 from mixlm.models.reach import Reach
+from mixlm.models.recomputed import attend
 from mixlm.models.splash import splash
 
 # What T5X adds to a hidden score: in float32 it swallows the score, so that a query that sees nothing attends evenly.
 MASKED = -1e10
-ATTENTIONS = ("auto", "plain", "splash", "cudnn")
+ATTENTIONS = ("auto", "plain", "recomputed", "splash", "cudnn")
 # By the platform that a program is for.
 BEST = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn"}
 
@@ -40,8 +41,15 @@ class Fused:
     mask: Bool[Array, "B 1 T S"]
 
 
+@struct.dataclass
+class Recomputed:
+    """A view that is plain but for the gradient, which makes the weights again; its parts are added one by one."""
+
+    addends: tuple[Float[Array, "#B #H T S"], ...]
+
+
 # A plain one is [B or 1, H or 1, T, S], without letters: a layer has several, of other lengths.
-View = Float[Array, "_ _ _ _"] | Blockwise | Fused
+View = Float[Array, "_ _ _ _"] | Blockwise | Fused | Recomputed
 
 
 def check_attention(attention: object) -> None:
@@ -59,7 +67,20 @@ def view_of(reach: Reach, attention: str, dtype: str) -> View:
     found = chosen(attention, platform(), dtype)
     if found == "splash":
         return Blockwise(reach, interpret=platform() != "tpu")
+    if found == "recomputed":
+        return Recomputed((mask_bias(reach.mask()),))
     return Fused(reach.mask()[:, None]) if found == "cudnn" else mask_bias(reach.mask())
+
+
+def biased_view(mask: Bool[Array, "B T S"], bias: Float[Array, "#B H T S"], attention: str) -> View:
+    """What all layers share to read within `mask` where a bias that is learnt is added.
+
+    On a TPU the weights are not kept for the gradient, and the bias is never made for each row: both would be read
+    from memory more often than anything else.
+    """
+    if attention == "recomputed" or (attention == "auto" and platform() == "tpu"):
+        return Recomputed((mask_bias(mask), bias))
+    return mask_bias(mask) + bias
 
 
 def chosen(attention: str, on: str, dtype: str) -> str:
@@ -98,12 +119,18 @@ def mix(
     view: View,
     *,
     scale: float = 1.0,
-    drop: Callable[[Array], Array] = lambda weights: weights,
+    drop: Callable[[Array], Array] | None = None,
 ) -> Float[Array, "B T J"]:
     """What attention reads, with the heads joined; the softmax is in float32.
 
-    A view that is not plain asks that `drop` has the same noise for all queries: it then drops values.
+    A view that is neither plain nor recomputed asks that `drop` has the same noise for all queries: it then drops
+    values. Weights that are dropped are kept for the gradient.
     """
+    if isinstance(view, Recomputed):
+        if drop is None:
+            mixed = attend(q, k, v, view.addends, scale).swapaxes(1, 2)
+            return mixed.reshape(*mixed.shape[:2], -1)
+        view = reduce(jnp.add, view.addends)
     if isinstance(view, Blockwise):
         mixed = on_each_device(q * scale, k, dropped(v, drop), view).swapaxes(1, 2)
     elif isinstance(view, Fused):
@@ -111,7 +138,8 @@ def mix(
         mixed = jax.nn.dot_product_attention(*rows, mask=view.mask, scale=scale, implementation="cudnn")
     else:
         scores = jnp.einsum("bhtk,bhsk->bhts", q, k, preferred_element_type=jnp.float32)
-        weights = drop(jax.nn.softmax(scores * scale + view, axis=-1).astype(v.dtype))
+        weights = jax.nn.softmax(scores * scale + view, axis=-1).astype(v.dtype)
+        weights = weights if drop is None else drop(weights)
         mixed = jnp.einsum("bhts,bhsk->bthk", weights, v)
     return mixed.reshape(*mixed.shape[:2], -1)
 
@@ -136,7 +164,9 @@ def on_each_device(
     )(q, k, v, view.reach)
 
 
-def dropped(v: Float[Array, "B H S K"], drop: Callable[[Array], Array]) -> Float[Array, "B H S K"]:
+def dropped(v: Float[Array, "B H S K"], drop: Callable[[Array], Array] | None) -> Float[Array, "B H S K"]:
     """The values times what `drop` makes of the weights on them, which is the same for all queries."""
+    if drop is None:
+        return v
     factors = drop(jnp.ones((*v.shape[:2], 1, v.shape[2]), v.dtype))
     return v * jnp.broadcast_to(factors.swapaxes(2, 3), v.shape)

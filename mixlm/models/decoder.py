@@ -6,7 +6,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from mixlm.example import Example, attention_mask, smallest_example
-from mixlm.models.attention import mask_bias
+from mixlm.models.attention import View, biased_view, mask_bias
 from mixlm.models.cache import Cache, KeysValues, Slots, empty_cache, read, unless_overfull
 from mixlm.models.layers import (
     Attention,
@@ -31,7 +31,7 @@ class DecoderLayer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B T D"], past: Slots | None, bias: Float[Array, "B H T S"]
+        self, x: Float[Array, "B T D"], past: Slots | None, view: View
     ) -> tuple[Float[Array, "B T D"], KeysValues]:
         """Applies the layer to `x`, which follows on `past` where it is given; also returns all keys and values."""
         sizes = self.sizes
@@ -40,7 +40,7 @@ class DecoderLayer(nn.Module):
         memory = attention.keys_values(y)
         if past is not None:
             memory = past.write(*memory)
-        x = x + Dropout(sizes.dropout_rate)(attention.attend(y, memory, bias))
+        x = x + Dropout(sizes.dropout_rate)(attention.attend(y, memory, view))
         y = RMSNorm(sizes.dtype, name="pre_mlp_layer_norm")(x)
         x = x + Dropout(sizes.dropout_rate)(GatedMLP(sizes, name="mlp")(y))
         return constrain(x, "batch", "length", "embed"), memory
@@ -73,23 +73,23 @@ class Decoder(nn.Module):
     def __call__(self, example: Example) -> Float[Array, "B T D"]:
         """Reads by the example's own mask."""
         tokens = example.decoder_input_tokens
-        bias = mask_bias(attention_mask(example.decoder_mask_ar, example.decoder_segments))
-        bias = bias + self.relpos_bias(tokens.shape[1], example.decoder_positions)
-        return self.stack(tokens, bias)[0]
+        mask = attention_mask(example.decoder_mask_ar, example.decoder_segments)
+        bias = self.relpos_bias(tokens.shape[1], example.decoder_positions)
+        return self.stack(tokens, biased_view(mask, bias, self.execution.attention))[0]
 
     def extend(self, example: Example, cache: Cache) -> tuple[Float[Array, "B T D"], Cache]:
         """Reads on after what is in the cache."""
         cache, sees, positions = read(cache, example)
-        bias = mask_bias(sees) + self.relpos_bias.between(positions, cache.positions)
-        x, written = self.stack(example.decoder_input_tokens, bias, cache)
+        view = mask_bias(sees) + self.relpos_bias.between(positions, cache.positions)
+        x, written = self.stack(example.decoder_input_tokens, view, cache)
         return unless_overfull(x, cache), cache.keep(written)
 
     def stack(
-        self, tokens: Int[Array, "B T"], bias: Float[Array, "B H T S"], cache: Cache | None = None
+        self, tokens: Int[Array, "B T"], view: View, cache: Cache | None = None
     ) -> tuple[Float[Array, "B T D"], list[KeysValues]]:
         """Embeds, applies the layers and the last norm; also returns what every layer put into the cache."""
         x, past = self.input_dropout(self.token_embedder(tokens)), None if cache is None else cache.slots()
-        x, written = through(self.layers, self.num_layers, self.execution, x, past, bias)
+        x, written = through(self.layers, self.num_layers, self.execution, x, past, view)
         return self.output_dropout(self.decoder_norm(x)), written
 
     def logits(self, hidden: Float[Array, "*any D"]) -> Float[Array, "*any V"]:

@@ -188,10 +188,15 @@ class Dropout(nn.Module):
     rate: float
     shared: tuple[int, ...] = (-2,)  # T5 drops a feature for the whole length
 
+    @property
+    def active(self) -> bool:
+        """Whether anything is dropped."""
+        return self.rate > 0.0 and self.has_rng("dropout")
+
     @nn.compact
     def __call__(self, x: Float[Array, "*any"]) -> Float[Array, "*any"]:
         """Drops at `rate` and rescales, so that the mean stays."""
-        if self.rate == 0.0 or not self.has_rng("dropout"):
+        if not self.active:
             return x
         return nn.Dropout(self.rate, broadcast_dims=self.shared, deterministic=False)(x)
 
@@ -254,7 +259,7 @@ class Attention(nn.Module):
     ) -> Float[Array, "B T D"]:
         """Attends to keys and values; a plain `view` holds the mask (0 or -1e10) and the relative bias."""
         q = split_heads(self.query(queries), self.sizes)
-        return self.out(mix(q, *memory, view, drop=self.dropout))
+        return self.out(mix(q, *memory, view, drop=self.dropout if self.dropout.active else None))
 
     def __call__(
         self, queries: Float[Array, "B T D"], keys: Float[Array, "B S D"], view: View

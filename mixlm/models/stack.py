@@ -13,6 +13,7 @@ from mixlm.errors import UserError, nearest
 from mixlm.models.attention import check_attention
 from mixlm.models.cache import KeysValues, Slots
 from mixlm.models.layout import stack_layers
+from mixlm.models.recomputed import KEPT
 
 # Those of jax.checkpoint_policies that need no arguments.
 POLICIES = (
@@ -22,6 +23,8 @@ POLICIES = (
     "checkpoint_dots",
     "dots_with_no_batch_dims_saveable",
     "checkpoint_dots_with_no_batch_dims",
+    # Ours: the last one, and what attention keeps for its gradient.
+    "dots_and_attention_saveable",
 )
 
 
@@ -74,7 +77,7 @@ def through(
         return x, None if slots is None else written
 
     if execution.remat is not None:
-        policy = getattr(jax.checkpoint_policies, execution.remat)
+        policy = _policy(execution.remat)
         # In a loop, nothing can be merged with the forward pass anyway.
         call = nn.remat(call, policy=policy, prevent_cse=not execution.scan)
     if execution.scan:
@@ -84,6 +87,14 @@ def through(
         x, written = call(layer, x, None if past is None else past[index], *shared)
         found.append(written)
     return x, found if past is not None else []
+
+
+def _policy(name: str) -> Any:
+    policies = jax.checkpoint_policies
+    if name == "dots_and_attention_saveable":
+        attention = policies.save_only_these_names(KEPT)
+        return policies.save_from_both_policies(policies.dots_with_no_batch_dims_saveable, attention)
+    return getattr(policies, name)
 
 
 def each(function: Callable[[Any], Any], layers: Any, count: int, execution: Execution) -> list[Any]:

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Int
 
 from mixlm.errors import UserError
 from mixlm.example import Example, attention_mask, same_segment, smallest_example
-from mixlm.models.attention import View, mask_bias, view_of
+from mixlm.models.attention import View, biased_view, mask_bias, view_of
 from mixlm.models.cache import Cache, KeysValues, Slots, empty_cache, read, unless_overfull
 from mixlm.models.layers import (
     Attention,
@@ -32,12 +32,12 @@ class EncoderLayer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B S D"], past: None, bias: Float[Array, "B H S S"]
+        self, x: Float[Array, "B S D"], past: None, view: View
     ) -> tuple[Float[Array, "B S D"], None]:
         """Applies the layer, which has no cache."""
         sizes = self.sizes
         y = RMSNorm(sizes.dtype, name="pre_attention_layer_norm")(x)
-        x = x + Dropout(sizes.dropout_rate)(Attention(sizes, name="attention")(y, y, bias))
+        x = x + Dropout(sizes.dropout_rate)(Attention(sizes, name="attention")(y, y, view))
         y = RMSNorm(sizes.dtype, name="pre_mlp_layer_norm")(x)
         x = x + Dropout(sizes.dropout_rate)(GatedMLP(sizes, name="mlp")(y))
         return constrain(x, "batch", "length", "embed"), None
@@ -68,7 +68,7 @@ class DecoderLayer(nn.Module):
         x: Float[Array, "B T D"],
         past: Slots | None,
         encoded: Float[Array, "B R D"] | None,
-        bias: Float[Array, "B H T S"],
+        view: View,
         cross_view: View,
     ) -> tuple[Float[Array, "B T D"], KeysValues]:
         """Applies the layer to `x`, which follows on `past` where it is given; also returns all keys and values.
@@ -80,7 +80,7 @@ class DecoderLayer(nn.Module):
         memory = self.self_attention.keys_values(y)
         if past is not None:
             memory = past.write(*memory)
-        x = x + self.dropouts[0](self.self_attention.attend(y, memory, bias))
+        x = x + self.dropouts[0](self.self_attention.attend(y, memory, view))
         y = self.pre_cross_attention_layer_norm(x)
         x = x + self.dropouts[1](self.encoder_decoder_attention.attend(y, encoder_memory, cross_view))
         x = x + self.dropouts[2](self.mlp(self.pre_mlp_layer_norm(x)))
@@ -111,8 +111,9 @@ class Encoder(nn.Module):
         self, x: Float[Array, "B S D"], segments: Int[Array, "B S"], positions: Int[Array, "B S"] | None
     ) -> Float[Array, "B S D"]:
         """Reads every segment in both directions."""
-        bias = mask_bias(same_segment(segments, segments)) + self.relpos_bias(x.shape[1], positions)
-        x, _ = through(self.layers, self.num_layers, self.execution, self.input_dropout(x), None, bias)
+        bias = self.relpos_bias(x.shape[1], positions)
+        view = biased_view(same_segment(segments, segments), bias, self.execution.attention)
+        x, _ = through(self.layers, self.num_layers, self.execution, self.input_dropout(x), None, view)
         return self.output_dropout(self.encoder_norm(x))
 
 
@@ -143,20 +144,20 @@ class Decoder(nn.Module):
     ) -> Float[Array, "B T D"]:
         """Reads by the example's own mask, and the encoder's positions of the same segment."""
         segments = example.decoder_segments
-        bias = mask_bias(attention_mask(example.decoder_mask_ar, segments))
-        bias = bias + self.relpos_bias(x.shape[1], example.decoder_positions)
+        bias = self.relpos_bias(x.shape[1], example.decoder_positions)
+        view = biased_view(attention_mask(example.decoder_mask_ar, segments), bias, self.execution.attention)
         reach = across(segments, example.encoder_segments)
         cross_view = view_of(reach, self.execution.attention, self.sizes.dtype)
-        return self.stack(x, encoded, bias, cross_view)[0]
+        return self.stack(x, encoded, view, cross_view)[0]
 
     def extend(self, x: Float[Array, "B T D"], example: Example, cache: Cache) -> tuple[Float[Array, "B T D"], Cache]:
         """Reads on after what is in the cache."""
         cache, sees, positions = read(cache, example)
-        bias = mask_bias(sees) + self.relpos_bias.between(positions, cache.positions)
+        view = mask_bias(sees) + self.relpos_bias.between(positions, cache.positions)
         if cache.encoder_segments is None:
             raise UserError("This cache holds no encoder's side: an encoder-decoder's comes from its own empty_cache.")
         cross_view = mask_bias(same_segment(example.decoder_segments, cache.encoder_segments))
-        x, written = self.stack(x, None, bias, cross_view, cache)
+        x, written = self.stack(x, None, view, cross_view, cache)
         return unless_overfull(x, cache), cache.keep(written)
 
     def encoder_memory(self, encoded: Float[Array, "B R D"]) -> tuple[KeysValues, ...]:
@@ -167,13 +168,13 @@ class Decoder(nn.Module):
         self,
         x: Float[Array, "B T D"],
         encoded: Float[Array, "B R D"] | None,
-        bias: Float[Array, "B H T S"],
+        view: View,
         cross_view: View,
         cache: Cache | None = None,
     ) -> tuple[Float[Array, "B T D"], list[KeysValues]]:
         """Applies the layers and the last norm; also returns what every layer put into the cache."""
         x, past = self.input_dropout(x), None if cache is None else cache.slots()
-        x, written = through(self.layers, self.num_layers, self.execution, x, past, encoded, bias, cross_view)
+        x, written = through(self.layers, self.num_layers, self.execution, x, past, encoded, view, cross_view)
         return self.output_dropout(self.decoder_norm(x)), written
 
     def logits(self, hidden: Float[Array, "*any D"]) -> Float[Array, "*any V"]:

@@ -1,0 +1,71 @@
+"""Attention whose weights are not kept for the gradient: it makes them again from the scores and two numbers a query."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float
+
+# What attention keeps for the gradient, as policies of jax.checkpoint know it.
+KEPT = "attention"
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def attend(
+    q: Float[Array, "B H T K"],
+    k: Float[Array, "B H S K"],
+    v: Float[Array, "B H S K"],
+    addends: tuple[Float[Array, "#B #H T S"], ...],
+    scale: float = 1.0,
+) -> Float[Array, "B H T K"]:
+    """`softmax(scale q k' + sum of addends) v`, the softmax in float32.
+
+    Kept are q, k, v, the result o, and of each query the largest score m and the sum Z of exp(score - m): the gradient
+    of the scores is `p (do v' - do . o)` with `p = exp(score - m) / Z` (Rabe & Staats 2021; Dao et al. 2022, section
+    3.1). Addends are added one by one, so that what is the same for all rows or heads is never made for each of them.
+    """
+    return _forward(q, k, v, addends, scale)[0]
+
+
+def _scores(q: Array, k: Array, addends: tuple[Array, ...], scale: float) -> Array:
+    scores = jnp.einsum("bhtk,bhsk->bhts", q, k, preferred_element_type=jnp.float32) * scale
+    for addend in addends:
+        scores = scores + addend
+    return scores
+
+
+def _forward(q, k, v, addends, scale):
+    scores = _scores(q, k, addends, scale)
+    largest = jnp.max(scores, axis=-1, keepdims=True)
+    weights = jnp.exp(scores - largest)
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    mixed = jnp.einsum("bhts,bhsk->bhtk", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    mixed = (mixed / total).astype(v.dtype)
+    # Not log Z + m, which loses Z where all scores are -1e10. The names are for policies of jax.checkpoint.
+    mixed, largest, total = (checkpoint_name(x, KEPT) for x in (mixed, largest, total))
+    return mixed, (q, k, v, addends, mixed, largest, total)
+
+
+def _backward(scale, kept, given):
+    q, k, v, addends, mixed, largest, total = kept
+    with jax.named_scope("rematted_computation"):
+        scores = _scores(q, k, addends, scale)
+    weights = (jnp.exp(scores - largest) / total).astype(v.dtype)
+    along = jnp.sum(given.astype(jnp.float32) * mixed.astype(jnp.float32), axis=-1, keepdims=True)
+    through = jnp.einsum("bhtk,bhsk->bhts", given, v, preferred_element_type=jnp.float32)
+    # In the type of v, so that nothing of the size of the scores is written in float32.
+    slope = (weights.astype(jnp.float32) * (through - along)).astype(v.dtype)
+    of_q = (jnp.einsum("bhts,bhsk->bhtk", slope, k, preferred_element_type=jnp.float32) * scale).astype(q.dtype)
+    of_k = (jnp.einsum("bhts,bhtk->bhsk", slope, q, preferred_element_type=jnp.float32) * scale).astype(k.dtype)
+    of_v = jnp.einsum("bhts,bhtk->bhsk", weights, given, preferred_element_type=jnp.float32).astype(v.dtype)
+    return of_q, of_k, of_v, tuple(_summed(slope, addend) for addend in addends)
+
+
+def _summed(slope: Array, addend: Array) -> Array:
+    """The gradient of an addend: that of the scores, summed along the axes that it is the same on."""
+    axes = tuple(axis for axis in range(slope.ndim) if addend.shape[axis] == 1 != slope.shape[axis])
+    return jnp.sum(slope, axis=axes, keepdims=True, dtype=jnp.float32).astype(addend.dtype)
+
+
+attend.defvjp(_forward, _backward)

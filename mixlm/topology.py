@@ -1,0 +1,34 @@
+"""The devices of TPU slices that are not here, to compile for."""
+
+import os
+from typing import Any
+
+from mixlm.errors import UserError, nearest
+
+# The slices that Google's Cloud TPU documentation lists.
+FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+SOLID = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16", "16x16x16")
+TOPOLOGIES = tuple(
+    f"{generation}:{shape}"
+    for generation, shapes in (("v5e", FLAT), ("v6e", FLAT), ("v5p", SOLID), ("v4", SOLID))
+    for shape in shapes
+)
+
+
+def topology_devices(name: str) -> list[Any]:
+    """The devices of a TPU slice such as "v5e:4x4", which can be compiled for and not run on.
+
+    Raises UserError for a name that the TPU compiler does not know, and where that compiler is not installed.
+    """
+    from jax.experimental import topologies
+
+    # Without a TPU the library would ask a metadata server that is not there; only what computes needs the lock on it.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    try:
+        return list(topologies.get_topology_desc(name, "tpu").devices)
+    except RuntimeError as error:
+        if "not installed" in str(error):
+            raise UserError("There is no TPU compiler here: install it with pip install 'mixlm[tpu]'.") from None
+        known = nearest(name, TOPOLOGIES) or f" Known are {', '.join(TOPOLOGIES[:4])} and such."
+        raise UserError(f"The TPU compiler knows no topology {name!r}.{known}") from None

@@ -66,10 +66,42 @@ class TokenLoss(Protocol):
         ...
 
 
+@jax.custom_vjp
+def normalizer_and_chosen(
+    logits: Float[Array, "*n V"], targets: Int[Array, "*n"]
+) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
+    """(log Z, logit[target]); the gradient is `g_log_z * softmax + g_chosen * onehot` in one pass over the logits."""
+    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    return jax.nn.logsumexp(logits, axis=-1), chosen
+
+
+def _normalizer_forward(logits, targets):
+    log_z, chosen = normalizer_and_chosen(logits, targets)
+    return (log_z, chosen), (logits, targets, log_z)
+
+
+def _normalizer_backward(kept, given):
+    logits, targets, log_z = kept
+    of_log_z, of_chosen = (x[..., None] for x in given)
+    places = jax.lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1)
+    onehot = jnp.where(places == targets[..., None], of_chosen, 0.0)
+    return of_log_z * jnp.exp(logits - log_z[..., None]) + onehot, None
+
+
+normalizer_and_chosen.defvjp(_normalizer_forward, _normalizer_backward)
+
+
+def is_first_largest(logits: Float[Array, "*n V"], targets: Int[Array, "*n"]) -> Bool[Array, "*n"]:
+    """`argmax(logits) == targets` without the argmax, which a CPU takes one number at a time."""
+    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    places = jax.lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1)
+    before = jnp.max(jnp.where(places < targets[..., None], logits, -jnp.inf), axis=-1)
+    return (chosen > before) & (chosen >= jnp.max(logits, axis=-1))
+
+
 def cross_entropy(logits: Float[Array, "*n V"], targets: Int[Array, "*n"], z_loss: float = 0.0) -> Float[Array, "*n"]:
     """`log Z - logit[target] + z_loss * (log Z)^2`, in nats."""
-    log_z = jax.nn.logsumexp(logits, axis=-1)
-    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    log_z, chosen = normalizer_and_chosen(logits, targets)
     return log_z - chosen + (z_loss * log_z**2 if z_loss else 0.0)
 
 
@@ -282,7 +314,7 @@ def _block_sums(logits, targets, weights, counted, noise, *, loss, pick, add=jnp
     plain = cost if loss == CrossEntropy() else cross_entropy(jax.lax.stop_gradient(logits), targets)
     scale = jax.lax.stop_gradient(scale)
     scored = weights > 0
-    right = (jnp.argmax(logits, axis=-1) == targets) & scored
+    right = is_first_largest(jax.lax.stop_gradient(logits), targets) & scored
     rest = {
         "count": add(counted + weights * (scale - 1)),
         "cross_entropy": add(jax.lax.stop_gradient(plain) * weights),

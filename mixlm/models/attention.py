@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
-from mixlm.axes import in_force
+from mixlm.axes import in_force, platform
 from mixlm.errors import UserError, nearest
 from mixlm.models.reach import Reach
 from mixlm.models.recomputed import attend
@@ -46,6 +46,7 @@ class Recomputed:
     """A view that is plain but for the gradient, which makes the weights again; its parts are added one by one."""
 
     addends: tuple[Float[Array, "#B #H T S"], ...]
+    keep: bool = struct.field(pytree_node=False, default=False)
 
 
 # A plain one is [B or 1, H or 1, T, S], without letters: a layer has several, of other lengths.
@@ -69,7 +70,7 @@ def view_of(reach: Reach, attention: str, dtype: str) -> View:
         return Blockwise(reach, interpret=platform() != "tpu")
     if found == "recomputed":
         return Recomputed((mask_bias(reach.mask()),))
-    return Fused(reach.mask()[:, None]) if found == "cudnn" else mask_bias(reach.mask())
+    return Fused(reach.mask()[:, None]) if found == "cudnn" else Recomputed((mask_bias(reach.mask()),), True)
 
 
 def biased_view(mask: Bool[Array, "B T S"], bias: Float[Array, "#B H T S"], attention: str) -> View:
@@ -80,7 +81,7 @@ def biased_view(mask: Bool[Array, "B T S"], bias: Float[Array, "#B H T S"], atte
     """
     if attention == "recomputed" or (attention == "auto" and platform() == "tpu"):
         return Recomputed((mask_bias(mask), bias))
-    return mask_bias(mask) + bias
+    return Recomputed((mask_bias(mask), bias), True)
 
 
 def chosen(attention: str, on: str, dtype: str) -> str:
@@ -99,12 +100,6 @@ def chosen(attention: str, on: str, dtype: str) -> str:
     if attention == "splash" and is_gpu:
         raise UserError("ATTENTION = 'splash' needs a TPU, and this program is for a GPU: leave it 'auto'.")
     return attention
-
-
-def platform() -> str:
-    """The platform that the present trace is for: that of the mesh in force, which may be of devices elsewhere."""
-    layout = in_force()
-    return jax.default_backend() if layout is None else layout.mesh.devices.flat[0].platform
 
 
 def mask_bias(mask: Bool[Array, "B T S"]) -> Float[Array, "B 1 T S"]:
@@ -128,7 +123,7 @@ def mix(
     """
     if isinstance(view, Recomputed):
         if drop is None:
-            mixed = attend(q, k, v, view.addends, scale).swapaxes(1, 2)
+            mixed = attend(q, k, v, view.addends, scale, view.keep).swapaxes(1, 2)
             return mixed.reshape(*mixed.shape[:2], -1)
         view = reduce(jnp.add, view.addends)
     if isinstance(view, Blockwise):

@@ -30,6 +30,7 @@ from configure import configured
 from flags import parse_flags
 
 from mixlm.compiled import Executables
+from mixlm.host_memory import keep_freed
 from mixlm.models.llama import Llama
 from mixlm.models.t5 import EncoderDecoder
 from mixlm.objectives.base import Objective
@@ -188,6 +189,7 @@ def main() -> None:
     parser.add_argument("--ops", type=int, default=0, metavar="N", help="the N longest operations of each case")
     parser.add_argument("--json", metavar="FILE")
     given = parser.parse_args()
+    keep_freed()
     device = jax.devices()[0]
     print(f"{device.device_kind}, {os.cpu_count()} cores, jax {jax.__version__}")
     print(

@@ -69,7 +69,9 @@ def parse_flags(argv: Sequence[str], description: str, several: bool = False) ->
     parser.set_defaults(aot=None, coordinator=None, processes=None, process=None)
     if several:
         parser.add_argument(
-            "--aot", metavar="TOPOLOGY", help="compile for a TPU slice that is not here (v5e:4x4), say what it takes, stop"
+            "--aot",
+            metavar="TOPOLOGY",
+            help="compile for a TPU slice that is not here (v5e:4x4), say what it takes, stop",
         )
         parser.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 of several listens")
         parser.add_argument("--processes", type=int, metavar="N", help="how many processes the run has")

@@ -191,7 +191,9 @@ def said(exchanges: Sequence[Collective]) -> str:
     kinds = dict.fromkeys(exchange.kind for exchange in exchanges)
     sums = {
         kind: [
-            (exchange.times, exchange.times * exchange.bytes, exchange.sent) for exchange in exchanges if exchange.kind == kind
+            (exchange.times, exchange.times * exchange.bytes, exchange.sent)
+            for exchange in exchanges
+            if exchange.kind == kind
         ]
         for kind in kinds
     }
@@ -224,5 +226,7 @@ def _advice(
         best = min(best, largest(fits, best, asked, 0.0))
     asked = f"A batch of {recipe.batch_size} rows does not fit {topology}"
     if best == 0:
-        return f"{asked}, nor does one of {unit}, the smallest: shard the parameters (FSDP_PARTITIONS) or take more chips."
+        return (
+            f"{asked}, nor does one of {unit}, the smallest: shard the parameters (FSDP_PARTITIONS) or take more chips."
+        )
     return f"{asked}; the largest that does is BATCH_SIZE = {best * unit}."

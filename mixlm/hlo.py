@@ -62,7 +62,9 @@ class Module:
         lines = self.computations.get(condition.group(1), ()) if condition else ()
         below = [line for line in lines if line.opcode == "compare" and "direction=LT" in line.attributes]
         limits = [
-            int(line.operands) for line in lines if line.opcode == "constant" and line.name in _read(below or lines[-1:])
+            int(line.operands)
+            for line in lines
+            if line.opcode == "constant" and line.name in _read(below or lines[-1:])
         ]
         return limits[0] if len(limits) == 1 else 1
 

@@ -3,8 +3,6 @@
 import importlib.util
 import math
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,9 +12,7 @@ from hypothesis import strategies as st
 from mixlm.aot import Bounds, Needs, TooLarge, bounds, largest, said, too_large
 from mixlm.chips import CHIPS, Chip, chip
 from mixlm.collectives import Collective, collectives
-from mixlm.errors import UserError
 from mixlm.hlo import module, sizes
-from mixlm.topology import topology_devices
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPILER = importlib.util.find_spec("libtpu") is not None or "TPU_LIBRARY_PATH" in os.environ
@@ -100,8 +96,14 @@ def test_collectives_are_read_with_their_bytes_groups_and_times():
 
 
 def test_a_loop_in_a_loop_runs_as_often_as_both():
-    inner = TEXT.replace("ROOT %next", "%again = (s32[]) while(%t), body=%twice, backend_config={\"known_trip_count\":{\"n\":\"3\"}}\n  ROOT %next")
-    text = inner.replace("%condition (t.1", "%twice (u: f32[7]) -> f32[7] {\n  %deep = f32[7]{0} all-reduce(%u), replica_groups={}\n}\n\n%condition (t.1")
+    inner = TEXT.replace(
+        "ROOT %next",
+        '%again = (s32[]) while(%t), body=%twice, backend_config={"known_trip_count":{"n":"3"}}\n  ROOT %next',
+    )
+    text = inner.replace(
+        "%condition (t.1",
+        "%twice (u: f32[7]) -> f32[7] {\n  %deep = f32[7]{0} all-reduce(%u), replica_groups={}\n}\n\n%condition (t.1",
+    )
     assert Collective("all-reduce", 28, 16, times=15) in collectives(module(text))
 
 
@@ -119,14 +121,18 @@ def test_an_arrays_bytes(shape, found):
 
 def test_what_must_be_sent():
     # Of four chips each has a quarter of 400 bytes: three quarters come from the others, and an all-reduce is both ways.
-    sent = {kind: Collective(kind, 400, 4).sent for kind in ("all-gather", "reduce-scatter", "all-to-all", "all-reduce")}
+    sent = {
+        kind: Collective(kind, 400, 4).sent for kind in ("all-gather", "reduce-scatter", "all-to-all", "all-reduce")
+    }
     assert sent == {"all-gather": 300, "reduce-scatter": 300, "all-to-all": 300, "all-reduce": 600}
     assert Collective("collective-permute", 400, 2, times=3).sent == 1200
 
 
 def test_collectives_are_said_by_kind():
     assert said(()) == "none"
-    shown = said((Collective("all-reduce", 500, 2), Collective("all-gather", 1000, 2), Collective("all-reduce", 500, 2, 3)))
+    shown = said(
+        (Collective("all-reduce", 500, 2), Collective("all-gather", 1000, 2), Collective("all-reduce", 500, 2, 3))
+    )
     assert shown == "4 all-reduce of 2 kB, 2 kB sent; 1 all-gather of 1 kB, 500 B sent"
 
 
@@ -134,7 +140,15 @@ CHIP = Chip("invented", flops=1e12, hbm=1e9, bandwidth=1e9, links=1e6)
 
 
 def needs(**changes) -> Needs:
-    figures = {"arguments": 1, "temporaries": 2, "outputs": 3, "peak": 6, "flops": 2e12, "accessed": 1e9, "model_flops": 1e12}
+    figures = {
+        "arguments": 1,
+        "temporaries": 2,
+        "outputs": 3,
+        "peak": 6,
+        "flops": 2e12,
+        "accessed": 1e9,
+        "model_flops": 1e12,
+    }
     return Needs(**(figures | changes))
 
 
@@ -154,7 +168,9 @@ def test_chips_go_by_jaxs_names():
 
 
 def test_a_refusal_is_read():
-    message = "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory. Used 20.50G of 15.75G hbm. Exceeded"
+    message = (
+        "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory. Used 20.50G of 15.75G hbm. Exceeded"
+    )
     assert too_large(message) == TooLarge(20.5 * 2**30, 15.75 * 2**30)
     assert too_large("INTERNAL: something else") is None
 

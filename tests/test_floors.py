@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "mixlm"
 FLOORS = {
-    0: "example tokens errors paths axes shards corruption losses schedules flops traced "
+    0: "host_memory example tokens errors paths axes shards corruption losses schedules flops traced "
     "chips hlo collectives",
     1: "models.* data.* interop.*",
     2: "objectives.*",

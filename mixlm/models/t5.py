@@ -31,9 +31,7 @@ class EncoderLayer(nn.Module):
     sizes: LayerSizes
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "B S D"], past: None, view: View
-    ) -> tuple[Float[Array, "B S D"], None]:
+    def __call__(self, x: Float[Array, "B S D"], past: None, view: View) -> tuple[Float[Array, "B S D"], None]:
         """Applies the layer, which has no cache."""
         sizes = self.sizes
         y = RMSNorm(sizes.dtype, name="pre_attention_layer_norm")(x)

@@ -1,4 +1,4 @@
-"""Attention whose weights are not kept for the gradient: it makes them again from the scores and two numbers a query."""
+"""Softmax attention with a gradient of its own, whose products are in the order that is fast on every platform."""
 
 from functools import partial
 
@@ -24,9 +24,10 @@ def attend(
 ) -> Float[Array, "B H T K"]:
     """`softmax(scale q k' + sum of addends) v`, the softmax in float32.
 
-    Kept are q, k, v, the result o, and of each query the largest score m and the sum Z of exp(score - m): the gradient
-    of the scores is `p (do v' - do . o)` with `p = exp(score - m) / Z` (Rabe & Staats 2021; Dao et al. 2022, section
-    3.1). Addends are added one by one, so that what is the same for all rows or heads is never made for each of them.
+    For the gradient q, k, v, the result o and of each query the largest score m and the sum Z of exp(score - m) are at
+    hand, and either the exponentials (`keep`), or these are made again. The gradient of the scores is
+    `p (do v' - do . o)` with `p = exp(score - m) / Z` (Rabe & Staats 2021; Dao et al. 2022, section 3.1). Addends are
+    added one by one, so that what is the same for all rows or heads is never made for each of them.
     """
     return _forward(q, k, v, addends, scale, keep)[0]
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from mixlm.example import Example
 from mixlm.flops import matmul_flops
+from mixlm.models.attend import attend
 from mixlm.models.attention import MASKED
 from mixlm.models.decoder import DecoderOnly
-from mixlm.models.recomputed import attend
 from mixlm.models.stack import Execution
 from mixlm.models.t5 import EncoderDecoder
 
@@ -32,7 +32,9 @@ def plain(q, k, v, addends, scale):
 
 def differentiable(q, k, v, addends, scale):
     """The same for JAX to differentiate."""
-    scores = jnp.einsum("bhtk,bhsk->bhts", q, k) * scale + sum(jnp.broadcast_to(a, (*q.shape[:3], k.shape[2])) for a in addends)
+    scores = jnp.einsum("bhtk,bhsk->bhts", q, k) * scale + sum(
+        jnp.broadcast_to(a, (*q.shape[:3], k.shape[2])) for a in addends
+    )
     return jnp.einsum("bhts,bhsk->bhtk", jax.nn.softmax(scores, axis=-1), v)
 
 
@@ -42,7 +44,10 @@ def arguments(seed: int, hidden: float, dtype=jnp.float32):
     q, keys, v = (jnp.asarray(draw.normal(size=shape), dtype) for shape in ((b, h, t, k), (b, h, s, k), (b, h, s, k)))
     mask = draw.random((b, 1, t, s)) < hidden
     mask[0, 0, 1] = True  # a query that sees nothing
-    addends = (jnp.where(mask, MASKED, 0.0).astype(jnp.float32), jnp.asarray(draw.normal(size=(1, h, t, s)), jnp.float32))
+    addends = (
+        jnp.where(mask, MASKED, 0.0).astype(jnp.float32),
+        jnp.asarray(draw.normal(size=(1, h, t, s)), jnp.float32),
+    )
     return (q, keys, v, addends), jnp.asarray(draw.normal(size=(b, h, t, k)), dtype)
 
 
@@ -65,7 +70,9 @@ def test_bfloat16_stays_near_float32():
     exact = jax.tree.map(lambda x: x.astype(jnp.float32), given_)
 
     def slopes(function, of):
-        return jax.grad(lambda *x: jnp.sum((function(*x, 1.0) * weights).astype(jnp.float32)), argnums=(0, 1, 2, 3))(*of)
+        return jax.grad(lambda *x: jnp.sum((function(*x, 1.0) * weights).astype(jnp.float32)), argnums=(0, 1, 2, 3))(
+            *of
+        )
 
     found, wanted = slopes(attend, given_), slopes(differentiable, exact)
     assert [x.dtype for x in jax.tree.leaves(found)] == [x.dtype for x in jax.tree.leaves(given_)]

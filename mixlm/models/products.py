@@ -20,7 +20,7 @@ def product(x: Float[Array, "*any D"], kernel: Float[Array, "D F"]) -> Float[Arr
 
 
 def _forward(x, kernel):
-    return product(x, kernel), (x, kernel)
+    return jnp.dot(x, kernel), (x, kernel)  # in the open, for policies of jax.checkpoint
 
 
 def _backward(kept, given):

@@ -30,9 +30,11 @@ def main() -> None:
         compile_ahead(configured(flags, Recipe), flags.aot, say)
         return
     recipe = configured(flags, Recipe)
+    from mixlm.host_memory import keep_freed
     from mixlm.processes import joined, place
     from mixlm.train import explain, train
 
+    keep_freed()
     with joined(place(flags.coordinator, flags.processes, flags.process)):
         if flags.explain:
             explain(recipe, say)

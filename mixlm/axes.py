@@ -142,3 +142,9 @@ def note(names: Sequence[str | None]) -> None:
     found = _noted.get()
     if found is not None:
         found.update(name for name in names if name)
+
+
+def platform() -> str:
+    """The platform that the present trace is for: that of the mesh in force, which may be of devices elsewhere."""
+    layout = in_force()
+    return jax.default_backend() if layout is None else layout.mesh.devices.flat[0].platform

@@ -12,11 +12,13 @@ from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from mixlm.schedules import check_number
-from mixlm.shards import shards_of
+from mixlm.shards import Shards, shards_of
 
 Weight = Float[Array, ""] | float
 Logits = Callable[[Float[Array, "*n D"]], Float[Array, "*n V"]]
 Pick = Callable[[Float[Array, "*n V"], Float[Array, "*n"]], Int[Array, "*n"]]
+# Ours: so many logits exist at once on a device (128 MiB), whatever the batch, the length and the vocabulary.
+LOGITS = 2**25
 # What is summed next to the total.
 SUMS = ("count", "cross_entropy", "counted", "right", "scored", "mass")
 
@@ -80,10 +82,45 @@ class TokenLoss(Protocol):
         ...
 
 
+@jax.custom_vjp
+def normalizer_and_chosen(
+    logits: Float[Array, "*n V"], targets: Int[Array, "*n"]
+) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
+    """(log Z, logit[target]); the gradient is `g_log_z * softmax + g_chosen * onehot` in one pass over the logits."""
+    return _normalizer_forward(logits, targets)[0]
+
+
+def _normalizer_forward(logits, targets):
+    log_z, chosen = jax.nn.logsumexp(logits, axis=-1), _at(logits, targets)
+    return (log_z, chosen), (logits, targets, log_z)
+
+
+def _normalizer_backward(kept, given):
+    logits, targets, log_z = kept
+    of_log_z, of_chosen = (x[..., None] for x in given)
+    places = jax.lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1)
+    onehot = jnp.where(places == targets[..., None], of_chosen, 0.0)
+    return of_log_z * jnp.exp(logits - log_z[..., None]) + onehot, None
+
+
+normalizer_and_chosen.defvjp(_normalizer_forward, _normalizer_backward)
+
+
+def _at(logits, targets):
+    return jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+
+
+def is_first_largest(logits: Float[Array, "*n V"], targets: Int[Array, "*n"]) -> Bool[Array, "*n"]:
+    """`argmax(logits) == targets` without the argmax, which a CPU takes one number at a time."""
+    chosen = _at(logits, targets)
+    places = jax.lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1)
+    before = jnp.max(jnp.where(places < targets[..., None], logits, -jnp.inf), axis=-1)
+    return (chosen > before) & (chosen >= jnp.max(logits, axis=-1))
+
+
 def cross_entropy(logits: Float[Array, "*n V"], targets: Int[Array, "*n"], z_loss: float = 0.0) -> Float[Array, "*n"]:
     """`log Z - logit[target] + z_loss * (log Z)^2`, in nats."""
-    log_z = jax.nn.logsumexp(logits, axis=-1)
-    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    log_z, chosen = normalizer_and_chosen(logits, targets)
     return log_z - chosen + (z_loss * log_z**2 if z_loss else 0.0)
 
 
@@ -203,9 +240,9 @@ def score(
     counted: Float[Array, "B T"] | None = None,
     pick: Pick | None = None,
     noise: Float[Array, "B T"] | None = None,
-    block: int = 128,
+    at_once: int = LOGITS,
 ) -> Scored:
-    """Costs every position, `block` positions of each row at a time: more logits than that never exist at once.
+    """Costs every position, so many at a time that a device never holds more than `at_once` logits.
 
     The gradient of a block is taken while its logits are at hand (a sum's gradient only waits for a factor), so nothing
     is computed twice. `weights` of 0 leave a position out; `counted` (default: weights above 0) is what the mean
@@ -214,28 +251,37 @@ def score(
     counted = (weights > 0).astype(jnp.float32) if counted is None else counted
     noise = jnp.zeros_like(weights) if noise is None else noise
     columns = (targets, weights, counted, noise)
-    shards = shards_of(*targets.shape) if targets.shape[1] > block else None
-    if shards is None:
-        return _score(logits, loss, pick, block, hidden, *columns)
-    found = shards.map(lambda *part: vars(_score(logits, loss, pick, block, *part)), hidden, *columns)
+    shards = shards_of(*targets.shape)
+    rows, length, vocab_size = _positions(logits, hidden, shards)
+    blocks = math.ceil(rows * length / max(at_once // vocab_size, 1))
+    if shards is None or blocks == 1:
+        return _score(logits, loss, pick, blocks, hidden, *columns)
+    found = shards.map(lambda *part: vars(_score(logits, loss, pick, blocks, *part)), hidden, *columns)
     picked = found.pop("picked")
     return Scored(**jax.tree.map(jnp.sum, found), picked=None if picked is None else shards.whole(picked))
 
 
-def _score(logits, loss, pick, block, hidden, targets, *columns):
+def _positions(logits: Logits, hidden: Float[Array, "B T D"], shards: Shards | None) -> tuple[int, int, int]:
+    """The rows and positions of a device, and the vocabulary's size."""
+    rows, length, _ = hidden.shape
+    if shards is not None:
+        rows, length = rows // shards.rows, length // shards.positions
+    return rows, length, jax.eval_shape(logits, hidden[:1, :1]).shape[-1]
+
+
+def _score(logits, loss, pick, blocks, hidden, targets, *columns):
     def sums(block_hidden, *columns):
         return _block_sums(logits(block_hidden), *columns, loss=loss, pick=pick)
 
     columns = (targets, *columns)
-    length = hidden.shape[1]
-    if length <= block:
+    if blocks == 1:
         total, rest, picked = sums(hidden, *columns)
         return Scored(total, **rest, picked=picked)
-    blocks = math.ceil(length / block)
-    cut = [_in_blocks(x, blocks) for x in (hidden, *columns)]
+    # All rows in one, as far as this device has them.
+    cut = [_in_blocks(x.reshape(1, -1, *x.shape[2:]), blocks) for x in (hidden, *columns)]
     total, rest, picked = _blockwise(sums, *cut)
     if picked is not None:
-        picked = jnp.moveaxis(picked, 0, 1).reshape(targets.shape[0], -1)[:, :length]
+        picked = picked.reshape(-1)[: targets.size].reshape(targets.shape)
     return Scored(total, **rest, picked=picked)
 
 
@@ -246,31 +292,32 @@ def score_rows(
     weights: Float[Array, "B T"],
     loss: TokenLoss,
     counted: Float[Array, "B T"],
-    block: int = 128,
+    at_once: int = LOGITS,
 ) -> Scored:
     """Each row's sums, for rows whose costs are weighed apart later; otherwise as `score`, without a pick.
 
     A gradient cannot be taken ahead where every row has a factor of its own, so a block's logits are computed again on
-    the way back: a fourth product with the head's matrix next to `score`'s three, where a row is longer than a block.
+    the way back: a fourth product with the head's matrix next to `score`'s three, where there are several blocks.
     """
     columns = (targets, weights, counted, jnp.zeros_like(weights))
-    shards = shards_of(*targets.shape) if targets.shape[1] > block else None
-    if shards is None:
-        return _score_rows(logits, loss, block, hidden, *columns)
-    return jax.tree.map(shards.row_sums, shards.map(partial(_score_rows, logits, loss, block), hidden, *columns))
+    shards = shards_of(*targets.shape)
+    rows, length, vocab_size = _positions(logits, hidden, shards)
+    blocks = math.ceil(length / max(at_once // (rows * vocab_size), 1))
+    if shards is None or blocks == 1:
+        return _score_rows(logits, loss, blocks, hidden, *columns)
+    return jax.tree.map(shards.row_sums, shards.map(partial(_score_rows, logits, loss, blocks), hidden, *columns))
 
 
-def _score_rows(logits, loss, block, hidden, *columns):
+def _score_rows(logits, loss, blocks, hidden, *columns):
     def sums(block_hidden, *columns):
         row_sums = partial(jnp.sum, axis=1)
         total, rest, _ = _block_sums(logits(block_hidden), *columns, loss=loss, pick=None, add=row_sums)
         return total, rest
 
-    length = hidden.shape[1]
-    if length <= block:
+    if blocks == 1:
         total, rest = sums(hidden, *columns)
         return Scored(total, **rest)
-    cut = [_in_blocks(x, math.ceil(length / block)) for x in (hidden, *columns)]
+    cut = [_in_blocks(x, blocks) for x in (hidden, *columns)]
 
     def body(carry, part):
         return jax.tree.map(jnp.add, carry, sums(*part)), None
@@ -282,17 +329,17 @@ def _score_rows(logits, loss, block, hidden, *columns):
 
 
 def token_costs(
-    logits: Logits, hidden: Float[Array, "B T D"], targets: Int[Array, "B T"], block: int = 128
+    logits: Logits, hidden: Float[Array, "B T D"], targets: Int[Array, "B T"], at_once: int = LOGITS
 ) -> Float[Array, "B T"]:
-    """The plain cross-entropy of every position in nats, `block` positions of each row at a time; for judging."""
+    """The plain cross-entropy of every position in nats, `at_once` logits at a time; for judging."""
 
     def costs(block_hidden, block_targets):
         return cross_entropy(logits(block_hidden), block_targets)
 
-    length = hidden.shape[1]
-    if length <= block:
+    rows, length, vocab_size = _positions(logits, hidden, None)
+    blocks = math.ceil(length / max(at_once // (rows * vocab_size), 1))
+    if blocks == 1:
         return costs(hidden, targets)
-    blocks = math.ceil(length / block)
     found = jax.lax.map(lambda part: costs(*part), tuple(_in_blocks(x, blocks) for x in (hidden, targets)))
     return jnp.moveaxis(found, 0, 1).reshape(targets.shape[0], -1)[:, :length]
 
@@ -302,7 +349,7 @@ def _block_sums(logits, targets, weights, counted, noise, *, loss, pick, add=jnp
     plain = cost if loss == CrossEntropy() else cross_entropy(jax.lax.stop_gradient(logits), targets)
     scale = jax.lax.stop_gradient(scale)
     scored = weights > 0
-    right = (jnp.argmax(logits, axis=-1) == targets) & scored
+    right = is_first_largest(jax.lax.stop_gradient(logits), targets) & scored
     rest = {
         "count": add(counted + weights * (scale - 1)),
         "cross_entropy": add(jax.lax.stop_gradient(plain) * weights),

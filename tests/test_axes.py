@@ -195,9 +195,10 @@ def chosen(logits, noise):
 
 def totals(loss, kernel, hidden, targets, weights, noise):
     """All that `score` gives, and the gradients of a multiple of its total."""
+    at_once = 4 * VOCABULARY
 
     def total(kernel, hidden):
-        found = score(lambda block: block @ kernel, hidden, targets, weights, loss, None, chosen, noise, block=4)
+        found = score(lambda block: block @ kernel, hidden, targets, weights, loss, None, chosen, noise, at_once)
         return 3 * found.total / found.count, vars(found)
 
     return jax.value_and_grad(total, argnums=(0, 1), has_aux=True)(kernel, hidden)
@@ -205,10 +206,11 @@ def totals(loss, kernel, hidden, targets, weights, noise):
 
 def row_totals(loss, kernel, hidden, targets, weights, noise):
     """All that `score_rows` gives, and the gradients where each row has a factor of its own."""
+    at_once = 4 * VOCABULARY
 
     def total(kernel, hidden):
         counted = (weights > 0).astype(jnp.float32)
-        found = score_rows(lambda block: block @ kernel, hidden, targets, weights, loss, counted, block=4)
+        found = score_rows(lambda block: block @ kernel, hidden, targets, weights, loss, counted, at_once)
         return jnp.sum(found.total * jnp.arange(1.0, 1 + len(hidden))), vars(found)
 
     return jax.value_and_grad(total, argnums=(0, 1), has_aux=True)(kernel, hidden)

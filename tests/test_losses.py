@@ -9,10 +9,23 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mixlm.corruption import sample
 from mixlm.errors import UserError
-from mixlm.losses import CrossEntropy, Focal, MiLe, Scored, Term, binary_terms, score, weighted_sum
+from mixlm.losses import (
+    CrossEntropy,
+    Focal,
+    MiLe,
+    Scored,
+    Term,
+    binary_terms,
+    is_first_largest,
+    normalizer_and_chosen,
+    score,
+    weighted_sum,
+)
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "mile_focal.npz")
 LOSSES = [CrossEntropy(), CrossEntropy(0.01), MiLe(1.0), MiLe(0.5, z_loss=0.02), Focal(2.0), Focal(1.0, z_loss=0.02)]
@@ -68,8 +81,10 @@ def head_of(head):
 
 
 def scored_in(block: int, loss, case, counted=None) -> Scored:
+    """In blocks of so many positions of every row."""
     hidden, head, targets, weights, noise = case
-    return score(head_of(head), hidden, targets, weights, loss, counted, pick=sample, noise=noise, block=block)
+    at_once = block * len(targets) * head.shape[-1]
+    return score(head_of(head), hidden, targets, weights, loss, counted, pick=sample, noise=noise, at_once=at_once)
 
 
 # ---- the losses -------------------------------------------------------------------------------------------------
@@ -345,6 +360,36 @@ def test_logits_never_exist_whole_not_even_for_the_gradient(loss):
 
     assert largest(128) >= whole  # the walk does see whole logits where they are made
     assert largest(4) <= whole // 6
+
+
+def test_more_rows_longer_rows_and_a_larger_vocabulary_hold_no_more_logits():
+    def largest(rows: int, length: int, vocab: int) -> int:
+        case = random_case(rows, length, vocab, dim=1)
+
+        def cost(hidden, head):
+            return score(head_of(head), hidden, *case[2:4], CrossEntropy(), at_once=1600).total
+
+        return max(array_sizes(jax.make_jaxpr(jax.grad(cost, argnums=(0, 1)))(*case[:2]).jaxpr))
+
+    assert largest(8, 32, 50) == largest(16, 32, 50) == largest(8, 64, 50) == largest(8, 32, 100) == 1600
+
+
+@settings(deadline=None)
+@given(st.integers(2, 6), st.integers(0, 5), st.lists(st.integers(-2, 2), min_size=6, max_size=6))
+def test_the_first_of_the_largest_counts_as_said(vocab: int, target: int, numbers: list[int]):
+    logits = jnp.asarray([numbers[:vocab]], jnp.float32)
+    right = is_first_largest(logits, jnp.asarray([target % vocab]))
+    assert bool(right[0]) == (int(np.argmax(numbers[:vocab])) == target % vocab)
+
+
+def test_the_gradients_of_the_normaliser_and_of_what_was_chosen_are_separate():
+    draw = np.random.default_rng(0)
+    logits, targets = jnp.asarray(draw.normal(size=(3, 4, 7)), jnp.float32), jnp.asarray(draw.integers(0, 7, (3, 4)))
+    of_log_z, of_chosen = draw.normal(size=(2, 3, 4)).astype(np.float32)
+    _, pull = jax.vjp(lambda x: normalizer_and_chosen(x, targets), logits)
+    (found,) = pull((jnp.asarray(of_log_z), jnp.asarray(of_chosen)))
+    wanted = of_log_z[..., None] * softmax(logits) + of_chosen[..., None] * np.eye(7)[targets]
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("loss", [CrossEntropy(), MiLe(1.0), MiLe(0.5), Focal(2.0)])

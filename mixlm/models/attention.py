@@ -1,9 +1,8 @@
 """What attention reads, `softmax(scale q k' + bias) v` within who sees whom, by what is best on the device.
 
-`view` is made once for all layers; `mix` reads by it. A plain view is the number that is added to each score, on every
-device and for every mask and bias. On a TPU, masks alone are left to JAX's splash kernel, on a GPU to cuDNN's flash
-attention in bfloat16; neither can learn a bias. T5's relative positions are added on a TPU by attention whose weights
-are made again for the gradient, and stay plain elsewhere, as LTG-BERT's do everywhere.
+`view` is made once for all layers; `mix` reads by it. Numbers that are added to the scores will do on every device and
+for every mask and bias. On a TPU, masks alone are left to JAX's splash kernel, on a GPU to cuDNN's flash attention in
+bfloat16; neither can learn a bias (T5's relative positions, LTG-BERT's), which is added there too.
 """
 
 from collections.abc import Callable
@@ -15,10 +14,10 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
-from mixlm.axes import in_force
+from mixlm.axes import in_force, platform
 from mixlm.errors import UserError, nearest
+from mixlm.models.attend import attend
 from mixlm.models.reach import Reach
-from mixlm.models.recomputed import attend
 from mixlm.models.splash import splash
 
 # What T5X adds to a hidden score: in float32 it swallows the score, so that a query that sees nothing attends evenly.
@@ -44,14 +43,15 @@ class Fused:
 
 
 @struct.dataclass
-class Recomputed:
-    """A view that is plain but for the gradient, which makes the weights again; its parts are added one by one."""
+class Added:
+    """Numbers that are added to the scores one by one; the weights are kept for the gradient, or made again."""
 
     addends: tuple[Float[Array, "#B #H T S"], ...]
+    keep: bool = struct.field(pytree_node=False, default=True)
 
 
-# A plain one is [B or 1, H or 1, T, S], without letters: a layer has several, of other lengths.
-View = Float[Array, "_ _ _ _"] | Blockwise | Fused | Recomputed
+# A bare array is one addend, [B or 1, H or 1, T, S], without letters: a layer has several, of other lengths.
+View = Float[Array, "_ _ _ _"] | Blockwise | Fused | Added
 
 
 def check_attention(attention: object) -> None:
@@ -69,9 +69,9 @@ def view_of(reach: Reach, attention: str, dtype: str) -> View:
     found = chosen(attention, platform(), dtype)
     if found == "splash":
         return Blockwise(reach, interpret=platform() != "tpu")
-    if found == "recomputed":
-        return Recomputed((mask_bias(reach.mask()),))
-    return Fused(reach.mask()[:, None]) if found == "cudnn" else mask_bias(reach.mask())
+    if found == "cudnn":
+        return Fused(reach.mask()[:, None])
+    return Added((mask_bias(reach.mask()),), keep=found == "plain")
 
 
 def biased_view(mask: Bool[Array, "B T S"], bias: Float[Array, "#B H T S"], attention: str) -> View:
@@ -80,9 +80,8 @@ def biased_view(mask: Bool[Array, "B T S"], bias: Float[Array, "#B H T S"], atte
     On a TPU the weights are not kept for the gradient, and the bias is never made for each row: both would be read
     from memory more often than anything else.
     """
-    if attention == "recomputed" or (attention == "auto" and platform() == "tpu"):
-        return Recomputed((mask_bias(mask), bias))
-    return mask_bias(mask) + bias
+    again = attention == "recomputed" or (attention == "auto" and platform() == "tpu")
+    return Added((mask_bias(mask), bias), keep=not again)
 
 
 def chosen(attention: str, on: str, dtype: str) -> str:
@@ -103,12 +102,6 @@ def chosen(attention: str, on: str, dtype: str) -> str:
     return attention
 
 
-def platform() -> str:
-    """The platform that the present trace is for: that of the mesh in force, which may be of devices elsewhere."""
-    layout = in_force()
-    return jax.default_backend() if layout is None else layout.mesh.devices.flat[0].platform
-
-
 def mask_bias(mask: Bool[Array, "B T S"]) -> Float[Array, "B 1 T S"]:
     """What is added to the scores: 0 where query t sees key s, else -1e10, in float32."""
     return jnp.where(mask, 0.0, MASKED)[:, None].astype(jnp.float32)
@@ -125,20 +118,21 @@ def mix(
 ) -> Float[Array, "B T J"]:
     """What attention reads, with the heads joined; the softmax is in float32.
 
-    A view that is not plain asks that `drop` has the same noise for all queries: it then drops values, as if it had
-    dropped the weights on them.
+    Unless the view is a bare array, `drop` has the same noise for all queries, and values are dropped, as if the
+    weights on them had been.
     """
-    if isinstance(view, Recomputed):
-        mixed = attend(q, k, dropped(v, drop), view.addends, scale).swapaxes(1, 2)
-    elif isinstance(view, Blockwise):
+    if isinstance(view, Blockwise):
         mixed = on_each_device(q * scale, k, dropped(v, drop), view).swapaxes(1, 2)
     elif isinstance(view, Fused):
         rows, keys, values = (x.swapaxes(1, 2) for x in (q, k, dropped(v, drop)))
         mixed = jax.nn.dot_product_attention(rows, keys, values, mask=view.mask, scale=scale, implementation="cudnn")
+    elif isinstance(view, Added):
+        mixed = attend(q, k, dropped(v, drop), view.addends, scale, view.keep).swapaxes(1, 2)
+    elif drop is None:
+        mixed = attend(q, k, v, (view,), scale, True).swapaxes(1, 2)
     else:
         scores = jnp.einsum("bhtk,bhsk->bhts", q, k, preferred_element_type=jnp.float32)
-        weights = jax.nn.softmax(scores * scale + view, axis=-1).astype(v.dtype)
-        weights = weights if drop is None else drop(weights)
+        weights = drop(jax.nn.softmax(scores * scale + view, axis=-1).astype(v.dtype))
         mixed = jnp.einsum("bhts,bhsk->bthk", weights, v)
     return mixed.reshape(*mixed.shape[:2], -1)
 

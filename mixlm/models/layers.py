@@ -15,6 +15,7 @@ from mixlm.axes import in_force, note
 from mixlm.errors import UserError, nearest
 from mixlm.example import Example, joined
 from mixlm.models.attention import View, mix
+from mixlm.models.products import product
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": nn.relu,
@@ -133,7 +134,7 @@ class Dense(nn.Module):
         """Maps the last axis to `features`."""
         init = nn.with_logical_partitioning(self.kernel_init, self.axes)
         kernel = jnp.asarray(self.param("kernel", init, (x.shape[-1], self.features), jnp.float32))
-        y = jnp.dot(x.astype(self.dtype), gathered(kernel.astype(self.dtype), *self.axes))
+        y = product(x.astype(self.dtype), gathered(kernel.astype(self.dtype), *self.axes))
         return add_bias(self, y, self.axes[1]) if self.use_bias else y
 
 
@@ -175,7 +176,7 @@ class Embed(nn.Module):
     def score(self, hidden: Float[Array, "*any D"]) -> Float[Array, "*any V"]:
         """Float32 scores of every token, `hidden @ embedding.T`."""
         table = gathered(self.embedding, "vocab", "embed")
-        return jnp.einsum("...d,vd->...v", hidden.astype(jnp.float32), table)
+        return product(hidden.astype(jnp.float32), table.T)
 
     def attend(self, hidden: Float[Array, "*any D"]) -> Float[Array, "*any V"]:
         """Float32 logits of T5 1.0's tied head, `hidden @ embedding.T / sqrt(D)`."""

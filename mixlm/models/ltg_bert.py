@@ -84,7 +84,8 @@ class DisentangledAttention(nn.Module):
         query_rows, key_rows = (split_heads(project(near), sizes, None)[0] for project in (self.query, self.key))
         scale = 1.0 / math.sqrt(3.0 * sizes.head_dim)
         positional = by_rows(q, key_rows, rows) + by_rows(memory[0], query_rows, rows.mT).mT
-        mixed = mix(q, *memory, mask_bias(mask) + positional * scale, scale=scale, drop=self.dropouts[1])
+        view, drop = mask_bias(mask) + positional * scale, self.dropouts[1]
+        mixed = mix(q, *memory, view, scale=scale, drop=drop if drop.active else None)
         return self.dropouts[2](self.post_layer_norm(self.out(mixed))), memory
 
 

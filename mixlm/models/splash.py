@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from mixlm.models.attend import KEPT
 from mixlm.models.reach import Reach
-from mixlm.models.recomputed import KEPT
 
 LANES = 128
 # Ours: the largest that T5X's and the Llamas' lengths fill; larger blocks are fewer, and skip less.

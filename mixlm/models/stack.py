@@ -10,10 +10,10 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from mixlm.errors import UserError, nearest
+from mixlm.models.attend import KEPT
 from mixlm.models.attention import check_attention
 from mixlm.models.cache import KeysValues, Slots
 from mixlm.models.layout import stack_layers
-from mixlm.models.recomputed import KEPT
 
 # Those of jax.checkpoint_policies that need no arguments.
 POLICIES = (

@@ -1,4 +1,6 @@
-"""Attention whose weights are made again for the gradient is attention."""
+"""Attention with a gradient of its own is attention, whether its weights are kept or made again."""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +12,9 @@ from hypothesis import strategies as st
 
 from mixlm.example import Example
 from mixlm.flops import matmul_flops
+from mixlm.models.attend import attend
 from mixlm.models.attention import MASKED
 from mixlm.models.decoder import DecoderOnly
-from mixlm.models.recomputed import attend
 from mixlm.models.stack import Execution
 from mixlm.models.t5 import EncoderDecoder
 
@@ -52,20 +54,25 @@ def arguments(seed: int, hidden: float, dtype=jnp.float32):
 
 
 @settings(deadline=None, max_examples=20)
-@given(st.integers(0, 1000), st.floats(0.0, 1.0), st.sampled_from([1.0, 0.5]))
-def test_it_is_attention_and_so_are_its_gradients(seed, hidden, scale):
+@given(st.integers(0, 1000), st.floats(0.0, 1.0), st.sampled_from([1.0, 0.5]), st.booleans())
+def test_it_is_attention_and_so_are_its_gradients(seed, hidden, scale, keep):
     given_, weights = arguments(seed, hidden)
-    np.testing.assert_allclose(attend(*given_, scale), plain(*given_, scale), rtol=2e-5, atol=2e-6)
+    np.testing.assert_allclose(attend(*given_, scale, keep), plain(*given_, scale), rtol=2e-5, atol=2e-6)
 
     def slopes(function):
         return jax.grad(lambda *x: jnp.sum(function(*x, scale) * weights), argnums=(0, 1, 2, 3))(*given_)
 
-    found, wanted = slopes(attend), slopes(differentiable)
+    found, wanted = slopes(partial(keeping, keep)), slopes(differentiable)
     assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, given_)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, wanted)
 
 
-def test_bfloat16_stays_near_float32():
+def keeping(keep, q, k, v, addends, scale):
+    return attend(q, k, v, addends, scale, keep)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_bfloat16_stays_near_float32(keep):
     given_, weights = arguments(3, 0.3, jnp.bfloat16)
     exact = jax.tree.map(lambda x: x.astype(jnp.float32), given_)
 
@@ -74,7 +81,7 @@ def test_bfloat16_stays_near_float32():
             *of
         )
 
-    found, wanted = slopes(attend, given_), slopes(differentiable, exact)
+    found, wanted = slopes(partial(keeping, keep), given_), slopes(differentiable, exact)
     assert [x.dtype for x in jax.tree.leaves(found)] == [x.dtype for x in jax.tree.leaves(given_)]
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted)):
         # Two roundings of 2^-9 each, and sums of at most ten such.

@@ -1,0 +1,219 @@
+# ruff: noqa: E402
+"""How long the compiled train step takes, against this machine's rate of matrix products: python benchmarks/step.py.
+
+Each case is timed in turns with a large float32 product in the same process, which is the ceiling. A row has the
+median step and its spread, tokens a second, the FLOPs of the step's matrix products counted from its jaxpr, all FLOPs
+by XLA, and the share of the ceiling: products / (time * ceiling). Cases of one family share the rounds, so their
+ratios hold on a busy machine as well. `--ops N` adds where the time of a step goes; `--json FILE` writes it all.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "launch")]
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from configure import configured
+from flags import parse_flags
+
+from mixlm.compiled import Executables
+from mixlm.host_memory import keep_freed
+from mixlm.models.llama import Llama
+from mixlm.models.t5 import EncoderDecoder
+from mixlm.objectives.base import Objective
+from mixlm.objectives.causal import Causal
+from mixlm.objectives.span_corruption import SpanCorruption
+from mixlm.optim import Adafactor, AdamW, Optimizer
+from mixlm.partitioning import Partitioning
+from mixlm.recipe import Recipe
+from mixlm.schedules import Constant
+from mixlm.step import Step, initial_state
+from mixlm.tokens import TokenIds
+
+CEILING = 4096  # rows and columns of the product that is the ceiling
+
+
+@dataclass
+class Case:
+    """A step to be timed: networks, an objective, and blocks of text."""
+
+    name: str
+    modules: dict[str, Any]
+    objective: Objective
+    optimizer: Optimizer
+    batch_size: int
+    block_length: int
+    vocab_size: int
+    microbatches: int = 1
+
+    @cached_property
+    def _made(self) -> tuple[Any, Any]:
+        mesh = Partitioning().mesh(jax.devices()[:1])
+        create, shapes = initial_state(self.modules, self.optimizer, 0, mesh)
+        step = Step(tuple(self.modules.items()), self.optimizer, self.microbatches)
+        batch = {"tokens": jax.ShapeDtypeStruct((self.batch_size, self.block_length), np.int32)}
+        seed = jax.ShapeDtypeStruct((), np.int32)
+        return create, Executables(step, shapes, batch, seed, donate_argnums=0)
+
+    def begin(self) -> None:
+        """Compiles, and takes the first step."""
+        create, executables = self._made
+        self.flops = executables.matmul_flops(self.objective)
+        compiled = executables.prepare(self.objective).result()
+        costs = compiled.cost_analysis()
+        self.xla_flops = (costs[0] if isinstance(costs, list) else costs)["flops"]
+        self.temporaries = compiled.memory_analysis().temp_size_in_bytes
+        self.step, self.state, self.times = executables[self.objective], create(), []
+        rows = np.random.default_rng(0).integers(200, self.vocab_size - 200, (self.batch_size, self.block_length))
+        self.batch, self.seed = {"tokens": jnp.asarray(rows, jnp.int32)}, jnp.int32(0)
+        self.run()
+        self.times.clear()
+
+    def run(self) -> None:
+        """Takes a step and notes how long it took."""
+        begun = time.perf_counter()
+        self.state, figures = self.step(self.state, self.batch, self.seed)
+        jax.block_until_ready((self.state, figures))
+        self.times.append(time.perf_counter() - begun)
+
+
+def t5_bench() -> Case:
+    """T5 1.1 of 4 + 4 layers with the span corruption of 512 / 114 tokens."""
+    sizes = {"emb_dim": 256, "num_heads": 4, "head_dim": 64, "mlp_dim": 512}
+    network = EncoderDecoder(vocab_size=32128, num_encoder_layers=4, num_decoder_layers=4, **sizes)
+    tokens = TokenIds(vocab_size=32128, mask=4, bos=3, sentinels=100)
+    objective = SpanCorruption(tokens)
+    length = objective.block_length({"inputs": 512, "targets": 114})
+    return Case(
+        "t5-bench", {"model": network}, objective, Optimizer(Adafactor(), Constant(0.01), None), 8, length, 32128
+    )
+
+
+def decoder_bench() -> Case:
+    """A Llama of 6 layers, 16 rows of 256 tokens."""
+    sizes = {"emb_dim": 256, "num_heads": 4, "head_dim": 64, "mlp_dim": 688, "num_layers": 6}
+    network = Llama(vocab_size=8192, logits_via_embedding=True, **sizes)
+    objective = Causal(TokenIds(vocab_size=8192, mask=4, bos=3, sentinels=100))
+    return Case("decoder-bench", {"model": network}, objective, Optimizer(AdamW(), Constant(1e-3)), 16, 256, 8192)
+
+
+def of_recipe(name: str, *more: str, start: int = 0, label: str | None = None) -> Case:
+    """A recipe's step at its small size, in the stage in force at step `start`."""
+    recipe = configured(parse_flags([f"--gin_file={name}.gin", *more], ""), Recipe)
+    objective = recipe.stages.at(start).objective
+    return Case(
+        label or name, dict(recipe.networks), objective, recipe.optimizer, recipe.batch_size, recipe.block_length,
+        recipe.tokens.vocab_size, recipe.microbatches,
+    )  # fmt: skip
+
+
+FAMILIES = {
+    "t5-bench": lambda: [t5_bench()],
+    "decoder-bench": lambda: [decoder_bench()],
+    "spactor": lambda: [of_recipe("spactor", label="spactor-1"), of_recipe("spactor", start=10**6, label="spactor-2")],
+    "dual": lambda: [of_recipe("dual"), of_recipe("dual", "--gin.ALPHA=1", label="dual-causal")],
+    "ar2diff": lambda: [of_recipe("ar2diff", label="ar2diff-1"), of_recipe("ar2diff", start=10**6, label="ar2diff-2")],
+    "mile": lambda: [of_recipe("mile"), of_recipe("mile", "--gin.TOKEN_LOSS=@losses.CrossEntropy()", label="mile-ce")],
+}
+
+
+def measure(cases: list[Case], rounds: int) -> list[dict[str, Any]]:
+    """Times a family's cases and the ceiling in turns."""
+    x = jnp.ones((CEILING, CEILING), jnp.float32)
+    product = jax.jit(jnp.matmul)
+    product(x, x).block_until_ready()
+    for case in cases:
+        case.begin()
+    ceilings = []
+    for _ in range(rounds):
+        begun = time.perf_counter()
+        product(x, x).block_until_ready()
+        ceilings.append(2 * CEILING**3 / (time.perf_counter() - begun))
+        for case in cases:
+            case.run()
+    ceiling = statistics.median(ceilings)
+    return [row(case, ceiling) for case in cases]
+
+
+def row(case: Case, ceiling: float) -> dict[str, Any]:
+    """A line of the table."""
+    median = statistics.median(case.times)
+    return {
+        "case": case.name,
+        "ms": 1e3 * median,
+        "fastest_ms": 1e3 * min(case.times),
+        "slowest_ms": 1e3 * max(case.times),
+        "tokens_per_second": case.batch_size * case.block_length / median,
+        "matmul_gflop": case.flops / 1e9,
+        "xla_gflop": case.xla_flops / 1e9,
+        "temporaries_mb": case.temporaries / 1e6,
+        "ceiling_gflops": ceiling / 1e9,
+        "share_of_ceiling": case.flops / (median * ceiling),
+    }
+
+
+def operations(case: Case, count: int) -> list[tuple[str, float]]:
+    """The longest operations of one step with their milliseconds, by XLA's names, over all threads."""
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            case.run()
+        (trace,) = Path(folder).rglob("*.xplane.pb")
+        found: Counter[str] = Counter()
+        for plane in jax.profiler.ProfileData.from_file(str(trace)).planes:
+            for line in plane.lines:
+                for event in line.events:
+                    stats = dict(event.stats)
+                    if "hlo_op" in stats:
+                        found[str(stats["hlo_op"])] += event.duration_ns / 1e6
+    return found.most_common(count)
+
+
+def main() -> None:
+    """Measures, prints and writes."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cases", nargs="*", default=list(FAMILIES), choices=list(FAMILIES))
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--ops", type=int, default=0, metavar="N", help="the N longest operations of each case")
+    parser.add_argument("--json", metavar="FILE")
+    given = parser.parse_args()
+    keep_freed()
+    device = jax.devices()[0]
+    print(f"{device.device_kind}, {os.cpu_count()} cores, jax {jax.__version__}")
+    print(
+        f"{'case':<15}{'ms':>8}{'fastest':>9}{'slowest':>9}{'tokens/s':>10}{'GFLOP':>8}{'XLA':>8}"
+        f"{'ceiling':>9}{'share':>7}"
+    )
+    rows = []
+    for name in given.cases:
+        cases = FAMILIES[name]()
+        for case, found in zip(cases, measure(cases, given.rounds)):
+            print(
+                f"{case.name:<15}{found['ms']:>8.0f}{found['fastest_ms']:>9.0f}{found['slowest_ms']:>9.0f}"
+                f"{found['tokens_per_second']:>10,.0f}{found['matmul_gflop']:>8.1f}{found['xla_gflop']:>8.1f}"
+                f"{found['ceiling_gflops']:>9.0f}{found['share_of_ceiling']:>7.2f}",
+                flush=True,
+            )
+            if given.ops:
+                found["operations"] = operations(case, given.ops)
+                for operation, milliseconds in found["operations"]:
+                    print(f"  {milliseconds:>9.1f} ms  {operation}")
+            rows.append(found)
+    if given.json:
+        Path(given.json).write_text(json.dumps({"device": device.device_kind, "rows": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

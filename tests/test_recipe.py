@@ -163,13 +163,22 @@ DIFFERENT = {
     "init_optimizer": True,
     "validation": (SPANS,),
     "frequency_bands": (0.5, 0.5),
+    "curves": ("flops",),
 }
 
 
 @pytest.mark.parametrize("field", [field.name for field in fields(Recipe) if field.name != "epochs"])
 def test_a_run_is_another_one_unless_only_watching_or_placing_or_its_length_differs(field):
     free = {"train_steps", "model_dir", "partitioning", "keep", "best_metric", "keep_best", "keep_period"}
-    free |= {"log_period", "eval_period", "eval_batches", "checkpoint_period", "validation", "frequency_bands"}
+    free |= {
+        "log_period",
+        "eval_period",
+        "eval_batches",
+        "checkpoint_period",
+        "validation",
+        "frequency_bands",
+        "curves",
+    }
     assert set(FREE) == free
     mine, other = recipe().identity(), recipe(**{field: DIFFERENT[field]}).identity()
     assert {name for name in {**mine, **other} if mine.get(name) != other.get(name)} == {field} - free
@@ -298,6 +307,14 @@ class Odd(Causal):
 
     def block_length(self, lengths):
         return 32
+
+
+def test_curves_are_drawn_against_what_grows():
+    assert recipe(curves=("flops", "epoch")).curves == ("flops", "epoch")
+    with pytest.raises(UserError, match=r"names 'flop', and curves are drawn against step, .* Did you mean 'flops'\?"):
+        recipe(curves=("step", "flop"))
+    with pytest.raises(UserError, match="CURVES names nothing to draw against"):
+        recipe(curves=())
 
 
 def test_frequency_bands_share_out_the_whole_text():

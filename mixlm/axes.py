@@ -123,7 +123,7 @@ def under(layout: Layout, function: Callable[..., Any]) -> Callable[..., Any]:
 
 @dataclass(frozen=True)
 class _Under:
-    # No closure: a compiled step finds the numbers of its function that may vary (`mixlm.traced`), as the learning rate.
+    # No closure: the numbers of the function that may vary (`mixlm.traced`) are to be seen from outside.
     layout: Layout
     function: Callable[..., Any]
 

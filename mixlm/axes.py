@@ -118,12 +118,18 @@ def laid_out(layout: Layout | None) -> Iterator[None]:
 
 def under(layout: Layout, function: Callable[..., Any]) -> Callable[..., Any]:
     """`function`, traced with the layout in force."""
+    return _Under(layout, function)
 
-    def run(*given: Any) -> Any:
-        with laid_out(layout):
-            return function(*given)
 
-    return run
+@dataclass(frozen=True)
+class _Under:
+    # No closure: the numbers of the function that may vary (`mixlm.traced`) are to be seen from outside.
+    layout: Layout
+    function: Callable[..., Any]
+
+    def __call__(self, *given: Any) -> Any:
+        with laid_out(self.layout):
+            return self.function(*given)
 
 
 @contextmanager

@@ -292,14 +292,18 @@ def score_rows(
     weights: Float[Array, "B T"],
     loss: TokenLoss,
     counted: Float[Array, "B T"],
+    factors: Float[Array, " B"] | None = None,
     at_once: int = LOGITS,
 ) -> Scored:
     """Each row's sums, for rows whose costs are weighed apart later; otherwise as `score`, without a pick.
 
-    A gradient cannot be taken ahead where every row has a factor of its own, so a block's logits are computed again on
-    the way back: a fourth product with the head's matrix next to `score`'s three, where there are several blocks.
+    `factors` are what the loss will weigh the rows' totals by, up to one factor that all share: the gradient is then
+    taken ahead as in `score`, and is NaN where the loss weighs them otherwise. Without them the logits of several
+    blocks are computed again on the way back: a fourth product with the head's matrix next to the three.
     """
-    columns = (targets, weights, counted, jnp.zeros_like(weights))
+    columns: list[Array] = [targets, weights, counted, jnp.zeros_like(weights)]
+    if factors is not None:
+        columns.append(jnp.broadcast_to(factors[:, None], targets.shape))
     shards = shards_of(*targets.shape)
     rows, length, vocab_size = _positions(logits, hidden, shards)
     blocks = math.ceil(length / max(at_once // (rows * vocab_size), 1))
@@ -308,19 +312,22 @@ def score_rows(
     return jax.tree.map(shards.row_sums, shards.map(partial(_score_rows, logits, loss, blocks), hidden, *columns))
 
 
-def _score_rows(logits, loss, blocks, hidden, *columns):
+def _score_rows(logits, loss, blocks, hidden, targets, weights, counted, noise, factors=None):
     def sums(block_hidden, *columns):
         row_sums = partial(jnp.sum, axis=1)
-        total, rest, _ = _block_sums(logits(block_hidden), *columns, loss=loss, pick=None, add=row_sums)
-        return total, rest
+        return _block_sums(logits(block_hidden), *columns, loss=loss, pick=None, add=row_sums)
 
+    columns = (targets, weights, counted, noise)
     if blocks == 1:
-        total, rest = sums(hidden, *columns)
+        total, rest, _ = sums(hidden, *columns)
         return Scored(total, **rest)
     cut = [_in_blocks(x, blocks) for x in (hidden, *columns)]
+    if factors is not None:
+        total, rest, _ = _blockwise(sums, *cut, factors=factors[:, 0])
+        return Scored(total, **rest)
 
     def body(carry, part):
-        return jax.tree.map(jnp.add, carry, sums(*part)), None
+        return jax.tree.map(jnp.add, carry, sums(*part)[:2]), None
 
     zeros = jnp.zeros(hidden.shape[0])
     start = (zeros, dict.fromkeys(SUMS, zeros))
@@ -362,15 +369,20 @@ def _block_sums(logits, targets, weights, counted, noise, *, loss, pick, add=jnp
     return add(weights * scale * cost), rest, picked
 
 
-def _blockwise(sums, hidden, *columns):
-    """Adds up `sums` over the leading axis of its arguments; gradients are taken block by block on the way forward."""
+def _blockwise(sums, hidden, *columns, factors=None):
+    """Adds up `sums` over the leading axis of its arguments; gradients are taken block by block on the way forward.
+
+    Where the total is one of each row, they are those of the sum of `factors * total`.
+    """
     function, held = jax.closure_convert(sums, hidden[0], *(column[0] for column in columns))
+    factors = jnp.ones(()) if factors is None else factors
 
     def nothing():  # made where it is used: a tracer of this call must not reach the traces of the two rules below
-        return jnp.zeros(()), {name: jnp.zeros(()) for name in SUMS}
+        zeros = jnp.zeros(factors.shape)
+        return zeros, dict.fromkeys(SUMS, zeros)
 
     @jax.custom_vjp
-    def run(held, hidden, columns):
+    def run(held, factors, hidden, columns):
         def body(carry, block):
             total, rest, picked = function(*block, *held)
             return jax.tree.map(jnp.add, carry, (total, rest)), picked
@@ -378,26 +390,36 @@ def _blockwise(sums, hidden, *columns):
         carry, picked = jax.lax.scan(body, nothing(), (hidden, *columns))
         return *carry, picked
 
-    def forward(held, hidden, columns):
+    def forward(held, factors, hidden, columns):
         def body(carry, block):
             def cost(held, block_hidden):
                 total, *rest = function(block_hidden, *block[1:], *held)
-                return total, rest
+                return jnp.sum(factors * total), (total, *rest)
 
-            total, pull, (rest, picked) = jax.vjp(cost, held, block[0], has_aux=True)
+            _, pull, (total, rest, picked) = jax.vjp(cost, held, block[0], has_aux=True)
             held_gradient, hidden_gradient = pull(jnp.ones(()))
             return jax.tree.map(jnp.add, carry, ((total, rest), held_gradient)), (hidden_gradient, picked)
 
         start = (nothing(), jax.tree.map(jnp.zeros_like, held))
         (carry, held_gradient), (hidden_gradient, picked) = jax.lax.scan(body, start, (hidden, *columns))
-        return (*carry, picked), (held_gradient, hidden_gradient)
+        return (*carry, picked), (factors, held_gradient, hidden_gradient)
 
-    def backward(gradients, cotangents):
-        scale = cotangents[0]
-        return *jax.tree.map(lambda g: (scale * g).astype(g.dtype), gradients), None
+    def backward(kept, cotangents):
+        factors, *gradients = kept
+        scale = _shared(cotangents[0], factors)
+        held_gradient, hidden_gradient = jax.tree.map(lambda g: (scale * g).astype(g.dtype), gradients)
+        return held_gradient, None, hidden_gradient, None
 
     run.defvjp(forward, backward)
-    return run(held, hidden, columns)
+    return run(held, jax.lax.stop_gradient(factors), hidden, columns)
+
+
+def _shared(given: Float[Array, "*B"], factors: Float[Array, "*B"]) -> Float[Array, ""]:
+    """The number that `factors` are multiplied by in `given`; NaN where there is none."""
+    square = jnp.sum(factors**2)
+    number = jnp.sum(given * factors) / jnp.where(square > 0, square, 1.0)
+    off = jnp.max(jnp.abs(given - number * factors)) > 1e-3 * jnp.max(jnp.abs(given))
+    return jnp.where(off, jnp.nan, number)
 
 
 def _in_blocks(x: Array, blocks: int) -> Array:

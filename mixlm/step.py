@@ -134,10 +134,14 @@ class Step:
             return carry, {name: term.count for name, term in found.items()}
 
         counts = jax.tree.map(jnp.sum, jax.lax.scan(count, None, (index, parts))[1])
+        rows = keys.shape[0] // self.microbatches
+        whole = {f"count/{name}": jnp.broadcast_to(number, rows) for name, number in counts.items()}
 
         def descend(carry, part):
+            index, (batch, keys) = part
+
             def loss(params):
-                found = terms(params, part[0], *part[1])
+                found = terms(params, index, batch | whole, keys)
                 shares = {name: Term(term.total, counts[name], term.weight) for name, term in found.items()}
                 return weighted_sum(shares), found
 

@@ -210,7 +210,7 @@ def row_totals(loss, kernel, hidden, targets, weights, noise):
 
     def total(kernel, hidden):
         counted = (weights > 0).astype(jnp.float32)
-        found = score_rows(lambda block: block @ kernel, hidden, targets, weights, loss, counted, at_once)
+        found = score_rows(lambda block: block @ kernel, hidden, targets, weights, loss, counted, at_once=at_once)
         return jnp.sum(found.total * jnp.arange(1.0, 1 + len(hidden))), vars(found)
 
     return jax.value_and_grad(total, argnums=(0, 1), has_aux=True)(kernel, hidden)

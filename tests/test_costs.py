@@ -1,11 +1,13 @@
 """A mixed objective costs the products that its parts need and no others, at the size of the small recipes."""
 
+from functools import partial
+
 import jax
 import numpy as np
 import pytest
 
 from mixlm.flops import matmul_flops
-from mixlm.losses import CrossEntropy, Focal, MiLe
+from mixlm.losses import CrossEntropy, Focal, MiLe, score, score_rows
 from mixlm.models.llama import Llama
 from mixlm.objectives.causal import Causal
 from mixlm.objectives.masked_diffusion import MaskedDiffusion
@@ -43,6 +45,13 @@ def flops(objective, length: int = 128) -> float:
 @pytest.mark.parametrize("mix", MIXES)
 def test_a_mix_of_rows_costs_one_of_its_parts(mix):
     assert flops(CAUSAL) <= flops(MIXES[mix]) <= 1.02 * flops(CAUSAL)
+
+
+@pytest.mark.parametrize("mix", ["dual", "gpt-bert"])
+def test_so_it_does_where_not_all_logits_exist_at_once(mix, monkeypatch):
+    for place, function in (("objectives.mix.score_rows", score_rows), ("objectives.base.score", score)):
+        monkeypatch.setattr(f"mixlm.{place}", partial(function, at_once=8192 * 128))
+    assert flops(CAUSAL, 512) <= flops(MIXES[mix], 512) <= 1.02 * flops(CAUSAL, 512)
 
 
 @pytest.mark.parametrize("length", [128, 512])

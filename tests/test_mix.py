@@ -299,7 +299,13 @@ def test_rows_scored_apart_add_up_to_the_batch_with_any_factor_for_each(loss: To
 
     def cost(hidden, head):
         found = score_rows(
-            lambda h: jnp.einsum("...d,dv->...v", h, head), hidden, targets, weights, loss, counted, block
+            lambda h: jnp.einsum("...d,dv->...v", h, head),
+            hidden,
+            targets,
+            weights,
+            loss,
+            counted,
+            at_once=4 * 11 * block,
         )
         return jnp.sum(factors * found.total), found
 
@@ -324,6 +330,67 @@ def test_rows_scored_apart_add_up_to_the_batch_with_any_factor_for_each(loss: To
         assert_close(getattr(found[0][1], name), jnp.stack([getattr(row, name) for row in rows]))
     some = found[0][1].among(jnp.array([True, False, True, False]))
     assert_close(some.total, rows[0].total + rows[2].total)
+
+
+def factors_case():
+    generator = np.random.default_rng(0)
+    hidden, head = (jnp.asarray(generator.normal(size=size), jnp.float32) for size in ((4, 7, 5), (5, 11)))
+    targets = jnp.asarray(generator.integers(0, 11, (4, 7)), jnp.int32)
+
+    def cost(factors, hidden, head, known=None):
+        found = score_rows(
+            lambda h: h @ head,
+            hidden,
+            targets,
+            jnp.ones((4, 7)),
+            CrossEntropy(1e-3),
+            jnp.ones((4, 7)),
+            known,
+            4 * 11 * 2,
+        )
+        return 3 * jnp.sum(factors * found.total)
+
+    return cost, hidden, head
+
+
+def test_factors_that_are_known_change_no_number():
+    cost, hidden, head = factors_case()
+    factors = jnp.array([1.0, 0.25, 0.0, 3.0])
+    found, wanted = (
+        jax.jit(jax.value_and_grad(cost, argnums=(1, 2)))(factors, hidden, head, known) for known in (factors, None)
+    )
+    assert_close(found, wanted)
+    nothing = jax.grad(cost, argnums=(1, 2))(jnp.zeros(4), hidden, head, jnp.zeros(4))
+    assert all(not jnp.any(leaf) for leaf in nothing)
+
+
+def test_factors_that_were_wrong_show():
+    cost, hidden, head = factors_case()
+    factors = jnp.array([1.0, 0.25, 0.0, 3.0])
+    for wrong in (factors.at[1].set(0.5), factors.at[2].set(1.0), jnp.zeros(4)):
+        gradients = jax.grad(cost, argnums=(1, 2))(factors, hidden, head, wrong)
+        assert all(jnp.all(jnp.isnan(leaf)) for leaf in gradients)
+
+
+@pytest.mark.parametrize("microbatches", [1, 2])
+@pytest.mark.parametrize("losses", [(CrossEntropy(), CrossEntropy()), (CrossEntropy(), CrossEntropy(1e-3))])
+def test_a_mix_in_blocks_is_the_mix(losses, microbatches: int, monkeypatch):
+    parts = (replace(CAUSAL, loss=losses[0]), replace(DIFFUSION, loss=losses[1]))
+    mix = PerExample(parts, (0.5,), loss_weights=(2.0, 0.5))
+    modules, optimizer = (("model", NETWORK),), Optimizer(AdamW(), Constant(0.01), clip_norm=None)
+
+    def stepped():
+        params = {"model": random_params()}
+        state = TrainState(STEP, params, optimizer.init(params))
+        step = jax.jit(lambda *given: Step(modules, optimizer, microbatches)(*given, mix))
+        return step(state, text(8, 9), jnp.int32(0))
+
+    wanted = stepped()
+    monkeypatch.setattr("mixlm.objectives.mix.score_rows", partial(score_rows, at_once=8 * VOCAB * 2 // microbatches))
+    found = stepped()
+    assert_close(found[1], wanted[1])
+    # Adam divides by a gradient's size: of what is near none, the sign is rounding.
+    assert_close(found[0].params, wanted[0].params, 2e-3)
 
 
 # ---- sums ---------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, Key, Shaped, UInt32
 from mixlm.corruption import Rate, ranks, rate_at
 from mixlm.errors import UserError
 from mixlm.example import Example
-from mixlm.losses import Term, score_rows
+from mixlm.losses import CrossEntropy, Term, score_rows
 from mixlm.objectives.base import Batch, Nets, Objective, RowObjective, drawn
 from mixlm.schedules import Schedule, Step
 
@@ -125,19 +125,45 @@ class PerExample:
         net = nets[self.networks[0]]
         hidden = net.hidden(example)
         targets, weights = example.decoder_target_tokens, example.decoder_loss_weights
-        rows = {
-            index: score_rows(net.logits, hidden, targets, weights, self._losses[index], example.loss_counts)
-            for index in dict.fromkeys(self.scored_as)
-        }
+        term_weights = [self._weight(index, batch, step) for index in range(len(self.objectives))]
+        rows = {}
+        for index in dict.fromkeys(self.scored_as):
+            factors = self._factors(index, term_weights, example, batch)
+            counts, loss = example.loss_counts, self._losses[index]
+            rows[index] = score_rows(net.logits, hidden, targets, weights, loss, counts, factors)
         terms: dict[str, Term] = {}
         for index, (objective, loss) in enumerate(zip(self.objectives, self._losses)):
             mine = which == index
-            share = batch["shares"][0, index]
-            weight = share if self.loss_weights is None else share * rate_at(self.loss_weights[index], step)
-            terms |= rows[self.scored_as[index]].among(mine).terms(objective.name, loss, weight)
+            terms |= rows[self.scored_as[index]].among(mine).terms(objective.name, loss, term_weights[index])
             shared, count = (jnp.sum(rows, dtype=jnp.float32) for rows in (mine & real, real))
             terms[f"{objective.name}/share"] = Term(shared, count, 0.0)
         return terms
+
+    def _weight(self, index: int, batch: Batch, step: Step) -> Float[Array, ""]:
+        """What an objective's mean is weighed by."""
+        share = batch["shares"][0, index]
+        return share if self.loss_weights is None else share * rate_at(self.loss_weights[index], step)
+
+    def _factors(
+        self, scored: int, term_weights: Sequence[Float[Array, ""]], example: Example, batch: Batch
+    ) -> Float[Array, " B"] | None:
+        """What the loss weighs the total of each row by that is scored as this objective is: `weight / count`, else 0.
+
+        None where the count is known only with the logits.
+        """
+        if not isinstance(self._losses[scored], CrossEntropy):
+            return None
+        which, factors = batch["objective"], jnp.zeros(example.loss_counts.shape[0])
+        for index, objective in enumerate(self.objectives):
+            mine = which == index
+            here = jnp.sum(jnp.where(mine[:, None], example.loss_counts, 0.0))
+            # The step knows those of the whole batch where this is a part of it.
+            whole = batch.get(f"count/{objective.name}")
+            count = here if whole is None else whole[0]
+            if self.scored_as[index] == scored:
+                mean = jnp.where(count > 0, term_weights[index] / jnp.where(count > 0, count, 1.0), 0.0)
+                factors += jnp.where(mine, mean, 0.0)
+        return factors
 
 
 @dataclass(frozen=True)

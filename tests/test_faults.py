@@ -202,6 +202,22 @@ def test_a_torn_newest_checkpoint_is_taken_up_from_the_one_before(whole, corpus,
     assert "going on from the whole one of step 9" in printed
 
 
+def test_a_loss_that_is_no_number_ends_the_run_and_the_next_start_goes_on(whole, corpus, tmp_path):
+    made = small(corpus, tmp_path / "run")
+    injected = """
+settle = loop.Loop.settle
+def until(self, done, metrics, params=None):
+    settle(self, done, metrics | {"loss": float("nan")} if done == 8 else metrics, params)
+loop.Loop.settle = until
+"""
+    code, _, errors = ended(child(corpus, made.folder, injected))
+    assert code == 2
+    (sentence,) = [line for line in errors.splitlines() if line.startswith("error:")]
+    assert "The loss of step 8 is not finite (loss nan" in sentence and "that of step 6 in" in sentence
+    assert [line["step"] for line in lines(made)] == [*range(1, 8)]
+    assert_nothing_lost(made, whole)
+
+
 def test_a_second_start_on_a_folder_in_use_is_refused(whole, corpus, tmp_path):
     made = small(corpus, tmp_path / "run")
     running = child(corpus, made.folder, at_step(2, f"print('here', flush=True); time.sleep({2 * SOON})"))

@@ -154,3 +154,9 @@ def platform() -> str:
     """The platform that the present trace is for: that of the mesh in force, which may be of devices elsewhere."""
     layout = in_force()
     return jax.default_backend() if layout is None else layout.mesh.devices.flat[0].platform
+
+
+def not_cut() -> bool:
+    """Whether the present trace is for one device."""
+    layout = in_force()
+    return layout is None or layout.mesh.size == 1

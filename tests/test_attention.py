@@ -16,7 +16,7 @@ from mixlm.errors import UserError
 from mixlm.example import Example, attention_mask, same_segment
 from mixlm.flops import matmul_flops
 from mixlm.models import attention
-from mixlm.models.attention import Blockwise, Fused, Recomputed, chosen, dropped, mask_bias, mix, view_of
+from mixlm.models.attention import Added, Blockwise, Fused, chosen, dropped, mask_bias, mix, view_of
 from mixlm.models.layers import Dropout
 from mixlm.models.llama import Llama
 from mixlm.models.reach import Reach, across, within
@@ -186,7 +186,7 @@ def test_weights_that_drop_alike_for_all_queries_drop_values():
             drop, plain = Dropout(0.5), mask_bias(reach.mask())
             if self.way == "values":
                 return mix(q, k, dropped(v, drop), plain)
-            return mix(q, k, v, Recomputed((plain,)) if self.way == "recomputed" else plain, drop=drop)
+            return mix(q, k, v, Added((plain,), keep=False) if self.way == "recomputed" else plain, drop=drop)
 
     rngs = {"dropout": jax.random.key(2)}
     wanted, whole = (Reader("weights").apply({}, *inputs, rngs=noise) for noise in (rngs, None))

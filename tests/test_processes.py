@@ -178,14 +178,14 @@ def test_four_processes_go_on_and_report(story, alone, corpus, tmp_path, monkeyp
 
 
 def test_two_processes_go_on_from_another_run(alone, corpus, tmp_path):
-    changes = {"init_from": f"{alone[1].folder}@6", "init_optimizer": True}
+    changes = {"init_from": f"{alone[1].folder}@9", "init_optimizer": True}
     ended = Run(corpus, tmp_path / "fork", 2, 2, **changes).ended()
     assert [code for code, _, _ in ended] == [0] * 2, ended
-    assert f"after step 6 of {alone[1].folder}, with its optimizer's state" in ended[0][1]
+    assert f"after step 9 of {alone[1].folder}, with its optimizer's state" in ended[0][1]
     made = recipe(str(corpus), str(tmp_path / "fork"))
-    assert [line["step"] for line in lines(made)] == list(range(7, 13))
+    assert [line["step"] for line in lines(made)] == list(range(10, 13))
     assert [line["loss"] for line in lines(made)] == pytest.approx(
-        [line["loss"] for line in lines(alone[1])[6:]], rel=1e-5
+        [line["loss"] for line in lines(alone[1])[9:]], rel=1e-5
     )
     same_parameters(made, alone[1])
 

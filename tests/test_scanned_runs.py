@@ -52,7 +52,7 @@ def test_scanned_layers_learn_what_they_learn_one_by_one(runs):
     for ours, theirs in zip(lines(scanned), lines(plain), strict=True):
         assert ours.keys() == theirs.keys()
         for name, value in ours.items():
-            if name != "flops":  # of which recomputed layers have more
+            if "flops" not in name:  # of which recomputed layers have more
                 same = value if isinstance(value, str) else pytest.approx(value, rel=1e-4)
                 assert theirs[name] == same, name
     wanted = params_of(plain)

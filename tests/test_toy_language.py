@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from flax.core import meta
 
 from mixlm.losses import Focal, MiLe, weighted_sum
@@ -128,6 +129,7 @@ def diffusion_cost(length: int) -> float:
     return (length / 2 * pair + (1 - hidden) * (A - A_OF_B)) / length
 
 
+@pytest.mark.slow
 def test_dual_learns_both_of_its_entropies_with_one_network():
     mix = PerExample((Causal(TOKENS), MaskedDiffusion(TOKENS, stratified=True)), (0.5,))
     (found,) = learned((mix, 1200))
@@ -192,6 +194,7 @@ def unrolled_costs() -> tuple[float, float]:
     return tuple(-sum(np.sum(m * log) for m, log in zip(mass, logs, strict=True)) / 2 for mass in (first, second))
 
 
+@pytest.mark.slow
 def test_ar2diff_learns_to_denoise_and_to_unroll_as_well_as_can_be():
     denoise, unroll = unrolled_costs()
     (found,) = learned((UnrolledDiffusion(TOKENS, prefix=False), 2500), length=2)
@@ -199,6 +202,7 @@ def test_ar2diff_learns_to_denoise_and_to_unroll_as_well_as_can_be():
     assert_learned(found["unroll"], unroll, above=0.05)
 
 
+@pytest.mark.slow
 def test_spactor_learns_what_its_generator_allows_and_then_the_entropy():
     # Six tokens: the encoder reads a b a, one of them masked; the decoder says b a b, behind a sentinel and before EOS.
     spans = SpanCorruption(TOKENS, noise_density=0.5, mean_span_length=3.0)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from mixlm.axes import platform
+from mixlm.axes import not_cut, platform
 
 # What attention keeps for the gradient, as policies of jax.checkpoint know it.
 KEPT = "attention"
@@ -78,9 +78,11 @@ def _across(weights: Float[Array, "B H T S"], x: Float[Array, "B H T K"]) -> Flo
 
 def _summed(slope: Array, addend: Array) -> Array:
     """The gradient of an addend: that of the scores, summed along the axes that it is the same on."""
-    if addend.shape[0] == 1 != slope.shape[0] and platform() == "cpu":
-        # XLA's sums over the first axis of four are forty times slower there.
-        slope = jnp.einsum("b,b...->...", jnp.ones(slope.shape[0], slope.dtype), slope)[None]
+    if addend.shape[0] == 1 and platform() == "cpu" and not_cut():
+        # XLA's sums over the first axis of four are forty times slower there than sums of halves.
+        while (rows := slope.shape[0]) > 1:
+            halves = slope[: rows // 2] + slope[rows // 2 : rows // 2 * 2]
+            slope = jnp.concatenate([halves[:-1], halves[-1:] + slope[-1:]]) if rows % 2 else halves
     axes = tuple(axis for axis in range(slope.ndim) if addend.shape[axis] == 1 != slope.shape[axis])
     return jnp.sum(slope, axis=axes, keepdims=True, dtype=jnp.float32).astype(addend.dtype)
 

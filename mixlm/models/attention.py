@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
-from mixlm.axes import in_force, platform
+from mixlm.axes import in_force, not_cut, platform
 from mixlm.errors import UserError, nearest
 from mixlm.models.attend import attend
 from mixlm.models.reach import Reach
@@ -142,7 +142,7 @@ def on_each_device(
 ) -> Float[Array, "B H T K"]:
     """The splash kernel on each device's own rows, heads and queries: XLA cannot cut a kernel by itself."""
     layout, kernel = in_force(), partial(splash, interpret=view.interpret)
-    if layout is None or layout.mesh.size == 1:
+    if layout is None or not_cut():
         return kernel(q, k, v, view.reach)
     queries = layout.spec(("batch", "heads", "length", "kv"), q.shape)
     keys = layout.spec(("batch", "heads", None, "kv"), k.shape)

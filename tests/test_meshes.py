@@ -39,7 +39,10 @@ def brief(name: str):
     return small(name, *([STAGE[name]] if name in STAGE else []), short=True)
 
 
-@pytest.mark.parametrize("name", SELECTED)
+QUICK = ("mile",)  # test_sharding has five steps of spactor
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in SELECTED])
 def test_ten_steps_on_a_mesh_are_ten_steps_on_one_device(name):
     mesh = Partitioning(**dict(zip(AXES, SELECTED[name])))
     losses, parameters, optimizer = steps_on(brief(name), mesh, jax.devices())

@@ -63,6 +63,7 @@ def ended(begun, corpus, tmp_path_factory):
     return folder, Run(corpus, folder, 4, 2, drivers, mesh={"data": 1, "fsdp": 4, "tensor": 2}).ended()
 
 
+@pytest.mark.slow
 def test_a_run_goes_from_two_processes_to_four_and_from_tensor_to_fsdp(begun, ended, alone, corpus, monkeypatch):
     assert [code for code, _, _ in begun[1]] == [0] * 2, begun[1]
     assert [code for code, _, _ in ended[1]] == [0] * 4, ended[1]
@@ -72,11 +73,13 @@ def test_a_run_goes_from_two_processes_to_four_and_from_tensor_to_fsdp(begun, en
     assert_equal_runs(recipe(str(corpus), str(ended[0])), alone)
 
 
+@pytest.mark.slow
 def test_processes_that_share_rows_read_them_all(begun):
     for _, said, _ in begun[1]:
         assert set(map(frozenset, rows_read(said).values())) == {frozenset(range(8))}
 
 
+@pytest.mark.slow
 def test_each_process_reads_its_own_rows_and_no_others(ended):
     for process, (_, said, _) in enumerate(ended[1]):
         read = rows_read(said)

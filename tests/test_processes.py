@@ -133,15 +133,15 @@ def story(alone, corpus, tmp_path_factory):
 
 def test_a_killed_process_ends_the_others_with_one_sentence(story):
     _, ((code, _, errors), (killed, _, _)), *_ = story
-    assert (code, killed) == (LOST, -9)
+    assert (code, killed) == (LOST, -9), errors
     (sentence,) = [line for line in errors.splitlines() if line.startswith("error:")]
     assert "Process 1 of 2 is gone" in sentence and "that of step 3" in sentence and "same command" in sentence
     assert "Traceback" not in errors and "stack trace" not in errors
 
 
 def test_a_killed_coordinator_ends_the_others_with_one_sentence(story):
-    _, _, ((killed, said, _), (code, _, errors)), _ = story
-    assert (code, killed) == (LOST, -9)
+    _, _, ((killed, said, left), (code, _, errors)), _ = story
+    assert (code, killed) == (LOST, -9), left + errors
     assert "resuming after step 3" in said
     (sentence,) = [line for line in errors.splitlines() if line.startswith("error:")]
     assert "Process 0 of 2 is gone" in sentence and "that of step 6" in sentence
@@ -149,8 +149,8 @@ def test_a_killed_coordinator_ends_the_others_with_one_sentence(story):
 
 
 def test_a_signal_to_one_process_saves_the_same_step_of_all(story):
-    folder, _, _, ((first, said, _), (second, silence, _)) = story
-    assert (first, second) == (0, 0)
+    folder, _, _, ((first, said, left), (second, silence, errors)) = story
+    assert (first, second) == (0, 0), left + errors
     assert "resuming after step 6" in said and "SIGTERM to process 1 came" in said
     assert "same command goes on from there" in said
     # Process 0 alone speaks; Gloo's own words are not ours.

@@ -121,7 +121,9 @@ SWEEPS = {
 }
 
 
-@pytest.mark.parametrize("sweep", SWEEPS)
+@pytest.mark.parametrize(
+    "sweep", [pytest.param(n, marks=pytest.mark.slow) if n == "encoder-decoder" else n for n in SWEEPS]
+)
 def test_another_cell_of_a_sweep_compiles_nothing(sweep, corpus, tmp_path):
     build, here, there = SWEEPS[sweep]
     first = recipe(corpus, tmp_path / "first", **build(*here))

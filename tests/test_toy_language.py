@@ -137,6 +137,7 @@ def test_dual_learns_both_of_its_entropies_with_one_network():
     assert_learned(found["masked_diffusion"], diffusion_cost(4))
 
 
+@pytest.mark.slow
 def test_antlm_learns_the_entropy_of_each_stage():
     # Two tokens of four: the partner of one is the other in a third of the rows.
     masked = MaskedLM(TOKENS, mask_rate=0.5, keep=0.0, random=0.0)
@@ -145,6 +146,7 @@ def test_antlm_learns_the_entropy_of_each_stage():
     assert_learned(second["masked_lm"], ((A + B) / 3 + (A_OF_B + B_OF_A) * 2 / 3) / 2)
 
 
+@pytest.mark.slow
 def test_mile_learns_the_entropy_too():
     # Its scale depends on the context alone, so that the best prediction is the true one.
     (found,) = learned((Causal(TOKENS, MiLe(1.0)), 400))
@@ -160,6 +162,7 @@ def focal_prediction(q: np.ndarray) -> np.ndarray:
     return q / (low + q)
 
 
+@pytest.mark.slow
 def test_focal_learns_its_own_flatter_optimum():
     a_cost = -np.sum(PRIOR * np.log(focal_prediction(PRIOR)))
     b_cost = -np.sum(CHANNEL[0] * np.log(focal_prediction(CHANNEL[0])))

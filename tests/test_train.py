@@ -141,7 +141,14 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("killed_at", [2, 5, 7], ids=["before any checkpoint", "past tau", "at the end"])
+@pytest.mark.parametrize(
+    "killed_at",
+    [
+        pytest.param(2, marks=pytest.mark.slow, id="before any checkpoint"),
+        pytest.param(5, id="past tau"),
+        pytest.param(7, marks=pytest.mark.slow, id="at the end"),
+    ],
+)
 def test_a_killed_run_resumes_to_the_bit(whole, corpus, tmp_path, monkeypatch, killed_at):
     made = recipe(corpus, tmp_path / "killed")
     settle = loop.Loop.settle
@@ -222,6 +229,7 @@ def test_other_text_does_not_go_on_with_this_texts_run(corpus, tmp_path):
         loop.train(recipe(copy, tmp_path / "run", train_steps=8), say=lambda _: None)
 
 
+@pytest.mark.slow
 def test_one_row_a_batch_is_enough(corpus, tmp_path):
     made, said = recipe(corpus, tmp_path / "narrow", batch_size=1, train_steps=5), []
     loop.train(made, say=said.append)
@@ -256,6 +264,7 @@ def test_a_loss_that_is_not_finite_names_the_step_and_leaves_the_last_good_check
     assert [line["step"] for line in read(made.folder)][-1] in (4, 5)
 
 
+@pytest.mark.slow  # test_meshes has other recipes on more meshes
 def test_devices_change_nothing_but_rounding(whole, corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(jax, "devices", lambda *_: DEVICES)
     eight = recipe(corpus, tmp_path / "eight")

@@ -19,7 +19,7 @@ from mixlm.hlo import module
 from mixlm.objectives.base import Objective
 from mixlm.plan import Plan, count, parameters, plan, size
 from mixlm.recipe import Recipe
-from mixlm.rounds import bytes_again, flops_again
+from mixlm.rounds import bytes_again, flops_again, hbm_bytes
 from mixlm.step import Step
 from mixlm.topology import topology_devices
 
@@ -32,7 +32,8 @@ class Needs:
 
     `outputs` are what does not lie in an argument's place. `flops` count what is computed, again or not, but for what
     is in a kernel, into which the compiler does not look; `model_flops` the matrix products alone, those of kernels
-    too, as often as the mathematics asks for them. `accessed` counts transfers to the chip's own vector memory as well.
+    too, as often as the mathematics asks for them. `accessed` is XLA's "bytes accessed", which counts several times
+    what is prefetched; `moved` are the bytes that HBM gives and takes.
     """
 
     arguments: int
@@ -41,6 +42,7 @@ class Needs:
     peak: int
     flops: float
     accessed: float
+    moved: float
     model_flops: float
     exchanges: tuple[Collective, ...] = ()
 
@@ -69,10 +71,10 @@ class Bounds:
 
 
 def bounds(needs: Needs, on: Chip) -> Bounds:
-    """FLOPs / peak, bytes accessed / HBM's bandwidth, what collectives must send / the bandwidth of all links."""
+    """FLOPs / peak, bytes moved / HBM's bandwidth, what collectives must send / the bandwidth of all links."""
     sent = sum(exchange.sent for exchange in needs.exchanges)
     # What the compiler does not see in a kernel is computed all the same.
-    times = (max(needs.flops, needs.model_flops) / on.flops, needs.accessed / on.bandwidth, sent / on.links)
+    times = (max(needs.flops, needs.model_flops) / on.flops, needs.moved / on.bandwidth, sent / on.links)
     return Bounds(*times, mfu=needs.model_flops / on.flops / max(times))
 
 
@@ -85,7 +87,8 @@ def needs(planned: Plan, objective: Objective) -> Needs | TooLarge:
         if refused is None:
             raise
         return refused
-    memory, cost, program = compiled.memory_analysis(), compiled.cost_analysis(), module(compiled.as_text())
+    memory, cost, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
+    program = module(text)
     outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
     return Needs(
         arguments=memory.argument_size_in_bytes,
@@ -94,6 +97,7 @@ def needs(planned: Plan, objective: Objective) -> Needs | TooLarge:
         peak=memory.argument_size_in_bytes + memory.temp_size_in_bytes + outputs + memory.generated_code_size_in_bytes,
         flops=cost["flops"] + flops_again(program),
         accessed=cost["bytes accessed"] + bytes_again(program),
+        moved=hbm_bytes(text),
         model_flops=model_flops(planned, objective) / planned.mesh.size,
         exchanges=collectives(program),
     )
@@ -199,7 +203,7 @@ def described(found: Needs | TooLarge, planned: Plan, topology: str) -> Iterator
     )
     yield (
         f"work         {count(found.flops)}FLOP, of which the model's {count(found.model_flops)}FLOP, "
-        f"{count(found.accessed)}B accessed"
+        f"{count(found.accessed)}B accessed, {count(found.moved)}B to and from HBM"
     )
     yield f"collectives  {exchanged(found.exchanges)}"
     if on is None:

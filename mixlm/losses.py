@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mixlm.schedules import check_number
 from mixlm.shards import Shards, shards_of
+from mixlm.softmax import is_first_largest, normalizer_chosen_entropy
 
 Weight = Float[Array, ""] | float
 Logits = Callable[[Float[Array, "*n D"]], Float[Array, "*n V"]]
@@ -82,45 +83,13 @@ class TokenLoss(Protocol):
         ...
 
 
-@jax.custom_vjp
-def normalizer_and_chosen(
-    logits: Float[Array, "*n V"], targets: Int[Array, "*n"]
-) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
-    """(log Z, logit[target]); the gradient is `g_log_z * softmax + g_chosen * onehot` in one pass over the logits."""
-    return _normalizer_forward(logits, targets)[0]
-
-
-def _normalizer_forward(logits, targets):
-    log_z, chosen = jax.nn.logsumexp(logits, axis=-1), _at(logits, targets)
-    return (log_z, chosen), (logits, targets, log_z)
-
-
-def _normalizer_backward(kept, given):
-    logits, targets, log_z = kept
-    of_log_z, of_chosen = (x[..., None] for x in given)
-    places = jax.lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1)
-    onehot = jnp.where(places == targets[..., None], of_chosen, 0.0)
-    return of_log_z * jnp.exp(logits - log_z[..., None]) + onehot, None
-
-
-normalizer_and_chosen.defvjp(_normalizer_forward, _normalizer_backward)
-
-
-def _at(logits, targets):
-    return jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-
-
-def is_first_largest(logits: Float[Array, "*n V"], targets: Int[Array, "*n"]) -> Bool[Array, "*n"]:
-    """`argmax(logits) == targets` without the argmax, which a CPU takes one number at a time."""
-    chosen = _at(logits, targets)
-    places = jax.lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1)
-    before = jnp.max(jnp.where(places < targets[..., None], logits, -jnp.inf), axis=-1)
-    return (chosen > before) & (chosen >= jnp.max(logits, axis=-1))
-
-
 def cross_entropy(logits: Float[Array, "*n V"], targets: Int[Array, "*n"], z_loss: float = 0.0) -> Float[Array, "*n"]:
     """`log Z - logit[target] + z_loss * (log Z)^2`, in nats."""
-    log_z, chosen = normalizer_and_chosen(logits, targets)
+    log_z, chosen, _ = normalizer_chosen_entropy(logits, targets)
+    return _cost(log_z, chosen, z_loss)
+
+
+def _cost(log_z: Float[Array, "*n"], chosen: Float[Array, "*n"], z_loss: float) -> Float[Array, "*n"]:
     return log_z - chosen + (z_loss * log_z**2 if z_loss else 0.0)
 
 
@@ -162,9 +131,8 @@ class MiLe:
         self, logits: Float[Array, "*n V"], targets: Int[Array, "*n"]
     ) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
         """Returns (cost, (1 + H)^gamma)."""
-        log_p = jax.nn.log_softmax(jax.lax.stop_gradient(logits), axis=-1)
-        entropy = -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
-        return cross_entropy(logits, targets, self.z_loss), (1 + entropy) ** self.gamma
+        log_z, chosen, entropy = normalizer_chosen_entropy(logits, targets)
+        return _cost(log_z, chosen, self.z_loss), (1 + jax.lax.stop_gradient(entropy)) ** self.gamma
 
 
 @dataclass(frozen=True)

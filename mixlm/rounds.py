@@ -1,11 +1,14 @@
-"""What loops compute and access after their first round, which XLA's own count of a program leaves out."""
+"""What XLA's own count of a program leaves out: the later rounds of its loops, and which memory is accessed."""
 
 import math
 import re
 from collections.abc import Iterator
 
-from mixlm.hlo import Instruction, Module, dimensions, sizes
+from mixlm.hlo import Instruction, Module, dimensions, module, sizes
 
+# An array that lies in a memory of the chip's own, not in its HBM.
+_NEAR = re.compile(r"\[[\d,]*\](\{[^{}]*S\([1-9]\)[^{}]*\})")
+_RANGE = re.compile(r"\[(\d+):(\d+)\]")
 _LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
 # What moves nothing, or is counted where it happens.
 _FREE = ("parameter", "constant", "get-tuple-element", "tuple", "bitcast", "while", "call", "conditional", "after-all")
@@ -14,6 +17,15 @@ _FREE = ("parameter", "constant", "get-tuple-element", "tuple", "bitcast", "whil
 def bytes_again(module: Module) -> float:
     """The bytes that loops access after their first round."""
     return float(sum((times - 1) * accessed(module, line) for line, times in module.runs() if times > 1))
+
+
+def hbm_bytes(text: str) -> float:
+    """The bytes that a compiled program reads from and writes to HBM, all rounds of its loops counted.
+
+    XLA's own "bytes accessed" counts a prefetched array up to four more times: as it is copied, and as it is used.
+    """
+    far = module(_NEAR.sub(r"[0]\1", text))
+    return float(sum(times * accessed(far, line) for line, times in far.runs()))
 
 
 def flops_again(module: Module) -> float:
@@ -50,6 +62,14 @@ def accessed(module: Module, line: Instruction) -> int:
     """
     if line.opcode in _FREE or line.opcode.endswith("-done") or line.opcode == "async-start":
         return 0
+    if line.opcode == "copy-start":
+        # Its result, its operand, and what it keeps account with.
+        return sum(sizes(line.shape))
+    if line.opcode == "slice-start":
+        whole, part, *_ = sizes(line.shape)
+        ranges = _RANGE.findall(line.attributes)
+        share = math.prod(int(end) - int(start) for start, end in ranges) / max(math.prod(dimensions(line.shape)), 1)
+        return round(whole * share) + part
     if line.opcode in ("slice", "dynamic-slice", "gather"):
         return 2 * sum(sizes(line.shape))
     if line.opcode == "dynamic-update-slice":

@@ -157,7 +157,8 @@ def needs(**changes) -> Needs:
         "outputs": 3,
         "peak": 6,
         "flops": 2e12,
-        "accessed": 1e9,
+        "accessed": 3e9,
+        "moved": 1e9,
         "model_flops": 1e12,
     }
     return Needs(**(figures | changes))
@@ -167,7 +168,7 @@ def test_bounds_are_the_ceilings_times():
     exchanges = (Collective("all-reduce", 10**6, 2),)
     assert bounds(needs(exchanges=exchanges), CHIP) == Bounds(2.0, 1.0, 1.0, mfu=0.5)
     # 8 seconds of memory: one second of the model's arithmetic in them.
-    slow = bounds(needs(accessed=8e9), CHIP)
+    slow = bounds(needs(moved=8e9), CHIP)
     assert (slow.step, slow.mfu) == (8.0, 1 / 8)
 
 

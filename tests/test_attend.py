@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from mixlm.example import Example
 from mixlm.flops import matmul_flops
-from mixlm.models.attend import attend
-from mixlm.models.attention import MASKED
+from mixlm.models.attend import MASKED, attend
 from mixlm.models.decoder import DecoderOnly
 from mixlm.models.stack import Execution
 from mixlm.models.t5 import EncoderDecoder

@@ -16,7 +16,8 @@ from mixlm.errors import UserError
 from mixlm.example import Example, attention_mask, same_segment
 from mixlm.flops import matmul_flops
 from mixlm.models import attention
-from mixlm.models.attention import Added, Blockwise, Fused, chosen, dropped, mask_bias, mix, view_of
+from mixlm.models.attend import mask_bias
+from mixlm.models.attention import Added, Blockwise, Fused, chosen, dropped, mix, view_of
 from mixlm.models.layers import Dropout
 from mixlm.models.llama import Llama
 from mixlm.models.reach import Reach, across, within

@@ -21,11 +21,10 @@ from mixlm.losses import (
     Scored,
     Term,
     binary_terms,
-    is_first_largest,
-    normalizer_and_chosen,
     score,
     weighted_sum,
 )
+from mixlm.softmax import is_first_largest, normalizer_chosen_entropy
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "mile_focal.npz")
 LOSSES = [CrossEntropy(), CrossEntropy(0.01), MiLe(1.0), MiLe(0.5, z_loss=0.02), Focal(2.0), Focal(1.0, z_loss=0.02)]
@@ -386,10 +385,19 @@ def test_the_gradients_of_the_normaliser_and_of_what_was_chosen_are_separate():
     draw = np.random.default_rng(0)
     logits, targets = jnp.asarray(draw.normal(size=(3, 4, 7)), jnp.float32), jnp.asarray(draw.integers(0, 7, (3, 4)))
     of_log_z, of_chosen = draw.normal(size=(2, 3, 4)).astype(np.float32)
-    _, pull = jax.vjp(lambda x: normalizer_and_chosen(x, targets), logits)
-    (found,) = pull((jnp.asarray(of_log_z), jnp.asarray(of_chosen)))
+    values, pull = jax.vjp(lambda x: normalizer_chosen_entropy(x, targets), logits)
+    (found,) = pull((jnp.asarray(of_log_z), jnp.asarray(of_chosen), jnp.ones((3, 4))))
     wanted = of_log_z[..., None] * softmax(logits) + of_chosen[..., None] * np.eye(7)[targets]
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+    p = softmax(np.asarray(logits, np.float64))
+    np.testing.assert_allclose(values[2], -np.sum(p * np.log(p), axis=-1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("at", [0.0, 1e4])
+def test_an_entropy_does_not_mind_where_the_logits_lie(at):
+    logits = np.asarray([[0.0, 0.0, -90.0, 0.0], [0.0, -30.0, -60.0, -1e10]], np.float32) + np.float32(at)
+    _, _, entropy = normalizer_chosen_entropy(jnp.asarray(logits), jnp.zeros(2, jnp.int32))
+    np.testing.assert_allclose(entropy, [np.log(3), 30 * np.exp(-30.0)], atol=1e-6)
 
 
 @pytest.mark.parametrize("loss", [CrossEntropy(), MiLe(1.0), MiLe(0.5), Focal(2.0)])

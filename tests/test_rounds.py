@@ -3,7 +3,7 @@
 import pytest
 
 from mixlm.hlo import module
-from mixlm.rounds import accessed, bytes_again, flops_again, product_flops
+from mixlm.rounds import accessed, bytes_again, flops_again, hbm_bytes, product_flops
 
 # Invented, in the words of the TPU compiler: four rounds of a product with one of four stacked matrices, whose results
 # are stacked in place.
@@ -83,3 +83,37 @@ def test_a_products_flops_whatever_its_axes_are_called(name, flops):
 def test_a_program_without_a_loop_has_nothing_again():
     read = module(TEXT.replace("constant(4)", "constant(1)"))
     assert (flops_again(read), bytes_again(read)) == (0.0, 0.0)
+
+
+# A quarter of a matrix is fetched into vector memory, doubled there and put back whole; another is copied near by.
+FETCHED = """HloModule jit_step, is_scheduled=true
+
+%double (p0: f32[8,16]) -> f32[8,16] {
+  %p0 = f32[8,16]{1,0:T(8,128)S(1)} parameter(0)
+  ROOT %sum = f32[8,16]{1,0:T(8,128)} add(%p0, %p0)
+}
+
+ENTRY %main (a: f32[32,16]) -> f32[8,16] {
+  %a = f32[32,16]{1,0:T(8,128)} parameter(0)
+  %b = bf16[64]{0:T(1024)} parameter(1)
+  %start = ((f32[32,16]{1,0:T(8,128)}), f32[8,16]{1,0:S(1)}, s32[]{:S(2)}) slice-start(%a), slice={[8:16], [0:16]}
+  %near = f32[8,16]{1,0:T(8,128)S(1)} slice-done(%start)
+  %copy = (bf16[64]{0:T(1024)S(1)}, bf16[64]{0:T(1024)}, u32[]{:S(2)}) copy-start(%b)
+  %copied = bf16[64]{0:T(1024)S(1)} copy-done(%copy)
+  %again = bf16[64]{0:T(1024)S(1)} negate(%copied)
+  ROOT %out = f32[8,16]{1,0:T(8,128)} fusion(%near), kind=kLoop, calls=%double
+}
+"""
+
+
+def test_hbm_is_read_once_for_what_is_fetched():
+    matrix, vector = 4 * 8 * 16, 2 * 64
+    # The quarter is read, and written as the result; the vector is read, and what is made of it stays near by.
+    assert hbm_bytes(FETCHED) == 2 * matrix + vector
+    everywhere = module(FETCHED)
+    assert accessed(everywhere, everywhere.lines["start"]) == 2 * matrix
+    assert accessed(everywhere, everywhere.lines["again"]) == 2 * vector
+    # Nothing of the loop above lies near by: what it accesses is accessed in HBM, in its four rounds.
+    loop = 4 * (4 * 8 * 16 + 4 + 2 * 32 * 8 + 2 * 4 * 32 * 16 + 3 * 4 * 32 * 16)
+    products = 4 * (2 * 16 * 12 * 5 * 7) + 2 * 16 * 12 * (5 + 7) * 64 + 2 * 16 * 5 * (64 + 32) + 4 * 64 * 32
+    assert hbm_bytes(TEXT) == loop + products + 4 * 16 * 12 * 5 * 7

@@ -5,12 +5,19 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from mixlm.axes import not_cut, platform
+from mixlm.models.reach import Reach
 
+# What T5X adds to a hidden score: in float32 it swallows the score, so that a query that sees nothing attends evenly.
+MASKED = -1e10
 # What attention keeps for the gradient, as policies of jax.checkpoint know it.
 KEPT = "attention"
+
+# What is added to the scores, [B or 1, H or 1, T, S] without letters, since a layer has several of other lengths; or
+# who sees whom, of which the mask is made where it is added.
+Addend = Float[Array, "_ _ _ _"] | Reach
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5))
@@ -18,7 +25,7 @@ def attend(
     q: Float[Array, "B H T K"],
     k: Float[Array, "B H S K"],
     v: Float[Array, "B H S K"],
-    addends: tuple[Float[Array, "#B #H T S"], ...],
+    addends: tuple[Addend, ...],
     scale: float = 1.0,
     keep: bool = False,
 ) -> Float[Array, "B H T K"]:
@@ -32,20 +39,33 @@ def attend(
     return _forward(q, k, v, addends, scale, keep)[0]
 
 
-def _scores(q: Array, k: Array, addends: tuple[Array, ...], scale: float) -> Array:
+def mask_bias(mask: Bool[Array, "B T S"]) -> Float[Array, "B 1 T S"]:
+    """What is added to the scores: 0 where query t sees key s, else -1e10, in float32."""
+    return jnp.where(mask, 0.0, MASKED)[:, None].astype(jnp.float32)
+
+
+def _scores(q: Array, k: Array, addends: tuple[Addend, ...], scale: float) -> Array:
     scores = jnp.einsum("bhtk,bhsk->bhts", q, k, preferred_element_type=jnp.float32) * scale
     for addend in addends:
-        scores = scores + addend
+        scores = scores + (mask_bias(addend.mask()) if isinstance(addend, Reach) else addend)
     return scores
 
 
 def _forward(q, k, v, addends, scale, keep):
     scores = _scores(q, k, addends, scale)
     largest = jnp.max(scores, axis=-1, keepdims=True)
+    if not keep and platform() == "tpu":
+        # A TPU takes the maximum, and then the exponentials, as the scores leave the product: writing them in float32
+        # and reading them twice would take longer than the product.
+        q_again, k_again, largest = jax.lax.optimization_barrier((q, k, largest))
+        scores = _scores(q_again, k_again, addends, scale)
     weights = jnp.exp(scores - largest)
     total = jnp.sum(weights, axis=-1, keepdims=True)
     mixed = jnp.einsum("bhts,bhsk->bhtk", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
     mixed = (mixed / total).astype(v.dtype)
+    if platform() == "tpu":
+        # Else the float32 quotient would be written, for each of its readers to round.
+        mixed = jax.lax.optimization_barrier(mixed)
     # Not log Z + m, which loses Z where all scores are -1e10. The names are for policies of jax.checkpoint.
     mixed, largest, total = (checkpoint_name(x, KEPT) for x in (mixed, largest, total))
     return mixed, (q, k, v, addends, mixed, largest, total, weights.astype(v.dtype) if keep else None)
@@ -66,7 +86,7 @@ def _backward(scale, keep, kept, given):
     of_q = (jnp.einsum("bhts,bhsk->bhtk", slope, k, preferred_element_type=jnp.float32) * scale).astype(q.dtype)
     of_k = (_across(slope, q) * scale).astype(k.dtype)
     of_v = _across(weights, share).astype(v.dtype)
-    return of_q, of_k, of_v, tuple(_summed(slope, addend) for addend in addends)
+    return of_q, of_k, of_v, tuple(None if isinstance(x, Reach) else _summed(slope, x) for x in addends)
 
 
 def _across(weights: Float[Array, "B H T S"], x: Float[Array, "B H T K"]) -> Float[Array, "B H S K"]:

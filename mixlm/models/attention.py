@@ -16,12 +16,10 @@ from jaxtyping import Array, Bool, Float
 
 from mixlm.axes import in_force, not_cut, platform
 from mixlm.errors import UserError, nearest
-from mixlm.models.attend import attend
+from mixlm.models.attend import Addend, attend, mask_bias
 from mixlm.models.reach import Reach
 from mixlm.models.splash import splash
 
-# What T5X adds to a hidden score: in float32 it swallows the score, so that a query that sees nothing attends evenly.
-MASKED = -1e10
 ATTENTIONS = ("auto", "plain", "recomputed", "splash", "cudnn")
 # By the platform that a program is for.
 BEST = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn"}
@@ -46,7 +44,7 @@ class Fused:
 class Added:
     """Numbers that are added to the scores one by one; the weights are kept for the gradient, or made again."""
 
-    addends: tuple[Float[Array, "#B #H T S"], ...]
+    addends: tuple[Addend, ...]
     keep: bool = struct.field(pytree_node=False, default=True)
 
 
@@ -74,14 +72,15 @@ def view_of(reach: Reach, attention: str, dtype: str) -> View:
     return Added((mask_bias(reach.mask()),), keep=found == "plain")
 
 
-def biased_view(mask: Bool[Array, "B T S"], bias: Float[Array, "#B H T S"], attention: str) -> View:
-    """What all layers share to read within `mask` where a bias that is learnt is added.
+def biased_view(reach: Reach, bias: Float[Array, "#B H T S"], attention: str) -> View:
+    """What all layers share to read within `reach` where a bias that is learnt is added.
 
-    On a TPU the weights are not kept for the gradient, and the bias is never made for each row: both would be read
-    from memory more often than anything else.
+    On a TPU the weights are not kept for the gradient, the bias is never made for each row, and the mask is made where
+    it is added: all would be read from memory more often than anything else.
     """
-    again = attention == "recomputed" or (attention == "auto" and platform() == "tpu")
-    return Added((mask_bias(mask), bias), keep=not again)
+    on_tpu = platform() == "tpu"
+    again = attention == "recomputed" or (attention == "auto" and on_tpu)
+    return Added((reach if on_tpu else mask_bias(reach.mask()), bias), keep=not again)
 
 
 def chosen(attention: str, on: str, dtype: str) -> str:
@@ -100,11 +99,6 @@ def chosen(attention: str, on: str, dtype: str) -> str:
     if attention == "splash" and is_gpu:
         raise UserError("ATTENTION = 'splash' needs a TPU, and this program is for a GPU: leave it 'auto'.")
     return attention
-
-
-def mask_bias(mask: Bool[Array, "B T S"]) -> Float[Array, "B 1 T S"]:
-    """What is added to the scores: 0 where query t sees key s, else -1e10, in float32."""
-    return jnp.where(mask, 0.0, MASKED)[:, None].astype(jnp.float32)
 
 
 def mix(

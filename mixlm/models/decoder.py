@@ -5,8 +5,9 @@ from dataclasses import field
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from mixlm.example import Example, attention_mask, smallest_example
-from mixlm.models.attention import View, biased_view, mask_bias
+from mixlm.example import Example, smallest_example
+from mixlm.models.attend import mask_bias
+from mixlm.models.attention import View, biased_view
 from mixlm.models.cache import Cache, KeysValues, Slots, empty_cache, read, unless_overfull
 from mixlm.models.layers import (
     Attention,
@@ -20,6 +21,7 @@ from mixlm.models.layers import (
     constrain,
     without_encoder,
 )
+from mixlm.models.reach import within
 from mixlm.models.relative import RelativeBias, check_buckets
 from mixlm.models.stack import Execution, init, stacked, through
 
@@ -73,9 +75,9 @@ class Decoder(nn.Module):
     def __call__(self, example: Example) -> Float[Array, "B T D"]:
         """Reads by the example's own mask."""
         tokens = example.decoder_input_tokens
-        mask = attention_mask(example.decoder_mask_ar, example.decoder_segments)
+        reach = within(example.decoder_mask_ar, example.decoder_segments)
         bias = self.relpos_bias(tokens.shape[1], example.decoder_positions)
-        return self.stack(tokens, biased_view(mask, bias, self.execution.attention))[0]
+        return self.stack(tokens, biased_view(reach, bias, self.execution.attention))[0]
 
     def extend(self, example: Example, cache: Cache) -> tuple[Float[Array, "B T D"], Cache]:
         """Reads on after what is in the cache."""

@@ -9,7 +9,8 @@ from jaxtyping import Array, Float, Int
 
 from mixlm.errors import UserError
 from mixlm.example import Example, smallest_example
-from mixlm.models.attention import View, mask_bias, mix, view_of
+from mixlm.models.attend import mask_bias
+from mixlm.models.attention import View, mix, view_of
 from mixlm.models.cache import Cache, KeysValues, Slots, empty_cache, read, unless_overfull
 from mixlm.models.layers import (
     Bias,

@@ -9,7 +9,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mixlm.errors import UserError
 from mixlm.example import Example, attention_mask, smallest_example
-from mixlm.models.attention import mask_bias, mix
+from mixlm.models.attend import mask_bias
+from mixlm.models.attention import mix
 from mixlm.models.cache import Cache, KeysValues, Slots, empty_cache, read, unless_overfull
 from mixlm.models.layers import (
     Bias,

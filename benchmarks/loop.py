@@ -53,7 +53,7 @@ def shown(value: Any) -> str:
 
 
 def overhead(name: str, folder: Path, steps: int, rounds: int) -> dict[str, Any]:
-    """Tokens per second of the loop and of its step alone; the ratio is that of the medians."""
+    """Tokens per second of the loop and of its step alone; the ratio is the median of the rounds."""
     import jax
     from configure import configured
     from flags import parse_flags
@@ -103,10 +103,12 @@ def overhead(name: str, folder: Path, steps: int, rounds: int) -> dict[str, Any]
     # The first round of each warms up.
     tokens = steps * recipe.batch_size * recipe.block_length
     bare, whole = statistics.median(alone[1:]), statistics.median(looped[1:])
+    low, middle, high = statistics.quantiles((b / a for a, b in zip(alone[1:], looped[1:])), n=4)
     return {
         "step_ms": 1000 * bare / steps,
         "loop_ms": 1000 * whole / steps,
-        "ratio": whole / bare,
+        "ratio": middle,
+        "ratio_quartiles": [low, high],
         "tokens_per_second_bare": tokens / bare,
         "tokens_per_second_loop": tokens / whole,
         "bare_s": alone[1:],
@@ -118,8 +120,8 @@ def starts(name: str, folder: Path, count: int) -> dict[str, Any]:
     """Seconds from the command to the first step, and to the words that come before compiling."""
     cache = Path(os.environ["MIXLM_CACHE"])
     shutil.rmtree(cache / "executables", ignore_errors=True)
-    cold = start(name, folder / "cold")
-    warm = [start(name, folder / f"warm{index}") for index in range(count)]
+    cold = start(name, folder / f"{name}-cold")
+    warm = [start(name, folder / f"{name}-warm{index}") for index in range(count)]
     return {
         "cold_first_step_s": cold[1],
         "cold_before_compiling_s": cold[0],

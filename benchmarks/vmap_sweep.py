@@ -27,9 +27,11 @@ from mixlm.objectives.masked_diffusion import MaskedDiffusion
 from mixlm.objectives.mix import PerExample
 from mixlm.optim import AdamW, Optimizer
 from mixlm.partitioning import Partitioning
+from mixlm.rounds import hbm_bytes
 from mixlm.schedules import Constant
 from mixlm.step import Step, initial_state
 from mixlm.tokens import TokenIds
+from mixlm.topology import topology_devices
 from mixlm.traced import with_numbers, without_numbers
 
 
@@ -57,7 +59,7 @@ def main() -> None:
         print(f"{row['runs']:>3}{row['alone_ms']:>14.2f}{row['at_once_ms']:>14.2f}{row['ratio']:>10.3f}")
     if given.tpu:
         found["tpu"] = ahead(sweep, runs, given.tpu)
-        print(f"{'K':>3}{'MFLOP':>12}{'MB accessed':>14}{'MB held':>10}{'bound us':>12}   (for a step of one run)")
+        print(f"{'K':>3}{'MFLOP':>12}{'MB of HBM':>14}{'MB held':>10}{'bound us':>12}   (for a step of one run)")
         for row in found["tpu"]:
             figures = (row["flops"] / 1e6, row["bytes"] / 1e6, row["temporaries"] / 1e6, 1e6 * row["bound"])
             print(f"{row['runs']:>3}{figures[0]:>12.1f}{figures[1]:>14.2f}{figures[2]:>10.2f}{figures[3]:>12.2f}")
@@ -167,9 +169,7 @@ class Sweep:
 
 def ahead(sweep: Sweep, runs: list[int], topology: str) -> list[dict[str, Any]]:
     """What the TPU compiler says of K steps at once on one chip, divided by K; the bound is the larger of both."""
-    from jax.experimental import topologies
-
-    device = topologies.get_topology_desc(topology, "tpu").devices[0]
+    device = topology_devices(topology)[0]
     known, place = chip(device.device_kind), jax.sharding.SingleDeviceSharding(device)
     rows = []
     for count in runs:
@@ -179,7 +179,7 @@ def ahead(sweep: Sweep, runs: list[int], topology: str) -> list[dict[str, Any]]:
         )
         compiled = sweep.at_once.lower(*shapes).compile()
         cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
-        flops, moved = cost["flops"] / count, cost["bytes accessed"] / count
+        flops, moved = cost["flops"] / count, hbm_bytes(compiled.as_text()) / count
         bound = max(flops / known.flops, moved / known.bandwidth) if known else float("nan")
         held = memory.temp_size_in_bytes / count
         rows.append({"runs": count, "flops": flops, "bytes": moved, "temporaries": held, "bound": bound})

@@ -76,12 +76,10 @@ def accessed(module: Module, line: Instruction) -> int:
         return 2 * _held(module, line.operand_names[1])
     if line.opcode != "fusion":
         return sum(sizes(line.shape)) + sum(_held(module, name) for name in line.operand_names)
-    lines = module.computations.get(line.called[0], ()) if line.called else ()
-    parameters = {inner.operands: inner for inner in lines if inner.opcode == "parameter"}
-    total = sum(_written(module, lines, lines[-1])) if lines else sum(sizes(line.shape))
+    lines = _made_of(module, line)
+    total = sum(_written(module, lines[-1])) if lines else sum(sizes(line.shape))
     for place, name in enumerate(line.operand_names):
-        inner = parameters.get(str(place))
-        total += _held(module, name) if inner is None else _read(module, lines, inner)
+        total += min(_held(module, name), _taken(module, line, place))
     return total
 
 
@@ -90,13 +88,27 @@ def _held(module: Module, name: str) -> int:
     return 0 if line is None else sum(sizes(line.shape))
 
 
+def _made_of(module: Module, fusion: Instruction) -> tuple[Instruction, ...]:
+    return module.computations.get(fusion.called[0], ()) if fusion.called else ()
+
+
+def _taken(module: Module, fusion: Instruction, place: int) -> int:
+    """What a fusion reads of its operand at `place`."""
+    lines = _made_of(module, fusion)
+    inside = [line for line in lines if line.opcode == "parameter" and line.operands == str(place)]
+    return _read(module, lines, inside[0]) if inside else _held(module, fusion.operand_names[place])
+
+
 def _read(module: Module, lines: tuple[Instruction, ...], parameter: Instruction) -> int:
-    """What a fusion reads of a parameter."""
+    """What is read of a parameter, or of what has its numbers."""
     total = 0
     for user in _users(lines, parameter.name):
         first = user.operand_names[:1] == (parameter.name,)
         if user.opcode == "bitcast":
             total += _read(module, lines, user)
+        elif user.opcode == "fusion":
+            places = [place for place, name in enumerate(user.operand_names) if name == parameter.name]
+            total += sum(_taken(module, user, place) for place in places)
         elif user.opcode == "dynamic-slice" and first:
             total += sum(sizes(user.shape))
         elif user.opcode != "dynamic-update-slice" or not first:
@@ -104,13 +116,16 @@ def _read(module: Module, lines: tuple[Instruction, ...], parameter: Instruction
     return total
 
 
-def _written(module: Module, lines: tuple[Instruction, ...], root: Instruction) -> Iterator[int]:
+def _written(module: Module, root: Instruction) -> Iterator[int]:
     """What a fusion writes."""
-    if root.opcode == "tuple":
+    inside = _made_of(module, root) if root.opcode == "fusion" else ()
+    if inside:
+        yield from _written(module, inside[-1])
+    elif root.opcode == "tuple":
         for name in root.operand_names:
-            yield from _written(module, lines, module.lines[name])
+            yield from _written(module, module.lines[name])
     elif root.opcode == "bitcast" and root.operand_names and root.operand_names[0] in module.lines:
-        yield from _written(module, lines, module.lines[root.operand_names[0]])
+        yield from _written(module, module.lines[root.operand_names[0]])
     elif root.opcode == "dynamic-update-slice":
         yield _held(module, root.operand_names[1])
     else:

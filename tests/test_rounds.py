@@ -117,3 +117,53 @@ def test_hbm_is_read_once_for_what_is_fetched():
     loop = 4 * (4 * 8 * 16 + 4 + 2 * 32 * 8 + 2 * 4 * 32 * 16 + 3 * 4 * 32 * 16)
     products = 4 * (2 * 16 * 12 * 5 * 7) + 2 * 16 * 12 * (5 + 7) * 64 + 2 * 16 * 5 * (64 + 32) + 4 * 64 * 32
     assert hbm_bytes(TEXT) == loop + products + 4 * 16 * 12 * 5 * 7
+
+
+# A fusion within a fusion reads one of four stacked matrices, and one within another writes such a matrix in place.
+NESTED = """HloModule jit_step, is_scheduled=true
+
+%inner (q0: f32[4,8,16], q1: s32[]) -> f32[8,16] {
+  %q0 = f32[4,8,16]{2,1,0} parameter(0)
+  %q1 = s32[] parameter(1)
+  %none = s32[] constant(0)
+  %part = f32[1,8,16]{2,1,0} dynamic-slice(%q0, %q1, %none, %none), dynamic_slice_sizes={1,8,16}
+  ROOT %flat = f32[8,16]{1,0} bitcast(%part)
+}
+
+%outer (p0: f32[4,8,16], p1: s32[]) -> f32[8,16] {
+  %p0 = f32[4,8,16]{2,1,0} parameter(0)
+  %p1 = s32[] parameter(1)
+  %taken = f32[8,16]{1,0} fusion(%p0, %p1), kind=kLoop, calls=%inner
+  ROOT %minus = f32[8,16]{1,0} negate(%taken)
+}
+
+%put (r0: f32[4,8,16], r1: f32[1,8,16], r2: s32[]) -> f32[4,8,16] {
+  %r0 = f32[4,8,16]{2,1,0} parameter(0)
+  %r1 = f32[1,8,16]{2,1,0} parameter(1)
+  %r2 = s32[] parameter(2)
+  %zero = s32[] constant(0)
+  ROOT %update = f32[4,8,16]{2,1,0} dynamic-update-slice(%r0, %r1, %r2, %zero, %zero)
+}
+
+%putting (s0: f32[4,8,16], s1: f32[1,8,16], s2: s32[]) -> f32[4,8,16] {
+  %s0 = f32[4,8,16]{2,1,0} parameter(0)
+  %s1 = f32[1,8,16]{2,1,0} parameter(1)
+  %s2 = s32[] parameter(2)
+  ROOT %done = f32[4,8,16]{2,1,0} fusion(%s0, %s1, %s2), kind=kLoop, calls=%put
+}
+
+ENTRY %main (a: f32[4,8,16], i: s32[], b: f32[1,8,16]) -> f32[8,16] {
+  %a = f32[4,8,16]{2,1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %b = f32[1,8,16]{2,1,0} parameter(2)
+  %written = f32[4,8,16]{2,1,0} fusion(%a, %b, %i), kind=kLoop, calls=%putting
+  ROOT %read = f32[8,16]{1,0} fusion(%written, %i), kind=kLoop, calls=%outer
+}
+"""
+
+
+@pytest.mark.parametrize("name", ["read", "written"])
+def test_a_slice_counts_however_deep_it_is_taken(name):
+    nested = module(NESTED)
+    # The slice that is read, the one that is written, and the counter.
+    assert accessed(nested, nested.lines[name]) == 2 * 4 * 8 * 16 + 4

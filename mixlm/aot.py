@@ -23,7 +23,11 @@ from mixlm.rounds import bytes_again, flops_again, hbm_bytes
 from mixlm.step import Step
 from mixlm.topology import topology_devices
 
-_USED = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm")
+# The compiler's two ways to refuse: once it has placed every array, or before, by what temporaries alone must take.
+_REFUSALS = (
+    re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm"),
+    re.compile(r"HLO temporaries \(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)"),
+)
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,7 @@ def _plainly(network: nn.Module) -> nn.Module:
 
 def too_large(message: str) -> TooLarge | None:
     """What the compiler says of a program that does not fit; None for any other message."""
-    found = _USED.search(message)
+    found = next(filter(None, (refusal.search(message) for refusal in _REFUSALS)), None)
     if found is None:
         return None
     used, used_unit, limit, limit_unit = found.groups()

@@ -44,6 +44,13 @@ OBJECTS = ["a boat", "the bread", "two letters", "some grain", "the map", "her v
 PLACES = ["in the harbour", "near the mill", "after the war", "on Sundays", "before dawn", "across the river"]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def no_heap_of_programs():
+    """What a module compiled is of no use to the next one, and thousands of programs slow everything down."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory) -> Path:
     """A folder of forty small documents in a language of a few thousand sentences."""

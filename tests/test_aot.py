@@ -179,11 +179,15 @@ def test_chips_go_by_jaxs_names():
         assert 30 < known.flops / known.bandwidth < 3000 and known.links < known.bandwidth
 
 
-def test_a_refusal_is_read():
-    message = (
-        "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory. Used 20.50G of 15.75G hbm. Exceeded"
-    )
-    assert too_large(message) == TooLarge(20.5 * 2**30, 15.75 * 2**30)
+@pytest.mark.parametrize(
+    "message",
+    [
+        "XLA:TPU compile permanent error. Ran out of memory. Used 20.50G of 15.75G hbm. Exceeded",
+        "Ran out of memory on HBM, the total memory required for HLO temporaries (20.50G) exceeds available HBM (15.75G).",
+    ],
+)
+def test_a_refusal_is_read(message):
+    assert too_large(f"RESOURCE_EXHAUSTED: {message}") == TooLarge(20.5 * 2**30, 15.75 * 2**30)
     assert too_large("INTERNAL: something else") is None
 
 

@@ -102,12 +102,14 @@ def t5_bench() -> Case:
     )
 
 
-def decoder_bench() -> Case:
+def decoder_bench(microbatches: int = 1) -> Case:
     """A Llama of 6 layers, 16 rows of 256 tokens."""
     sizes = {"emb_dim": 256, "num_heads": 4, "head_dim": 64, "mlp_dim": 688, "num_layers": 6}
     network = Llama(vocab_size=8192, logits_via_embedding=True, **sizes)
     objective = Causal(TokenIds(vocab_size=8192, mask=4, bos=3, sentinels=100))
-    return Case("decoder-bench", {"model": network}, objective, Optimizer(AdamW(), Constant(1e-3)), 16, 256, 8192)
+    label = "decoder-bench" if microbatches == 1 else f"in {microbatches} parts"
+    optimizer = Optimizer(AdamW(), Constant(1e-3))
+    return Case(label, {"model": network}, objective, optimizer, 16, 256, 8192, microbatches)
 
 
 def of_recipe(name: str, *more: str, start: int = 0, label: str | None = None) -> Case:
@@ -122,7 +124,7 @@ def of_recipe(name: str, *more: str, start: int = 0, label: str | None = None) -
 
 FAMILIES = {
     "t5-bench": lambda: [t5_bench()],
-    "decoder-bench": lambda: [decoder_bench()],
+    "decoder-bench": lambda: [decoder_bench(), decoder_bench(4)],
     "spactor": lambda: [of_recipe("spactor", label="spactor-1"), of_recipe("spactor", start=10**6, label="spactor-2")],
     "dual": lambda: [of_recipe("dual"), of_recipe("dual", "--gin.ALPHA=1", label="dual-causal")],
     "ar2diff": lambda: [of_recipe("ar2diff", label="ar2diff-1"), of_recipe("ar2diff", start=10**6, label="ar2diff-2")],

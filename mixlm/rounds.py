@@ -62,6 +62,8 @@ def accessed(module: Module, line: Instruction) -> int:
     """
     if line.opcode in _FREE or line.opcode.endswith("-done") or line.opcode == "async-start":
         return 0
+    if line.opcode == "custom-call" and '"AllocateBuffer"' in line.attributes:
+        return 0
     if line.opcode == "copy-start":
         # Its result, its operand, and what it keeps account with.
         return sum(sizes(line.shape))

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from mixlm.example import Example
 from mixlm.flops import matmul_flops
+from mixlm.models import attend as attention_module
 from mixlm.models.attend import MASKED, attend
 from mixlm.models.decoder import DecoderOnly
+from mixlm.models.reach import Reach
 from mixlm.models.stack import Execution
 from mixlm.models.t5 import EncoderDecoder
 
@@ -68,6 +70,27 @@ def test_it_is_attention_and_so_are_its_gradients(seed, hidden, scale, keep):
 
 def keeping(keep, q, k, v, addends, scale):
     return attend(q, k, v, addends, scale, keep)
+
+
+@pytest.mark.parametrize("on", ["cpu", "tpu"])
+def test_who_sees_whom_will_do_for_a_mask_and_a_tpus_way_for_a_cpus(on, monkeypatch):
+    (q, k, v, (_, bias)), weights = arguments(5, 0.0)
+    segments = jnp.asarray([[1, 1, 2, 2, 0], [1, 1, 1, 1, 1]]), jnp.asarray([[1, 1, 2, 2, 2, 0, 0], [1] * 7])
+    reach = Reach(jnp.asarray([[0, 1, 2, 6, 6], [0, 1, 2, 3, 6]]), *segments)
+    seen = np.asarray([[[s <= last for s in range(7)] for last in row] for row in np.asarray(reach.limits)])
+    seen &= (segments[0][:, :, None] == segments[1][:, None, :]) & (np.asarray(segments[0])[:, :, None] > 0)
+    mask = jnp.where(seen, 0.0, MASKED)[:, None].astype(jnp.float32)
+
+    def slopes(function, shown):
+        return jax.grad(
+            lambda q, k, v, bias: jnp.sum(function(q, k, v, (shown, bias), 0.5) * weights), argnums=(0, 1, 2, 3)
+        )(q, k, v, bias)
+
+    wanted = plain(q, k, v, (mask, bias), 0.5), slopes(differentiable, mask)
+    monkeypatch.setattr(attention_module, "platform", lambda: on)
+    np.testing.assert_allclose(attend(q, k, v, (reach, bias), 0.5), wanted[0], rtol=2e-5, atol=2e-6)
+    found = slopes(attend, reach)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, wanted[1])
 
 
 @pytest.mark.parametrize("keep", [False, True])

@@ -381,7 +381,9 @@ def test_the_first_of_the_largest_counts_as_said(vocab: int, target: int, number
     assert bool(right[0]) == (int(np.argmax(numbers[:vocab])) == target % vocab)
 
 
-def test_the_gradients_of_the_normaliser_and_of_what_was_chosen_are_separate():
+@pytest.mark.parametrize("on", ["cpu", "tpu"])
+def test_the_gradients_of_the_normaliser_and_of_what_was_chosen_are_separate(on, monkeypatch):
+    monkeypatch.setattr("mixlm.softmax.platform", lambda: on)
     draw = np.random.default_rng(0)
     logits, targets = jnp.asarray(draw.normal(size=(3, 4, 7)), jnp.float32), jnp.asarray(draw.integers(0, 7, (3, 4)))
     of_log_z, of_chosen = draw.normal(size=(2, 3, 4)).astype(np.float32)

@@ -101,6 +101,7 @@ ENTRY %main (a: f32[32,16]) -> f32[8,16] {
   %copy = (bf16[64]{0:T(1024)S(1)}, bf16[64]{0:T(1024)}, u32[]{:S(2)}) copy-start(%b)
   %copied = bf16[64]{0:T(1024)S(1)} copy-done(%copy)
   %again = bf16[64]{0:T(1024)S(1)} negate(%copied)
+  %room = f32[32,16]{1,0:T(8,128)} custom-call(), custom_call_target="AllocateBuffer"
   ROOT %out = f32[8,16]{1,0:T(8,128)} fusion(%near), kind=kLoop, calls=%double
 }
 """

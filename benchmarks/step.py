@@ -112,12 +112,13 @@ def decoder_bench(microbatches: int = 1) -> Case:
     return Case(label, {"model": network}, objective, optimizer, 16, 256, 8192, microbatches)
 
 
-def of_recipe(name: str, *more: str, start: int = 0, label: str | None = None) -> Case:
-    """A recipe's step at its small size, in the stage in force at step `start`."""
+def of_recipe(name: str, *more: str, start: int = 0, label: str | None = None, lone: bool = False) -> Case:
+    """A recipe's step at its small size, in the stage in force at step `start`; `lone` leaves out other networks."""
     recipe = configured(parse_flags([f"--gin_file={name}.gin", *more], ""), Recipe)
     objective = recipe.stages.at(start).objective
+    networks = {key: network for key, network in recipe.networks.items() if not lone or key in objective.networks}
     return Case(
-        label or name, dict(recipe.networks), objective, recipe.optimizer, recipe.batch_size, recipe.block_length,
+        label or name, networks, objective, recipe.optimizer, recipe.batch_size, recipe.block_length,
         recipe.tokens.vocab_size, recipe.microbatches,
     )  # fmt: skip
 
@@ -125,7 +126,11 @@ def of_recipe(name: str, *more: str, start: int = 0, label: str | None = None) -
 FAMILIES = {
     "t5-bench": lambda: [t5_bench()],
     "decoder-bench": lambda: [decoder_bench(), decoder_bench(4)],
-    "spactor": lambda: [of_recipe("spactor", label="spactor-1"), of_recipe("spactor", start=10**6, label="spactor-2")],
+    "spactor": lambda: [
+        of_recipe("spactor", label="spactor-1"),
+        of_recipe("spactor", start=10**6, label="spactor-2"),
+        of_recipe("spactor", start=10**6, label="spans-alone", lone=True),
+    ],
     "dual": lambda: [of_recipe("dual"), of_recipe("dual", "--gin.ALPHA=1", label="dual-causal")],
     "ar2diff": lambda: [of_recipe("ar2diff", label="ar2diff-1"), of_recipe("ar2diff", start=10**6, label="ar2diff-2")],
     "mile": lambda: [of_recipe("mile"), of_recipe("mile", "--gin.TOKEN_LOSS=@losses.CrossEntropy()", label="mile-ce")],

@@ -41,6 +41,7 @@ class Executables:
         """Begins to trace, unless that was done before."""
         static, numbers = without_numbers(objective)
         if static not in self._traced:
+            _import_what_replaces_import()
             scalars = tuple(jax.ShapeDtypeStruct((), np.float32) for _ in self._own + numbers)
             self._traced[static] = self._pool.submit(lambda: self._jitted.trace(*self._arguments, scalars, static))
         return self._traced[static]
@@ -76,6 +77,13 @@ class Executables:
     def close(self) -> None:
         """Drops what has not begun."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _import_what_replaces_import() -> None:
+    """While Grain is imported, etils' lazy imports stand in for `builtins.__import__` in every thread for a moment, and
+    JAX imports within its functions: what traced just then would fail for want of a module.
+    """
+    import grain  # noqa: F401
 
 
 def _call(compiled: Any, numbers: tuple[np.float32, ...], *arguments: Any) -> Any:

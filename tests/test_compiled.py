@@ -1,5 +1,7 @@
 """One trace and one executable for each distinct objective, made in the background."""
 
+import subprocess
+import sys
 import threading
 from dataclasses import dataclass
 from typing import ClassVar
@@ -27,6 +29,25 @@ class Counted:
     def call(self, x, objective):
         self.traces.append(objective)
         return (x @ x.T) * objective.spans.noise_density if isinstance(objective, SpacTor) else x @ x.T + 1
+
+
+def test_what_replaces_import_is_imported_before_a_thread_traces():
+    script = """
+import sys
+import jax
+from mixlm.compiled import Executables
+from mixlm.objectives.span_corruption import SpanCorruption
+from mixlm.tokens import TokenIds
+seen = ["grain" in sys.modules]
+def noting(x, objective):
+    seen.append("grain" in sys.modules)
+    return x
+made = Executables(noting, jax.ShapeDtypeStruct((2,), "float32"))
+made.trace(SpanCorruption(TokenIds(vocab_size=64, mask=3, sentinels=8))).result()
+print(seen)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[False, True]\n"
 
 
 @pytest.fixture

@@ -176,7 +176,7 @@ def test_four_processes_go_on_and_report(story, alone, corpus, tmp_path, monkeyp
     made = recipe(str(corpus), str(tmp_path / "four"))
     shutil.copytree(story[0], made.folder)
     ended = Run(corpus, made.folder, 4, 1, mesh={"data": 2, "fsdp": 2}).ended()
-    assert [code for code, _, _ in ended] == [0] * 4, ended
+    assert [code for code, _, _ in ended] == [0] * 4, "".join(errors for _, _, errors in ended)
     assert "unigram entropy" in ended[0][1] and (made.folder / "curves.png").exists()
     assert_equal_runs(made, alone[1])
 
@@ -184,7 +184,7 @@ def test_four_processes_go_on_and_report(story, alone, corpus, tmp_path, monkeyp
 def test_two_processes_go_on_from_another_run(alone, corpus, tmp_path):
     changes = {"init_from": f"{alone[1].folder}@9", "init_optimizer": True}
     ended = Run(corpus, tmp_path / "fork", 2, 2, **changes).ended()
-    assert [code for code, _, _ in ended] == [0] * 2, ended
+    assert [code for code, _, _ in ended] == [0] * 2, "".join(errors for _, _, errors in ended)
     assert f"after step 9 of {alone[1].folder}, with its optimizer's state" in ended[0][1]
     made = recipe(str(corpus), str(tmp_path / "fork"))
     assert [line["step"] for line in lines(made)] == list(range(10, 13))

@@ -3,12 +3,14 @@
 
 Each case is timed in turns with a large float32 product in the same process, which is the ceiling. A row has the
 median step and its spread, tokens a second, the FLOPs of the step's matrix products counted from its jaxpr, all FLOPs
-by XLA, and the share of the ceiling: products / (time * ceiling). Cases of one family share the rounds, so their
-ratios hold on a busy machine as well. `--ops N` adds where the time of a step goes; `--json FILE` writes it all.
+by XLA (which counts a loop once), and the share of the ceiling: products / (time * ceiling). Cases of one family share
+the rounds, so that the median of their ratios, with its 95% interval, holds on a busy machine as well. `--ops N` adds
+where the time of a step goes; `--json FILE` writes it all.
 """
 
 import argparse
 import json
+import math
 import os
 import statistics
 import sys
@@ -145,14 +147,24 @@ def measure(cases: list[Case], rounds: int) -> list[dict[str, Any]]:
     for case in cases:
         case.begin()
     ceilings = []
-    for _ in range(rounds):
+    for count in range(rounds):
         begun = time.perf_counter()
         product(x, x).block_until_ready()
         ceilings.append(2 * CEILING**3 / (time.perf_counter() - begun))
-        for case in cases:
+        for case in cases[:: 1 if count % 2 else -1]:
             case.run()
     ceiling = statistics.median(ceilings)
-    return [row(case, ceiling) for case in cases]
+    found = [row(case, ceiling) for case in cases]
+    for before, case, line in zip(cases, cases[1:], found[1:]):
+        line["of_the_one_before"] = median_and_bounds([b / a for a, b in zip(before.times, case.times)])
+    return found
+
+
+def median_and_bounds(values: list[float]) -> list[float]:
+    """A median and, by order statistics, its 95% interval."""
+    ranked, half, spread = sorted(values), len(values) / 2, 0.98 * math.sqrt(len(values))
+    low, high = max(math.floor(half - spread), 0), min(math.ceil(half + spread), len(values) - 1)
+    return [statistics.median(ranked), ranked[low], ranked[high]]
 
 
 def row(case: Case, ceiling: float) -> dict[str, Any]:
@@ -201,7 +213,7 @@ def main() -> None:
     print(f"{device.device_kind}, {os.cpu_count()} cores, jax {jax.__version__}")
     print(
         f"{'case':<15}{'ms':>8}{'fastest':>9}{'slowest':>9}{'tokens/s':>10}{'GFLOP':>8}{'XLA':>8}"
-        f"{'ceiling':>9}{'share':>7}"
+        f"{'ceiling':>9}{'share':>7}  of the one before"
     )
     rows = []
     for name in given.cases:
@@ -210,7 +222,10 @@ def main() -> None:
             print(
                 f"{case.name:<15}{found['ms']:>8.0f}{found['fastest_ms']:>9.0f}{found['slowest_ms']:>9.0f}"
                 f"{found['tokens_per_second']:>10,.0f}{found['matmul_gflop']:>8.1f}{found['xla_gflop']:>8.1f}"
-                f"{found['ceiling_gflops']:>9.0f}{found['share_of_ceiling']:>7.2f}",
+                f"{found['ceiling_gflops']:>9.0f}{found['share_of_ceiling']:>7.2f}"
+                + (
+                    " {:>7.3f} ({:.3f} to {:.3f})".format(*beside) if (beside := found.get("of_the_one_before")) else ""
+                ),
                 flush=True,
             )
             if given.ops:

@@ -395,9 +395,9 @@ def cost(objective, modules, rows: int, length: int):
     ids=lambda value: f"{value.name}-{type(value.loss).__name__}" if hasattr(value, "loss") else "",
 )
 def test_uniform_logits_cost_log_v(objective, module):
-    terms = cost(objective, {"model": module}, 3, 40)
+    terms = cost(objective, {"model": module}, 2, 40)  # few enough for sums in float32 to stay below the bound
     assert float(terms[objective.name].weight) == 1.0
-    np.testing.assert_allclose(terms[objective.name].value, math.log(VOCAB), rtol=3e-6)
+    np.testing.assert_allclose(terms[objective.name].value, math.log(VOCAB), rtol=1e-6)
     if objective.loss != CrossEntropy():
         np.testing.assert_allclose(terms[f"{objective.name}/cross_entropy"].value, math.log(VOCAB), rtol=1e-6)
 

@@ -60,6 +60,10 @@ class Layout:
         """`spec` on the mesh."""
         return NamedSharding(self.mesh, self.spec(names, shape))
 
+    def cut(self, names: Sequence[str | None], shape: Sequence[int]) -> tuple[int, ...]:
+        """The shape of each device's part of such an array."""
+        return self.sharding(names, shape).shard_shape(tuple(shape))
+
     def devices(self, axes: Sequence[str]) -> int:
         """How many parts these mesh axes cut something into."""
         return math.prod(self.mesh.shape[axis] for axis in axes)
@@ -154,6 +158,12 @@ def platform() -> str:
     """The platform that the present trace is for: that of the mesh in force, which may be of devices elsewhere."""
     layout = in_force()
     return jax.default_backend() if layout is None else layout.mesh.devices.flat[0].platform
+
+
+def device_kind() -> str:
+    """JAX's name of the devices that the present trace is for."""
+    layout = in_force()
+    return (jax.devices()[0] if layout is None else layout.mesh.devices.flat[0]).device_kind
 
 
 def not_cut() -> bool:

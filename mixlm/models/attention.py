@@ -2,27 +2,48 @@
 
 `view` is made once for all layers; `mix` reads by it. Numbers that are added to the scores will do on every device and
 for every mask and bias. On a TPU, masks alone are left to JAX's splash kernel, on a GPU to cuDNN's flash attention in
-bfloat16; neither can learn a bias (T5's relative positions, LTG-BERT's), which is added there too.
+bfloat16; neither can learn a bias (T5's relative positions, LTG-BERT's). One that rows share is, on a TPU, for the
+resident kernel, as far as the chip's vector memory goes; what is left is added there too.
 """
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
-from mixlm.axes import in_force, not_cut, platform
+from mixlm.axes import device_kind, in_force, not_cut, platform
+from mixlm.chips import chip
 from mixlm.errors import UserError, nearest
 from mixlm.models.attend import Addend, attend, mask_bias
 from mixlm.models.reach import Reach
+from mixlm.models.resident import SHARE, resident, vector_memory
 from mixlm.models.splash import splash
 
 ATTENTIONS = ("auto", "plain", "recomputed", "splash", "cudnn")
+# The logical axes of a bias that is there once for each part that rows are cut into.
+BIAS = ("batch", "heads", "length", None)
 # By the platform that a program is for.
 BEST = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn"}
+
+
+class Heads(Protocol):
+    """What a way to compute attention must know of a network's heads."""
+
+    @property
+    def num_heads(self) -> int:
+        """How many there are."""
+
+    @property
+    def head_dim(self) -> int:
+        """The width of one."""
+
+    @property
+    def dtype(self) -> str:
+        """The type of activations."""
 
 
 @struct.dataclass
@@ -31,6 +52,17 @@ class Blockwise:
 
     reach: Reach
     interpret: bool = struct.field(pytree_node=False)
+
+
+@struct.dataclass
+class Resident:
+    """A view for the resident kernel; the bias is there once for each part that rows are cut into, so that its gradient
+    is added up over the layers before it is over the devices.
+    """
+
+    reach: Reach
+    bias: Float[Array, "P H T S"] | None
+    interpret: bool = struct.field(pytree_node=False, default=False)
 
 
 @struct.dataclass
@@ -49,7 +81,7 @@ class Added:
 
 
 # A bare array is one addend, [B or 1, H or 1, T, S], without letters: a layer has several, of other lengths.
-View = Float[Array, "_ _ _ _"] | Blockwise | Fused | Added
+View = Float[Array, "_ _ _ _"] | Blockwise | Resident | Fused | Added
 
 
 def check_attention(attention: object) -> None:
@@ -72,15 +104,42 @@ def view_of(reach: Reach, attention: str, dtype: str) -> View:
     return Added((mask_bias(reach.mask()),), keep=found == "plain")
 
 
-def biased_view(reach: Reach, bias: Float[Array, "#B H T S"], attention: str) -> View:
-    """What all layers share to read within `reach` where a bias that is learnt is added.
+def biased_view(sizes: Heads, reach: Reach, bias: Float[Array, "#B H T S"] | None, attention: str) -> View:
+    """What all layers share to read within `reach`, where a bias that is learnt may be added.
 
-    On a TPU the weights are not kept for the gradient, the bias is never made for each row, and the mask is made where
-    it is added: all would be read from memory more often than anything else.
+    On a TPU the best is the resident kernel. Where it cannot do it, the weights are not kept for the gradient, the bias
+    is never made for each row, and the mask is made where it is added: all would be read from memory more often than
+    anything else.
     """
-    on_tpu = platform() == "tpu"
-    again = attention == "recomputed" or (attention == "auto" and on_tpu)
-    return Added((reach if on_tpu else mask_bias(reach.mask()), bias), keep=not again)
+    best_on_tpu = attention == "auto" and platform() == "tpu"
+    if best_on_tpu and fits(sizes, reach, bias):
+        return Resident(reach, None if bias is None else _for_each_part(bias, reach))
+    if bias is None:
+        return view_of(reach, attention, sizes.dtype)
+    made = reach if platform() == "tpu" else mask_bias(reach.mask())
+    return Added((made, bias), keep=not (best_on_tpu or attention == "recomputed"))
+
+
+def fits(sizes: Heads, reach: Reach, bias: Float[Array, "#B H T S"] | None) -> bool:
+    """Whether each device's part of the heads and queries fits the resident kernel, which has one bias for all rows."""
+    if bias is not None and bias.shape[0] > 1:
+        return False
+    on, layout = chip(device_kind()), in_force()
+    heads, queries, keys = sizes.num_heads, reach.limits.shape[1], reach.key_segments.shape[1]
+    if layout is not None:
+        heads = layout.cut(("heads",), (heads,))[0]
+        queries = layout.cut(("length",), (queries,))[0]
+    needed = vector_memory(heads, queries, keys, sizes.head_dim, biased=bias is not None)
+    return on is not None and needed <= SHARE * on.vector_memory
+
+
+def _for_each_part(bias: Float[Array, "1 H T S"], reach: Reach) -> Float[Array, "P H T S"]:
+    layout = in_force()
+    if layout is None or not_cut():
+        return bias
+    rows = reach.limits.shape[0]
+    parts = rows // layout.cut(("batch",), (rows,))[0]
+    return layout.pinned(jnp.broadcast_to(bias, (parts, *bias.shape[1:])), BIAS)
 
 
 def chosen(attention: str, on: str, dtype: str) -> str:
@@ -116,7 +175,11 @@ def mix(
     weights on them had been.
     """
     if isinstance(view, Blockwise):
-        mixed = on_each_device(q * scale, k, dropped(v, drop), view).swapaxes(1, 2)
+        kernel = partial(splash, interpret=view.interpret)
+        mixed = on_each_device(kernel, q * scale, k, dropped(v, drop), view.reach).swapaxes(1, 2)
+    elif isinstance(view, Resident):
+        kernel = partial(resident, scale=scale, interpret=view.interpret)
+        mixed = on_each_device(kernel, q, k, dropped(v, drop), view.reach, view.bias).swapaxes(1, 2)
     elif isinstance(view, Fused):
         rows, keys, values = (x.swapaxes(1, 2) for x in (q, k, dropped(v, drop)))
         mixed = jax.nn.dot_product_attention(rows, keys, values, mask=view.mask, scale=scale, implementation="cudnn")
@@ -132,23 +195,29 @@ def mix(
 
 
 def on_each_device(
-    q: Float[Array, "B H T K"], k: Float[Array, "B H S K"], v: Float[Array, "B H S K"], view: Blockwise
+    kernel: Callable[..., Float[Array, "B H T K"]],
+    q: Float[Array, "B H T K"],
+    k: Float[Array, "B H S K"],
+    v: Float[Array, "B H S K"],
+    reach: Reach,
+    bias: Float[Array, "P H T S"] | None = None,
 ) -> Float[Array, "B H T K"]:
-    """The splash kernel on each device's own rows, heads and queries: XLA cannot cut a kernel by itself."""
-    layout, kernel = in_force(), partial(splash, interpret=view.interpret)
+    """`kernel(q, k, v, reach, bias)` of each device's own rows, heads and queries: XLA cannot cut one by itself."""
+    layout, biases = in_force(), () if bias is None else (bias,)
     if layout is None or not_cut():
-        return kernel(q, k, v, view.reach)
+        return kernel(q, k, v, reach, *biases)
     queries = layout.spec(("batch", "heads", "length", "kv"), q.shape)
     keys = layout.spec(("batch", "heads", None, "kv"), k.shape)
-    limits: Any = layout.spec(("batch", "length"), view.reach.limits.shape)
-    segments: Any = layout.spec(("batch", None), view.reach.key_segments.shape)
+    limits: Any = layout.spec(("batch", "length"), reach.limits.shape)
+    segments: Any = layout.spec(("batch", None), reach.key_segments.shape)
+    added = [layout.spec(BIAS, x.shape) for x in biases]
     return jax.shard_map(
         kernel,
         mesh=layout.mesh,
-        in_specs=(queries, keys, keys, Reach(limits, limits, segments)),
+        in_specs=(queries, keys, keys, Reach(limits, limits, segments), *added),
         out_specs=queries,
         check_vma=False,
-    )(q, k, v, view.reach)
+    )(q, k, v, reach, *biases)
 
 
 def dropped(v: Float[Array, "B H S K"], drop: Callable[[Array], Array] | None) -> Float[Array, "B H S K"]:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 from mixlm.errors import UserError
 from mixlm.example import Example, same_segment, smallest_example
 from mixlm.models.attend import mask_bias
-from mixlm.models.attention import View, biased_view, view_of
+from mixlm.models.attention import View, biased_view
 from mixlm.models.cache import Cache, KeysValues, Slots, empty_cache, read, unless_overfull
 from mixlm.models.layers import (
     Attention,
@@ -112,7 +112,7 @@ class Encoder(nn.Module):
     ) -> Float[Array, "B S D"]:
         """Reads every segment in both directions."""
         bias = self.relpos_bias(x.shape[1], positions)
-        view = biased_view(across(segments, segments), bias, self.execution.attention)
+        view = biased_view(self.sizes, across(segments, segments), bias, self.execution.attention)
         x, _ = through(self.layers, self.num_layers, self.execution, self.input_dropout(x), None, view)
         return self.output_dropout(self.encoder_norm(x))
 
@@ -145,9 +145,8 @@ class Decoder(nn.Module):
         """Reads by the example's own mask, and the encoder's positions of the same segment."""
         segments = example.decoder_segments
         bias = self.relpos_bias(x.shape[1], example.decoder_positions)
-        view = biased_view(within(example.decoder_mask_ar, segments), bias, self.execution.attention)
-        reach = across(segments, example.encoder_segments)
-        cross_view = view_of(reach, self.execution.attention, self.sizes.dtype)
+        view = biased_view(self.sizes, within(example.decoder_mask_ar, segments), bias, self.execution.attention)
+        cross_view = biased_view(self.sizes, across(segments, example.encoder_segments), None, self.execution.attention)
         return self.stack(x, encoded, view, cross_view)[0]
 
     def extend(self, x: Float[Array, "B T D"], example: Example, cache: Cache) -> tuple[Float[Array, "B T D"], Cache]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
@@ -17,6 +18,8 @@ from mixlm.schedules import Schedule, Step, check_number, check_steps
 DTYPES = ("float32", "bfloat16")
 # The leaf names that flax gives to biases and to the scales of norms.
 UNDECAYED = ("bias", "scale")
+# Adafactor's epsilon_2: a parameter's RMS counts as at least this.
+SMALLEST_SCALE = 1e-3
 
 
 @runtime_checkable
@@ -68,15 +71,23 @@ class Adafactor:
 
     def transform(self) -> optax.GradientTransformation:
         """Gradients to the step to add at learning rate 1."""
-        return optax.adafactor(
-            learning_rate=None,
-            min_dim_size_to_factor=self.min_dim_size_to_factor,
-            decay_rate=self.decay_rate,
-            multiply_by_parameter_scale=self.multiply_by_parameter_scale,
-            clipping_threshold=self.clipping_threshold,
-            weight_decay_rate=self.weight_decay or None,
-            weight_decay_mask=lambda params: decayed(params, self.undecayed),
-        )
+        parts = [optax.scale_by_factored_rms(True, self.decay_rate, 0, self.min_dim_size_to_factor)]
+        if self.clipping_threshold is not None:
+            parts.append(optax.clip_by_block_rms(self.clipping_threshold))
+        if self.multiply_by_parameter_scale:
+            # optax's own reads every parameter twice, for the sake of a gradient that nobody takes.
+            parts.append(optax.stateless(_by_parameter_scale))
+        if self.weight_decay:
+            mask = partial(decayed, undecayed=self.undecayed)
+            parts.append(optax.add_decayed_weights(self.weight_decay, mask))
+        return optax.chain(*parts, optax.scale(-1.0))
+
+
+def _by_parameter_scale(updates: PyTree, params: PyTree) -> PyTree:
+    def leaf(update: Array, param: Array) -> Array:
+        return update * jnp.maximum(SMALLEST_SCALE, jnp.sqrt(jnp.mean(jnp.square(param))))
+
+    return jax.tree.map(leaf, updates, params)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ resident kernel, as far as the chip's vector memory goes; what is left is added 
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ BIAS = ("batch", "heads", "length", None)
 BEST = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn"}
 
 
+@runtime_checkable
 class Heads(Protocol):
     """What a way to compute attention must know of a network's heads."""
 

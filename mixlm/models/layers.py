@@ -15,7 +15,7 @@ from mixlm.axes import in_force, note
 from mixlm.errors import UserError, nearest
 from mixlm.example import Example, joined
 from mixlm.models.attention import View, mix
-from mixlm.models.products import product
+from mixlm.models.products import product, settled
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": nn.relu,
@@ -214,11 +214,12 @@ class GatedMLP(nn.Module):
         """Maps every position on its own."""
         sizes = self.sizes
         branches = []
-        for index, name in enumerate(sizes.mlp_activations):
+        for index in range(len(sizes.mlp_activations)):
             dense_name = "wi" if len(sizes.mlp_activations) == 1 else f"wi_{index}"
             wi = Dense(sizes.mlp_dim, ("embed", "mlp"), self.wi_init, sizes.dtype, name=dense_name)
-            branches.append(ACTIVATIONS[name](wi(x)))
-        y = Dropout(sizes.dropout_rate)(reduce(operator.mul, branches))
+            branches.append(wi(x))
+        activated = (ACTIVATIONS[name](branch) for name, branch in zip(sizes.mlp_activations, settled(*branches)))
+        y = Dropout(sizes.dropout_rate)(reduce(operator.mul, activated))
         y = constrain(y, "batch", "length", "mlp")
         return Dense(sizes.emb_dim, ("mlp", "embed"), self.wo_init, sizes.dtype, name="wo")(y)
 

@@ -34,3 +34,23 @@ def _backward(kept, given):
 
 
 product.defvjp(_forward, _backward)
+
+
+@jax.custom_vjp
+def settled(*branches: Float[Array, "*any F"]) -> tuple[Float[Array, "*any F"], ...]:
+    """The same arrays, whose gradients are made once and together.
+
+    A TPU would else make those of a gated MLP's branches where they are used, each time from more arrays than one.
+    """
+    return branches
+
+
+def _settled_forward(*branches):
+    return branches, None
+
+
+def _settled_backward(_, given):
+    return jax.lax.optimization_barrier(given) if platform() == "tpu" else given
+
+
+settled.defvjp(_settled_forward, _settled_backward)

@@ -115,7 +115,7 @@ def _call(kernel: Any, sequences: Any, bias: Any, reach: Reach, outputs: Any, se
     scores = rows * setting.heads * queries * keys
     products = 2 if kernel is _mix else 5
     needed = vector_memory(setting.heads, queries, keys, width, biased=bias is not None)
-    return pl.pallas_call(
+    call = pl.pallas_call(
         lambda *refs: kernel(some, setting.scale, refs[: len(inputs)], refs[len(inputs) :]),
         grid=(setting.heads // some, rows),
         in_specs=[block(x) for x in inputs],
@@ -130,7 +130,9 @@ def _call(kernel: Any, sequences: Any, bias: Any, reach: Reach, outputs: Any, se
             dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=max(needed, 2**24)
         ),
         interpret=setting.interpret,
-    )(*inputs)
+    )
+    # Inside of a jit, JAX drops a call that nothing needs; else it would not.
+    return jax.jit(call)(*inputs)
 
 
 def _mix(some: int, scale: float, inputs: Any, outputs: Any) -> None:

@@ -107,19 +107,20 @@ def _call(kernel: Any, sequences: Any, bias: Any, reach: Reach, outputs: Any, se
     def block(x: Any) -> Any:
         if x.ndim == 4:
             return pl.BlockSpec((1, some, *x.shape[2:]), lambda head, row: (0, head, 0, 0))
-        if x.shape[1] == 1:
-            return pl.BlockSpec((1, *x.shape[1:]), lambda head, row: (row, 0, 0))
         return pl.BlockSpec((1, x.shape[1], some * width), lambda head, row: (row, 0, head))
 
-    inputs = [*(x[:, None] for x in reach), *sequences, *(() if bias is None else (bias,))]
+    numbers = [x[:, None] for x in reach]
+    of_row = [pl.BlockSpec((1, *x.shape[1:]), lambda head, row: (row, 0, 0)) for x in numbers]
+    arrays = [*sequences, *(() if bias is None else (bias,))]
+    inputs = [*numbers, *arrays]
     scores = rows * setting.heads * queries * keys
     products = 2 if kernel is _mix else 5
     needed = vector_memory(setting.heads, queries, keys, width, biased=bias is not None)
     call = pl.pallas_call(
         lambda *refs: kernel(some, setting.scale, refs[: len(inputs)], refs[len(inputs) :]),
         grid=(setting.heads // some, rows),
-        in_specs=[block(x) for x in inputs],
-        out_specs=[block(x) for x in outputs],
+        in_specs=[*of_row, *map(block, arrays)],
+        out_specs=list(map(block, outputs)),
         out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in outputs],
         cost_estimate=pl.CostEstimate(
             flops=products * 2 * scores * width,

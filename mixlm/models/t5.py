@@ -3,9 +3,11 @@
 from dataclasses import field
 from typing import Any
 
+import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from mixlm.axes import in_force
 from mixlm.errors import UserError
 from mixlm.example import Example, same_segment, smallest_example
 from mixlm.models.attend import mask_bias
@@ -181,6 +183,13 @@ class Decoder(nn.Module):
         return self.logits_dense(hidden)
 
 
+def read_tokens(example: Example) -> Int[Array, "B S"]:
+    """The encoder's tokens; raises `UserError` for an example without an encoder side."""
+    if example.encoder_input_tokens is None:
+        raise UserError("EncoderDecoder needs encoder_input_tokens, and this objective's examples have none.")
+    return example.encoder_input_tokens
+
+
 class EncoderDecoder(nn.Module):
     """T5: T5 1.1 by default; T5 1.0 is `mlp_activations=("relu",), logits_via_embedding=True`.
 
@@ -249,10 +258,9 @@ class EncoderDecoder(nn.Module):
 
     def encode(self, example: Example) -> Float[Array, "B S D"]:
         """The encoder's output; raises `UserError` for an example without an encoder side."""
-        tokens = example.encoder_input_tokens
-        if tokens is None:
-            raise UserError("EncoderDecoder needs encoder_input_tokens, and this objective's examples have none.")
-        return self.encoder(self.token_embedder(tokens), example.encoder_segments, example.encoder_positions)
+        return self.encoder(
+            self.token_embedder(read_tokens(example)), example.encoder_segments, example.encoder_positions
+        )
 
     def decode(self, encoded: Float[Array, "B S D"], example: Example) -> Float[Array, "B T D"]:
         """The decoder's output over an encoder's output, which other heads may have read as well."""
@@ -260,7 +268,14 @@ class EncoderDecoder(nn.Module):
 
     def hidden(self, example: Example) -> Float[Array, "B T D"]:
         """The decoder's output before the head, `decode(encode(example), example)`."""
-        return self.decode(self.encode(example), example)
+        layout, tokens = in_force(), read_tokens(example)
+        if layout is not None and layout.parts("length") > 1:
+            return self.decode(self.encode(example), example)
+        # Both sides at once: the gradient of the table, as large as itself, is then made once and not added up.
+        both = self.token_embedder(jnp.concatenate([tokens, example.decoder_input_tokens], axis=1))
+        x, y = both[:, : tokens.shape[1]], both[:, tokens.shape[1] :]
+        encoded = self.encoder(x, example.encoder_segments, example.encoder_positions)
+        return self.decoder(y, encoded, example)
 
     def empty_cache(self, example: Example, length: int) -> Cache:
         """A cache of `length` slots for the example's rows, whose encoder's side is read once and kept in it."""

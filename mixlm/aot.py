@@ -34,9 +34,9 @@ _REFUSALS = (
 class Needs:
     """What one step takes on each chip as the TPU compiler counts it: bytes of memory, FLOPs, bytes accessed.
 
-    `outputs` are what does not lie in an argument's place. `flops` count what is computed, again or not, but for what
-    is in a kernel, into which the compiler does not look; `model_flops` the matrix products alone, those of kernels
-    too, as often as the mathematics asks for them. `accessed` is XLA's "bytes accessed", which counts several times
+    `outputs` are what does not lie in an argument's place. `flops` count what is computed, again or not, and of a
+    kernel, into which the compiler does not look, what it says of itself; `model_flops` the matrix products alone, as
+    often as the mathematics asks for them. `accessed` is XLA's "bytes accessed", which counts several times
     what is prefetched; `moved` are the bytes that HBM gives and takes.
     """
 
@@ -77,7 +77,7 @@ class Bounds:
 def bounds(needs: Needs, on: Chip) -> Bounds:
     """FLOPs / peak, bytes moved / HBM's bandwidth, what collectives must send / the bandwidth of all links."""
     sent = sum(exchange.sent for exchange in needs.exchanges)
-    # What the compiler does not see in a kernel is computed all the same.
+    # What a kernel does not say is computed all the same.
     times = (max(needs.flops, needs.model_flops) / on.flops, needs.moved / on.bandwidth, sent / on.links)
     return Bounds(*times, mfu=needs.model_flops / on.flops / max(times))
 

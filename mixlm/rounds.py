@@ -9,6 +9,7 @@ from mixlm.hlo import Instruction, Module, dimensions, module, sizes
 # An array that lies in a memory of the chip's own, not in its HBM.
 _NEAR = re.compile(r"\[[\d,]*\](\{[^{}]*S\([1-9]\)[^{}]*\})")
 _RANGE = re.compile(r"\[(\d+):(\d+)\]")
+_ESTIMATE = re.compile(r'"cost_estimate":\{"flops":"(\d+)"')
 _LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
 # What moves nothing, or is counted where it happens.
 _FREE = ("parameter", "constant", "get-tuple-element", "tuple", "bitcast", "while", "call", "conditional", "after-all")
@@ -29,7 +30,7 @@ def hbm_bytes(text: str) -> float:
 
 
 def flops_again(module: Module) -> float:
-    """The FLOPs of the products that loops compute after their first round."""
+    """The FLOPs of the products and kernels that loops compute after their first round."""
     again = [(line, times - 1) for line, times in module.runs() if times > 1]
     return math.fsum(
         times * product_flops(module, inner) for line, times in again for inner in (line, *_fused(module, line))
@@ -43,9 +44,12 @@ def _fused(module: Module, line: Instruction) -> Iterator[Instruction]:
 def product_flops(module: Module, line: Instruction) -> float:
     """2 * batch * rows * columns * contracted of a product, which a TPU's compiler writes as a convolution; else 0.
 
+    Of a kernel it is what the kernel says of itself, as in XLA's own count.
     An axis of the window that is in both operands is contracted or counts products of their own; one that is in a
     single operand is the result's: it has the largest of its three lengths either way.
     """
+    if line.opcode == "custom-call" and (estimate := _ESTIMATE.search(line.attributes)):
+        return float(estimate[1])
     labels = _LABELS.search(line.attributes)
     if line.opcode != "convolution" or labels is None:
         return 0.0

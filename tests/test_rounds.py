@@ -66,6 +66,13 @@ def test_three_more_rounds_of_a_loop_of_four():
     assert bytes_again(read) == 3 * (fusion + 3 * 4 * 32 * 16)
 
 
+def test_a_kernel_in_a_loop_says_itself_what_it_computes():
+    estimate = '"cost_estimate":{"flops":"700","transcendentals":"1","bytes_accessed":"2"}'
+    config = f'custom_call_target="tpu_custom_call", backend_config={{"custom_call_config":{{"body":"",{estimate}}}}}'
+    read = module(TEXT.replace("  %twice", f"  %kernel = f32[8]{{0}} custom-call(%x), {config}\n  %twice"))
+    assert flops_again(read) == 3 * (2 * 32 * 8 * 16 + 700)
+
+
 @pytest.mark.parametrize(
     ("name", "flops"),
     [

@@ -36,7 +36,8 @@ class Execution:
     ("nothing_saveable": its input alone); the rest is computed again. None keeps everything. `scan` stacks the
     parameters of the layers and runs one compiled layer in a loop; dropout has other noise there. `attention` is how
     attention is computed: "plain", with weights "recomputed" for the gradient, or, without a learnt bias, by a "splash"
-    kernel or by "cudnn", or "auto", what is best on the device. Raises `UserError` for an unknown policy or attention.
+    kernel or by "cudnn", or "auto", what is best on the device; with a learnt bias that is, on a TPU, the resident
+    kernel, where it fits. Raises `UserError` for an unknown policy or attention.
     """
 
     remat: str | None = None

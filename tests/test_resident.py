@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixlm.axes import laid_out
+from mixlm.chips import chip
 from mixlm.example import Example
 from mixlm.flops import matmul_flops
 from mixlm.models import attention
@@ -22,7 +23,7 @@ from mixlm.models.attention import biased_view, mix
 from mixlm.models.decoder import DecoderOnly
 from mixlm.models.layers import LayerSizes
 from mixlm.models.reach import Reach, across
-from mixlm.models.resident import resident, together, vector_memory
+from mixlm.models.resident import fits, resident, together
 from mixlm.models.stack import Execution
 from mixlm.models.t5 import EncoderDecoder
 from mixlm.partitioning import Partitioning
@@ -72,7 +73,7 @@ def slopes(function, arrays, weights):
     return jax.grad(loss, has_aux=True)(arrays)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=15)
 @given(
     st.integers(0, 1000),
     st.sampled_from([(1, 8), (3, 8), (4, 64), (2, 128), (3, 64)]),
@@ -203,7 +204,7 @@ def test_a_tpu_takes_it_as_far_as_its_vector_memory_goes(on_tpu):
     assert kind(12, 64, 512) == kind(12, 64, 1024) == kind(16, 128, 1024) == "Resident"
     assert kind(12, 64, 114, biased=False) == "Resident"
     assert kind(12, 64, 4096) == "Added"
-    assert kind(12, 64, 4096, biased=False) == "Resident" and kind(12, 64, 8192, biased=False) == "Blockwise"
+    assert kind(12, 64, 2048, biased=False) == "Resident" and kind(12, 64, 2049, biased=False) == "Blockwise"
     assert kind(12, 64, 512, rows=2) == "Added", "packed rows have a bias of their own"
     assert kind(12, 64, 512, "recomputed") == kind(12, 64, 512, "plain") == "Added"
     assert kind(12, 64, 512, "splash", biased=False) == "Blockwise"
@@ -271,6 +272,7 @@ def test_a_network_has_the_same_gradients(name, on_tpu):
         ("v5e:2x2", 12, 114, 512, 64, False),
         ("v5e:2x2", 3, 70, 33, 8, True),
         ("v5p:2x2x1", 16, 1024, 1024, 128, True),
+        ("v5p:2x2x1", 12, 1024, 1024, 64, True),
     ],
 )
 def test_the_tpu_compiler_takes_it(topology, heads, queries, keys, width, biased):
@@ -283,4 +285,4 @@ def test_the_tpu_compiler_takes_it(topology, heads, queries, keys, width, biased
     run = partial(slopes, lambda q, k, v, *bias: resident(q, k, v, reach, *bias))
     cost = jax.jit(run).lower(*shapes).compile().cost_analysis()
     assert cost["flops"] >= (2 + 5) * 2 * ROWS * heads * queries * keys * width
-    assert vector_memory(heads, queries, keys, width, biased=biased) < 2**26
+    assert fits(chip(device.device_kind).vector_memory, heads, queries, keys, width, biased=biased)

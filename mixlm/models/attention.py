@@ -20,7 +20,7 @@ from mixlm.chips import chip
 from mixlm.errors import UserError, nearest
 from mixlm.models.attend import Addend, attend, mask_bias
 from mixlm.models.reach import Reach
-from mixlm.models.resident import SHARE, resident, vector_memory
+from mixlm.models.resident import fits, resident
 from mixlm.models.splash import splash
 
 ATTENTIONS = ("auto", "plain", "recomputed", "splash", "cudnn")
@@ -113,7 +113,7 @@ def biased_view(sizes: Heads, reach: Reach, bias: Float[Array, "#B H T S"] | Non
     anything else.
     """
     best_on_tpu = attention == "auto" and platform() == "tpu"
-    if best_on_tpu and fits(sizes, reach, bias):
+    if best_on_tpu and _fits(sizes, reach, bias):
         return Resident(reach, None if bias is None else _for_each_part(bias, reach))
     if bias is None:
         return view_of(reach, attention, sizes.dtype)
@@ -121,7 +121,7 @@ def biased_view(sizes: Heads, reach: Reach, bias: Float[Array, "#B H T S"] | Non
     return Added((made, bias), keep=not (best_on_tpu or attention == "recomputed"))
 
 
-def fits(sizes: Heads, reach: Reach, bias: Float[Array, "#B H T S"] | None) -> bool:
+def _fits(sizes: Heads, reach: Reach, bias: Float[Array, "#B H T S"] | None) -> bool:
     """Whether each device's part of the heads and queries fits the resident kernel, which has one bias for all rows."""
     if bias is not None and bias.shape[0] > 1:
         return False
@@ -130,8 +130,8 @@ def fits(sizes: Heads, reach: Reach, bias: Float[Array, "#B H T S"] | None) -> b
     if layout is not None:
         heads = layout.cut(("heads",), (heads,))[0]
         queries = layout.cut(("length",), (queries,))[0]
-    needed = vector_memory(heads, queries, keys, sizes.head_dim, biased=bias is not None)
-    return on is not None and needed <= SHARE * on.vector_memory
+    memory = 0.0 if on is None else on.vector_memory
+    return fits(memory, heads, queries, keys, sizes.head_dim, biased=bias is not None)
 
 
 def _for_each_part(bias: Float[Array, "1 H T S"], reach: Reach) -> Float[Array, "P H T S"]:

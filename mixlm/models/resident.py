@@ -18,10 +18,10 @@ from mixlm.models.attend import KEPT, MASKED
 from mixlm.models.reach import Reach
 
 LANES, SUBLANES = 128, 8
-# Ours: the scores of so many queries with all keys are at hand at once.
-QUERIES = 512
+# Ours: the scores of so many queries with all keys are at hand at once; and so many such blocks a program writes out.
+QUERIES, BLOCKS = 256, 8
 # Ours: the part of the vector memory that a kernel may take; with the rest the compiler fetches ahead.
-SHARE = 0.5
+SHARE = 0.75
 
 
 class _Setting(NamedTuple):
@@ -55,16 +55,22 @@ def together(heads: int, width: int) -> int:
     return next((some for some in range(1, heads) if heads % some == 0 and some * width % LANES == 0), heads)
 
 
+def fits(memory: float, heads: int, queries: int, keys: int, width: int, *, biased: bool) -> bool:
+    """Whether a chip with so many bytes of vector memory can run the kernel for these shapes."""
+    needed = vector_memory(heads, queries, keys, width, biased=biased)
+    return queries <= BLOCKS * QUERIES and needed <= SHARE * memory
+
+
 def vector_memory(heads: int, queries: int, keys: int, width: int, *, biased: bool) -> int:
     """The bytes of vector memory that the kernel of the gradient, the larger one, takes at most.
 
     What is read and written is there twice, since the next is fetched meanwhile; of the scores of as many queries as
-    are at hand there are five float32 arrays: weights, slopes, and what they are made of.
+    are at hand there are eight float32 arrays: weights, slopes, and what they are made of, of two heads in part.
     """
     some = together(heads, width)
     biases = some * queries * keys if biased else 0
     sequences = 2 * (queries + keys) * max(some * width, LANES)
-    return 4 * (2 * 2 * biases + 2 * sequences + 5 * min(queries, QUERIES) * keys)
+    return 4 * (2 * 2 * biases + 2 * sequences + 8 * min(queries, QUERIES) * keys)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(5,))

@@ -166,3 +166,22 @@ def test_no_weights_are_kept_for_the_gradient():
     _, pull = jax.vjp(lambda *x: attend(*x, 1.0), *given_)
     kept = [leaf.shape for leaf in jax.tree.leaves(pull) if hasattr(leaf, "shape")]
     assert (2, 3, 5, 7) not in kept and (2, 3, 5, 1) in kept
+
+
+def test_both_sides_of_an_encoder_decoder_are_embedded_at_once():
+    """The gradient of the table, as large as itself, is made once; the sides apart read the same."""
+    network = NETWORKS["encoder-decoder"]
+    params = meta.unbox(network.init(jax.random.key(0), example())["params"])
+
+    def hidden(params):
+        return jnp.sum(network.apply({"params": params}, example(), method="hidden"))
+
+    def apart(params):
+        encoded = network.apply({"params": params}, example(), method="encode")
+        return jnp.sum(network.apply({"params": params}, encoded, example(), method="decode"))
+
+    scatters = [str(jax.make_jaxpr(jax.grad(function))(params)).count("scatter-add[") for function in (hidden, apart)]
+    assert scatters[0] == scatters[1] - 1
+    np.testing.assert_allclose(hidden(params), apart(params), rtol=1e-6)
+    found, wanted = (jax.jit(jax.grad(function))(params) for function in (hidden, apart))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=3e-4, atol=3e-6), found, wanted)

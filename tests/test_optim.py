@@ -300,6 +300,22 @@ def test_a_factored_state_is_small():
     assert sum(leaf.size for leaf in jax.tree.leaves(state)) < 256 + 512 + 10
 
 
+@pytest.mark.parametrize("rule", [Adafactor(), Adafactor(weight_decay=0.1, clipping_threshold=None)])
+def test_adafactor_is_optax_s_and_so_is_its_state(rule):
+    params = {"kernel": jnp.linspace(-1, 1, 256 * 512).reshape(256, 512), "bias": jnp.linspace(1e-5, 1e-4, 7)}
+    grads = jax.tree.map(lambda x: jnp.cos(7 * x), params)
+    library = optax.adafactor(
+        None,
+        clipping_threshold=rule.clipping_threshold,
+        weight_decay_rate=rule.weight_decay or None,
+        weight_decay_mask=decayed,
+    )
+    (wanted, state), (found, ours) = (
+        each.update(grads, each.init(params), params) for each in (library, rule.transform())
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), (found, ours), (wanted, state))
+
+
 def test_vectors_and_stacked_norm_scales_do_not_decay():
     tree = {
         "layers": {

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mixlm.models.products import WIDE, product
+from mixlm.models import products
+from mixlm.models.products import WIDE, product, settled
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -40,3 +41,20 @@ def test_runs_that_are_mapped_have_their_own_products():
     for row in range(3):
         for mapped, alone in zip(found, jax.grad(cost, argnums=(0, 1))(x[row], kernel[row])):
             np.testing.assert_allclose(mapped[row], alone, rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("on", ["cpu", "tpu"])
+def test_branches_are_settled_together_on_a_tpu_and_are_what_they_were(on, monkeypatch):
+    monkeypatch.setattr(products, "platform", lambda: on)
+    a, b = jnp.linspace(-2, 2, 12).reshape(3, 4), jnp.linspace(1, 3, 12).reshape(3, 4)
+
+    def gated(a, b):
+        a, b = settled(a, b)
+        return jnp.sum(jnp.tanh(a) * b)
+
+    found = jax.grad(gated, argnums=(0, 1))(a, b)
+    np.testing.assert_allclose(gated(a, b), np.sum(np.tanh(a) * b), rtol=1e-6)
+    np.testing.assert_allclose(found[0], (1 - np.tanh(a) ** 2) * b, rtol=1e-5)
+    np.testing.assert_allclose(found[1], np.tanh(a), rtol=1e-6)
+    barriers = str(jax.make_jaxpr(jax.grad(gated, argnums=(0, 1)))(a, b)).count("optimization_barrier")
+    assert barriers == (on == "tpu")

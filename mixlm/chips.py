@@ -22,7 +22,8 @@ class Chip:
 
 # TPUs: the system architecture pages of Google's Cloud TPU documentation. Of `links` they state both directions (v5p:
 # 1200 GB/s) or one (v5e: 1600 Gbit/s, v6e: 3200 Gbit/s), over all of a chip's ports; v4's are six ports of 50 GB/s
-# (arXiv 2304.01433). GPUs: NVIDIA's datasheets of the SXM modules; no sparsity, NVLink in one direction.
+# (arXiv 2304.01433). Of their vector memory JAX's Pallas has a table, which those pages lack. GPUs: NVIDIA's datasheets
+# of the SXM modules; no sparsity, NVLink in one direction.
 CHIPS = {
     "TPU v4": Chip("v4", 275e12, 32 * 2**30, 1.2e12, 300e9, 16 * 2**20),
     "TPU v5 lite": Chip("v5e", 197e12, 16 * 2**30, 0.819e12, 200e9, 128 * 2**20),

@@ -73,7 +73,7 @@ def slopes(function, arrays, weights):
     return jax.grad(loss, has_aux=True)(arrays)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=10)
 @given(
     st.integers(0, 1000),
     st.sampled_from([(1, 8), (3, 8), (4, 64), (2, 128), (3, 64)]),

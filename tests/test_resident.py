@@ -152,7 +152,7 @@ def on_tpu(monkeypatch):
 
 
 def sized(heads: int, width: int) -> LayerSizes:
-    return LayerSizes(emb_dim=8, num_heads=heads, head_dim=width, mlp_dim=8)
+    return LayerSizes(emb_dim=8, num_heads=heads, head_dim=width, mlp_dim=8, dtype="bfloat16")
 
 
 @pytest.mark.parametrize("partitioning", [Partitioning(data=2, tensor=2, sequence=2), Partitioning(data=8)])
@@ -205,7 +205,7 @@ def test_a_tpu_takes_it_as_far_as_its_vector_memory_goes(on_tpu):
     assert kind(12, 64, 512) == kind(12, 64, 1024) == kind(16, 128, 1024) == "Resident"
     assert kind(12, 64, 114, biased=False) == "Resident"
     assert kind(12, 64, 4096) == "Added"
-    assert kind(12, 64, 2048, biased=False) == "Resident" and kind(12, 64, 2049, biased=False) == "Blockwise"
+    assert kind(12, 64, 1024, biased=False) == "Resident" and kind(12, 64, 1025, biased=False) == "Blockwise"
     assert kind(12, 64, 512, rows=2) == "Added", "packed rows have a bias of their own"
     assert kind(12, 64, 512, "recomputed") == kind(12, 64, 512, "plain") == "Added"
     assert kind(12, 64, 512, "splash", biased=False) == "Blockwise"
@@ -267,23 +267,26 @@ def test_a_network_has_the_same_gradients(name, on_tpu):
     reason="the TPU compiler (the tpu extra) is not installed",
 )
 @pytest.mark.parametrize(
-    ("topology", "heads", "queries", "keys", "width", "biased"),
+    ("topology", "dtype", "heads", "queries", "keys", "width", "biased"),
     [
-        ("v5e:2x2", 12, 512, 512, 64, True),
-        ("v5e:2x2", 12, 114, 512, 64, False),
-        ("v5e:2x2", 3, 70, 33, 8, True),
-        ("v5p:2x2x1", 16, 1024, 1024, 128, True),
-        ("v5p:2x2x1", 12, 1024, 1024, 64, True),
+        ("v5e:2x2", "bfloat16", 12, 512, 512, 64, True),
+        ("v5e:2x2", "bfloat16", 12, 114, 512, 64, False),
+        ("v5e:2x2", "bfloat16", 3, 70, 33, 8, True),
+        ("v5p:2x2x1", "bfloat16", 16, 1024, 1024, 128, True),
+        ("v5p:2x2x1", "bfloat16", 12, 1024, 1024, 64, True),
+        ("v5e:2x2", "float32", 12, 1024, 1024, 64, True),
+        ("v5p:2x2x1", "float32", 12, 512, 512, 64, True),
     ],
 )
-def test_the_tpu_compiler_takes_it(topology, heads, queries, keys, width, biased):
+def test_the_tpu_compiler_takes_it(topology, dtype, heads, queries, keys, width, biased):
     """With as much vector memory as it asks for."""
     device = topology_devices(topology)[0]
-    (q, k, v), bias, reach, weights = drawn(0, heads, queries, keys, width, jnp.bfloat16)
+    (q, k, v), bias, reach, weights = drawn(0, heads, queries, keys, width, jnp.dtype(dtype))
     given_ = (q, k, v, bias) if biased else (q, k, v)
     put = jax.sharding.SingleDeviceSharding(device)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=put), (given_, weights))
     run = partial(slopes, lambda q, k, v, *bias: resident(q, k, v, reach, *bias))
     cost = jax.jit(run).lower(*shapes).compile().cost_analysis()
     assert cost["flops"] >= (2 + 5) * 2 * ROWS * heads * queries * keys * width
-    assert fits(chip(device.device_kind).vector_memory, heads, queries, keys, width, biased=biased)
+    size = jnp.dtype(dtype).itemsize
+    assert fits(chip(device.device_kind).vector_memory, heads, queries, keys, width, size, biased=biased)

@@ -130,8 +130,8 @@ def _fits(sizes: Heads, reach: Reach, bias: Float[Array, "#B H T S"] | None) -> 
     if layout is not None:
         heads = layout.cut(("heads",), (heads,))[0]
         queries = layout.cut(("length",), (queries,))[0]
-    memory = 0.0 if on is None else on.vector_memory
-    return fits(memory, heads, queries, keys, sizes.head_dim, biased=bias is not None)
+    memory, size = 0.0 if on is None else on.vector_memory, jnp.dtype(sizes.dtype).itemsize
+    return fits(memory, heads, queries, keys, sizes.head_dim, size, biased=bias is not None)
 
 
 def _for_each_part(bias: Float[Array, "1 H T S"], reach: Reach) -> Float[Array, "P H T S"]:

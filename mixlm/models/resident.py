@@ -18,8 +18,9 @@ from mixlm.models.attend import KEPT, MASKED
 from mixlm.models.reach import Reach
 
 LANES, SUBLANES = 128, 8
-# Ours: the scores of so many queries with all keys are at hand at once; and so many such blocks a program writes out.
-QUERIES, BLOCKS = 256, 8
+# Ours: the scores of so many queries with all keys are at hand at once; and a program is written out for so many such
+# blocks, beyond which it takes a minute to compile.
+QUERIES, BLOCKS = 256, 4
 # Ours: the part of the vector memory that a kernel may take; with the rest the compiler fetches ahead.
 SHARE = 0.75
 
@@ -55,22 +56,23 @@ def together(heads: int, width: int) -> int:
     return next((some for some in range(1, heads) if heads % some == 0 and some * width % LANES == 0), heads)
 
 
-def fits(memory: float, heads: int, queries: int, keys: int, width: int, *, biased: bool) -> bool:
-    """Whether a chip with so many bytes of vector memory can run the kernel for these shapes."""
-    needed = vector_memory(heads, queries, keys, width, biased=biased)
+def fits(memory: float, heads: int, queries: int, keys: int, width: int, size: int, *, biased: bool) -> bool:
+    """Whether a chip with so many bytes of vector memory can run the kernel for these shapes; see `vector_memory`."""
+    needed = vector_memory(heads, queries, keys, width, size, biased=biased)
     return queries <= BLOCKS * QUERIES and needed <= SHARE * memory
 
 
-def vector_memory(heads: int, queries: int, keys: int, width: int, *, biased: bool) -> int:
-    """The bytes of vector memory that the kernel of the gradient, the larger one, takes at most.
+def vector_memory(heads: int, queries: int, keys: int, width: int, size: int, *, biased: bool) -> int:
+    """The bytes of vector memory that the kernel of the gradient, the larger one, takes, with activations of `size`.
 
-    What is read and written is there twice, since the next is fetched meanwhile; of the scores of as many queries as
-    are at hand there are eight float32 arrays: weights, slopes, and what they are made of, of two heads in part.
+    What is read and written is there twice, since the next is fetched meanwhile: three arrays of queries, four of keys,
+    the bias and its gradient. Of the scores of as many queries as are at hand there are eight float32 arrays, or twelve
+    where products have float32 operands, which are taken apart: ours, from what the compiler asked for.
     """
     some = together(heads, width)
-    biases = some * queries * keys if biased else 0
-    sequences = 2 * (queries + keys) * max(some * width, LANES)
-    return 4 * (2 * 2 * biases + 2 * sequences + 8 * min(queries, QUERIES) * keys)
+    lanes, biases = max(some * width, LANES), some * queries * keys if biased else 0
+    moved = size * (3 * queries + 4 * keys) * lanes + 4 * 2 * biases
+    return 2 * moved + 4 * 2 * keys * lanes + 4 * (4 + 2 * size) * min(queries, QUERIES) * keys
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(5,))
@@ -121,7 +123,8 @@ def _call(kernel: Any, sequences: Any, bias: Any, reach: Reach, outputs: Any, se
     inputs = [*numbers, *arrays]
     scores = rows * setting.heads * queries * keys
     products = 2 if kernel is _mix else 5
-    needed = vector_memory(setting.heads, queries, keys, width, biased=bias is not None)
+    size = sequences[0].dtype.itemsize
+    needed = vector_memory(setting.heads, queries, keys, width, size, biased=bias is not None)
     call = pl.pallas_call(
         lambda *refs: kernel(some, setting.scale, refs[: len(inputs)], refs[len(inputs) :]),
         grid=(setting.heads // some, rows),

@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from mixlm.axes import platform
 from mixlm.schedules import check_number
 from mixlm.shards import Shards, shards_of
 from mixlm.softmax import is_first_largest, normalizer_chosen_entropy
@@ -18,8 +20,12 @@ from mixlm.softmax import is_first_largest, normalizer_chosen_entropy
 Weight = Float[Array, ""] | float
 Logits = Callable[[Float[Array, "*n D"]], Float[Array, "*n V"]]
 Pick = Callable[[Float[Array, "*n V"], Float[Array, "*n"]], Int[Array, "*n"]]
-# Ours: so many logits exist at once on a device (128 MiB), whatever the batch, the length and the vocabulary.
-LOGITS = 2**25
+# Ours: so many logits exist at once on a device (64 MiB), whatever the batch, the length and the vocabulary.
+LOGITS = 2**24
+# Ours: but, where products are faster than memory, those of so many tokens at least: a block's products with the head's
+# matrix, 6 operations for each of its numbers and each token, are to take longer than the 12 bytes that are read and
+# written of it and of its gradient, at the 240 operations per byte of a TPU v5e.
+TOKENS = 480
 # What is summed next to the total.
 SUMS = ("count", "cross_entropy", "counted", "right", "scored", "mass")
 
@@ -210,7 +216,7 @@ def score(
     noise: Float[Array, "B T"] | None = None,
     at_once: int = LOGITS,
 ) -> Scored:
-    """Costs every position, so many at a time that a device never holds more than `at_once` logits.
+    """Costs every position, so many at a time that a device never holds more than `at_once` logits, or `TOKENS`' own.
 
     The gradient of a block is taken while its logits are at hand (a sum's gradient only waits for a factor), so nothing
     is computed twice. `weights` of 0 leave a position out; `counted` (default: weights above 0) is what the mean
@@ -221,12 +227,21 @@ def score(
     columns = (targets, weights, counted, noise)
     shards = shards_of(*targets.shape)
     rows, length, vocab_size = _positions(logits, hidden, shards)
-    blocks = math.ceil(rows * length / max(at_once // vocab_size, 1))
-    if shards is None or blocks == 1:
-        return _score(logits, loss, pick, blocks, hidden, *columns)
-    found = shards.map(lambda *part: vars(_score(logits, loss, pick, blocks, *part)), hidden, *columns)
-    picked = found.pop("picked")
-    return Scored(**jax.tree.map(jnp.sum, found), picked=None if picked is None else shards.whole(picked))
+    blocks = _blocks(rows * length, 1, vocab_size, at_once)
+    sums = partial(_block_sums, logits, loss, pick, jnp.sum)
+    if blocks == 1:
+        total, rest, picked = sums(hidden, *columns)
+        return Scored(total, **rest, picked=picked)
+
+    def cut(x):
+        # All rows in one, as far as a device has them.
+        return _in_blocks(x.reshape(1, -1, *x.shape[2:]), blocks)
+
+    total, rest, picked = _blockwise(sums, shards, cut, (hidden, *columns))
+    if picked is not None:
+        picked = picked.reshape(len(picked), -1)[:, : rows * length].reshape(-1, rows, length)
+        picked = picked[0] if shards is None else shards.whole(picked)
+    return Scored(jnp.sum(total), **jax.tree.map(jnp.sum, rest), picked=picked)
 
 
 def _positions(logits: Logits, hidden: Float[Array, "B T D"], shards: Shards | None) -> tuple[int, int, int]:
@@ -235,22 +250,6 @@ def _positions(logits: Logits, hidden: Float[Array, "B T D"], shards: Shards | N
     if shards is not None:
         rows, length = rows // shards.rows, length // shards.positions
     return rows, length, jax.eval_shape(logits, hidden[:1, :1]).shape[-1]
-
-
-def _score(logits, loss, pick, blocks, hidden, targets, *columns):
-    def sums(block_hidden, *columns):
-        return _block_sums(logits(block_hidden), *columns, loss=loss, pick=pick)
-
-    columns = (targets, *columns)
-    if blocks == 1:
-        total, rest, picked = sums(hidden, *columns)
-        return Scored(total, **rest, picked=picked)
-    # All rows in one, as far as this device has them.
-    cut = [_in_blocks(x.reshape(1, -1, *x.shape[2:]), blocks) for x in (hidden, *columns)]
-    total, rest, picked = _blockwise(sums, *cut)
-    if picked is not None:
-        picked = picked.reshape(-1)[: targets.size].reshape(targets.shape)
-    return Scored(total, **rest, picked=picked)
 
 
 def score_rows(
@@ -269,38 +268,32 @@ def score_rows(
     taken ahead as in `score`, and is NaN where the loss weighs them otherwise. Without them the logits of several
     blocks are computed again on the way back: a fourth product with the head's matrix next to the three.
     """
-    columns: list[Array] = [targets, weights, counted, jnp.zeros_like(weights)]
-    if factors is not None:
-        columns.append(jnp.broadcast_to(factors[:, None], targets.shape))
+    columns = (targets, weights, counted, jnp.zeros_like(weights))
     shards = shards_of(*targets.shape)
     rows, length, vocab_size = _positions(logits, hidden, shards)
-    blocks = math.ceil(length / max(at_once // (rows * vocab_size), 1))
-    if shards is None or blocks == 1:
-        return _score_rows(logits, loss, blocks, hidden, *columns)
-    return jax.tree.map(shards.row_sums, shards.map(partial(_score_rows, logits, loss, blocks), hidden, *columns))
-
-
-def _score_rows(logits, loss, blocks, hidden, targets, weights, counted, noise, factors=None):
-    def sums(block_hidden, *columns):
-        row_sums = partial(jnp.sum, axis=1)
-        return _block_sums(logits(block_hidden), *columns, loss=loss, pick=None, add=row_sums)
-
-    columns = (targets, weights, counted, noise)
+    blocks = _blocks(length, rows, vocab_size, at_once)
+    sums = partial(_block_sums, logits, loss, None, partial(jnp.sum, axis=1))
     if blocks == 1:
         total, rest, _ = sums(hidden, *columns)
         return Scored(total, **rest)
-    cut = [_in_blocks(x, blocks) for x in (hidden, *columns)]
+    found = _row_sums(sums, shards, partial(_in_blocks, blocks=blocks), (hidden, *columns), factors)
+    return Scored(**jax.tree.map((lambda x: x[0]) if shards is None else shards.row_sums, found))
+
+
+def _row_sums(sums, shards, cut, arrays, factors):
     if factors is not None:
-        total, rest, _ = _blockwise(sums, *cut, factors=factors[:, 0])
-        return Scored(total, **rest)
+        factors = _parts(shards, jnp.broadcast_to(factors[:, None], arrays[1].shape))[..., 0]
+        total, rest, _ = _blockwise(sums, shards, cut, arrays, factors)
+        return {"total": total, **rest}
 
     def body(carry, part):
         return jax.tree.map(jnp.add, carry, sums(*part)[:2]), None
 
-    zeros = jnp.zeros(hidden.shape[0])
-    start = (zeros, dict.fromkeys(SUMS, zeros))
-    (total, rest), _ = jax.lax.scan(jax.checkpoint(body), start, tuple(cut))
-    return Scored(total, **rest)
+    def added(*part):
+        (total, rest), _ = jax.lax.scan(jax.checkpoint(body), _nothing(part[0][:, 0, 0]), tuple(map(cut, part)))
+        return {"total": total, **rest}
+
+    return _each(shards)(added, *(_parts(shards, x) for x in arrays))
 
 
 def token_costs(
@@ -312,14 +305,15 @@ def token_costs(
         return cross_entropy(logits(block_hidden), block_targets)
 
     rows, length, vocab_size = _positions(logits, hidden, None)
-    blocks = math.ceil(length / max(at_once // (rows * vocab_size), 1))
+    blocks = _blocks(length, rows, vocab_size, at_once)
     if blocks == 1:
         return costs(hidden, targets)
     found = jax.lax.map(lambda part: costs(*part), tuple(_in_blocks(x, blocks) for x in (hidden, targets)))
     return jnp.moveaxis(found, 0, 1).reshape(targets.shape[0], -1)[:, :length]
 
 
-def _block_sums(logits, targets, weights, counted, noise, *, loss, pick, add=jnp.sum):
+def _block_sums(scores, loss, pick, add, hidden, targets, weights, counted, noise):
+    logits = scores(hidden)
     cost, scale = loss(logits, targets)
     plain = cost if loss == CrossEntropy() else cross_entropy(jax.lax.stop_gradient(logits), targets)
     scale = jax.lax.stop_gradient(scale)
@@ -337,40 +331,46 @@ def _block_sums(logits, targets, weights, counted, noise, *, loss, pick, add=jnp
     return add(weights * scale * cost), rest, picked
 
 
-def _blockwise(sums, hidden, *columns, factors=None):
-    """Adds up `sums` over the leading axis of its arguments; gradients are taken block by block on the way forward.
+def _blockwise(sums, shards, cut, arrays, factors=None):
+    """Adds up `sums` over the blocks that `cut` makes of each part; gradients are taken block by block, forward.
 
-    Where the total is one of each row, they are those of the sum of `factors * total`.
+    Where the total is one of each row, they are those of the sum of `factors * total`, both with an axis of parts.
     """
-    function, held = jax.closure_convert(sums, hidden[0], *(column[0] for column in columns))
-    factors = jnp.ones(()) if factors is None else factors
-
-    def nothing():  # made where it is used: a tracer of this call must not reach the traces of the two rules below
-        zeros = jnp.zeros(factors.shape)
-        return zeros, dict.fromkeys(SUMS, zeros)
+    each, (hidden, *columns) = _each(shards), [_each(shards)(cut, _parts(shards, x)) for x in arrays]
+    factors = jnp.ones(hidden.shape[0]) if factors is None else factors
+    with nullcontext() if shards is None else shards.inside():
+        function, held = jax.closure_convert(sums, *(x[0, 0] for x in (hidden, *columns)))
 
     @jax.custom_vjp
     def run(held, factors, hidden, columns):
-        def body(carry, block):
-            total, rest, picked = function(*block, *held)
-            return jax.tree.map(jnp.add, carry, (total, rest)), picked
+        def added(factors, *blocks):
+            def body(carry, block):
+                total, rest, picked = function(*block, *held)
+                return jax.tree.map(jnp.add, carry, (total, rest)), picked
 
-        carry, picked = jax.lax.scan(body, nothing(), (hidden, *columns))
-        return *carry, picked
+            carry, picked = jax.lax.scan(body, _nothing(factors), blocks)
+            return *carry, picked
+
+        return each(added, factors, hidden, *columns)
 
     def forward(held, factors, hidden, columns):
-        def body(carry, block):
-            def cost(held, block_hidden):
-                total, *rest = function(block_hidden, *block[1:], *held)
-                return jnp.sum(factors * total), (total, *rest)
+        def added(factors, *blocks):
+            def body(carry, block):
+                def cost(held, block_hidden):
+                    total, *rest = function(block_hidden, *block[1:], *held)
+                    return jnp.sum(factors * total), (total, *rest)
 
-            _, pull, (total, rest, picked) = jax.vjp(cost, held, block[0], has_aux=True)
-            held_gradient, hidden_gradient = pull(jnp.ones(()))
-            return jax.tree.map(jnp.add, carry, ((total, rest), held_gradient)), (hidden_gradient, picked)
+                _, pull, (total, rest, picked) = jax.vjp(cost, held, block[0], has_aux=True)
+                held_gradient, hidden_gradient = pull(jnp.ones(()))
+                return jax.tree.map(jnp.add, carry, ((total, rest), held_gradient)), (hidden_gradient, picked)
 
-        start = (nothing(), jax.tree.map(jnp.zeros_like, held))
-        (carry, held_gradient), (hidden_gradient, picked) = jax.lax.scan(body, start, (hidden, *columns))
-        return (*carry, picked), (factors, held_gradient, hidden_gradient)
+            start = (_nothing(factors), jax.tree.map(jnp.zeros_like, held))
+            (carry, held_gradient), (hidden_gradient, picked) = jax.lax.scan(body, start, blocks)
+            return (*carry, picked), held_gradient, hidden_gradient
+
+        found, held_gradient, hidden_gradient = each(added, factors, hidden, *columns)
+        # Added up before it is multiplied, so that it is not there twice.
+        return found, (factors, jax.tree.map(partial(jnp.sum, axis=0), held_gradient), hidden_gradient)
 
     def backward(kept, cotangents):
         factors, *gradients = kept
@@ -379,7 +379,22 @@ def _blockwise(sums, hidden, *columns, factors=None):
         return held_gradient, None, hidden_gradient, None
 
     run.defvjp(forward, backward)
-    return run(held, jax.lax.stop_gradient(factors), hidden, columns)
+    return run(held, jax.lax.stop_gradient(factors), hidden, tuple(columns))
+
+
+def _each(shards: Shards | None) -> Callable[..., Any]:
+    if shards is not None:
+        return shards.each
+    return lambda function, *parts: jax.tree.map(lambda x: x[None], function(*(x[0] for x in parts)))
+
+
+def _parts(shards: Shards | None, x: Array) -> Array:
+    return x[None] if shards is None else shards.cut(x)
+
+
+def _nothing(like: Float[Array, "*B"]) -> tuple[Array, dict[str, Array]]:
+    zeros = jnp.zeros(like.shape)
+    return zeros, dict.fromkeys(SUMS, zeros)
 
 
 def _shared(given: Float[Array, "*B"], factors: Float[Array, "*B"]) -> Float[Array, ""]:
@@ -388,6 +403,12 @@ def _shared(given: Float[Array, "*B"], factors: Float[Array, "*B"]) -> Float[Arr
     number = jnp.sum(given * factors) / jnp.where(square > 0, square, 1.0)
     off = jnp.max(jnp.abs(given - number * factors)) > 1e-3 * jnp.max(jnp.abs(given))
     return jnp.where(off, jnp.nan, number)
+
+
+def _blocks(places: int, tokens: int, vocab_size: int, at_once: int) -> int:
+    """How many blocks so many places make, each of so many tokens."""
+    least = 1 if platform() == "cpu" else math.ceil(TOKENS / tokens)
+    return math.ceil(places / max(at_once // (tokens * vocab_size), least))
 
 
 def _in_blocks(x: Array, blocks: int) -> Array:

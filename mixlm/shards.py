@@ -1,6 +1,7 @@
 """Work on every device's own rows and positions, added up once: a loop over blocks must not talk in every turn."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,17 +22,27 @@ class Shards:
     positions: int
 
     def map(self, function: Callable[..., Any], *arrays: Shaped[Array, "B T ..."]) -> Any:
-        """`function(*parts)` of every part, stacked along a new first axis.
+        """`function(*parts)` of every part, stacked along a new first axis; see `each`."""
+        return self.each(function, *map(self.cut, arrays))
+
+    def each(self, function: Callable[..., Any], *parts: Shaped[Array, "G ..."]) -> Any:
+        """`function` of every part of what is cut already, stacked as these are.
 
         What `function` closes over is copied to each part (on a device that is no more than it needs), so that its
         gradient is a sum of the parts' own, taken when all are done.
         """
-        inside = self.layout.without("batch", "length")
-        cut = [self._pinned(self._cut(x)) for x in arrays]
-        with laid_out(inside):
-            plain, held = jax.closure_convert(function, *(x[0] for x in cut))
+        with self.inside():
+            plain, held = jax.closure_convert(function, *(x[0] for x in parts))
             copies = [self._pinned(jnp.broadcast_to(x, (self.rows * self.positions, *x.shape))) for x in held]
-            return jax.vmap(plain, spmd_axis_name=self._axes)(*cut, *copies)
+            return jax.vmap(plain, spmd_axis_name=self._axes)(*parts, *copies)
+
+    def inside(self) -> AbstractContextManager[None]:
+        """Within, what is traced is pinned as in one part."""
+        return laid_out(self.layout.without("batch", "length"))
+
+    def cut(self, x: Shaped[Array, "B T ..."]) -> Shaped[Array, "G R P ..."]:
+        """All parts, each on its devices."""
+        return self._pinned(self._cut(x))
 
     def whole(self, parts: Shaped[Array, "G R P"]) -> Shaped[Array, "B T"]:
         """What was found for each position of each part, as [B, T]."""

@@ -246,6 +246,23 @@ def test_devices_talk_once_and_not_for_every_block(mesh, what):
     assert in_loops(text) == []
 
 
+def test_the_gradient_of_the_head_is_kept_added_up():
+    """Kept for each part, it would be there twice on its device where it is then multiplied."""
+    kernel, hidden, targets, weights, _ = map(jnp.asarray, drawn(8, 48))
+
+    def total(kernel, hidden):
+        return score(
+            lambda block: block @ kernel, hidden, targets, weights, CrossEntropy(), at_once=4 * VOCABULARY
+        ).total
+
+    def pulled(*given):
+        return jax.vjp(total, *given)[1]
+
+    with laid_out(layout(**MESHES["rows"])):
+        kept = [x.shape for x in jax.tree.leaves(jax.eval_shape(pulled, kernel, hidden))]
+    assert kernel.shape in kept and not [shape for shape in kept if len(shape) > 2 and shape[-2:] == kernel.shape]
+
+
 @pytest.mark.parametrize("what", [totals, row_totals])
 def test_no_device_has_scores_of_the_whole_vocabulary(what):
     laid = layout(data=2, tensor=4)

@@ -361,6 +361,22 @@ def test_logits_never_exist_whole_not_even_for_the_gradient(loss):
     assert largest(4) <= whole // 6
 
 
+def test_an_accelerator_has_blocks_of_480_tokens_at_least_whatever_the_vocabulary(monkeypatch):
+    """With fewer, a block's products take less time than reading the head's matrix."""
+
+    def rounds(vocab: int) -> list[int]:
+        def total(hidden):
+            return score(lambda x: x @ jnp.ones((2, vocab)), hidden, *columns, CrossEntropy(), at_once=1000 * 10).total
+
+        hidden, columns = jnp.ones((2, 960, 2)), (jnp.zeros((2, 960), jnp.int32), jnp.ones((2, 960)))
+        jaxpr = jax.make_jaxpr(jax.grad(total))(hidden)
+        return [equation.params["length"] for equation in jaxpr.eqns if equation.primitive.name == "scan"]
+
+    assert (rounds(10), rounds(100)) == ([2], [20])
+    monkeypatch.setattr("mixlm.losses.platform", lambda: "tpu")
+    assert (rounds(10), rounds(100)) == ([2], [4])
+
+
 def test_more_rows_longer_rows_and_a_larger_vocabulary_hold_no_more_logits():
     def largest(rows: int, length: int, vocab: int) -> int:
         case = random_case(rows, length, vocab, dim=1)

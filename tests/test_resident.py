@@ -19,11 +19,11 @@ from mixlm.flops import matmul_flops
 from mixlm.models import attention
 from mixlm.models import resident as kernel
 from mixlm.models.attend import MASKED
-from mixlm.models.attention import biased_view, mix
+from mixlm.models.attention import Resident, biased_view, mix, mix_product
 from mixlm.models.decoder import DecoderOnly
 from mixlm.models.layers import LayerSizes
 from mixlm.models.reach import Reach, across
-from mixlm.models.resident import fits, resident, together
+from mixlm.models.resident import fits, resident, resident_slopes, together
 from mixlm.models.stack import Execution
 from mixlm.models.t5 import EncoderDecoder
 from mixlm.partitioning import Partitioning
@@ -73,13 +73,16 @@ def slopes(function, arrays, weights):
     return jax.grad(loss, has_aux=True)(arrays)
 
 
-@settings(deadline=None, max_examples=10)
-@given(
+SHAPES = (
     st.integers(0, 1000),
     st.sampled_from([(1, 8), (3, 8), (4, 64), (2, 128), (3, 64)]),
     st.tuples(st.integers(1, 11), st.integers(1, 11)),
     st.booleans(),
 )
+
+
+@settings(deadline=None, max_examples=10)
+@given(*SHAPES)
 def test_it_is_attention_and_so_are_its_gradients(seed, heads, lengths, biased):
     (q, k, v), bias, reach, weights = drawn(seed, heads[0], *lengths, heads[1])
     given_ = (q, k, v, bias) if biased else (q, k, v)
@@ -97,6 +100,41 @@ def test_it_is_attention_and_so_are_its_gradients(seed, heads, lengths, biased):
     np.testing.assert_allclose(found[1], wanted[1], atol=2e-5, rtol=2e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-4), found[0], wanted[0])
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run(weights)))
+
+
+@settings(deadline=None, max_examples=10)
+@given(*SHAPES)
+def test_what_is_mixed_again_has_the_gradients_of_what_is_kept(seed, heads, lengths, biased):
+    (q, k, v), bias, reach, _ = drawn(seed, heads[0], *lengths, heads[1])
+    draw = np.random.default_rng(seed)
+    out, weights = (
+        jnp.asarray(draw.normal(size=s), jnp.float32) for s in ((heads[0] * heads[1], 5), (3, lengths[0], 5))
+    )
+    given_ = (q, k, v, out, bias) if biased else (q, k, v, out)
+    seen = visible(reach)
+    # As above: of the scores of a query that sees nothing there is no gradient.
+    weights = weights * seen.any(-1)[..., None]
+
+    def again(q, k, v, out, bias=None):
+        return mix_product(q, k, v, Resident(reach, bias, again=True, interpret=True), out)
+
+    def wanted(q, k, v, out, bias=None):
+        return plain(q / SCALE, k, v, bias, seen).swapaxes(1, 2).reshape(3, lengths[0], -1) @ out
+
+    found, expected = slopes(again, given_, weights), slopes(wanted, given_, weights)
+    np.testing.assert_allclose(found[1], expected[1], atol=1e-4, rtol=1e-4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-4, rtol=3e-4), found[0], expected[0])
+
+
+def test_what_is_mixed_again_is_not_kept():
+    (q, k, v), bias, reach, _ = drawn(0, 2, 5, 7, 64)
+    out = jnp.ones((128, 3))
+    kept = {}
+    for again in (False, True):
+        view = Resident(reach, bias, again, interpret=True)
+        _, pull = jax.vjp(lambda *x, view=view: mix_product(*x[:3], view, x[3]), q, k, v, out)
+        kept[again] = sum(leaf.size for leaf in jax.tree.leaves(pull) if hasattr(leaf, "size"))
+    assert kept[False] - kept[True] == q.size
 
 
 def test_queries_come_in_blocks(monkeypatch):
@@ -148,6 +186,7 @@ def on_tpu(monkeypatch):
     monkeypatch.setattr(attention, "platform", lambda: "tpu")
     monkeypatch.setattr(attention, "device_kind", lambda: "TPU v5 lite")
     monkeypatch.setattr(attention, "resident", lambda *x, interpret, **options: resident(*x, interpret=True, **options))
+    monkeypatch.setattr(attention, "resident_slopes", lambda *x, interpret: resident_slopes(*x, interpret=True))
     return monkeypatch
 
 
@@ -155,15 +194,19 @@ def sized(heads: int, width: int) -> LayerSizes:
     return LayerSizes(emb_dim=8, num_heads=heads, head_dim=width, mlp_dim=8, dtype="bfloat16")
 
 
+@pytest.mark.parametrize("again", [False, True])
 @pytest.mark.parametrize("partitioning", [Partitioning(data=2, tensor=2, sequence=2), Partitioning(data=8)])
-def test_every_device_reads_its_own_rows_heads_and_queries(partitioning, on_tpu):
+def test_every_device_reads_its_own_rows_heads_and_queries(partitioning, again, on_tpu):
     """Eight parts do not divide three rows: they then stay whole."""
     (q, k, v), bias, reach, weights = drawn(4, 4, 16, 12, 64)
     if partitioning.tensor == 2:
         (q, k, v, weights), reach = (jax.tree.map(lambda x: x[:2], part) for part in ((q, k, v, weights), reach))
 
+    out = jnp.asarray(np.random.default_rng(5).normal(size=(256, 256)) / 16, jnp.float32)
+
     def run(q, k, v, bias):
-        return mix(q, k, v, biased_view(sized(4, 64), reach, bias, "auto"), scale=SCALE)
+        view = biased_view(sized(4, 64), reach, bias, "auto", again)
+        return mix_product(q, k, v, view, out) if again else mix(q, k, v, view, scale=SCALE)
 
     joined = weights.swapaxes(1, 2).reshape(weights.shape[0], 16, -1)
     wanted = slopes(run, (q, k, v, bias), joined)
@@ -248,18 +291,24 @@ def test_a_network_has_the_same_gradients(name, on_tpu):
 
         return jax.grad(loss)(params)
 
-    found, wanted, kept = (
+    found, wanted, kept, again = (
         jax.jit(partial(gradient, network=NETWORKS[name].clone(execution=execution)))
         for execution in (
             Execution(),
             Execution(attention="recomputed"),
             Execution(remat="dots_and_attention_saveable"),
+            Execution(remat="dots_with_no_batch_dims_saveable"),
         )
     )
     assert "pallas" in str(found.trace(params).jaxpr) and "pallas" not in str(wanted.trace(params).jaxpr)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=3e-4, atol=3e-6), found(params), wanted(params))
+    expected = wanted(params)
+    for gradients in (found(params), again(params)):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=3e-4, atol=3e-6), gradients, expected)
     # What the policy keeps spares every product, the kernel's too.
     assert matmul_flops(kept.trace(params).jaxpr) == matmul_flops(found.trace(params).jaxpr)
+    # What it does not keep of attention takes the gradient one product more.
+    more = 2 * 2 * 8 * 4 * (6 * 6 + 9 * 6 + 9 * 9 if name == "encoder-decoder" else 15 * 15) * 2
+    assert matmul_flops(again.trace(params).jaxpr) == matmul_flops(found.trace(params).jaxpr) + more
 
 
 @pytest.mark.skipif(
@@ -267,26 +316,34 @@ def test_a_network_has_the_same_gradients(name, on_tpu):
     reason="the TPU compiler (the tpu extra) is not installed",
 )
 @pytest.mark.parametrize(
-    ("topology", "dtype", "heads", "queries", "keys", "width", "biased"),
+    ("topology", "dtype", "heads", "queries", "keys", "width", "biased", "again"),
     [
-        ("v5e:2x2", "bfloat16", 12, 512, 512, 64, True),
-        ("v5e:2x2", "bfloat16", 12, 114, 512, 64, False),
-        ("v5e:2x2", "bfloat16", 3, 70, 33, 8, True),
-        ("v5p:2x2x1", "bfloat16", 16, 1024, 1024, 128, True),
-        ("v5p:2x2x1", "bfloat16", 12, 1024, 1024, 64, True),
-        ("v5e:2x2", "float32", 12, 1024, 1024, 64, True),
-        ("v5p:2x2x1", "float32", 12, 512, 512, 64, True),
+        ("v5e:2x2", "bfloat16", 12, 512, 512, 64, True, True),
+        ("v5e:2x2", "bfloat16", 12, 512, 512, 64, True, False),
+        ("v5e:2x2", "bfloat16", 12, 114, 512, 64, False, True),
+        ("v5e:2x2", "bfloat16", 12, 114, 512, 64, False, False),
+        ("v5e:2x2", "bfloat16", 3, 70, 33, 8, True, True),
+        ("v5p:2x2x1", "bfloat16", 16, 1024, 1024, 128, True, True),
+        ("v5p:2x2x1", "bfloat16", 12, 1024, 1024, 64, True, True),
+        ("v5e:2x2", "float32", 12, 1024, 1024, 64, True, True),
+        ("v5p:2x2x1", "float32", 12, 512, 512, 64, True, True),
     ],
 )
-def test_the_tpu_compiler_takes_it(topology, dtype, heads, queries, keys, width, biased):
+def test_the_tpu_compiler_takes_it(topology, dtype, heads, queries, keys, width, biased, again):
     """With as much vector memory as it asks for."""
     device = topology_devices(topology)[0]
     (q, k, v), bias, reach, weights = drawn(0, heads, queries, keys, width, jnp.dtype(dtype))
     given_ = (q, k, v, bias) if biased else (q, k, v)
+    out = jnp.ones((heads * width, 1), dtype)
     put = jax.sharding.SingleDeviceSharding(device)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=put), (given_, weights))
-    run = partial(slopes, lambda q, k, v, *bias: resident(q, k, v, reach, *bias))
+
+    def mixed(q, k, v, bias=None):
+        view = Resident(reach, bias, again)
+        return mix_product(q, k, v, view, out)[:, None] if again else resident(q, k, v, reach, bias)
+
+    run = partial(slopes, mixed)
     cost = jax.jit(run).lower(*shapes).compile().cost_analysis()
-    assert cost["flops"] >= (2 + 5) * 2 * ROWS * heads * queries * keys * width
+    assert cost["flops"] >= (2 + 5 + again) * 2 * ROWS * heads * queries * keys * width
     size = jnp.dtype(dtype).itemsize
     assert fits(chip(device.device_kind).vector_memory, heads, queries, keys, width, size, biased=biased)

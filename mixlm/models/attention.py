@@ -15,17 +15,17 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
-from mixlm.axes import device_kind, in_force, not_cut, platform
+from mixlm.axes import device_kind, in_force, platform
 from mixlm.chips import chip
 from mixlm.errors import UserError, nearest
 from mixlm.models.attend import Addend, attend, mask_bias
+from mixlm.models.each_device import for_each_part, on_each_device, slopes_on_each_device
+from mixlm.models.products import of_kernel, product
 from mixlm.models.reach import Reach
-from mixlm.models.resident import fits, resident
+from mixlm.models.resident import fits, resident, resident_slopes
 from mixlm.models.splash import splash
 
 ATTENTIONS = ("auto", "plain", "recomputed", "splash", "cudnn")
-# The logical axes of a bias that is there once for each part that rows are cut into.
-BIAS = ("batch", "heads", "length", None)
 # By the platform that a program is for.
 BEST = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn"}
 
@@ -58,11 +58,12 @@ class Blockwise:
 @struct.dataclass
 class Resident:
     """A view for the resident kernel; the bias is there once for each part that rows are cut into, so that its gradient
-    is added up over the layers before it is over the devices.
+    is added up over the layers before it is over the devices. `again` has what it gives made again with its gradient.
     """
 
     reach: Reach
     bias: Float[Array, "P H T S"] | None
+    again: bool = struct.field(pytree_node=False, default=False)
     interpret: bool = struct.field(pytree_node=False, default=False)
 
 
@@ -105,8 +106,10 @@ def view_of(reach: Reach, attention: str, dtype: str) -> View:
     return Added((mask_bias(reach.mask()),), keep=found == "plain")
 
 
-def biased_view(sizes: Heads, reach: Reach, bias: Float[Array, "#B H T S"] | None, attention: str) -> View:
-    """What all layers share to read within `reach`, where a bias that is learnt may be added.
+def biased_view(
+    sizes: Heads, reach: Reach, bias: Float[Array, "#B H T S"] | None, attention: str, again: bool = False
+) -> View:
+    """What all layers share to read within `reach`, where a bias that is learnt may be added; see `Resident.again`.
 
     On a TPU the best is the resident kernel. Where it cannot do it, the weights are not kept for the gradient, the bias
     is never made for each row, and the mask is made where it is added: all would be read from memory more often than
@@ -114,7 +117,7 @@ def biased_view(sizes: Heads, reach: Reach, bias: Float[Array, "#B H T S"] | Non
     """
     best_on_tpu = attention == "auto" and platform() == "tpu"
     if best_on_tpu and _fits(sizes, reach, bias):
-        return Resident(reach, None if bias is None else _for_each_part(bias, reach))
+        return Resident(reach, None if bias is None else for_each_part(bias, reach), again)
     if bias is None:
         return view_of(reach, attention, sizes.dtype)
     made = reach if platform() == "tpu" else mask_bias(reach.mask())
@@ -132,15 +135,6 @@ def _fits(sizes: Heads, reach: Reach, bias: Float[Array, "#B H T S"] | None) -> 
         queries = layout.cut(("length",), (queries,))[0]
     memory, size = 0.0 if on is None else on.vector_memory, jnp.dtype(sizes.dtype).itemsize
     return fits(memory, heads, queries, keys, sizes.head_dim, size, biased=bias is not None)
-
-
-def _for_each_part(bias: Float[Array, "1 H T S"], reach: Reach) -> Float[Array, "P H T S"]:
-    layout = in_force()
-    if layout is None or not_cut():
-        return bias
-    rows = reach.limits.shape[0]
-    parts = rows // layout.cut(("batch",), (rows,))[0]
-    return layout.pinned(jnp.broadcast_to(bias, (parts, *bias.shape[1:])), BIAS)
 
 
 def chosen(attention: str, on: str, dtype: str) -> str:
@@ -195,30 +189,41 @@ def mix(
     return mixed.reshape(*mixed.shape[:2], -1)
 
 
-def on_each_device(
-    kernel: Callable[..., Float[Array, "B H T K"]],
+def mix_product(
     q: Float[Array, "B H T K"],
     k: Float[Array, "B H S K"],
     v: Float[Array, "B H S K"],
-    reach: Reach,
-    bias: Float[Array, "P H T S"] | None = None,
-) -> Float[Array, "B H T K"]:
-    """`kernel(q, k, v, reach, bias)` of each device's own rows, heads and queries: XLA cannot cut one by itself."""
-    layout, biases = in_force(), () if bias is None else (bias,)
-    if layout is None or not_cut():
-        return kernel(q, k, v, reach, *biases)
-    queries = layout.spec(("batch", "heads", "length", "kv"), q.shape)
-    keys = layout.spec(("batch", "heads", None, "kv"), k.shape)
-    limits: Any = layout.spec(("batch", "length"), reach.limits.shape)
-    segments: Any = layout.spec(("batch", None), reach.key_segments.shape)
-    added = [layout.spec(BIAS, x.shape) for x in biases]
-    return jax.shard_map(
-        kernel,
-        mesh=layout.mesh,
-        in_specs=(queries, keys, keys, Reach(limits, limits, segments), *added),
-        out_specs=queries,
-        check_vma=False,
-    )(q, k, v, reach, *biases)
+    view: View,
+    kernel: Float[Array, "J D"],
+    *,
+    drop: Callable[[Array], Array] | None = None,
+) -> Float[Array, "B T D"]:
+    """`mix(q, k, v, view) @ kernel`, for whose gradient what is mixed is made again where the view has it so."""
+    if not isinstance(view, Resident) or not view.again:
+        return product(mix(q, k, v, view, drop=drop), kernel)
+    return _mixed_again(view.interpret, q, k, dropped(v, drop), view.reach, view.bias, kernel)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _mixed_again(interpret: bool, *given: Any) -> Array:
+    return _again_forward(interpret, *given)[0]
+
+
+def _again_forward(interpret: bool, *given: Any) -> Any:
+    q, k, v, reach, bias, kernel = given
+    return jnp.dot(mix(q, k, v, Resident(reach, bias, interpret=interpret)), kernel), given
+
+
+def _again_backward(interpret: bool, kept: Any, given: Array) -> Any:
+    q, k, v, reach, bias, kernel = kept
+    of_mixed = jnp.dot(given, kernel.T).reshape(*q.shape[::2], *q.shape[1::2]).swapaxes(1, 2)
+    run = partial(resident_slopes, interpret=interpret)
+    mixed, of_q, of_k, of_v, *of_bias = slopes_on_each_device(run, q, k, v, of_mixed, reach, bias)
+    joined = mixed.swapaxes(1, 2).reshape(*given.shape[:2], -1)
+    return of_q, of_k, of_v, None, of_bias[0] if of_bias else None, of_kernel(joined, given)
+
+
+_mixed_again.defvjp(_again_forward, _again_backward)
 
 
 def dropped(v: Float[Array, "B H S K"], drop: Callable[[Array], Array] | None) -> Float[Array, "B H S K"]:

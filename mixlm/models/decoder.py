@@ -77,7 +77,7 @@ class Decoder(nn.Module):
         tokens = example.decoder_input_tokens
         reach = within(example.decoder_mask_ar, example.decoder_segments)
         bias = self.relpos_bias(tokens.shape[1], example.decoder_positions)
-        return self.stack(tokens, biased_view(self.sizes, reach, bias, self.execution.attention))[0]
+        return self.stack(tokens, biased_view(self.sizes, reach, bias, *self.execution.attending))[0]
 
     def extend(self, example: Example, cache: Cache) -> tuple[Float[Array, "B T D"], Cache]:
         """Reads on after what is in the cache."""

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from mixlm.axes import in_force, note
 from mixlm.errors import UserError, nearest
 from mixlm.example import Example, joined
-from mixlm.models.attention import View, mix
+from mixlm.models.attention import View, mix_product
 from mixlm.models.products import product, settled
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -28,6 +28,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 DTYPES = ("float32", "bfloat16")
 
 Initializer = Callable[..., Array]
+Product = Callable[[Float[Array, "*any D"], Float[Array, "D F"]], Float[Array, "*any F"]]
 fan_in_normal = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 fan_in_truncated = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 unit_normal = nn.initializers.normal(stddev=1.0)
@@ -130,11 +131,11 @@ class Dense(nn.Module):
     use_bias: bool = False
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*any D"]) -> Float[Array, "*any F"]:
-        """Maps the last axis to `features`."""
+    def __call__(self, x: Float[Array, "*any D"], times: Product = product) -> Float[Array, "*any F"]:
+        """Maps the last axis to `features` by `times(x, kernel)`."""
         init = nn.with_logical_partitioning(self.kernel_init, self.axes)
         kernel = jnp.asarray(self.param("kernel", init, (x.shape[-1], self.features), jnp.float32))
-        y = product(x.astype(self.dtype), gathered(kernel.astype(self.dtype), *self.axes))
+        y = times(x.astype(self.dtype), gathered(kernel.astype(self.dtype), *self.axes))
         return add_bias(self, y, self.axes[1]) if self.use_bias else y
 
 
@@ -260,8 +261,12 @@ class Attention(nn.Module):
         view: View,
     ) -> Float[Array, "B T D"]:
         """Attends to keys and values; a plain `view` holds the mask (0 or -1e10) and the relative bias."""
-        q = split_heads(self.query(queries), self.sizes)
-        return self.out(mix(q, *memory, view, drop=self.dropout if self.dropout.active else None))
+        drop = self.dropout if self.dropout.active else None
+
+        def times(x: Array, kernel: Array) -> Array:
+            return mix_product(split_heads(x, self.sizes), *memory, view, kernel, drop=drop)
+
+        return self.out(self.query(queries), times)
 
     def __call__(
         self, queries: Float[Array, "B T D"], keys: Float[Array, "B S D"], view: View

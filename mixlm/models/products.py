@@ -25,12 +25,16 @@ def _forward(x, kernel):
 
 def _backward(kept, given):
     x, kernel = kept
-    of_x = jnp.dot(given, kernel.T)
+    return jnp.dot(given, kernel.T), of_kernel(x, given)
+
+
+def of_kernel(x: Float[Array, "*any D"], given: Float[Array, "*any F"]) -> Float[Array, "D F"]:
+    """The gradient `x' g` of `product` for the kernel."""
     rows, given = x.reshape(-1, x.shape[-1]), given.reshape(-1, given.shape[-1])
     if platform() == "cpu" and given.shape[-1] >= WIDE:
         # XLA would put the transposition back into the product.
-        return of_x, jax.lax.optimization_barrier(rows.T) @ given
-    return of_x, jnp.einsum("nd,nf->df", rows, given)
+        return jax.lax.optimization_barrier(rows.T) @ given
+    return jnp.einsum("nd,nf->df", rows, given)
 
 
 product.defvjp(_forward, _backward)

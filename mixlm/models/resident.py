@@ -46,9 +46,33 @@ def resident(
     The gradient is that of `attend`; q, k and v are all that is kept for it. `interpret` computes on any device what
     the kernel would, slowly.
     """
-    joined = (x.swapaxes(1, 2).reshape(x.shape[0], x.shape[2], -1) for x in (q, k, v))
-    mixed = checkpoint_name(_attend(*joined, bias, reach, _Setting(q.shape[1], scale, interpret)), KEPT)
-    return mixed.reshape(*mixed.shape[:2], *q.shape[1::2]).swapaxes(1, 2)
+    setting = _Setting(q.shape[1], scale, interpret)
+    mixed = _attend(*map(_joined, (q, k, v)), bias, reach, setting)
+    return _split(checkpoint_name(mixed, KEPT), q.shape[1])
+
+
+def resident_slopes(
+    q: Float[Array, "B H T K"],
+    k: Float[Array, "B H S K"],
+    v: Float[Array, "B H S K"],
+    given: Float[Array, "B H T K"],
+    reach: Reach,
+    bias: Float[Array, "1 H T S"] | None = None,
+    *,
+    interpret: bool = False,
+) -> tuple[Any, ...]:
+    """What `resident` gives with a scale of one, made again, and its gradients for q, k, v and the bias."""
+    sequences, setting = [*map(_joined, (q, k, v, given))], _Setting(q.shape[1], 1.0, interpret)
+    found, of_bias = _gradients(setting, sequences, bias, reach, again=True)
+    return (*(_split(x, q.shape[1]) for x in found), *of_bias)
+
+
+def _joined(x: Float[Array, "B H T K"]) -> Float[Array, "B T J"]:
+    return x.swapaxes(1, 2).reshape(x.shape[0], x.shape[2], -1)
+
+
+def _split(x: Float[Array, "B T J"], heads: int) -> Float[Array, "B H T K"]:
+    return x.reshape(*x.shape[:2], heads, -1).swapaxes(1, 2)
 
 
 def together(heads: int, width: int) -> int:
@@ -65,13 +89,13 @@ def fits(memory: float, heads: int, queries: int, keys: int, width: int, size: i
 def vector_memory(heads: int, queries: int, keys: int, width: int, size: int, *, biased: bool) -> int:
     """The bytes of vector memory that the kernel of the gradient, the larger one, takes, with activations of `size`.
 
-    What is read and written is there twice, since the next is fetched meanwhile: three arrays of queries, four of keys,
+    What is read and written is there twice, since the next is fetched meanwhile: four arrays of queries, four of keys,
     the bias and its gradient. Of the scores of as many queries as are at hand there are eight float32 arrays, or twelve
     where products have float32 operands, which are taken apart: ours, from what the compiler asked for.
     """
     some = together(heads, width)
     lanes, biases = max(some * width, LANES), some * queries * keys if biased else 0
-    moved = size * (3 * queries + 4 * keys) * lanes + 4 * 2 * biases
+    moved = size * (4 * queries + 4 * keys) * lanes + 4 * 2 * biases
     return 2 * moved + 4 * 2 * keys * lanes + 4 * (4 + 2 * size) * min(queries, QUERIES) * keys
 
 
@@ -88,22 +112,30 @@ def _attend(
 
 
 def _forward(q: Any, k: Any, v: Any, bias: Any, reach: Reach, setting: _Setting) -> Any:
-    (mixed,) = _call(_mix, (q, k, v), bias, reach, (q,), setting)
+    (mixed,) = _call(_mix, 2, (q, k, v), bias, reach, (q,), setting)
     return mixed, (q, k, v, bias, reach)
 
 
 def _backward(setting: _Setting, kept: Any, given: Any) -> Any:
     q, k, v, bias, reach = kept
-    biases = () if bias is None else (jax.ShapeDtypeStruct(bias.shape, jnp.float32),)
-    of_q, of_k, of_v, *of_bias = _call(_slopes, (q, k, v, given), bias, reach, (q, k, v, *biases), setting)
-    return of_q, of_k, of_v, of_bias[0].astype(bias.dtype) if of_bias else None, None
+    found, of_bias = _gradients(setting, [q, k, v, given], bias, reach, again=False)
+    return *found, of_bias[0] if of_bias else None, None
 
 
 _attend.defvjp(_forward, _backward)
 
 
-def _call(kernel: Any, sequences: Any, bias: Any, reach: Reach, outputs: Any, setting: _Setting) -> Any:
-    """Runs a kernel for some heads of every row; of `outputs` the shapes and types count."""
+def _gradients(setting: _Setting, given: list[Any], bias: Any, reach: Reach, *, again: bool) -> Any:
+    """What was mixed, if it is to be had again, and the gradients for q, k and v; and that for a bias."""
+    sequences = [given[0]] * again + given[:3]
+    biases = [] if bias is None else [jax.ShapeDtypeStruct(bias.shape, jnp.float32)]
+    kernel, products = partial(_slopes, again), 5 + again
+    found = _call(kernel, products, given, bias, reach, [*sequences, *biases], setting)
+    return found[: len(sequences)], [x.astype(bias.dtype) for x in found[len(sequences) :]]
+
+
+def _call(kernel: Any, products: int, sequences: Any, bias: Any, reach: Reach, outputs: Any, setting: _Setting) -> Any:
+    """Runs a kernel of so many products for some heads of every row; of `outputs` the shapes and types count."""
     # Pallas takes a while to import, and only what runs on a TPU needs it.
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import tpu
@@ -122,7 +154,6 @@ def _call(kernel: Any, sequences: Any, bias: Any, reach: Reach, outputs: Any, se
     arrays = [*sequences, *(() if bias is None else (bias,))]
     inputs = [*numbers, *arrays]
     scores = rows * setting.heads * queries * keys
-    products = 2 if kernel is _mix else 5
     size = sequences[0].dtype.itemsize
     needed = vector_memory(setting.heads, queries, keys, width, size, biased=bias is not None)
     call = pl.pallas_call(
@@ -152,15 +183,14 @@ def _mix(some: int, scale: float, inputs: Any, outputs: Any) -> None:
         for head, lanes in _heads(some, q):
             bias = [x[0, head, part] for x in inputs[6:]]
             weights, total = _weights(q[0, part, lanes], k[0, :, lanes], bias, seen, scale)
-            mixed = _product(weights.astype(v.dtype), v[0, :, lanes], 1, 0) / total
-            outputs[0][0, part, lanes] = mixed.astype(v.dtype)
+            outputs[0][0, part, lanes] = _mixed(weights, total, v[0, :, lanes])
 
 
-def _slopes(some: int, scale: float, inputs: Any, outputs: Any) -> None:
+def _slopes(again: bool, some: int, scale: float, inputs: Any, outputs: Any) -> None:
     from jax.experimental import pallas as pl
 
     *reach, q, k, v, given = inputs[:7]
-    of_q, of_k, of_v, *of_bias = outputs
+    mixed, (of_q, of_k, of_v, *of_bias) = outputs[: int(again)], outputs[int(again) :]
     for x in of_bias:
 
         @pl.when(pl.program_id(1) == 0)
@@ -175,6 +205,8 @@ def _slopes(some: int, scale: float, inputs: Any, outputs: Any) -> None:
             bias = [x[0, head, part] for x in inputs[7:]]
             with jax.named_scope("rematted_computation"):
                 weights, total = _weights(queries, keys, bias, seen, scale)
+                for x in mixed:
+                    x[0, part, lanes] = _mixed(weights, total, v[0, :, lanes])
             share = (given[0, part, lanes].astype(jnp.float32) / total).astype(v.dtype)
             through = _product(share, v[0, :, lanes], 1, 1)
             along = jnp.sum(weights * through, axis=1, keepdims=True) / total
@@ -217,6 +249,10 @@ def _weights(q: Any, k: Any, bias: Any, seen: Any, scale: float) -> tuple[Any, A
     scores = jnp.where(seen, scores, MASKED)
     weights = jnp.exp(scores - jnp.max(scores, axis=1, keepdims=True))
     return weights, jnp.sum(weights, axis=1, keepdims=True)
+
+
+def _mixed(weights: Any, total: Any, v: Any) -> Any:
+    return (_product(weights.astype(v.dtype), v, 1, 0) / total).astype(v.dtype)
 
 
 def _product(a: Any, b: Any, of_a: int, of_b: int) -> Any:

@@ -28,6 +28,10 @@ POLICIES = (
 )
 
 
+# By these a layer keeps its products, but not what attention gives.
+WITHOUT_ATTENTION = POLICIES[2:6]
+
+
 @dataclass(frozen=True)
 class Execution:
     """How a network computes what it computes: memory and time differ, numbers only by rounding.
@@ -51,6 +55,11 @@ class Execution:
                 f"({', '.join(POLICIES)}).{nearest(str(self.remat), POLICIES)}"
             )
         check_attention(self.attention)
+
+    @property
+    def attending(self) -> tuple[str, bool]:
+        """(`attention`, whether what it gives is made again for the gradient, where products are kept)."""
+        return self.attention, self.remat in WITHOUT_ATTENTION
 
 
 def stacked(layer: Callable[[int], nn.Module], count: int, execution: Execution) -> Any:

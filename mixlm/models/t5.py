@@ -113,8 +113,8 @@ class Encoder(nn.Module):
         self, x: Float[Array, "B S D"], segments: Int[Array, "B S"], positions: Int[Array, "B S"] | None
     ) -> Float[Array, "B S D"]:
         """Reads every segment in both directions."""
-        bias = self.relpos_bias(x.shape[1], positions)
-        view = biased_view(self.sizes, across(segments, segments), bias, self.execution.attention)
+        bias, how = self.relpos_bias(x.shape[1], positions), self.execution.attending
+        view = biased_view(self.sizes, across(segments, segments), bias, *how)
         x, _ = through(self.layers, self.num_layers, self.execution, self.input_dropout(x), None, view)
         return self.output_dropout(self.encoder_norm(x))
 
@@ -145,10 +145,12 @@ class Decoder(nn.Module):
         self, x: Float[Array, "B T D"], encoded: Float[Array, "B S D"], example: Example
     ) -> Float[Array, "B T D"]:
         """Reads by the example's own mask, and the encoder's positions of the same segment."""
-        segments = example.decoder_segments
+        segments, how = example.decoder_segments, self.execution.attending
         bias = self.relpos_bias(x.shape[1], example.decoder_positions)
-        view = biased_view(self.sizes, within(example.decoder_mask_ar, segments), bias, self.execution.attention)
-        cross_view = biased_view(self.sizes, across(segments, example.encoder_segments), None, self.execution.attention)
+        view = biased_view(self.sizes, within(example.decoder_mask_ar, segments), bias, *how)
+        cross_view = biased_view(
+            self.sizes, across(segments, example.encoder_segments), None, *self.execution.attending
+        )
         return self.stack(x, encoded, view, cross_view)[0]
 
     def extend(self, x: Float[Array, "B T D"], example: Example, cache: Cache) -> tuple[Float[Array, "B T D"], Cache]:

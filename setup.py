@@ -4,7 +4,7 @@ from setuptools import find_packages, setup
 
 setup(
     name="mixlm",
-    version="0.4.2",
+    version="0.4.3",
     description="Pretraining-objective research in JAX: one sharded step whose loss composes objectives.",
     license="Apache-2.0",
     python_requires=">=3.11",

@@ -20,8 +20,9 @@ from mixlm.softmax import is_first_largest, normalizer_chosen_entropy
 Weight = Float[Array, ""] | float
 Logits = Callable[[Float[Array, "*n D"]], Float[Array, "*n V"]]
 Pick = Callable[[Float[Array, "*n V"], Float[Array, "*n"]], Int[Array, "*n"]]
-# Ours: so many logits exist at once on a device (64 MiB), whatever the batch, the length and the vocabulary.
-LOGITS = 2**24
+# Ours: so many logits exist at once on a device, whatever the batch, the length and the vocabulary: 128 MiB on a CPU,
+# which is slower in a loop, and 64 MiB elsewhere, since a TPU then keeps the head's matrix near.
+LOGITS, ELSEWHERE = 2**25, 2**24
 # Ours: but, where products are faster than memory, those of so many tokens at least: a block's products with the head's
 # matrix, 6 operations for each of its numbers and each token, are to take longer than the 12 bytes that are read and
 # written of it and of its gradient, at the 240 operations per byte of a TPU v5e.
@@ -214,9 +215,9 @@ def score(
     counted: Float[Array, "B T"] | None = None,
     pick: Pick | None = None,
     noise: Float[Array, "B T"] | None = None,
-    at_once: int = LOGITS,
+    at_once: int | None = None,
 ) -> Scored:
-    """Costs every position, so many at a time that a device never holds more than `at_once` logits, or `TOKENS`' own.
+    """Costs every position, a block after the other: at most `at_once` logits on a device (`LOGITS`), or `TOKENS`.
 
     The gradient of a block is taken while its logits are at hand (a sum's gradient only waits for a factor), so nothing
     is computed twice. `weights` of 0 leave a position out; `counted` (default: weights above 0) is what the mean
@@ -260,7 +261,7 @@ def score_rows(
     loss: TokenLoss,
     counted: Float[Array, "B T"],
     factors: Float[Array, " B"] | None = None,
-    at_once: int = LOGITS,
+    at_once: int | None = None,
 ) -> Scored:
     """Each row's sums, for rows whose costs are weighed apart later; otherwise as `score`, without a pick.
 
@@ -297,9 +298,9 @@ def _row_sums(sums, shards, cut, arrays, factors):
 
 
 def token_costs(
-    logits: Logits, hidden: Float[Array, "B T D"], targets: Int[Array, "B T"], at_once: int = LOGITS
+    logits: Logits, hidden: Float[Array, "B T D"], targets: Int[Array, "B T"], at_once: int | None = None
 ) -> Float[Array, "B T"]:
-    """The plain cross-entropy of every position in nats, `at_once` logits at a time; for judging."""
+    """The plain cross-entropy of every position in nats, in blocks as in `score`; for judging."""
 
     def costs(block_hidden, block_targets):
         return cross_entropy(logits(block_hidden), block_targets)
@@ -405,10 +406,11 @@ def _shared(given: Float[Array, "*B"], factors: Float[Array, "*B"]) -> Float[Arr
     return jnp.where(off, jnp.nan, number)
 
 
-def _blocks(places: int, tokens: int, vocab_size: int, at_once: int) -> int:
+def _blocks(places: int, tokens: int, vocab_size: int, at_once: int | None) -> int:
     """How many blocks so many places make, each of so many tokens."""
-    least = 1 if platform() == "cpu" else math.ceil(TOKENS / tokens)
-    return math.ceil(places / max(at_once // (tokens * vocab_size), least))
+    most, least = (LOGITS, 1) if platform() == "cpu" else (ELSEWHERE, math.ceil(TOKENS / tokens))
+    most = most if at_once is None else at_once
+    return math.ceil(places / max(most // (tokens * vocab_size), least))
 
 
 def _in_blocks(x: Array, blocks: int) -> Array:

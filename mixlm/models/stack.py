@@ -37,7 +37,8 @@ class Execution:
     """How a network computes what it computes: memory and time differ, numbers only by rounding.
 
     `remat` names the policy of `jax.checkpoint_policies` by which a layer keeps what its gradient needs
-    ("nothing_saveable": its input alone); the rest is computed again. None keeps everything. `scan` stacks the
+    ("nothing_saveable": its input alone); the rest is computed again, for the resident kernel along with its gradient
+    where products are kept and what attention gives is not. None keeps everything. `scan` stacks the
     parameters of the layers and runs one compiled layer in a loop; dropout has other noise there. `attention` is how
     attention is computed: "plain", with weights "recomputed" for the gradient, or, without a learnt bias, by a "splash"
     kernel or by "cudnn", or "auto", what is best on the device; with a learnt bias that is, on a TPU, the resident

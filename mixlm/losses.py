@@ -217,7 +217,7 @@ def score(
     noise: Float[Array, "B T"] | None = None,
     at_once: int | None = None,
 ) -> Scored:
-    """Costs every position, a block after the other: at most `at_once` logits on a device (`LOGITS`), or `TOKENS`.
+    """Costs every position in blocks of at most `at_once` logits on a device (`LOGITS`) or, off a CPU, of `TOKENS`.
 
     The gradient of a block is taken while its logits are at hand (a sum's gradient only waits for a factor), so nothing
     is computed twice. `weights` of 0 leave a position out; `counted` (default: weights above 0) is what the mean

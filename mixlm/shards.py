@@ -21,12 +21,8 @@ class Shards:
     rows: int
     positions: int
 
-    def map(self, function: Callable[..., Any], *arrays: Shaped[Array, "B T ..."]) -> Any:
-        """`function(*parts)` of every part, stacked along a new first axis; see `each`."""
-        return self.each(function, *map(self.cut, arrays))
-
     def each(self, function: Callable[..., Any], *parts: Shaped[Array, "G ..."]) -> Any:
-        """`function` of every part of what is cut already, stacked as these are.
+        """`function` of every part of what is cut, stacked as the parts are.
 
         What `function` closes over is copied to each part (on a device that is no more than it needs), so that its
         gradient is a sum of the parts' own, taken when all are done.

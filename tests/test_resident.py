@@ -87,10 +87,10 @@ def test_it_is_attention_and_so_are_its_gradients(seed, heads, lengths, biased):
     (q, k, v), bias, reach, weights = drawn(seed, heads[0], *lengths, heads[1])
     given_ = (q, k, v, bias) if biased else (q, k, v)
 
-    def run(weights):
-        return slopes(
-            lambda q, k, v, *bias: resident(q, k, v, reach, *bias, scale=SCALE, interpret=True), given_, weights
-        )
+    def mixed(q, k, v, *bias):
+        return resident(q, k, v, reach, *bias, scale=SCALE, interpret=True)
+
+    run = jax.jit(partial(slopes, mixed, given_), compiler_options=QUICK)
 
     # A query that sees nothing attends evenly; of its scores there is no gradient that anything asks for.
     seen = visible(reach)
@@ -121,7 +121,9 @@ def test_what_is_mixed_again_has_the_gradients_of_what_is_kept(seed, heads, leng
     def wanted(q, k, v, out, bias=None):
         return plain(q / SCALE, k, v, bias, seen).swapaxes(1, 2).reshape(3, lengths[0], -1) @ out
 
-    found, expected = slopes(again, given_, weights), slopes(wanted, given_, weights)
+    found, expected = (
+        jax.jit(partial(slopes, mixed), compiler_options=QUICK)(given_, weights) for mixed in (again, wanted)
+    )
     np.testing.assert_allclose(found[1], expected[1], atol=1e-4, rtol=1e-4)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-4, rtol=3e-4), found[0], expected[0])
 
@@ -292,7 +294,7 @@ def test_a_network_has_the_same_gradients(name, on_tpu):
         return jax.grad(loss)(params)
 
     found, wanted, kept, again = (
-        jax.jit(partial(gradient, network=NETWORKS[name].clone(execution=execution)))
+        jax.jit(partial(gradient, network=NETWORKS[name].clone(execution=execution)), compiler_options=QUICK)
         for execution in (
             Execution(),
             Execution(attention="recomputed"),

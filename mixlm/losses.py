@@ -1,18 +1,16 @@
 """What a token costs, and how costs add up: `loss = total / count`, added before dividing, logits never whole."""
 
-import math
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from mixlm.axes import platform
+from mixlm.blockwise import add_up, block_count, each_part, in_blocks, in_parts, no_sums
 from mixlm.schedules import check_number
 from mixlm.shards import Shards, shards_of
 from mixlm.softmax import is_first_largest, normalizer_chosen_entropy
@@ -20,15 +18,6 @@ from mixlm.softmax import is_first_largest, normalizer_chosen_entropy
 Weight = Float[Array, ""] | float
 Logits = Callable[[Float[Array, "*n D"]], Float[Array, "*n V"]]
 Pick = Callable[[Float[Array, "*n V"], Float[Array, "*n"]], Int[Array, "*n"]]
-# Ours: so many logits exist at once on a device, whatever the batch, the length and the vocabulary: 128 MiB on a CPU,
-# which is slower in a loop, and 64 MiB elsewhere, since a TPU then keeps the head's matrix near.
-LOGITS, ELSEWHERE = 2**25, 2**24
-# Ours: but, where products are faster than memory, those of so many tokens at least: a block's products with the head's
-# matrix, 6 operations for each of its numbers and each token, are to take longer than the 12 bytes that are read and
-# written of it and of its gradient, at the 240 operations per byte of a TPU v5e.
-TOKENS = 480
-# What is summed next to the total.
-SUMS = ("count", "cross_entropy", "counted", "right", "scored", "mass")
 
 
 @struct.dataclass
@@ -217,7 +206,7 @@ def score(
     noise: Float[Array, "B T"] | None = None,
     at_once: int | None = None,
 ) -> Scored:
-    """Costs every position in blocks of at most `at_once` logits on a device (`LOGITS`) or, off a CPU, of `TOKENS`.
+    """Costs every position in blocks of at most `at_once` logits on a device or, off a CPU, of `blockwise.TOKENS`.
 
     The gradient of a block is taken while its logits are at hand (a sum's gradient only waits for a factor), so nothing
     is computed twice. `weights` of 0 leave a position out; `counted` (default: weights above 0) is what the mean
@@ -228,7 +217,7 @@ def score(
     columns = (targets, weights, counted, noise)
     shards = shards_of(*targets.shape)
     rows, length, vocab_size = _positions(logits, hidden, shards)
-    blocks = _blocks(rows * length, 1, vocab_size, at_once)
+    blocks = block_count(rows * length, 1, vocab_size, at_once)
     sums = partial(_block_sums, logits, loss, pick, jnp.sum)
     if blocks == 1:
         total, rest, picked = sums(hidden, *columns)
@@ -236,9 +225,9 @@ def score(
 
     def cut(x):
         # All rows in one, as far as a device has them.
-        return _in_blocks(x.reshape(1, -1, *x.shape[2:]), blocks)
+        return in_blocks(x.reshape(1, -1, *x.shape[2:]), blocks)
 
-    total, rest, picked = _blockwise(sums, shards, cut, (hidden, *columns))
+    total, rest, picked = add_up(sums, shards, cut, (hidden, *columns))
     if picked is not None:
         picked = picked.reshape(len(picked), -1)[:, : rows * length].reshape(-1, rows, length)
         picked = picked[0] if shards is None else shards.whole(picked)
@@ -272,29 +261,29 @@ def score_rows(
     columns = (targets, weights, counted, jnp.zeros_like(weights))
     shards = shards_of(*targets.shape)
     rows, length, vocab_size = _positions(logits, hidden, shards)
-    blocks = _blocks(length, rows, vocab_size, at_once)
+    blocks = block_count(length, rows, vocab_size, at_once)
     sums = partial(_block_sums, logits, loss, None, partial(jnp.sum, axis=1))
     if blocks == 1:
         total, rest, _ = sums(hidden, *columns)
         return Scored(total, **rest)
-    found = _row_sums(sums, shards, partial(_in_blocks, blocks=blocks), (hidden, *columns), factors)
+    found = _row_sums(sums, shards, partial(in_blocks, blocks=blocks), (hidden, *columns), factors)
     return Scored(**jax.tree.map((lambda x: x[0]) if shards is None else shards.row_sums, found))
 
 
 def _row_sums(sums, shards, cut, arrays, factors):
     if factors is not None:
-        factors = _parts(shards, jnp.broadcast_to(factors[:, None], arrays[1].shape))[..., 0]
-        total, rest, _ = _blockwise(sums, shards, cut, arrays, factors)
+        factors = in_parts(shards, jnp.broadcast_to(factors[:, None], arrays[1].shape))[..., 0]
+        total, rest, _ = add_up(sums, shards, cut, arrays, factors)
         return {"total": total, **rest}
 
     def body(carry, part):
         return jax.tree.map(jnp.add, carry, sums(*part)[:2]), None
 
     def added(*part):
-        (total, rest), _ = jax.lax.scan(jax.checkpoint(body), _nothing(part[0][:, 0, 0]), tuple(map(cut, part)))
+        (total, rest), _ = jax.lax.scan(jax.checkpoint(body), no_sums(part[0][:, 0, 0]), tuple(map(cut, part)))
         return {"total": total, **rest}
 
-    return _each(shards)(added, *(_parts(shards, x) for x in arrays))
+    return each_part(shards)(added, *(in_parts(shards, x) for x in arrays))
 
 
 def token_costs(
@@ -306,10 +295,10 @@ def token_costs(
         return cross_entropy(logits(block_hidden), block_targets)
 
     rows, length, vocab_size = _positions(logits, hidden, None)
-    blocks = _blocks(length, rows, vocab_size, at_once)
+    blocks = block_count(length, rows, vocab_size, at_once)
     if blocks == 1:
         return costs(hidden, targets)
-    found = jax.lax.map(lambda part: costs(*part), tuple(_in_blocks(x, blocks) for x in (hidden, targets)))
+    found = jax.lax.map(lambda part: costs(*part), tuple(in_blocks(x, blocks) for x in (hidden, targets)))
     return jnp.moveaxis(found, 0, 1).reshape(targets.shape[0], -1)[:, :length]
 
 
@@ -330,91 +319,3 @@ def _block_sums(scores, loss, pick, add, hidden, targets, weights, counted, nois
     }
     picked = None if pick is None else pick(jax.lax.stop_gradient(logits), noise)
     return add(weights * scale * cost), rest, picked
-
-
-def _blockwise(sums, shards, cut, arrays, factors=None):
-    """Adds up `sums` over the blocks that `cut` makes of each part; gradients are taken block by block, forward.
-
-    Where the total is one of each row, they are those of the sum of `factors * total`, both with an axis of parts.
-    """
-    each, (hidden, *columns) = _each(shards), [_each(shards)(cut, _parts(shards, x)) for x in arrays]
-    factors = jnp.ones(hidden.shape[0]) if factors is None else factors
-    with nullcontext() if shards is None else shards.inside():
-        function, held = jax.closure_convert(sums, *(x[0, 0] for x in (hidden, *columns)))
-
-    @jax.custom_vjp
-    def run(held, factors, hidden, columns):
-        def added(factors, *blocks):
-            def body(carry, block):
-                total, rest, picked = function(*block, *held)
-                return jax.tree.map(jnp.add, carry, (total, rest)), picked
-
-            carry, picked = jax.lax.scan(body, _nothing(factors), blocks)
-            return *carry, picked
-
-        return each(added, factors, hidden, *columns)
-
-    def forward(held, factors, hidden, columns):
-        def added(factors, *blocks):
-            def body(carry, block):
-                def cost(held, block_hidden):
-                    total, *rest = function(block_hidden, *block[1:], *held)
-                    return jnp.sum(factors * total), (total, *rest)
-
-                _, pull, (total, rest, picked) = jax.vjp(cost, held, block[0], has_aux=True)
-                held_gradient, hidden_gradient = pull(jnp.ones(()))
-                return jax.tree.map(jnp.add, carry, ((total, rest), held_gradient)), (hidden_gradient, picked)
-
-            start = (_nothing(factors), jax.tree.map(jnp.zeros_like, held))
-            (carry, held_gradient), (hidden_gradient, picked) = jax.lax.scan(body, start, blocks)
-            return (*carry, picked), held_gradient, hidden_gradient
-
-        found, held_gradient, hidden_gradient = each(added, factors, hidden, *columns)
-        # Added up before it is multiplied, so that it is not there twice.
-        return found, (factors, jax.tree.map(partial(jnp.sum, axis=0), held_gradient), hidden_gradient)
-
-    def backward(kept, cotangents):
-        factors, *gradients = kept
-        scale = _shared(cotangents[0], factors)
-        held_gradient, hidden_gradient = jax.tree.map(lambda g: (scale * g).astype(g.dtype), gradients)
-        return held_gradient, None, hidden_gradient, None
-
-    run.defvjp(forward, backward)
-    return run(held, jax.lax.stop_gradient(factors), hidden, tuple(columns))
-
-
-def _each(shards: Shards | None) -> Callable[..., Any]:
-    if shards is not None:
-        return shards.each
-    return lambda function, *parts: jax.tree.map(lambda x: x[None], function(*(x[0] for x in parts)))
-
-
-def _parts(shards: Shards | None, x: Array) -> Array:
-    return x[None] if shards is None else shards.cut(x)
-
-
-def _nothing(like: Float[Array, "*B"]) -> tuple[Array, dict[str, Array]]:
-    zeros = jnp.zeros(like.shape)
-    return zeros, dict.fromkeys(SUMS, zeros)
-
-
-def _shared(given: Float[Array, "*B"], factors: Float[Array, "*B"]) -> Float[Array, ""]:
-    """The number that `factors` are multiplied by in `given`; NaN where there is none."""
-    square = jnp.sum(factors**2)
-    number = jnp.sum(given * factors) / jnp.where(square > 0, square, 1.0)
-    off = jnp.max(jnp.abs(given - number * factors)) > 1e-3 * jnp.max(jnp.abs(given))
-    return jnp.where(off, jnp.nan, number)
-
-
-def _blocks(places: int, tokens: int, vocab_size: int, at_once: int | None) -> int:
-    """How many blocks so many places make, each of so many tokens."""
-    most, least = (LOGITS, 1) if platform() == "cpu" else (ELSEWHERE, math.ceil(TOKENS / tokens))
-    most = most if at_once is None else at_once
-    return math.ceil(places / max(most // (tokens * vocab_size), least))
-
-
-def _in_blocks(x: Array, blocks: int) -> Array:
-    """[B, T, ...] -> [blocks, B, ceil(T / blocks), ...], zeros at the end."""
-    size = math.ceil(x.shape[1] / blocks)
-    padding = [(0, 0), (0, blocks * size - x.shape[1])] + [(0, 0)] * (x.ndim - 2)
-    return jnp.moveaxis(jnp.pad(x, padding).reshape(x.shape[0], blocks, size, *x.shape[2:]), 1, 0)

@@ -8,8 +8,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "mixlm"
 FLOORS = {
-    0: "example tokens errors paths axes shards corruption losses schedules flops traced chips hlo collectives rounds "
-    "host_memory softmax",
+    0: "example tokens errors paths axes shards blockwise corruption losses schedules flops traced chips hlo "
+    "collectives rounds host_memory softmax",
     1: "models.* data.* interop.*",
     2: "objectives.*",
     3: "step curriculum partitioning checkpoint contents wholeness optim muon metrics curves compiled folder retention "

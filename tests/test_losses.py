@@ -373,7 +373,7 @@ def test_an_accelerator_has_blocks_of_480_tokens_at_least_whatever_the_vocabular
         return [equation.params["length"] for equation in jaxpr.eqns if equation.primitive.name == "scan"]
 
     assert (rounds(10), rounds(100)) == ([2], [20])
-    monkeypatch.setattr("mixlm.losses.platform", lambda: "tpu")
+    monkeypatch.setattr("mixlm.blockwise.platform", lambda: "tpu")
     assert (rounds(10), rounds(100)) == ([2], [4])
 
 

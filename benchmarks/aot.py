@@ -18,17 +18,17 @@ from typing import Any
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "launch")]
+sys.path.insert(0, str(ROOT))
 
-from configure import configured
-from flags import parse_flags
-
-from mixlm.aot import Needs, bounds, needs
-from mixlm.chips import chip
-from mixlm.collectives import Collective
-from mixlm.plan import parameters, plan
+from mixlm.gin_config.build import configured
+from mixlm.gin_config.flags import parse_flags
+from mixlm.perf.chips import chip
+from mixlm.perf.collectives import Collective
+from mixlm.perf.tpu_topology import topology_devices
 from mixlm.recipe import Recipe
-from mixlm.topology import topology_devices
+from mixlm.reports.units import parameters
+from mixlm.training.aot import Needs, bounds, needs
+from mixlm.training.prepare import plan
 
 POD = "v5p:4x4x4"
 # T5X's own step at the setting of benchmarks/t5_base.gin, compiled for the same slice. The bytes of HBM are those of a

@@ -16,14 +16,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from mixlm.checkpoint import Checkpoints, size_in_bytes
-from mixlm.models.decoder import DecoderOnly
+from mixlm.checkpoints.manager import Checkpoints, size_in_bytes
+from mixlm.models.t5_decoder import DecoderOnly
 from mixlm.objectives.causal import Causal
-from mixlm.optim import AdamW, Optimizer
-from mixlm.partitioning import Partitioning
+from mixlm.optim.adamw import AdamW
+from mixlm.optim.optimizer import Optimizer
+from mixlm.parallel.mesh import Partitioning
 from mixlm.schedules import Constant
-from mixlm.step import Step, initial_state
 from mixlm.tokens import TokenIds
+from mixlm.training.step import Step, initial_state
 
 TOKENS = TokenIds(8192, mask=4, bos=3)
 

@@ -17,21 +17,23 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "launch")]
+sys.path.insert(0, str(ROOT))
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from configure import configured
-from flags import parse_flags
 
-from mixlm.data.mixture import Batches, Dataset
-from mixlm.data.parts import Mixture, Part
-from mixlm.data.sources import SotU, TextFiles
+from mixlm.data.dataset import Dataset
+from mixlm.data.loader.batches import Batches
+from mixlm.data.mixture import Mixture, Part
+from mixlm.data.sources.sotu import SotU
+from mixlm.data.sources.text import TextFiles
 from mixlm.data.tasks import TextTask
 from mixlm.data.vocabulary import TrainedSentencePiece
-from mixlm.plan import plan
+from mixlm.gin_config.build import configured
+from mixlm.gin_config.flags import parse_flags
 from mixlm.recipe import Recipe
+from mixlm.training.prepare import plan
 
 RECIPES = ("spactor", "dual", "gpt_bert", "antlm", "ar2diff", "mile")
 BLOCK_LENGTHS = (128, 568, 1024, 2048)

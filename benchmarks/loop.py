@@ -55,17 +55,17 @@ def shown(value: Any) -> str:
 def overhead(name: str, folder: Path, steps: int, rounds: int) -> dict[str, Any]:
     """Tokens per second of the loop and of its step alone; the ratio is the median of the rounds."""
     import jax
-    from configure import configured
-    from flags import parse_flags
 
-    from mixlm.checkpoint import Checkpoints
-    from mixlm.data.mixture import Batches
-    from mixlm.folder import RunFolder
-    from mixlm.loop import Loop
-    from mixlm.plan import plan
+    from mixlm.checkpoints.manager import Checkpoints
+    from mixlm.checkpoints.run_dir import RunFolder
+    from mixlm.data.loader.batches import Batches
+    from mixlm.gin_config.build import configured
+    from mixlm.gin_config.flags import parse_flags
     from mixlm.recipe import Recipe
-    from mixlm.signals import Signals
-    from mixlm.train import keep_executables
+    from mixlm.training.loop import Loop
+    from mixlm.training.prepare import plan
+    from mixlm.training.run import keep_executables
+    from mixlm.training.signals import Signals
 
     # Validation is other work, so it never comes; nor does a second stage, whose step is another one.
     settings = {"MODEL_DIR": folder, "TRAIN_STEPS": NEVER, "EVAL_PERIOD": NEVER}

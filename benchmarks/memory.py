@@ -27,17 +27,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mixlm.axes import under
-from mixlm.compiled import Executables
-from mixlm.losses import CrossEntropy, score
+from mixlm.losses.score import score
+from mixlm.losses.token_losses import CrossEntropy
+from mixlm.models.layer_stack import Execution
 from mixlm.models.llama import Llama
-from mixlm.models.stack import Execution
 from mixlm.objectives.causal import Causal
-from mixlm.optim import AdamW, Optimizer
-from mixlm.partitioning import Partitioning, batch_sharding, replicated
+from mixlm.optim.adamw import AdamW
+from mixlm.optim.optimizer import Optimizer
+from mixlm.parallel.logical_axes import under
+from mixlm.parallel.mesh import Partitioning, batch_sharding, replicated
 from mixlm.schedules import Constant
-from mixlm.step import Step, initial_state
 from mixlm.tokens import TokenIds
+from mixlm.training.executables import Executables
+from mixlm.training.step import Step, initial_state
 
 MIB = 2**20
 VOCABULARY, ROWS, LENGTH, LAYERS = 8192, 16, 256, 6
@@ -210,7 +212,7 @@ def main() -> None:
     asked = parser.parse_args()
     devices, rounds = jax.devices(), asked.rounds
     if asked.topology:
-        from mixlm.topology import topology_devices
+        from mixlm.perf.tpu_topology import topology_devices
 
         devices, rounds = topology_devices(asked.topology), 0
     made = {"head": heads, "step": partial(steps, rounds=rounds), "depth": depths}

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "launch")]
+sys.path.insert(0, str(ROOT))
 if __name__ == "__main__":
     # Compiling is most of the work: XLA need not try hard.
     FLAGS = ("--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0")
@@ -29,13 +29,14 @@ if __name__ == "__main__":
 
 import jax
 import numpy as np
-from configure import configured
-from flags import parse_flags
 
-from mixlm.axes import AXES
-from mixlm.partitioning import Partitioning
-from mixlm.plan import plan, size
+from mixlm.gin_config.build import configured
+from mixlm.gin_config.flags import parse_flags
+from mixlm.parallel.logical_axes import AXES
+from mixlm.parallel.mesh import Partitioning
 from mixlm.recipe import Recipe
+from mixlm.reports.units import size
+from mixlm.training.prepare import plan
 
 RECIPES = sorted(path.stem for path in (ROOT / "gin").glob("*.gin") if path.stem not in ("base", "evaluate"))
 STEPS, DEVICES, TOLERANCE = 10, 8, 1e-5

@@ -23,27 +23,29 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "launch")]
+sys.path.insert(0, str(ROOT))
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from configure import configured
-from flags import parse_flags
 
-from mixlm.compiled import Executables
-from mixlm.host_memory import keep_freed
+from mixlm.gin_config.build import configured
+from mixlm.gin_config.flags import parse_flags
 from mixlm.models.llama import Llama
 from mixlm.models.t5 import EncoderDecoder
 from mixlm.objectives.base import Objective
 from mixlm.objectives.causal import Causal
 from mixlm.objectives.span_corruption import SpanCorruption
-from mixlm.optim import Adafactor, AdamW, Optimizer
-from mixlm.partitioning import Partitioning
+from mixlm.optim.adafactor import Adafactor
+from mixlm.optim.adamw import AdamW
+from mixlm.optim.optimizer import Optimizer
+from mixlm.parallel.mesh import Partitioning
+from mixlm.perf.malloc import keep_freed
 from mixlm.recipe import Recipe
 from mixlm.schedules import Constant
-from mixlm.step import Step, initial_state
 from mixlm.tokens import TokenIds
+from mixlm.training.executables import Executables
+from mixlm.training.step import Step, initial_state
 
 CEILING = 4096  # rows and columns of the product that is the ceiling
 

@@ -20,19 +20,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mixlm.chips import chip
 from mixlm.models.llama import Llama
 from mixlm.objectives.causal import Causal
 from mixlm.objectives.masked_diffusion import MaskedDiffusion
-from mixlm.objectives.mix import PerExample
-from mixlm.optim import AdamW, Optimizer
-from mixlm.partitioning import Partitioning
-from mixlm.rounds import hbm_bytes
+from mixlm.objectives.mixing import PerExample
+from mixlm.optim.adamw import AdamW
+from mixlm.optim.optimizer import Optimizer
+from mixlm.parallel.mesh import Partitioning
+from mixlm.perf.chips import chip
+from mixlm.perf.hlo_costs import hbm_bytes
+from mixlm.perf.tpu_topology import topology_devices
 from mixlm.schedules import Constant
-from mixlm.step import Step, initial_state
 from mixlm.tokens import TokenIds
-from mixlm.topology import topology_devices
-from mixlm.traced import with_numbers, without_numbers
+from mixlm.training.step import Step, initial_state
+from mixlm.training.traced_hparams import with_numbers, without_numbers
 
 
 @dataclass(frozen=True)

@@ -1,38 +1,7 @@
-"""Scores a trained run in every mode of its network: python launch/evaluate.py --gin_file=NAME.gin --gin.MODEL_DIR=RUN.
+"""Scores a trained run: python launch/evaluate.py --gin_file=NAME.gin; the same as `mixlm evaluate`."""
 
---gin.MINIMAL_PAIRS=FOLDER adds minimal pairs; gin/evaluate.gin lists what else can be set.
-"""
-
-import sys
-from functools import partial
-
-from flags import parse_flags, run_or_explain_error
-
-
-def main() -> None:
-    """Builds the recipe and what to score from the command line, and scores, explains or prints it."""
-    flags = parse_flags(sys.argv[1:], __doc__)
-    from configure import config_text, configured_all
-
-    from mixlm.recipe import Recipe
-    from mixlm.scoring.run import Scoring, explanation, prepare, score_run
-
-    files = ("evaluate.gin",)
-    if flags.print_config:
-        print(config_text(flags, Recipe, (Scoring,), files), end="")
-        return
-    recipe, scoring = configured_all(flags, (Recipe, Scoring), files)
-    from mixlm.train import keep_executables
-
-    keep_executables(recipe.dataset.cache / "executables")
-    say = partial(print, flush=True)
-    prepared = prepare(recipe, scoring, say)
-    if flags.explain:
-        for line in explanation(prepared):
-            say(line)
-    else:
-        score_run(prepared, say)
-
+from mixlm.cli.evaluate import main
+from mixlm.gin_config.flags import run_or_explain_error
 
 if __name__ == "__main__":
     run_or_explain_error(main)

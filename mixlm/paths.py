@@ -1,8 +1,31 @@
-"""Names of files that were read from a file: they lead to no place outside of the folder that they are told of."""
+"""How runs are named (RUN, RUN@STEP, RUN@best), and names read from files, which must not lead out of their folder."""
 
+import re
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from mixlm.errors import UserError
+
+BEST = "best"
+
+
+@dataclass(frozen=True)
+class RunRef:
+    """A run's folder and which of its checkpoints: a step, "best", or None for the newest."""
+
+    folder: Path
+    which: int | str | None = None
+
+    @staticmethod
+    def parse(text: str) -> "RunRef":
+        """Reads RUN, RUN@STEP or RUN@best; a folder that has an @ in its own name is that folder."""
+        match = re.fullmatch(rf"(.+)@(\d+|{BEST})", text, re.DOTALL)
+        if match is None or Path(text).exists():
+            return RunRef(Path(text))
+        return RunRef(Path(match[1]), match[2] if match[2] == BEST else int(match[2]))
+
+    def __str__(self) -> str:
+        return str(self.folder) if self.which is None else f"{self.folder}@{self.which}"
 
 
 def within(folder: Path, name: object) -> Path:

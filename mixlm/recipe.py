@@ -10,15 +10,15 @@ from typing import Any
 
 import flax.linen as nn
 
-from mixlm.address import Address
-from mixlm.curriculum import Blocks, Curriculum
-from mixlm.curves import AXES
-from mixlm.data.mixture import Dataset
-from mixlm.data.parts import Mixture
+from mixlm.data.dataset import Dataset
+from mixlm.data.mixture import Mixture
 from mixlm.errors import UserError, nearest
 from mixlm.objectives.base import Objective
-from mixlm.optim import Optimizer
-from mixlm.partitioning import Partitioning
+from mixlm.objectives.curriculum import Blocks, Curriculum
+from mixlm.optim.optimizer import Optimizer
+from mixlm.parallel.mesh import Partitioning
+from mixlm.paths import RunRef
+from mixlm.reports.curves import AXES
 from mixlm.schedules import over
 from mixlm.tokens import TokenIds
 
@@ -110,14 +110,14 @@ class Recipe:
         self._check_curves()
 
     @property
-    def address(self) -> Address:
+    def ref(self) -> RunRef:
         """Where the run lives, and which of its checkpoints is meant where that matters."""
-        return Address.of(self.model_dir or f"runs/{self.name}")
+        return RunRef.parse(self.model_dir or f"runs/{self.name}")
 
     @property
     def folder(self) -> Path:
         """Where the run lives."""
-        return self.address.folder
+        return self.ref.folder
 
     @property
     def block_length(self) -> int:

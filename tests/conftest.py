@@ -18,11 +18,11 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # One folder for the whole run: jax keeps the place of its compilation cache for good.
 _CACHE = tempfile.TemporaryDirectory(prefix="mixlm-tests-")
 os.environ["MIXLM_CACHE"] = _CACHE.name
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "launch")]
+sys.path[:0] = [str(Path(__file__).parent), *(str(path) for path in Path(__file__).parent.iterdir() if path.is_dir())]
 
 from jaxtyping import install_import_hook
 
-install_import_hook("mixlm", "typecheck.checked")
+install_import_hook("mixlm", "support.typecheck.checked")
 
 import jax
 import pytest

@@ -12,24 +12,25 @@ import jax.numpy as jnp
 import msgpack
 import numpy as np
 import pytest
-from test_checkpoint import abstract, some_state, tree_bytes, write
-from test_decoder_runs import recipe
-from test_store import DOCUMENTS, built, documents
+from support import places
+from test_manager import abstract, some_state, tree_bytes, write
+from test_t5_decoder_runs import recipe
+from test_token_store import DOCUMENTS, built, documents
 
-from mixlm import train as loop
-from mixlm.checkpoint import Checkpoints
-from mixlm.data.store import TokenStore
+from mixlm.checkpoints import from_t5x
+from mixlm.checkpoints.load import restored
+from mixlm.checkpoints.manager import Checkpoints
+from mixlm.checkpoints.run_dir import RunFolder
+from mixlm.checkpoints.warm_start import origin_of
+from mixlm.data.store.token_store import TokenStore
 from mixlm.errors import UserError
-from mixlm.folder import RunFolder
-from mixlm.interop import t5x
-from mixlm.origin import origin_of
 from mixlm.paths import within
-from mixlm.restored import restored
-from mixlm.step import initial_state
+from mixlm.training import run as loop
+from mixlm.training.step import initial_state
 
-ROOT = Path(__file__).parents[1]
+ROOT = places.ROOT
 SOURCES = [path for folder in ("mixlm", "launch", "benchmarks") for path in sorted((ROOT / folder).rglob("*.py"))]
-GOLDEN = Path(__file__).parent / "golden" / "t5x_checkpoint" / "checkpoint_0"
+GOLDEN = places.GOLDEN / "t5x_checkpoint" / "checkpoint_0"
 
 # Formats whose reading can run code, and calls that do.
 MODULES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "jsonpickle"}
@@ -132,7 +133,7 @@ def test_a_runs_config_is_not_read_and_its_checkpoints_unpickle_nothing(run, cor
             planned = loop.plan(made, None, origin=origin_of(made))
             planned.origin.state(planned.create, planned.state)
             planned.close()
-        t5x.load_checkpoint(GOLDEN)
+        from_t5x.load_checkpoint(GOLDEN)
     assert any(name.endswith("recipe.json") for _, name in events)
     assert [event for event in events if "config.gin" in event[1] or event[0] == "pickle.find_class"] == []
 
@@ -316,7 +317,7 @@ def test_a_t5x_index_that_speaks_of_another_place_is_refused(foreign, place):
     shutil.copytree(copy / "target.decoder.logits_dense.kernel", copy.parent / "secret")
     change({"driver": "zarr", "kvstore": {"driver": "file", "path": place}})
     with pytest.raises(UserError, match="which is not in it, so it is not read"):
-        t5x.load_checkpoint(copy)
+        from_t5x.load_checkpoint(copy)
 
 
 @pytest.mark.parametrize("name", ["target.decoder.logits_dense.kernel", "target.decoder.logits_dense.kernel/0.0"])
@@ -325,7 +326,7 @@ def test_a_link_in_a_t5x_checkpoint_is_refused(foreign, name):
     (copy / name).rename(copy.parent / "secret")
     (copy / name).symlink_to(copy.parent / "secret")
     with pytest.raises(UserError, match="is a link, and links are followed in no run"):
-        t5x.load_checkpoint(copy)
+        from_t5x.load_checkpoint(copy)
 
 
 @pytest.mark.parametrize("dtype", ["object", "O", "|O8"])
@@ -334,7 +335,7 @@ def test_a_t5x_index_makes_no_objects(foreign, dtype):
     copy, change = foreign
     change(msgpack.ExtType(1, msgpack.packb([[1], dtype, np.ones(1).tobytes()])))
     with watched() as events, pytest.raises(UserError, match="torn or no T5X checkpoint index"):
-        t5x.load_checkpoint(copy)
+        from_t5x.load_checkpoint(copy)
     assert not any(event == "pickle.find_class" for event, _ in events)
 
 

@@ -1,1 +1,1 @@
-"""Floor 1: data, on the host only. From text to token blocks that are a function of (seed, step)."""
+"""Text to rows of tokens, on the host alone: sources, vocabularies, the token store, the loader."""

@@ -1,263 +1,299 @@
-"""From a task to batches: vocabulary and token store are made once, then every batch is a function of its step."""
+"""Mixtures: several tasks under one vocabulary, with rates or epochs that say how much of each is read."""
 
-import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+import itertools
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
-from jaxtyping import Int, Int32, Int64
+from jaxtyping import Int32, Int64
 
-from mixlm.data.pairs import PLAIN_TEXT, Pairs, check_lengths, held_out, in_order, kept_offsets
-from mixlm.data.remembered import kept_in
-from mixlm.data.repeat import Repeated, sequential, unique_documents
-from mixlm.data.store import Documents, Tokenized, TokenStore, open_or_build
-from mixlm.data.stream import CAVEAT, StreamedData
-from mixlm.data.tasks import SPLITS, Task, TextTask
-from mixlm.data.vocabulary import Vocabulary
+from mixlm.data.dataset import Dataset, PreparedData, Summary
+from mixlm.data.loader.interleave import Mixed
+from mixlm.data.loader.rates import Rates, Shares, shares_of
+from mixlm.data.sources.auto import Text
+from mixlm.data.sources.base import SPLITS, Source, digest
+from mixlm.data.store.cache import cache_folder
+from mixlm.data.store.fingerprint_cache import kept_in
+from mixlm.data.tasks import Task, TextTask
+from mixlm.data.vocabulary import Vocabulary, VocabularySpec
 from mixlm.errors import UserError
 
-COUNTED = 2**28  # Ours: frequencies of a long text are known well enough by then.
-READ_AHEAD = 8  # Ours: a few batches hide a hiccup of the disk, and cost little memory.
+_READ = 2**40  # Ours: mixed frequencies are those of a text of so many tokens, so that whole numbers hold them.
 
 
 @dataclass(frozen=True)
-class Summary:
-    """What a run says about its data before it starts; documents, tokens and text bytes are counted per split."""
+class Part:
+    """One source of a mixture: a task, cut to at most `unique_tokens` tokens in whole documents.
 
-    name: str
-    documents: Mapping[str, int]
-    tokens: Mapping[str, int]
-    text_bytes: Mapping[str, int]
-    unique_documents: int
-    unique_tokens: int
-    vocab_size: int
-    fingerprint: str
-
-
-@dataclass(frozen=True, eq=False)
-class PreparedData:
-    """A task whose vocabulary and tokens lie on the disk; with `pairs`, feature lengths, a row is a pair."""
-
-    name: str
-    vocabulary: Vocabulary
-    store: TokenStore
-    unique_tokens: int | None = None
-    pairs: Mapping[str, int] | None = None
-
-    def train(self, block_length: int, seed: int, epochs: int | None = None) -> Repeated | Pairs:
-        """The unique set of the train split in blocks, epoch after epoch: without end, or so many and then padding."""
-        if self.pairs is not None:
-            return Pairs(self.store.split("train"), self.pairs, seed, self.unique_tokens, epochs)
-        return Repeated(self.store.split("train"), block_length, seed, self.unique_tokens, epochs)
-
-    def rows_of(self, block_length: int, epochs: int | None) -> int | None:
-        """How many blocks so many epochs take, the last one padded; None where they are not given."""
-        if epochs is None or self.pairs is not None:
-            return None if epochs is None else epochs * self.summary.unique_documents
-        return -(-epochs * self.summary.unique_tokens // block_length)
-
-    @property
-    def parts(self) -> tuple["PreparedData", ...]:
-        """The sources: this one."""
-        return (self,)
-
-    def validation_size(self, block_length: int) -> int:
-        """How many blocks the validation split has."""
-        if self.pairs is not None:
-            return held_out(self.store.split("validation"), self.pairs)
-        return len(self.validation(block_length))
-
-    def validation_rows(self, block_length: int, count: int) -> Int32[np.ndarray, "count L"]:
-        """So many blocks, spread evenly over the validation split; a small split is gone through again."""
-        if self.pairs is not None:
-            split = self.store.split("validation")
-            return in_order(split, self.pairs, _spread(held_out(split, self.pairs), count))
-        blocks = self.validation(block_length)
-        return blocks[_spread(len(blocks), count)]
-
-    def validation(self, block_length: int) -> Int32[np.ndarray, "blocks L"]:
-        """The validation split in its own order, in blocks."""
-        if self.pairs is not None:
-            split = self.store.split("validation")
-            return in_order(split, self.pairs, np.arange(held_out(split, self.pairs)))
-        return sequential(self.store.split("validation"), block_length)
-
-    def token_counts(self) -> Int64[np.ndarray, " V"]:
-        """How often each token occurs in the train split, or in the first COUNTED tokens of a longer one."""
-        tokens = self.store.split("train").tokens[:COUNTED]
-        size = self.vocabulary.token_ids.vocab_size
-        parts = (tokens[start : start + 2**24] for start in range(0, len(tokens), 2**24))
-        return sum((np.bincount(part, minlength=size) for part in parts), start=np.zeros(size, np.int64))
-
-    @cached_property
-    def summary(self) -> Summary:
-        """The counts of documents and tokens, and the fingerprint of text and vocabulary."""
-        splits = {name: self.store.split(name) for name in SPLITS}
-        offsets = splits["train"].offsets if self.pairs is None else kept_offsets(splits["train"], self.pairs)
-        unique = unique_documents(offsets, self.unique_tokens)
-        return Summary(
-            name=self.name,
-            documents={name: split.num_documents for name, split in splits.items()},
-            tokens={name: split.num_tokens for name, split in splits.items()},
-            text_bytes={name: split.text_bytes for name, split in splits.items()},
-            unique_documents=len(unique),
-            unique_tokens=int(np.diff(offsets)[unique].sum()),
-            vocab_size=self.vocabulary.token_ids.vocab_size,
-            fingerprint=self.store.manifest["fingerprint"],
-        )
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A task to train on, cut to its unique set of at most `unique_tokens` tokens in whole documents.
-
-    Vocabulary and tokens are cached in `cache_dir`, by default `$MIXLM_CACHE` or `~/.cache/mixlm`. With `stream` no
-    tokens are: the text is tokenised as it is read, for a corpus too large to store, with what `StreamedData` says.
-    With `pairs`, feature lengths, a row is one supervised example, inputs and targets (see `Pairs`).
+    `epochs` is how often a run reads the set, where the mixture has no rates.
     """
 
     task: Task
     unique_tokens: int | None = None
+    epochs: int | None = None
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Several parts whose rows are mixed by `rates`, or as their epochs ask where every part has them.
+
+    `rates` is a number for each part (of any scale), or a tuple of such tuples that hold from the steps `starts` on.
+    One vocabulary serves all: trained on the parts' text in proportion to its size, or read from a file. Validation and
+    the frequencies of tokens mix the parts by the last rates. With `pairs`, feature lengths, the rows of every part are
+    supervised examples (see `mixlm.data.loader.pairs`). Raises UserError for rates that contradict the parts, and
+    for parts that share a name, or differ in their vocabulary or in BOS.
+    """
+
+    parts: tuple[Part, ...]
+    rates: tuple[float, ...] | tuple[tuple[float, ...], ...] | None = None
+    starts: tuple[int, ...] = (0,)
     cache_dir: str | None = field(default=None, repr=False, compare=False)  # where, not what
-    stream: bool = field(default=False, repr=False)  # its data have a fingerprint of their own
-    pairs: Mapping[str, int] | None = field(default=None, repr=False)  # theirs, too
+    pairs: Mapping[str, int] | None = field(default=None, repr=False)  # such data have a fingerprint of their own
 
     def __post_init__(self) -> None:
-        if not isinstance(self.unique_tokens, int | None):
-            raise UserError(f"UNIQUE_TOKENS is a whole number of tokens or None, not {self.unique_tokens!r}.")
-        if self.stream and self.unique_tokens is not None:
-            raise UserError("UNIQUE_TOKENS needs a token store, and STREAM = True makes none: give one of them.")
-        if self.pairs is None:
+        object.__setattr__(self, "parts", tuple(self.parts))  # gin writes lists
+        if not self.parts:
+            raise UserError("A mixture needs texts: say --gin.TEXTS=\"('FILE_OR_FOLDER', 'FILE_OR_FOLDER')\".")
+        for name in (name for name in self.names if self.names.count(name) > 1):
+            raise UserError(f"Two parts of the mixture are named {name!r}, so their figures could not be told apart.")
+        for what, name in (("vocabulary", "vocabulary"), ("add_bos", "DOCUMENT_BOS")):
+            tasks = [part.task for part in self.parts if hasattr(part.task, what)]
+            for task in tasks:
+                if getattr(task, what) != getattr(tasks[0], what):
+                    raise UserError(
+                        f"The parts {tasks[0].name!r} and {task.name!r} differ in their {name}: one serves all."
+                    )
+        for part in self.parts:
+            _ = Dataset(part.task, part.unique_tokens, pairs=self.pairs)  # it knows what it refuses
+        self._check_rates()
+
+    def _check_rates(self) -> None:
+        epochs = [part.epochs for part in self.parts]
+        for count in (count for count in epochs if count is not None):
+            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+                raise UserError(f"EPOCHS must be whole numbers above 0, got {count!r}.")
+        if self.rates is None:
+            if None in epochs:
+                raise UserError("A mixture needs RATES, or EPOCHS for every one of its parts.")
+            if self.starts != (0,):
+                raise UserError(
+                    f"RATE_STARTS = {self.starts} needs RATES: rates that follow from EPOCHS do not change."
+                )
             return
-        check_lengths(self.pairs)
-        if self.stream:
-            raise UserError("Pairs of inputs and targets need a token store, and STREAM = True makes none.")
-        if isinstance(self.task, TextTask):
-            raise UserError(f"The task {self.task.name!r} is plain text: {PLAIN_TEXT}.")
+        if epochs != [None] * len(epochs):
+            raise UserError("RATES and EPOCHS both say how much of each part is read: give one of them.")
+        for stage in self.stages:
+            if len(stage) != len(self.parts):
+                raise UserError(f"RATES = {stage} must have {len(self.parts)} numbers, one for each part.")
+            shares_of(stage)
+        starts = list(self.starts)
+        if len(starts) != len(self.stages) or starts[0] != 0 or starts != sorted(set(starts)):
+            raise UserError(
+                f"RATE_STARTS = {self.starts} must be {len(self.stages)} rising steps from 0 on, one for each of RATES."
+            )
+
+    @property
+    def names(self) -> list[str]:
+        """The parts' names, those of their tasks."""
+        return [part.task.name for part in self.parts]
+
+    @property
+    def stages(self) -> list[tuple[float, ...]]:
+        """The rates of each stage; none where they follow from epochs."""
+        if self.rates is None:
+            return []
+        alone = [rates for rates in self.rates if isinstance(rates, int | float)]
+        return [tuple(alone)] if alone else [tuple(rates) for rates in self.rates if isinstance(rates, tuple | list)]
+
+    @property
+    def epochs(self) -> tuple[int, ...] | None:
+        """The epochs of each part, None where there are rates."""
+        epochs = tuple(part.epochs for part in self.parts if part.epochs is not None)
+        return epochs or None
 
     @property
     def cache(self) -> Path:
         """The folder of all that is made once."""
         return cache_folder(self.cache_dir)
 
-    def prepare(self, log: Callable[[str], object] = print) -> PreparedData | StreamedData:
-        """Opens what is cached, and makes what is not; only tokenising imports seqio and TensorFlow."""
-        return self._streamed(log) if self.stream else self.stored(log)
-
-    def stored(self, log: Callable[[str], object] = print) -> PreparedData:
-        """The task with its vocabulary and its token store."""
+    def prepare(self, log: Callable[[str], object] = print) -> "PreparedMixture":
+        """Opens or makes the vocabulary and the store of every part; UserError that names the part at fault."""
         with kept_in(self.cache / "remembered"):
-            fingerprint = self.task.fingerprint()
-            with self._writing():
-                vocabulary = self.task.load_vocabulary(self.cache, log)
-                store = open_or_build(
-                    self.cache / "stores" / f"{self.task.name.replace(':', '_')}-{fingerprint[:16]}",
-                    lambda: tokenized(self.task, vocabulary, log),
-                    vocabulary.token_ids.vocab_size,
-                    fingerprint,
-                    vocabulary.fingerprint,
-                    log,
+            tasks = self._tasks()
+        prepared: list[PreparedData] = []
+        for part, task in zip(self.parts, tasks):
+            try:
+                prepared.append(Dataset(task, part.unique_tokens, self.cache_dir, pairs=self.pairs).stored(log))
+            except UserError as error:
+                raise type(error)(f"{task.name}: {error}") from None
+            if prepared[-1].vocabulary.fingerprint != prepared[0].vocabulary.fingerprint:
+                raise UserError(
+                    f"The parts {prepared[0].name!r} and {task.name!r} differ in their vocabulary: one serves all."
                 )
-        prepared = PreparedData(self.task.name, vocabulary, store, self.unique_tokens, self.pairs)
-        _ = prepared.summary  # A budget that holds no document fails here, before anything else is built.
-        return prepared
+        return PreparedMixture(tuple(prepared), self.epochs, tuple(map(shares_of, self.stages)), self.starts)
 
-    def _streamed(self, log: Callable[[str], object]) -> StreamedData:
-        with kept_in(self.cache / "remembered"):
-            fingerprint = self.task.fingerprint()
-            with self._writing():
-                vocabulary = self.task.load_vocabulary(self.cache, log)
-        log(f"Streaming {self.task.name}: {CAVEAT}.")
-        return StreamedData(self.task, vocabulary, fingerprint)
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """What cannot be written is the cache's fault."""
-        try:
-            yield
-        except OSError as error:
-            reason = error.strerror or error
-            raise UserError(
-                f"The cache folder {self.cache} cannot be used ({reason}); name another in MIXLM_CACHE."
-            ) from None
-
-
-@runtime_checkable
-class Walk(Protocol):
-    """Where a row of a step comes from: a function of the seed, the step and the row alone."""
-
-    def rows(self, step: int, batch_size: int, places: Int[np.ndarray, " R"]) -> Int32[np.ndarray, "R L"]:
-        """The tokens of some rows of a step, at `places` in a batch of `batch_size` rows."""
-        ...
+    def _tasks(self) -> list[Task]:
+        """The parts' tasks; those of plain text share one vocabulary, the others bring their own."""
+        texts = [part.task for part in self.parts if isinstance(part.task, TextTask)]
+        if not texts:
+            return [part.task for part in self.parts]
+        shared = SharedVocabulary(texts[0].vocabulary, tuple(task.source for task in texts))
+        _ = shared.fingerprint("")  # Text that is missing names its own path.
+        tasks = (part.task for part in self.parts)
+        return [replace(task, vocabulary=shared) if isinstance(task, TextTask) else task for task in tasks]
 
 
 @dataclass(frozen=True, eq=False)
-class Batches:
-    """Batches of blocks: what row r of step s holds, `walk` says; each process has a run of the rows."""
+class PreparedMixture:
+    """The parts of a mixture, each with its tokens on the disk, and how they are mixed."""
 
-    walk: Walk
-    batch_size: int
-    process_index: int = 0
-    process_count: int = 1
+    parts: tuple[PreparedData, ...]
+    epochs: tuple[int, ...] | None
+    shares: tuple[Shares, ...]
+    starts: tuple[int, ...]
 
-    def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.batch_size % self.process_count:
-            raise UserError(
-                f"BATCH_SIZE = {self.batch_size} cannot be shared equally by {self.process_count} processes."
-            )
-        if not 0 <= self.process_index < self.process_count:
-            raise UserError(f"There is no process {self.process_index} of {self.process_count}.")
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The one vocabulary of all parts."""
+        return self.parts[0].vocabulary
 
-    def batch(self, step: int) -> dict[str, Int32[np.ndarray, "B L"]]:
-        """The rows of a step that this process holds, as `tokens`: a function of the seed and the step alone."""
-        rows = self.batch_size // self.process_count
-        first = self.process_index * rows
-        return {"tokens": self.walk.rows(step, self.batch_size, np.arange(first, first + rows))}
+    @property
+    def name(self) -> str:
+        """The parts' names together."""
+        return " + ".join(part.name for part in self.parts)
 
-    def iterate(self, start_step: int = 0) -> Iterator[tuple[int, dict[str, Int32[np.ndarray, "B L"]]]]:
-        """Steps and their batches from `start_step` on, without end, read ahead by Grain in a thread of its own."""
-        import grain
+    def train(self, block_length: int, seed: int, epochs: None = None) -> Mixed:
+        """The parts' unique sets in blocks, mixed; where the parts have epochs, each ends with padding."""
+        counts = self.epochs or (None,) * len(self.parts)
+        walks = tuple(part.train(block_length, seed, count) for part, count in zip(self.parts, counts))
+        return Mixed(tuple(part.name for part in self.parts), walks, self._rates(block_length), seed)
 
-        steps = grain.MapDataset.source(_Steps(self))[start_step:]
-        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=READ_AHEAD)
-        # `yield from` hands on the closing of this generator, which ends Grain's thread.
-        yield from steps.to_iter_dataset(options)
+    def rows_of(self, block_length: int, epochs: None = None) -> int | None:
+        """How many rows the parts' epochs take, each part's last one padded; None where there are rates."""
+        return None if self.epochs is None else sum(self._rows(block_length))
+
+    def _rows(self, block_length: int) -> list[int]:
+        rows = [part.rows_of(block_length, count) for part, count in zip(self.parts, self.epochs or ())]
+        return [count for count in rows if count is not None]
+
+    def _rates(self, block_length: int) -> Rates:
+        if self.epochs is None:
+            return Rates(self.shares, self.starts)
+        # In rows, not tokens: then every count is exact once all rows have been read.
+        return Rates((Shares(tuple(self._rows(block_length))),))
+
+    def validation_size(self, block_length: int) -> int:
+        """How many validation rows there are by the last rates before any part has given a block twice."""
+        shares = self._rates(block_length).shares[-1]
+        sizes = [
+            part.validation_size(block_length) if weight else 0 for part, weight in zip(self.parts, shares.weights)
+        ]
+        low, high = 1, sum(sizes)
+        while low < high:
+            middle = (low + high + 1) // 2
+            fits = all(count <= size for count, size in zip(shares.counts(middle), sizes))
+            low, high = (middle, high) if fits else (low, middle - 1)
+        return low
+
+    def validation_rows(self, block_length: int, count: int) -> Int32[np.ndarray, "count L"]:
+        """So many blocks by the last rates, each part's spread evenly over its validation split."""
+        shares = self._rates(block_length).shares[-1]
+        rows = {
+            source: self.parts[source].validation_rows(block_length, wanted)
+            for source, wanted in enumerate(shares.counts(count))
+            if wanted
+        }
+        places = [shares.at(row) for row in range(count)]
+        return np.stack([rows[source][index] for source, index in places])
+
+    def token_counts(self) -> Int64[np.ndarray, " V"]:
+        """How often each token would occur in a long text that mixes the parts' train splits by the last rates."""
+        weights: Sequence[float] = self.shares[-1].weights if self.shares else ()
+        if self.epochs is not None:
+            weights = [part.summary.unique_tokens * count for part, count in zip(self.parts, self.epochs)]
+        found = [part.token_counts() for part in self.parts]
+        mixed = sum(weight * counts / max(counts.sum(), 1) for weight, counts in zip(weights, found))
+        return np.round(mixed * (_READ / sum(weights))).astype(np.int64)
+
+    @cached_property
+    def summary(self) -> Summary:
+        """The parts' counts added up, and one fingerprint of all."""
+        parts = [part.summary for part in self.parts]
+        return Summary(
+            name=self.name,
+            documents={split: sum(part.documents[split] for part in parts) for split in SPLITS},
+            tokens={split: sum(part.tokens[split] for part in parts) for split in SPLITS},
+            text_bytes={split: sum(part.text_bytes[split] for part in parts) for split in SPLITS},
+            unique_documents=sum(part.unique_documents for part in parts),
+            unique_tokens=sum(part.unique_tokens for part in parts),
+            vocab_size=parts[0].vocab_size,
+            fingerprint=digest([part.fingerprint for part in parts]),
+        )
 
 
-@dataclass(frozen=True, eq=False)
-class _Steps:
-    """All steps as a source for Grain, whose sources have a length: more steps than anyone takes."""
+@dataclass(frozen=True)
+class SharedVocabulary:
+    """A vocabulary for several sources: one that is trained sees the text of all, each by its size."""
 
-    batches: Batches
+    vocabulary: VocabularySpec
+    sources: tuple[Source, ...]
 
-    def __len__(self) -> int:
-        return 2**40
+    def fingerprint(self, text_fingerprint: str) -> str:
+        """SHA-256 over the vocabulary and the text of all sources; that of one alone does not matter."""
+        del text_fingerprint
+        return self.vocabulary.fingerprint(self._text)
 
-    def __getitem__(self, step: int) -> tuple[int, dict[str, np.ndarray]]:
-        return int(step), self.batches.batch(int(step))
+    def load(
+        self,
+        documents: Callable[[], Iterable[str]],
+        text_fingerprint: str,
+        cache_dir: Path,
+        log: Callable[[str], object],
+    ) -> Vocabulary:
+        """The vocabulary, trained on the train splits of all sources if it has to be."""
+        del documents, text_fingerprint
+        return self.vocabulary.load(self._documents, self._text, cache_dir, log)
+
+    @cached_property
+    def _text(self) -> str:
+        return digest([source.fingerprint() for source in self.sources])
+
+    def _documents(self) -> Iterator[str]:
+        return itertools.chain.from_iterable(source.documents("train") for source in self.sources)
 
 
-def _spread(size: int, count: int) -> Int64[np.ndarray, " count"]:
-    return np.floor(np.arange(count) * (size / count)).astype(np.int64)
+def of_texts(
+    texts: tuple[str, ...],
+    task: Callable[..., Any],
+    unique_tokens: int | tuple[int | None, ...] | None = None,
+    epochs: int | tuple[int, ...] | None = None,
+    feature: str = "text",
+    validation_fraction: float = 0.05,
+) -> tuple[Part, ...]:
+    """A part for each file or folder, by its name; one number of unique tokens or epochs holds for every part.
+
+    `task` makes a TextTask of a name and a source.
+    """
+    budgets = one_each("UNIQUE_TOKENS", unique_tokens, len(texts), "TEXTS")
+    counts = one_each("EPOCHS", epochs, len(texts), "TEXTS")
+    names: list[str] = []
+    for text in texts:
+        name = re.sub(r"\W", "_", Path(text).name.split(".")[0]) or "text"
+        taken = sum(re.fullmatch(rf"{name}(_\d+)?", other) is not None for other in names)
+        names.append(f"{name}_{taken + 1}" if taken else name)
+    return tuple(
+        Part(task(name=name, source=Text(text, feature, validation_fraction)), budget, count)
+        for name, text, budget, count in zip(names, texts, budgets, counts)
+    )
 
 
-def cache_folder(cache_dir: str | None) -> Path:
-    """`cache_dir`, or else `$MIXLM_CACHE`, or else `~/.cache/mixlm`."""
-    return Path(cache_dir or os.environ.get("MIXLM_CACHE") or "~/.cache/mixlm").expanduser()
-
-
-def tokenized(task: Task, vocabulary: Vocabulary, log: Callable[[str], object]) -> dict[str, Documents]:
-    """Each split's documents from a number on, with a progress bar where a terminal watches."""
-    log(f"Tokenising {task.name} (once).")
-    return {split: partial(_tokenized_split, task, vocabulary, split) for split in SPLITS}
-
-
-def _tokenized_split(task: Task, vocabulary: Vocabulary, split: str, first: int) -> Iterator[Tokenized]:
-    from tqdm import tqdm
-
-    documents, total = task.tokenized(vocabulary, split, first), task.count(split)
-    yield from tqdm(documents, initial=first, total=total, desc=f"{task.name} {split}", unit="doc", disable=None)
+def one_each(macro: str, given: Any, count: int, of: str) -> tuple[Any, ...]:
+    """A value for each of `count` parts: the entries of a tuple, or the same one; UserError for another number."""
+    values = tuple(given) if isinstance(given, tuple | list) else (given,) * count
+    if len(values) != count:
+        raise UserError(f"{macro} = {values} must be one number, or {count}: one for each of {of}.")
+    return values

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mixlm.data.mixture import cache_folder
-from mixlm.data.parts import Mixture, Part, one_each
-from mixlm.data.remembered import keep, kept_in, recall
+from mixlm.data.mixture import Mixture, Part, one_each
 from mixlm.data.seqio_task import definition_of, mixture_parts
-from mixlm.data.sources import digest
+from mixlm.data.sources.base import digest
+from mixlm.data.store.cache import cache_folder
+from mixlm.data.store.fingerprint_cache import keep, kept_in, recall
 
 
 def of_registry(

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mixlm.data.journal import Tokenized
-from mixlm.data.modules import files_of, imported
-from mixlm.data.remembered import keep, recall, seen, settled, sha256_of
-from mixlm.data.sources import TASK_VERSION, digest, known
+from mixlm.data.sources.base import TASK_VERSION, digest, known
+from mixlm.data.store.fingerprint_cache import keep, recall, seen, settled, sha256_of
+from mixlm.data.store.journal import Tokenized
+from mixlm.data.user_module import files_of, imported
 from mixlm.data.vocabulary import SentencePieceFile, Vocabulary, import_seqio, write_atomically
 from mixlm.errors import NotHere, UserError, nearest
 

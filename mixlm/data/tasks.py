@@ -7,8 +7,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from mixlm.data.journal import Tokenized
-from mixlm.data.sources import SPLITS, TASK_VERSION, SotU, Source, TextFiles, digest
+from mixlm.data.sources.base import SPLITS, TASK_VERSION, Source, digest
+from mixlm.data.sources.sotu import SotU
+from mixlm.data.sources.text import TextFiles
+from mixlm.data.store.journal import Tokenized
 from mixlm.data.vocabulary import Vocabulary, VocabularySpec, import_seqio, seqio_vocabulary
 from mixlm.errors import UserError
 

@@ -2,9 +2,7 @@
 
 import contextlib
 import hashlib
-import io
 import itertools
-import json
 import os
 import re
 import sys
@@ -15,22 +13,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex, runtime_checkable
 
-from mixlm.data.lock import exclusive
+from mixlm.data.sentencepiece_training import train
+from mixlm.data.sources.base import digest
+from mixlm.data.store.file_lock import exclusive
 from mixlm.errors import NotHere, UserError, nearest
 from mixlm.tokens import TokenIds
 
 if TYPE_CHECKING:
     import seqio
 
-# Changes whenever a model trained by this code would differ, so that a cached one is not mistaken for it.
-TRAINING_VERSION = 1
-# Ours: enough text for a stable vocabulary of tens of thousands of pieces, and 8 s of training on two cores.
-TRAINING_CHARACTERS = 16_000_000
-# Ours: SentencePiece skips sentences over its limit in bytes; a chunk of 2,000 characters has at most 8,000.
-SENTENCE_CHARACTERS, SENTENCE_BYTES = 2_000, 8_192
-# SentencePiece sums its expected counts per thread: a fixed number of threads gives the same model everywhere.
-THREADS = 2
-SPECIAL_PIECES = 5  # <pad>, </s>, <unk>, <s>, <mask>
 SPACE = "\u2581"
 SENTINEL = rf"{SPACE}?<extra_id_\d+>"
 
@@ -50,7 +41,7 @@ class Vocabulary:
             proto.pieces.add(piece=f"{SPACE}<extra_id_{k}>", score=0.0, type=kind)
         self.token_ids = token_ids
         self.path = path
-        self.fingerprint = _digest(hashlib.sha256(model).hexdigest(), asdict(token_ids))
+        self.fingerprint = digest(hashlib.sha256(model).hexdigest(), asdict(token_ids))
         self._processor = SentencePieceProcessor(model_proto=proto.SerializeToString())
 
     def encode(self, text: str) -> list[int]:
@@ -140,7 +131,7 @@ class TrainedSentencePiece:
 
     def fingerprint(self, text_fingerprint: str) -> str:
         """SHA-256 over the text's fingerprint, the settings and the version of the training."""
-        return _digest(TRAINING_VERSION, text_fingerprint, asdict(self))
+        return digest(TRAINING_VERSION, text_fingerprint, asdict(self))
 
     def load(
         self,
@@ -165,7 +156,7 @@ class TrainedSentencePiece:
                 with contextlib.suppress(UserError):
                     return self._open(path)
             log(f"Training a SentencePiece vocabulary of {self.vocab_size:,} ids (once, cached in {path.parent}).")
-            write_atomically(path, _train(self, documents()))
+            write_atomically(path, train(self, documents()))
             return self._open(path)
 
     def _open(self, path: Path) -> Vocabulary:
@@ -196,7 +187,7 @@ class SentencePieceFile:
         """SHA-256 over the file and the settings; the text does not matter."""
         del text_fingerprint
         content = hashlib.sha256(self._read()).hexdigest()
-        return _digest(content, self.sentinels, self.mask, self.bos)
+        return digest(content, self.sentinels, self.mask, self.bos)
 
     def load(
         self,
@@ -281,67 +272,6 @@ def _silenced_stderr() -> Iterator[None]:
         os.close(nowhere)
 
 
-def training_sentences(documents: Iterable[str], limit: int = TRAINING_CHARACTERS) -> list[str]:
-    """Lines of at most 2,000 characters, thinned evenly to at most about `limit` characters in all."""
-    kept: list[str] = []
-    stride, size = 1, 0
-    for position, sentence in enumerate(_sentences(documents)):
-        if position % stride == 0:
-            kept.append(sentence)
-            size += len(sentence)
-        if size > limit and len(kept) > 1:
-            kept, stride = kept[::2], stride * 2
-            size = sum(map(len, kept))
-    return kept
-
-
-def _sentences(documents: Iterable[str]) -> Iterator[str]:
-    chunk = re.compile(rf".{{1,{SENTENCE_CHARACTERS}}}(?:\s|$)|.{{1,{SENTENCE_CHARACTERS}}}")
-    for document in documents:
-        for line in document.split("\n"):
-            yield from filter(None, map(str.strip, chunk.findall(line)))
-
-
-def _train(spec: TrainedSentencePiece, documents: Iterable[str]) -> bytes:
-    from sentencepiece import SentencePieceTrainer
-
-    sentences = training_sentences(documents)
-    model = io.BytesIO()
-    try:
-        SentencePieceTrainer.train(
-            sentence_iterator=iter(sentences),
-            model_writer=model,
-            model_type=spec.model_type,
-            vocab_size=spec.vocab_size - spec.sentinels,
-            character_coverage=spec.character_coverage,
-            max_sentence_length=SENTENCE_BYTES,
-            num_threads=THREADS,
-            pad_id=0,
-            eos_id=1,
-            unk_id=2,
-            bos_id=3,
-            control_symbols=["<mask>"],
-            minloglevel=2,
-        )
-    except RuntimeError as error:
-        raise UserError(_why_training_failed(spec, str(error), sum(map(len, sentences)))) from None
-    return model.getvalue()
-
-
-def _why_training_failed(spec: TrainedSentencePiece, message: str, characters: int) -> str:
-    text = f"The training text ({characters:,} characters)"
-    if found := re.search(r"set it to a value <= (\d+)", message):
-        largest = int(found[1]) + spec.sentinels
-        return f"{text} is too small for VOCAB_SIZE = {spec.vocab_size}; set VOCAB_SIZE to at most {largest}."
-    if found := re.search(r"required_chars\. \d+ vs (\d+)", message):
-        smallest = int(found[1]) + spec.sentinels
-        return (
-            f"{text} has more different characters than VOCAB_SIZE = {spec.vocab_size} can hold;"
-            f" set VOCAB_SIZE to at least {smallest}."
-        )
-    return f"{text} could not train a vocabulary of {spec.vocab_size} ids; SentencePiece says: {message.strip()}"
-
-
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes a model, and its SHA-256 beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -356,5 +286,8 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.replace(temporary, target)
 
 
-def _digest(*parts: object) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+# Changes whenever a model trained by this code would differ, so that a cached one is not mistaken for it.
+TRAINING_VERSION = 1
+
+
+SPECIAL_PIECES = 5  # <pad>, </s>, <unk>, <s>, <mask>

@@ -1,1 +1,1 @@
-"""Floor 4: from a trained network to text: token by token, by diffusion, or span by span."""
+"""Text from a trained network: autoregressive, beam search, spans, masked and unrolled diffusion."""

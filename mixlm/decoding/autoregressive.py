@@ -15,10 +15,10 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int, Key
 
-from mixlm.corruption import sample
 from mixlm.errors import UserError
 from mixlm.example import Example
-from mixlm.step import Net
+from mixlm.network import Net
+from mixlm.objectives.corruption import sample
 from mixlm.tokens import TokenIds
 
 Number = float | Float[Array, ""]

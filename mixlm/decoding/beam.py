@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mixlm.decoding.autoregressive import Decoded, Number, prefill, step
 from mixlm.example import Example
-from mixlm.step import Net
+from mixlm.network import Net
 from mixlm.tokens import TokenIds
 
 LENGTH_PENALTY = 0.6  # GNMT's range for translation is 0.6 to 0.7; T5X decodes with 0.6.

@@ -1,1 +1,1 @@
-"""Floor 1: networks. They read an `Example` and return hidden states and logits."""
+"""Flax networks; nothing but gin files imports them."""

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from mixlm.axes import in_force, note
 from mixlm.errors import UserError, nearest
 from mixlm.example import Example, joined
-from mixlm.models.attention import View, mix_product
-from mixlm.models.products import product, settled
+from mixlm.models.attention.dispatch import View, mix_product
+from mixlm.models.matmul import product, settled
+from mixlm.parallel.logical_axes import in_force, note
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": nn.relu,
@@ -90,7 +90,8 @@ def without_encoder(example: Example) -> Example:
 def constrain(x: Float[Array, "*any"], *names: str | None) -> Float[Array, "*any"]:
     """Pins an activation to the mesh by its logical axes, None for one that stays whole.
 
-    Without a layout in force (`mixlm.axes`), flax's own axis rules and mesh count; without these, nothing is done.
+    Without a layout in force (`parallel.logical_axes`), flax's own axis rules and mesh count; without these, nothing
+    is done.
     """
     note(names)
     layout = in_force()

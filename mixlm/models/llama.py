@@ -9,9 +9,11 @@ from jaxtyping import Array, Float, Int
 
 from mixlm.errors import UserError
 from mixlm.example import Example, smallest_example
-from mixlm.models.attend import mask_bias
-from mixlm.models.attention import View, mix, view_of
-from mixlm.models.cache import Cache, KeysValues, Slots, empty_cache, read, unless_overfull
+from mixlm.models.attention.dispatch import View, mix, view_of
+from mixlm.models.attention.dot_product import mask_bias
+from mixlm.models.attention.masks import within
+from mixlm.models.kv_cache import Cache, KeysValues, Slots, empty_cache, read, unless_overfull
+from mixlm.models.layer_stack import Execution, init, stacked, through
 from mixlm.models.layers import (
     Bias,
     Dense,
@@ -26,9 +28,7 @@ from mixlm.models.layers import (
     truncated,
     without_encoder,
 )
-from mixlm.models.reach import within
 from mixlm.models.rope import Rotation, check_rope, rotate, rotation
-from mixlm.models.stack import Execution, init, stacked, through
 
 
 class RotaryAttention(nn.Module):

@@ -9,9 +9,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mixlm.errors import UserError
 from mixlm.example import Example, attention_mask, smallest_example
-from mixlm.models.attend import mask_bias
-from mixlm.models.attention import mix
-from mixlm.models.cache import Cache, KeysValues, Slots, empty_cache, read, unless_overfull
+from mixlm.models.attention.dispatch import mix
+from mixlm.models.attention.dot_product import mask_bias
+from mixlm.models.kv_cache import Cache, KeysValues, Slots, empty_cache, read, unless_overfull
+from mixlm.models.layer_stack import Execution, init, stacked, through
 from mixlm.models.layers import (
     Bias,
     Dense,
@@ -25,8 +26,7 @@ from mixlm.models.layers import (
     truncated,
     without_encoder,
 )
-from mixlm.models.relative import check_log_buckets, log_buckets
-from mixlm.models.stack import Execution, init, stacked, through
+from mixlm.models.relative_position import check_log_buckets, log_buckets
 
 
 def small_normal(emb_dim: int, scale: float = 1.0) -> Initializer:

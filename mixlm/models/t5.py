@@ -7,12 +7,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from mixlm.axes import in_force
 from mixlm.errors import UserError
 from mixlm.example import Example, same_segment, smallest_example
-from mixlm.models.attend import mask_bias
-from mixlm.models.attention import View, biased_view
-from mixlm.models.cache import Cache, KeysValues, Slots, empty_cache, read, unless_overfull
+from mixlm.models.attention.dispatch import View, biased_view
+from mixlm.models.attention.dot_product import mask_bias
+from mixlm.models.attention.masks import across, within
+from mixlm.models.kv_cache import Cache, KeysValues, Slots, empty_cache, read, unless_overfull
+from mixlm.models.layer_stack import Execution, each, init, stacked, through
 from mixlm.models.layers import (
     Attention,
     Dense,
@@ -24,9 +25,8 @@ from mixlm.models.layers import (
     check_positive,
     constrain,
 )
-from mixlm.models.reach import across, within
-from mixlm.models.relative import RelativeBias, check_buckets
-from mixlm.models.stack import Execution, each, init, stacked, through
+from mixlm.models.relative_position import RelativeBias, check_buckets
+from mixlm.parallel.logical_axes import in_force
 
 
 class EncoderLayer(nn.Module):

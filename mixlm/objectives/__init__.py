@@ -1,1 +1,1 @@
-"""Floor 2: objectives. Each turns blocks of tokens into loss terms, on the device."""
+"""Objectives: frozen dataclasses that corrupt rows of tokens and score a network on them."""

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
-import jax
 from jaxtyping import Array, Int, Key, Shaped
 
 from mixlm.example import Example
-from mixlm.losses import Scored, Term, TokenLoss, score
+from mixlm.losses.score import Scored, score
+from mixlm.losses.terms import Term
+from mixlm.losses.token_losses import TokenLoss
 from mixlm.schedules import Step
 
 Batch = Mapping[str, Shaped[Array, "B ..."]]
@@ -46,7 +47,7 @@ class RowObjective(Objective, Protocol):
     """An objective that only corrupts: one forward of one network scores it, so rows of several can share a batch.
 
     Its term goes by its own name. `--explain` and the report show its examples, and those of any other objective that
-    has a method `shown(nets, keys, batch)` (see `mixlm.samples`).
+    has a method `shown(nets, keys, batch)` (see `mixlm.training.examples`).
     """
 
     def corrupt(self, keys: Key[Array, " B"], batch: Batch, step: Step = 0) -> Example:
@@ -63,11 +64,6 @@ def scored(net: Any, hidden: Any, example: Example, loss: TokenLoss) -> Scored:
     """Scores the decoder's hidden states against the example's targets."""
     targets, weights = example.decoder_target_tokens, example.decoder_loss_weights
     return score(net.logits, hidden, targets, weights, loss, example.loss_counts)
-
-
-def subkeys(keys: Key[Array, " B"], count: int) -> tuple[Key[Array, " B"], ...]:
-    """Splits every row's key into `count` independent ones."""
-    return tuple(jax.vmap(lambda key: jax.random.split(key, count))(keys).T)
 
 
 def drawn(objective: Any, keys: Key[Array, " B"], step: Step) -> dict[str, Shaped[Array, "B ..."]]:

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
-from mixlm.corruption import before_padding
 from mixlm.example import Example
-from mixlm.losses import CrossEntropy, Term, TokenLoss
+from mixlm.losses.terms import Term
+from mixlm.losses.token_losses import CrossEntropy, TokenLoss
 from mixlm.objectives.base import Batch, Nets, score_example
+from mixlm.objectives.corruption import before_padding
 from mixlm.objectives.span_corruption import SpanCorruption
 from mixlm.schedules import Step
 from mixlm.tokens import TokenIds

@@ -9,7 +9,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from mixlm.corruption import (
+from mixlm.errors import UserError
+from mixlm.example import Example
+from mixlm.losses.terms import Term
+from mixlm.losses.token_losses import CrossEntropy, TokenLoss
+from mixlm.objectives.base import Batch, Nets, score_example
+from mixlm.objectives.corruption import (
     block_mask,
     check_documents,
     check_rate,
@@ -21,10 +26,7 @@ from mixlm.corruption import (
     rate_at,
     spans_of,
 )
-from mixlm.errors import UserError
-from mixlm.example import Example
-from mixlm.losses import CrossEntropy, Term, TokenLoss
-from mixlm.objectives.base import Batch, Nets, score_example, subkeys
+from mixlm.rng import subkeys
 from mixlm.schedules import Schedule, Step, check_number
 from mixlm.tokens import TokenIds
 

@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
-from mixlm.corruption import before_padding, check_documents, decoder_inputs, documents
 from mixlm.errors import UserError
 from mixlm.example import Example
-from mixlm.losses import CrossEntropy, Term, TokenLoss
+from mixlm.losses.terms import Term
+from mixlm.losses.token_losses import CrossEntropy, TokenLoss
 from mixlm.objectives.base import Batch, Nets, score_example
+from mixlm.objectives.corruption import before_padding, check_documents, decoder_inputs, documents
 from mixlm.schedules import Step
 from mixlm.tokens import TokenIds
 

@@ -8,18 +8,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
-from mixlm.corruption import before_padding, shift_right
 from mixlm.errors import UserError
 from mixlm.example import Example
-from mixlm.losses import CrossEntropy, Term, TokenLoss
+from mixlm.losses.terms import Term
+from mixlm.losses.token_losses import CrossEntropy, TokenLoss
 from mixlm.objectives.base import Batch, Nets, score_example
+from mixlm.objectives.corruption import before_padding, shift_right
 from mixlm.schedules import Step
 from mixlm.tokens import TokenIds
 
 
 @dataclass(frozen=True)
 class Seq2Seq:
-    """`-sum_i log p(y_i | y_<i, x)` for a pair of inputs x and targets y, as `mixlm.data.pairs` lays it out in a row.
+    """`-sum_i log p(y_i | y_<i, x)` for a pair of inputs x and targets y, as `data.loader.pairs` lays it out in a row.
 
     `lengths` are those of the features, in tokens: a row is `lengths["inputs"]` of padding and x, and then
     `lengths["targets"]` of y and padding. So y follows on x in a network without an encoder as well, which reads x as a

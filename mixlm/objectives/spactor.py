@@ -10,12 +10,15 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from mixlm.corruption import choose, sample, span_counts
 from mixlm.errors import UserError
 from mixlm.example import Example
-from mixlm.losses import CrossEntropy, Scored, Term, TokenLoss, binary_terms, score
-from mixlm.objectives.base import Batch, Nets, scored, subkeys
+from mixlm.losses.score import Scored, score
+from mixlm.losses.terms import Term, binary_terms
+from mixlm.losses.token_losses import CrossEntropy, TokenLoss
+from mixlm.objectives.base import Batch, Nets, scored
+from mixlm.objectives.corruption import choose, sample, span_counts
 from mixlm.objectives.span_corruption import SpanCorruption
+from mixlm.rng import subkeys
 from mixlm.schedules import Step
 
 

@@ -9,7 +9,12 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Int, Key
 
-from mixlm.corruption import (
+from mixlm.errors import UserError
+from mixlm.example import Example
+from mixlm.losses.terms import Term
+from mixlm.losses.token_losses import CrossEntropy, TokenLoss
+from mixlm.objectives.base import Batch, Nets, score_example
+from mixlm.objectives.corruption import (
     before_padding,
     check_documents,
     fold_sources,
@@ -19,10 +24,6 @@ from mixlm.corruption import (
     span_mask,
     span_starts,
 )
-from mixlm.errors import UserError
-from mixlm.example import Example
-from mixlm.losses import CrossEntropy, Term, TokenLoss
-from mixlm.objectives.base import Batch, Nets, score_example
 from mixlm.schedules import Step
 from mixlm.tokens import TokenIds
 

@@ -10,7 +10,12 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from mixlm.corruption import (
+from mixlm.example import Example
+from mixlm.losses.score import score
+from mixlm.losses.terms import Term
+from mixlm.losses.token_losses import CrossEntropy, TokenLoss
+from mixlm.objectives.base import Batch, Nets
+from mixlm.objectives.corruption import (
     before_padding,
     block_mask,
     check_documents,
@@ -19,9 +24,7 @@ from mixlm.corruption import (
     documents,
     sample,
 )
-from mixlm.example import Example
-from mixlm.losses import CrossEntropy, Term, TokenLoss, score
-from mixlm.objectives.base import Batch, Nets, subkeys
+from mixlm.rng import subkeys
 from mixlm.schedules import Schedule, Step, check_number
 from mixlm.tokens import TokenIds
 

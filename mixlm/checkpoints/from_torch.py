@@ -1,0 +1,146 @@
+"""Parameter trees from the weights of the original PyTorch networks, by the names in their state dicts."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from mixlm.checkpoints.from_t5x import as_float32, fitted
+from mixlm.errors import UserError, nearest
+
+Params = dict[str, Any]
+QUERY_KEY_VALUE = ("query", "key", "value")  # the order of the Dual-objective network's three matrices
+VALUE_OUT = {"value": "in_proj_v", "out": "out_proj"}  # what LTG-BERT keeps in matrices of their own
+
+
+class Weights:
+    """Arrays under torch's names, each to be put under one of ours; what is never asked for is unexpected."""
+
+    def __init__(self, weights: Mapping[str, Any], layer: str):
+        self.given = dict(weights)
+        self.left = dict(weights)
+        self.ours: dict[str, np.ndarray] = {}
+        numbers = [int(match[1]) for name in weights if (match := re.match(re.escape(layer) + r"\.(\d+)\.", name))]
+        self.layers = range(max(numbers, default=0) + 1)
+
+    def take(self, name: str) -> np.ndarray:
+        """The array of this name as float32; raises `UserError` where it is missing."""
+        if name not in self.given:
+            raise UserError(f"The weight {name!r} is missing.{nearest(name, self.left)}")
+        self.left.pop(name, None)
+        return as_float32(name, self.given[name])
+
+    def vectors(self, names: Mapping[str, str]) -> None:
+        """Puts each of torch's names (the values) under ours (the keys) as it is: gains, biases, embeddings."""
+        self.ours |= {ours: self.take(name) for ours, name in names.items()}
+
+    def kernels(self, names: Mapping[str, str]) -> None:
+        """Puts each matrix under our name, transposed, for torch keeps it as [out, in]."""
+        self.ours |= {ours: self.take(name).T for ours, name in names.items()}
+
+    def repeats(self, name: str, of: str) -> bool:
+        """Whether the array of this name is that one again, as torch writes what is tied."""
+        return np.array_equal(self.take(name), self.take(of))
+
+    def leave(self, pattern: str) -> None:
+        """Drops what a network can work out by itself: tables that torch keeps beside the weights."""
+        self.left = {name: value for name, value in self.left.items() if not re.fullmatch(pattern, name)}
+
+    def tree(self, template: Any) -> Params:
+        """Our tree; raises `UserError` for a weight that nobody took, and for what does not fit the template."""
+        for name in self.left:
+            raise UserError(f"The weight {name!r} is unexpected: this network has no place for it.")
+        return fitted(self.ours, template)
+
+
+def llama_params(weights: Mapping[str, Any], template: Any = None) -> Params:
+    """`Llama`'s float32 tree from a Hugging Face `LlamaForCausalLM`.
+
+    The head is tied where `lm_head.weight` is the embedding or absent. `template` is a parameter tree (or its shapes)
+    to check against. Raises `UserError` for the first weight that is missing, unexpected or of another shape.
+    """
+    found = Weights(weights, "model.layers")
+    found.leave(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
+    found.vectors({"token_embedder/embedding": "model.embed_tokens.weight", "decoder_norm/scale": "model.norm.weight"})
+    for index in found.layers:
+        ours, theirs = f"layers_{index}", f"model.layers.{index}"
+        names = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "out": "o_proj"}
+        found.kernels({f"{ours}/self_attention/{a}/kernel": f"{theirs}.self_attn.{b}.weight" for a, b in names.items()})
+        names = {"wi_0": "gate_proj", "wi_1": "up_proj", "wo": "down_proj"}
+        found.kernels({f"{ours}/mlp/{a}/kernel": f"{theirs}.mlp.{b}.weight" for a, b in names.items()})
+        names = {"pre_self_attention_layer_norm": "input_layernorm", "pre_mlp_layer_norm": "post_attention_layernorm"}
+        found.vectors({f"{ours}/{a}/scale": f"{theirs}.{b}.weight" for a, b in names.items()})
+    if "lm_head.weight" in weights and not found.repeats("lm_head.weight", "model.embed_tokens.weight"):
+        found.kernels({"logits_dense/kernel": "lm_head.weight"})
+    return found.tree(template)
+
+
+def dual_params(weights: Mapping[str, Any], template: Any = None) -> Params:
+    """`Llama`'s float32 tree, with a projection head, from ltgoslo/dual-language-models.
+
+    The vocabulary's matrix is tied where `classifier.emb2vocab.weight` is the embedding. `template` and errors are as
+    in `llama_params`.
+    """
+    found = Weights(weights, "encoder.layers")
+    found.vectors(
+        {
+            "token_embedder/embedding": "embedding.word_embedding.weight",
+            "decoder_norm/scale": "classifier.pre_norm.weight",
+            "logits_bias/bias": "classifier.emb2vocab.bias",
+        }
+    )
+    for index in found.layers:
+        ours, theirs = f"layers_{index}", f"encoder.layers.{index}"
+        names = {f"self_attention/{name}": f"attention.qkv_proj.weights.{i}" for i, name in enumerate(QUERY_KEY_VALUE)}
+        # Their up-projection is (linear, gate), and ours activates the first.
+        names |= {"mlp/wi_0": "mlp.up_proj.weights.1", "mlp/wi_1": "mlp.up_proj.weights.0"}
+        names |= {"self_attention/out": "attention.out_proj.weight", "mlp/wo": "mlp.down_proj.weight"}
+        found.kernels({f"{ours}/{a}/kernel": f"{theirs}.{b}" for a, b in names.items()})
+        names = {"pre_self_attention_layer_norm": "attention", "pre_mlp_layer_norm": "mlp"}
+        found.vectors({f"{ours}/{a}/scale": f"{theirs}.{b}.pre_norm.weight" for a, b in names.items()})
+    found.kernels({"projection/kernel": "classifier.projection.weight"})
+    if not found.repeats("classifier.emb2vocab.weight", "embedding.word_embedding.weight"):
+        found.kernels({"logits_dense/kernel": "classifier.emb2vocab.weight"})
+    return found.tree(template)
+
+
+def ltg_bert_params(weights: Mapping[str, Any], template: Any = None) -> Params:
+    """`LTGBert`'s float32 tree from ltgoslo/ltg-bert (its BabyLM model); tables of position indices are left out.
+
+    `template` and errors are as in `llama_params`; the head must be tied to the embedding, as it is there.
+    """
+    found = Weights(weights, "transformer.layers")
+    found.leave(r"transformer\.layers\.\d+\.attention\.position_indices")
+    names = {
+        "token_embedder/embedding": "embedding.word_embedding.weight",
+        "relative_embedding": "embedding.relative_embedding",
+        "relative_layer_norm/scale": "embedding.relative_layer_norm.weight",
+        "relative_layer_norm/bias": "embedding.relative_layer_norm.bias",
+        "head_dense/bias": "classifier.nonlinearity.1.bias",
+        "logits_bias/bias": "classifier.nonlinearity.5.bias",
+    }
+    found.vectors(names)
+    for index in found.layers:
+        ltg_bert_layer(found, f"layers_{index}", f"transformer.layers.{index}")
+    found.kernels({"head_dense/kernel": "classifier.nonlinearity.1.weight"})
+    if not found.repeats("classifier.nonlinearity.5.weight", "embedding.word_embedding.weight"):
+        raise UserError("'classifier.nonlinearity.5.weight' differs from the embedding, to which this head is tied.")
+    return found.tree(template)
+
+
+def ltg_bert_layer(found: Weights, ours: str, theirs: str) -> None:
+    """Splits what torch keeps in one matrix: query and key, and the MLP's (linear, gate), of which ours gates first."""
+    attention, mlp = f"{ours}/self_attention", f"{ours}/mlp"
+    for kind, part in (("kernel", "weight"), ("bias", "bias")):
+        query, key = np.split(found.take(f"{theirs}.attention.in_proj_qk.{part}"), 2)
+        found.ours |= {f"{attention}/query/{kind}": query.T, f"{attention}/key/{kind}": key.T}
+    found.kernels({f"{attention}/{a}/kernel": f"{theirs}.attention.{b}.weight" for a, b in VALUE_OUT.items()})
+    found.vectors({f"{attention}/{a}/bias": f"{theirs}.attention.{b}.bias" for a, b in VALUE_OUT.items()})
+    post = f"{theirs}.attention.post_layer_norm"
+    found.vectors(
+        {f"{attention}/post_layer_norm/scale": f"{post}.weight", f"{attention}/post_layer_norm/bias": f"{post}.bias"}
+    )
+    linear, gate = np.split(found.take(f"{theirs}.mlp.mlp.1.weight"), 2)
+    found.ours |= {f"{mlp}/wi_0/kernel": gate.T, f"{mlp}/wi_1/kernel": linear.T}
+    found.kernels({f"{mlp}/wo/kernel": f"{theirs}.mlp.mlp.4.weight"})

@@ -1,0 +1,386 @@
+"""Checkpoints: saved by Orbax in the background, each with its checksums, restored onto any mesh."""
+
+import contextlib
+import json
+import logging
+import math
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+from mixlm.checkpoints.checksums import FIGURES, NOTE, fault, seal
+from mixlm.checkpoints.compatibility import check_networks, check_same_arrays, networks_in, params_in
+from mixlm.checkpoints.retention import Policy, Retention
+from mixlm.errors import UserError
+from mixlm.parallel.processes import agreed, first
+from mixlm.params import is_stacked, laid_out_as
+from mixlm.paths import BEST, RunRef, refuse_link
+
+ITEM = "default"  # The name under which Orbax files the one item of a step.
+
+
+def size_in_bytes(state: PyTree) -> int:
+    """The bytes of all arrays in `state` (arrays or ShapeDtypeStructs), before compression."""
+    return sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(state))
+
+
+class Checkpoints:
+    """The checkpoints of a run: one sub-folder per step, of which the newest `keep` stay.
+
+    Beside them stay the `keep_best` ones with the lowest `best_metric` of validation, and those of every
+    `keep_period`-th step.
+
+    A checkpoint is whole when every file that its `checksums.json` names has the length and CRC-32 given there, so one
+    that was cut short, or damaged later, is noticed before Orbax reads it (TensorStore lets flipped bytes pass).
+    Nothing is written before the first save. Failures of the disk are raised as UserError, at the latest by `wait`.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        keep: int = 3,
+        best_metric: str | None = None,
+        keep_best: int = 1,
+        keep_period: int | None = None,
+    ) -> None:
+        self.retention = Retention(keep, best_metric, keep_best, keep_period)
+        self.folder = Path(folder).absolute()
+        self._manager: Any = None
+        self._saving: int | None = None
+        self._figures: dict[int, dict[str, float]] = {}
+
+    def save(
+        self,
+        step: int,
+        state: PyTree,
+        figures: Mapping[str, float] | None = None,
+        note: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """Begins to save `state` as the checkpoint of `step`; returns False when a whole one is there already.
+
+        `figures` are those of the state's validation, by which the best is found; `note` is what else the checkpoint
+        shall say of itself, in JSON, such as the data that were read. The arrays are copied before this returns, so
+        they may be donated; an earlier save is waited for first.
+        """
+        self.wait()
+        if agreed(lambda: step in self._steps() and self._fault(step, lengths_only=True) is None):
+            return False
+        self._set_aside(step)
+        self._saving = step
+        self._figures[step] = dict(figures or {})
+        agreed(lambda: self._check_space(state))
+        with self._writing():
+            said = None if note is None else dict(note)
+            self._open().save(step, args=_orbax().args.StandardSave(state), force=True, custom_metadata=said)
+        return True
+
+    def note(self, step: int) -> dict[str, Any]:
+        """What a checkpoint says of itself; nothing where it was saved without a note."""
+        self.wait()
+        return json.loads((self.folder / str(step) / NOTE).read_text()).get("custom_metadata") or {}
+
+    def restore(self, abstract_state: PyTree) -> tuple[int, PyTree] | None:
+        """Reads the newest whole checkpoint onto the shardings of `abstract_state`; None when there is none.
+
+        `abstract_state` holds jax.ShapeDtypeStructs with shardings, of any mesh. Checkpoints that are not whole are
+        renamed `<step>.torn`, so that their steps can be saved again, and one printed sentence names them. Raises
+        UserError for the first parameter whose name, shape or type differs.
+        """
+        self.wait()
+        step, torn = agreed(self._newest_whole)
+        for torn_step, _ in torn:
+            self._set_aside(torn_step)
+        if torn and first():
+            _tell(self.folder, torn, step)
+        if step is None:
+            return None
+        manager = self._open()
+        check_same_arrays(abstract_state, manager.item_metadata(step), self.folder / str(step))
+        with _failures(f"The checkpoint of step {step} in {self.folder} could not be read"):
+            return step, manager.restore(step, args=_orbax().args.StandardRestore(abstract_state))
+
+    def restore_params(self, abstract_params: dict[str, PyTree], step: int | None = None) -> tuple[int, Any] | None:
+        """Reads the parameters of some networks from a checkpoint, by default the newest whole one; None without one.
+
+        `abstract_params` is as in `read_params`. The folder may be another run's: it is only read.
+        """
+        step = self.whole(step)
+        return None if step is None else (step, self.read_params(step, abstract_params))
+
+    def whole(self, step: int | None = None) -> int | None:
+        """The step, by default the newest, whose checkpoint is whole by its checksums; None where there is none.
+
+        Nothing is touched; one printed sentence names the newer ones that are skipped because they are not whole.
+        Raises UserError where a step that was asked for is not kept or not whole.
+        """
+        self.wait()
+        with _failures(f"The checkpoints in {self.folder} could not be read"):
+            if step is not None:
+                return agreed(lambda: self._asked(step))
+            newest, torn = agreed(self._newest_whole)
+        if torn and first():
+            _tell(self.folder, torn, newest)
+        return newest
+
+    def _asked(self, step: int) -> int:
+        if fault := self._fault(self.kept(step)):
+            raise UserError(f"The checkpoint {self.folder / str(step)} is not whole: {fault}.")
+        return step
+
+    def networks(self, step: int) -> list[str]:
+        """The names of the networks in a whole checkpoint."""
+        with self._reading(step) as (metadata, _):
+            return networks_in(metadata)
+
+    def read_params(self, step: int, abstract_params: dict[str, PyTree]) -> dict[str, PyTree]:
+        """Reads the parameters of some networks from a whole checkpoint.
+
+        `abstract_params` holds jax.ShapeDtypeStructs with shardings, of any mesh, under each network's name; the other
+        networks and the optimizer's state, whichever it was, stay on the disk. Raises UserError for the first parameter
+        that is missing, or whose shape or type differs. Layers that are stacked in one of the two and not in the other
+        are stacked or taken apart.
+        """
+        folder = self.folder / str(step)
+        with self._reading(step) as (metadata, restore):
+            check_networks(abstract_params, metadata, folder)
+            shapes = {name: laid_out_as(tree, params_in(metadata, name)) for name, tree in abstract_params.items()}
+            asked = {"params": shapes}
+            check_same_arrays(asked, metadata, folder, whole=False)
+            found = restore(asked)["params"]
+        return {name: _laid_out(found[name], tree) for name, tree in abstract_params.items()}
+
+    def read_state(self, step: int, abstract_state: PyTree) -> PyTree:
+        """Reads all of a whole checkpoint of a folder that may be another run's, and is only read.
+
+        Raises UserError for the first array whose name, shape or type differs from that in `abstract_state`.
+        """
+        folder = self.folder / str(step)
+        with self._reading(step) as (metadata, restore):
+            check_same_arrays(abstract_state, metadata, folder)
+            try:
+                return restore(abstract_state)
+            except ValueError as error:
+                # Two optimizers may differ in a part that holds no array.
+                if "opt_state" in str(error):
+                    raise UserError(f"The checkpoint {folder} holds another optimizer's state.") from error
+                raise
+
+    @contextlib.contextmanager
+    def _reading(self, step: int) -> Iterator[tuple[Any, Any]]:
+        """The arrays that a checkpoint holds, and a function that reads them; a manager would clear away what another
+        process is writing.
+        """
+        ocp, folder = _orbax(), self.folder / str(step) / ITEM
+
+        def restore(asked: PyTree) -> PyTree:
+            restore_args = ocp.checkpoint_utils.construct_restore_args(asked)
+            args = ocp.args.PyTreeRestore(item=asked, restore_args=restore_args, partial_restore=True)
+            return reader.restore(folder, args=args)
+
+        with (
+            _failures(f"The checkpoint of step {step} in {self.folder} could not be read"),
+            ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader,
+        ):
+            yield reader.metadata(folder).item_metadata, restore
+
+    def kept(self, step: int) -> int:
+        """Returns `step`; raises UserError, naming those that there are, where no checkpoint of that step is kept."""
+        if step not in self._steps():
+            raise UserError(f"{self.folder} keeps no checkpoint of step {step}, it keeps {self.listed()}.")
+        return step
+
+    def listed(self) -> str:
+        """The steps whose checkpoints are kept, for a sentence."""
+        *others, last = [str(step) for step in sorted(self._steps())] or ["none"]
+        return f"{', '.join(others)} and {last}" if others else last
+
+    def best(self, metric: str) -> tuple[int, float] | None:
+        """The step with the lowest `metric` among the checkpoints that have all of their files, and that figure."""
+        self.wait()
+        figures = {step: self.figures(step) for step in self._steps() if self._fault(step, True) is None}
+        ranked = Retention(metric=metric).ranked(figures)
+        return (ranked[0], figures[ranked[0]][metric]) if ranked else None
+
+    def resolve(self, ref: RunRef, metric: str | None) -> int | None:
+        """The step that `ref` names, None for the newest; the best has the lowest `metric` of validation.
+
+        Raises UserError where that step is not kept, naming those that are, and where no figure says which is best.
+        """
+        if ref.which != BEST:
+            return self.kept(ref.which) if isinstance(ref.which, int) else None
+        if metric is None:
+            raise UserError(f"Which checkpoint of {ref.folder} is best depends on BEST_METRIC: name a figure there.")
+        best = self.best(metric)
+        if best is None:
+            raise UserError(
+                f"No checkpoint of {ref.folder} holds a figure {metric!r} of its validation (BEST_METRIC); it keeps "
+                f"{self.listed()}."
+            )
+        return best[0]
+
+    def figures(self, step: int) -> dict[str, float]:
+        """What the validation of a checkpoint's state said, {} where it was not validated."""
+        if step not in self._figures:
+            try:
+                found = json.loads((self.folder / str(step) / FIGURES).read_text())
+                self._figures[step] = {name: float(value) for name, value in found.items()}
+            except (OSError, ValueError, TypeError, AttributeError):
+                self._figures[step] = {}
+        return self._figures[step]
+
+    def latest(self) -> int | None:
+        """The newest step whose checkpoint has all of its files in full length, None without one."""
+        self.wait()
+        return agreed(self.written)
+
+    def written(self) -> int | None:
+        """As `latest`, but from this process alone and without waiting for what is being saved."""
+        return next((step for step in sorted(self._steps(), reverse=True) if self._fault(step, True) is None), None)
+
+    def wait(self) -> None:
+        """Returns when the save that runs in the background is on the disk; raises UserError when it failed."""
+        if self._manager is None:
+            return
+        with self._writing():
+            self._manager.wait_until_finished()
+        self._saving = None
+
+    def close(self) -> None:
+        """Waits for the last save and ends Orbax's threads."""
+        try:
+            self.wait()
+        finally:
+            if self._manager is not None:
+                self._manager.close()
+                self._manager = None
+
+    def _open(self) -> Any:
+        if self._manager is None:
+            ocp = _orbax()
+            options = ocp.CheckpointManagerOptions(
+                preservation_policy=Policy(self.retention, self.figures),
+                cleanup_tmp_directories=True,
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
+            )
+            with _failures(f"The folder of checkpoints {self.folder} could not be opened"):
+                self._manager = ocp.CheckpointManager(
+                    self.folder, options=options, item_handlers=ocp.StandardCheckpointHandler()
+                )
+        return self._manager
+
+    def _check_space(self, state: PyTree) -> None:
+        """A disk that fills up under Orbax is reported too, but only after its threads' tracebacks."""
+        place = next(parent for parent in (self.folder, *self.folder.parents) if parent.exists())
+        needed, free = size_in_bytes(state), shutil.disk_usage(place).free
+        if free < needed:
+            raise UserError(
+                f"The checkpoint of step {self._saving} needs {needed / 1e9:.3g} GB and {self.folder} "
+                f"has {free / 1e9:.3g} GB left; nothing was written."
+            )
+
+    def _steps(self) -> list[int]:
+        if not self.folder.is_dir():
+            return []
+        entries = list(self.folder.iterdir())
+        for entry in entries:
+            refuse_link(entry)
+        return [int(entry.name) for entry in entries if re.fullmatch(r"\d+", entry.name)]
+
+    def _newest_whole(self) -> tuple[int | None, list[tuple[int, str]]]:
+        """The newest step whose checkpoint is whole, and the steps after it with what is wrong with each."""
+        torn: list[tuple[int, str]] = []
+        for step in sorted(self._steps(), reverse=True):
+            fault = self._fault(step)
+            if fault is None:
+                return step, torn
+            torn.append((step, fault))
+        return None, torn
+
+    def _write_checksums(self) -> None:
+        """Runs on Orbax's thread in process 0, when all have written, just before the folder gets its final name."""
+        (folder,) = self.folder.glob(f"{self._saving}.*tmp*")
+        if self._saving is not None and self._figures[self._saving]:
+            (folder / FIGURES).write_text(json.dumps(self._figures[self._saving], indent=1))
+        seal(folder)
+
+    def _fault(self, step: int, lengths_only: bool = False) -> str | None:
+        return fault(self.folder / str(step), lengths_only)
+
+    def _set_aside(self, step: int) -> None:
+        def move() -> None:
+            aside = self.folder / f"{step}.torn"
+            if (self.folder / str(step)).exists():
+                shutil.rmtree(aside, ignore_errors=True)
+                (self.folder / str(step)).rename(aside)
+
+        agreed(move)
+        if self._manager is not None:
+            self._manager.reload()
+
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
+        return _failures(f"The checkpoint of step {self._saving} could not be written to {self.folder}")
+
+
+def _laid_out(params: PyTree, asked: PyTree) -> PyTree:
+    """The parameters in the layout and the places that were asked for."""
+    if is_stacked(params) == is_stacked(asked):
+        return params
+    places = jax.tree.map(lambda leaf: leaf.sharding, asked)
+    return jax.jit(lambda params: laid_out_as(params, asked), out_shardings=places)(params)
+
+
+@contextlib.contextmanager
+def _failures(what: str) -> Iterator[None]:
+    """Turns what the disk, TensorStore or Orbax raises into one sentence."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        # TensorStore wraps the system's error in a page of its own.
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        number = int(code[1]) if code else error.errno if isinstance(error, OSError) else None
+        reason = os.strerror(number) if number else str(error).strip().split("\n")[0][:300].rstrip(".")
+        raise UserError(f"{what}: {reason}.") from error
+
+
+def _orbax() -> Any:
+    # Orbax costs a quarter of a second, which a run that only explains itself need not pay.
+    import orbax.checkpoint
+
+    # Every failure reaches us as an exception; what Orbax logs besides would break into the progress bar.
+    logging.getLogger("absl").addFilter(_not_from_orbax)
+    _hush_late_writes()
+    return orbax.checkpoint
+
+
+@cache
+def _hush_late_writes() -> None:
+    """After a failed write, TensorStore's other ones end when nobody listens any more, each with a traceback."""
+    before = sys.unraisablehook
+
+    def unless_late(ignored: Any) -> None:
+        if not (isinstance(ignored.exc_value, RuntimeError) and str(ignored.exc_value) == "Event loop is closed"):
+            before(ignored)
+
+    sys.unraisablehook = unless_late
+
+
+def _not_from_orbax(record: logging.LogRecord) -> bool:
+    return f"{os.sep}orbax{os.sep}" not in record.pathname
+
+
+def _tell(folder: Path, torn: list[tuple[int, str]], step: int | None) -> None:
+    steps = ", ".join(str(torn_step) for torn_step, _ in torn)
+    onward = f"going on from the whole one of step {step}" if step is not None else "and no other is whole"
+    plural = "checkpoints of steps" if len(torn) > 1 else "checkpoint of step"
+    print(f"Not whole in {folder}: the {plural} {steps} ({torn[0][1]}); {onward}.", flush=True)

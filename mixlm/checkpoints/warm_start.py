@@ -1,0 +1,190 @@
+"""Where a run begins that does not begin afresh: a checkpoint of another run, or one of T5X."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from mixlm.checkpoints import from_t5x
+from mixlm.checkpoints.manager import Checkpoints
+from mixlm.checkpoints.run_dir import RunFolder
+from mixlm.errors import UserError, nearest
+from mixlm.paths import RunRef
+from mixlm.recipe import Recipe
+
+# T5X trains one network, and does not name it.
+T5X_NETWORKS = ("model",)
+# What decides which rows a step reads.
+WALK = ("seed", "batch_size", "lengths")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The checkpoint of `step` in `folder`, of which `networks` are taken; the networks in `afresh` are not in it.
+
+    `held` is what the run there says of itself, None for a T5X checkpoint; with `optimizer` the run goes on at `step`.
+    """
+
+    text: str
+    folder: Path
+    step: int
+    networks: tuple[str, ...]
+    afresh: tuple[str, ...]
+    optimizer: bool
+    held: Mapping[str, str] | None
+
+    @property
+    def first(self) -> int:
+        """How many steps are done where the run begins."""
+        return self.step if self.optimizer else 0
+
+    @property
+    def name(self) -> str:
+        """The folder and the step, as the run's record keeps them."""
+        return f"{self.folder}@{self.step}"
+
+    def described(self, identity: Mapping[str, str]) -> str:
+        """What the run opens with, for its summary."""
+        if self.held is None:
+            return f"with the parameters of T5X's {self.folder}, whose vocabulary cannot be checked{self._rest()}"
+        if not self.optimizer:
+            what = "the parameters" if not self.afresh else " and ".join(self.networks)
+            return f"with {what} of {self.name}{self._rest()}"
+        walks = [f"{name} {self.held[name]}" for name in WALK if self.held.get(name, identity[name]) != identity[name]]
+        other = f"; on another walk over the data than there ({', '.join(walks)})" if walks else ""
+        return f"after step {self.step} of {self.folder}, with its optimizer's state{other}"
+
+    def _rest(self) -> str:
+        return f"; {' and '.join(self.afresh)} afresh" if self.afresh else ""
+
+    def check(self, fingerprints: Mapping[str, str], steps: int) -> None:
+        """Raises UserError for another vocabulary and, where the run goes on, for other data or no step left to train.
+
+        `fingerprints` are the new run's, of its "data" and "vocabulary"; what it does not know is not compared.
+        """
+        if self._differs("vocabulary", fingerprints):
+            raise UserError(
+                f"INIT_FROM = {self.text!r} was trained with another vocabulary, so its tokens mean other words."
+            )
+        if self.optimizer and self._differs("data", fingerprints):
+            raise UserError(
+                f"INIT_FROM = {self.text!r} was trained on other data, so this run cannot go on at step {self.step}: "
+                f"give it the same, or begin with the parameters alone (INIT_OPTIMIZER=False)."
+            )
+        if self.first >= steps:
+            raise UserError(
+                f"INIT_FROM = {self.text!r} goes on after step {self.step}, and this run ends after step {steps} "
+                f"(TRAIN_STEPS)."
+            )
+
+    def _differs(self, name: str, fingerprints: Mapping[str, str]) -> bool:
+        held, here = (self.held or {}).get(name), fingerprints.get(name)
+        return held is not None and here is not None and held != here
+
+    def state(self, create: Any, abstract_state: Any) -> Any:
+        """The state that the run begins with, on the mesh of `abstract_state`; `create()` makes one afresh."""
+        checkpoints = Checkpoints(RunFolder(self.folder).checkpoints)
+        if self.optimizer:
+            return checkpoints.read_state(self.step, abstract_state)
+        shapes = {name: abstract_state.params[name] for name in self.networks}
+        if self.held is None:
+            taken = {
+                name: _placed(from_t5x.load_checkpoint(self.folder, shapes[name]), shapes[name]) for name in shapes
+            }
+        else:
+            taken = checkpoints.read_params(self.step, shapes)
+        state = create()
+        return state.replace(params=state.params | taken)
+
+    def note(self) -> dict[str, Any]:
+        """What the checkpoint says of the steps before it, where the run counts them as its own."""
+        return Checkpoints(RunFolder(self.folder).checkpoints).note(self.step) if self.optimizer else {}
+
+
+def origin_of(recipe: Recipe, began: str | None = None) -> Origin | None:
+    """Where the recipe's run begins, None where it begins afresh; `began` is the record of an earlier start of it.
+
+    Raises UserError where INIT_FROM holds no such checkpoint, or one of other networks.
+    """
+    text = recipe.init_from
+    if text is None:
+        if recipe.init_optimizer:
+            raise UserError("INIT_OPTIMIZER takes the optimizer's state from INIT_FROM, which names no run.")
+        return None
+    ref = RunRef.parse(text)
+    if began is not None:
+        ref = RunRef(ref.folder, _step_of(began))
+    if not RunFolder(ref.folder).recipe.exists():
+        found = _from_t5x(recipe, text, ref)
+        if found is None:
+            siblings = [str(path.parent) for path in ref.folder.parent.glob("*/recipe.json")]
+            raise UserError(f"INIT_FROM = {text!r} holds no run with a checkpoint.{nearest(str(ref.folder), siblings)}")
+        return found
+    folder = RunFolder(ref.folder)
+    held, checkpoints = folder.held(), Checkpoints(folder.checkpoints)
+    step = checkpoints.whole(checkpoints.resolve(ref, recipe.best_metric))
+    if step is None:
+        raise UserError(f"INIT_FROM = {text!r} holds no run with a checkpoint.")
+    if recipe.init_optimizer and held.get("scan_layers") != recipe.identity().get("scan_layers"):
+        raise UserError(
+            f"INIT_OPTIMIZER goes on with the state of {text!r}, which has other SCAN_LAYERS: give this run "
+            f"the same, or begin with the parameters alone (INIT_OPTIMIZER=False)."
+        )
+    networks, afresh = _shared(recipe, text, checkpoints.networks(step))
+    return Origin(text, ref.folder, step, networks, afresh, recipe.init_optimizer, held)
+
+
+def _shared(recipe: Recipe, text: str, written: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The networks that are taken, and those that begin afresh."""
+    taken = tuple(name for name in recipe.networks if name in written)
+    afresh = tuple(name for name in recipe.networks if name not in written)
+    if not taken:
+        raise UserError(
+            f"INIT_FROM = {text!r} holds none of this run's networks ({', '.join(recipe.networks)}), only "
+            f"{', '.join(written) or 'none'}."
+        )
+    if recipe.init_optimizer and (afresh or set(written) != set(taken)):
+        others = [name for name in written if name not in taken]
+        wrong = f"lacks {' and '.join(afresh)}" if afresh else f"holds {' and '.join(others)} as well"
+        raise UserError(
+            f"INIT_FROM = {text!r} {wrong}, and INIT_OPTIMIZER goes on with exactly this run's networks "
+            f"({', '.join(recipe.networks)}): begin with the parameters alone (INIT_OPTIMIZER=False)."
+        )
+    return taken, afresh
+
+
+def _from_t5x(recipe: Recipe, text: str, ref: RunRef) -> Origin | None:
+    """The T5X checkpoint that the ref names, None where its folder holds none."""
+    found = from_t5x.checkpoints_in(ref.folder)
+    if not found:
+        return None
+    if recipe.init_optimizer:
+        raise UserError(
+            f"INIT_FROM = {text!r} is a T5X checkpoint, of which the parameters alone are read: INIT_OPTIMIZER=False."
+        )
+    step = max(found) if ref.which is None else ref.which
+    if step not in found:
+        kept = ", ".join(map(str, sorted(found)))
+        raise UserError(f"INIT_FROM = {text!r}: {ref.folder} holds T5X's checkpoints of step {kept} alone.")
+    networks, afresh = _shared(recipe, text, list(T5X_NETWORKS))
+    return Origin(text, found[step], step, networks, afresh, False, None)
+
+
+def _step_of(began: str) -> int:
+    step = began.rpartition("@")[2]
+    if not step.isdecimal():
+        raise UserError(f"The record of where this run began ({began!r} in its recipe.json) is damaged.")
+    return int(step)
+
+
+def _placed(params: Any, shapes: Any) -> Any:
+    """Arrays of the host on the mesh, in the types that the network has."""
+
+    def place(array: np.ndarray, shape: jax.ShapeDtypeStruct) -> jax.Array:
+        whole = np.asarray(array, shape.dtype)
+        return jax.make_array_from_callback(shape.shape, shape.sharding, lambda index: whole[index])
+
+    return jax.tree.map(place, params, shapes)

@@ -1,0 +1,1 @@
+"""The commands: `mixlm train`, `mixlm evaluate`, `mixlm decode`, `mixlm explain`."""

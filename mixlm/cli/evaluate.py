@@ -1,0 +1,33 @@
+"""Scores a trained run in every mode of its network: python launch/evaluate.py --gin_file=NAME.gin --gin.MODEL_DIR=RUN.
+
+--gin.MINIMAL_PAIRS=FOLDER adds minimal pairs; gin/evaluate.gin lists what else can be set.
+"""
+
+import sys
+from functools import partial
+
+from mixlm.gin_config.flags import parse_flags
+
+
+def main() -> None:
+    """Builds the recipe and what to score from the command line, and scores, explains or prints it."""
+    flags = parse_flags(sys.argv[1:], __doc__)
+    from mixlm.evaluation.run import Scoring, explanation, prepare, score_run
+    from mixlm.gin_config.build import config_text, configured_all
+    from mixlm.recipe import Recipe
+
+    files = ("evaluate.gin",)
+    if flags.print_config:
+        print(config_text(flags, Recipe, (Scoring,), files), end="")
+        return
+    recipe, scoring = configured_all(flags, (Recipe, Scoring), files)
+    from mixlm.training.run import keep_executables
+
+    keep_executables(recipe.dataset.cache / "executables")
+    say = partial(print, flush=True)
+    prepared = prepare(recipe, scoring, say)
+    if flags.explain:
+        for line in explanation(prepared):
+            say(line)
+    else:
+        score_run(prepared, say)

@@ -1,0 +1,48 @@
+"""Trains a recipe: python launch/train.py --gin_file=spactor.gin [--gin.NAME=value ...]."""
+
+import sys
+from functools import partial
+
+from mixlm.errors import UserError
+from mixlm.gin_config.flags import Flags, parse_flags
+
+
+def main() -> None:
+    """Builds the recipe from the command line, and trains, explains, compiles ahead or prints it."""
+    flags = parse_flags(sys.argv[1:], __doc__, several=True)
+    from mixlm.gin_config.build import config_text, configured, operative_config
+    from mixlm.recipe import Recipe
+
+    if flags.print_config:
+        print(config_text(flags, Recipe), end="")
+        return
+    say = partial(print, flush=True)
+    if flags.aot is not None:
+        alone(flags)
+        import jax
+
+        # A TPU that is here is not to be taken, and one that is not here not waited for.
+        jax.config.update("jax_platforms", "cpu")
+        from mixlm.training.aot import compile_ahead
+
+        compile_ahead(configured(flags, Recipe), flags.aot, say)
+        return
+    recipe = configured(flags, Recipe)
+    from mixlm.parallel.processes import joined, place
+    from mixlm.perf.malloc import keep_freed
+    from mixlm.training.run import explain, train
+
+    keep_freed()
+    with joined(place(flags.coordinator, flags.processes, flags.process)):
+        if flags.explain:
+            explain(recipe, say)
+        else:
+            train(recipe, operative_config(), say, flags.profile)
+
+
+def alone(flags: Flags) -> None:
+    """Raises UserError where --aot stands beside a flag that it would leave without effect."""
+    for name in ("explain", "profile", "coordinator", "processes", "process"):
+        # Process 0 is a process.
+        if getattr(flags, name) is not None and getattr(flags, name) is not False:
+            raise UserError(f"--aot compiles in this process alone and stops: leave --{name} out.")

@@ -1,0 +1,201 @@
+"""From a task to batches: vocabulary and token store are made once, then every batch is a function of its step."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int32, Int64
+
+from mixlm.data.loader.epochs import Repeated, sequential, unique_documents
+from mixlm.data.loader.pairs import PLAIN_TEXT, Pairs, check_lengths, held_out, in_order, kept_offsets
+from mixlm.data.loader.streaming import CAVEAT, StreamedData
+from mixlm.data.store.cache import cache_folder
+from mixlm.data.store.fingerprint_cache import kept_in
+from mixlm.data.store.token_store import Documents, Tokenized, TokenStore, open_or_build
+from mixlm.data.tasks import SPLITS, Task, TextTask
+from mixlm.data.vocabulary import Vocabulary
+from mixlm.errors import UserError
+
+COUNTED = 2**28  # Ours: frequencies of a long text are known well enough by then.
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run says about its data before it starts; documents, tokens and text bytes are counted per split."""
+
+    name: str
+    documents: Mapping[str, int]
+    tokens: Mapping[str, int]
+    text_bytes: Mapping[str, int]
+    unique_documents: int
+    unique_tokens: int
+    vocab_size: int
+    fingerprint: str
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedData:
+    """A task whose vocabulary and tokens lie on the disk; with `pairs`, feature lengths, a row is a pair."""
+
+    name: str
+    vocabulary: Vocabulary
+    store: TokenStore
+    unique_tokens: int | None = None
+    pairs: Mapping[str, int] | None = None
+
+    def train(self, block_length: int, seed: int, epochs: int | None = None) -> Repeated | Pairs:
+        """The unique set of the train split in blocks, epoch after epoch: without end, or so many and then padding."""
+        if self.pairs is not None:
+            return Pairs(self.store.split("train"), self.pairs, seed, self.unique_tokens, epochs)
+        return Repeated(self.store.split("train"), block_length, seed, self.unique_tokens, epochs)
+
+    def rows_of(self, block_length: int, epochs: int | None) -> int | None:
+        """How many blocks so many epochs take, the last one padded; None where they are not given."""
+        if epochs is None or self.pairs is not None:
+            return None if epochs is None else epochs * self.summary.unique_documents
+        return -(-epochs * self.summary.unique_tokens // block_length)
+
+    @property
+    def parts(self) -> tuple["PreparedData", ...]:
+        """The sources: this one."""
+        return (self,)
+
+    def validation_size(self, block_length: int) -> int:
+        """How many blocks the validation split has."""
+        if self.pairs is not None:
+            return held_out(self.store.split("validation"), self.pairs)
+        return len(self.validation(block_length))
+
+    def validation_rows(self, block_length: int, count: int) -> Int32[np.ndarray, "count L"]:
+        """So many blocks, spread evenly over the validation split; a small split is gone through again."""
+        if self.pairs is not None:
+            split = self.store.split("validation")
+            return in_order(split, self.pairs, _spread(held_out(split, self.pairs), count))
+        blocks = self.validation(block_length)
+        return blocks[_spread(len(blocks), count)]
+
+    def validation(self, block_length: int) -> Int32[np.ndarray, "blocks L"]:
+        """The validation split in its own order, in blocks."""
+        if self.pairs is not None:
+            split = self.store.split("validation")
+            return in_order(split, self.pairs, np.arange(held_out(split, self.pairs)))
+        return sequential(self.store.split("validation"), block_length)
+
+    def token_counts(self) -> Int64[np.ndarray, " V"]:
+        """How often each token occurs in the train split, or in the first COUNTED tokens of a longer one."""
+        tokens = self.store.split("train").tokens[:COUNTED]
+        size = self.vocabulary.token_ids.vocab_size
+        parts = (tokens[start : start + 2**24] for start in range(0, len(tokens), 2**24))
+        return sum((np.bincount(part, minlength=size) for part in parts), start=np.zeros(size, np.int64))
+
+    @cached_property
+    def summary(self) -> Summary:
+        """The counts of documents and tokens, and the fingerprint of text and vocabulary."""
+        splits = {name: self.store.split(name) for name in SPLITS}
+        offsets = splits["train"].offsets if self.pairs is None else kept_offsets(splits["train"], self.pairs)
+        unique = unique_documents(offsets, self.unique_tokens)
+        return Summary(
+            name=self.name,
+            documents={name: split.num_documents for name, split in splits.items()},
+            tokens={name: split.num_tokens for name, split in splits.items()},
+            text_bytes={name: split.text_bytes for name, split in splits.items()},
+            unique_documents=len(unique),
+            unique_tokens=int(np.diff(offsets)[unique].sum()),
+            vocab_size=self.vocabulary.token_ids.vocab_size,
+            fingerprint=self.store.manifest["fingerprint"],
+        )
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A task to train on, cut to its unique set of at most `unique_tokens` tokens in whole documents.
+
+    Vocabulary and tokens are cached in `cache_dir`, by default `$MIXLM_CACHE` or `~/.cache/mixlm`. With `stream` no
+    tokens are: the text is tokenised as it is read, for a corpus too large to store, with what `StreamedData` says.
+    With `pairs`, feature lengths, a row is one supervised example, inputs and targets (see `Pairs`).
+    """
+
+    task: Task
+    unique_tokens: int | None = None
+    cache_dir: str | None = field(default=None, repr=False, compare=False)  # where, not what
+    stream: bool = field(default=False, repr=False)  # its data have a fingerprint of their own
+    pairs: Mapping[str, int] | None = field(default=None, repr=False)  # theirs, too
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.unique_tokens, int | None):
+            raise UserError(f"UNIQUE_TOKENS is a whole number of tokens or None, not {self.unique_tokens!r}.")
+        if self.stream and self.unique_tokens is not None:
+            raise UserError("UNIQUE_TOKENS needs a token store, and STREAM = True makes none: give one of them.")
+        if self.pairs is None:
+            return
+        check_lengths(self.pairs)
+        if self.stream:
+            raise UserError("Pairs of inputs and targets need a token store, and STREAM = True makes none.")
+        if isinstance(self.task, TextTask):
+            raise UserError(f"The task {self.task.name!r} is plain text: {PLAIN_TEXT}.")
+
+    @property
+    def cache(self) -> Path:
+        """The folder of all that is made once."""
+        return cache_folder(self.cache_dir)
+
+    def prepare(self, log: Callable[[str], object] = print) -> PreparedData | StreamedData:
+        """Opens what is cached, and makes what is not; only tokenising imports seqio and TensorFlow."""
+        return self._streamed(log) if self.stream else self.stored(log)
+
+    def stored(self, log: Callable[[str], object] = print) -> PreparedData:
+        """The task with its vocabulary and its token store."""
+        with kept_in(self.cache / "remembered"):
+            fingerprint = self.task.fingerprint()
+            with self._writing():
+                vocabulary = self.task.load_vocabulary(self.cache, log)
+                store = open_or_build(
+                    self.cache / "stores" / f"{self.task.name.replace(':', '_')}-{fingerprint[:16]}",
+                    lambda: tokenized(self.task, vocabulary, log),
+                    vocabulary.token_ids.vocab_size,
+                    fingerprint,
+                    vocabulary.fingerprint,
+                    log,
+                )
+        prepared = PreparedData(self.task.name, vocabulary, store, self.unique_tokens, self.pairs)
+        _ = prepared.summary  # A budget that holds no document fails here, before anything else is built.
+        return prepared
+
+    def _streamed(self, log: Callable[[str], object]) -> StreamedData:
+        with kept_in(self.cache / "remembered"):
+            fingerprint = self.task.fingerprint()
+            with self._writing():
+                vocabulary = self.task.load_vocabulary(self.cache, log)
+        log(f"Streaming {self.task.name}: {CAVEAT}.")
+        return StreamedData(self.task, vocabulary, fingerprint)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """What cannot be written is the cache's fault."""
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(
+                f"The cache folder {self.cache} cannot be used ({reason}); name another in MIXLM_CACHE."
+            ) from None
+
+
+def _spread(size: int, count: int) -> Int64[np.ndarray, " count"]:
+    return np.floor(np.arange(count) * (size / count)).astype(np.int64)
+
+
+def tokenized(task: Task, vocabulary: Vocabulary, log: Callable[[str], object]) -> dict[str, Documents]:
+    """Each split's documents from a number on, with a progress bar where a terminal watches."""
+    log(f"Tokenising {task.name} (once).")
+    return {split: partial(_tokenized_split, task, vocabulary, split) for split in SPLITS}
+
+
+def _tokenized_split(task: Task, vocabulary: Vocabulary, split: str, first: int) -> Iterator[Tokenized]:
+    from tqdm import tqdm
+
+    documents, total = task.tokenized(vocabulary, split, first), task.count(split)
+    yield from tqdm(documents, initial=first, total=total, desc=f"{task.name} {split}", unit="doc", disable=None)

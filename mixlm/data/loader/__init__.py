@@ -1,0 +1,1 @@
+"""Rows of tokens as a function of (seed, step): epochs, permutations, mixing rates, batches."""

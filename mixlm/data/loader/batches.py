@@ -1,0 +1,67 @@
+"""Batches as a function of (seed, step), read ahead by Grain."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Int, Int32
+
+from mixlm.errors import UserError
+
+READ_AHEAD = 8  # Ours: a few batches hide a hiccup of the disk, and cost little memory.
+
+
+@runtime_checkable
+class Walk(Protocol):
+    """Where a row of a step comes from: a function of the seed, the step and the row alone."""
+
+    def rows(self, step: int, batch_size: int, places: Int[np.ndarray, " R"]) -> Int32[np.ndarray, "R L"]:
+        """The tokens of some rows of a step, at `places` in a batch of `batch_size` rows."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Batches:
+    """Batches of blocks: what row r of step s holds, `walk` says; each process has a run of the rows."""
+
+    walk: Walk
+    batch_size: int
+    process_index: int = 0
+    process_count: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.batch_size % self.process_count:
+            raise UserError(
+                f"BATCH_SIZE = {self.batch_size} cannot be shared equally by {self.process_count} processes."
+            )
+        if not 0 <= self.process_index < self.process_count:
+            raise UserError(f"There is no process {self.process_index} of {self.process_count}.")
+
+    def batch(self, step: int) -> dict[str, Int32[np.ndarray, "B L"]]:
+        """The rows of a step that this process holds, as `tokens`: a function of the seed and the step alone."""
+        rows = self.batch_size // self.process_count
+        first = self.process_index * rows
+        return {"tokens": self.walk.rows(step, self.batch_size, np.arange(first, first + rows))}
+
+    def iterate(self, start_step: int = 0) -> Iterator[tuple[int, dict[str, Int32[np.ndarray, "B L"]]]]:
+        """Steps and their batches from `start_step` on, without end, read ahead by Grain in a thread of its own."""
+        import grain
+
+        steps = grain.MapDataset.source(_Steps(self))[start_step:]
+        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=READ_AHEAD)
+        # `yield from` hands on the closing of this generator, which ends Grain's thread.
+        yield from steps.to_iter_dataset(options)
+
+
+@dataclass(frozen=True, eq=False)
+class _Steps:
+    """All steps as a source for Grain, whose sources have a length: more steps than anyone takes."""
+
+    batches: Batches
+
+    def __len__(self) -> int:
+        return 2**40
+
+    def __getitem__(self, step: int) -> tuple[int, dict[str, np.ndarray]]:
+        return int(step), self.batches.batch(int(step))

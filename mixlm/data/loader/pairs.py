@@ -1,0 +1,161 @@
+"""Supervised examples as rows: a pair of inputs and targets each, every pair once an epoch in a fresh order."""
+
+import functools
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Int, Int32, Int64
+
+from mixlm.data.loader.epochs import unique_documents
+from mixlm.data.loader.permutation import permutation
+from mixlm.data.store.token_store import StoreSplit
+from mixlm.errors import UserError, nearest
+
+# Ours: what a random number is for, beside the uses in repeat.py and mixed.py.
+_ORDER_OF_PAIRS = 4
+FEATURES = ("inputs", "targets")
+PLAIN_TEXT = "pairs need a seqio Task with the features 'inputs' and 'targets' (--gin_file=data/seqio_task.gin)"
+
+
+class Pairs:
+    """The unique set of a split's pairs as a sequence of rows, one pair each, without end or of `epochs` epochs.
+
+    A row holds `lengths["inputs"]` and then `lengths["targets"]` tokens: padding (0) and the inputs, which end where
+    the targets begin, and then the targets and padding. What is longer is cut at its end. Each epoch has each pair once
+    in an order drawn from (seed, epoch). Tokens, those of the budget too, are counted as rows hold them, without the
+    padding. After the last of `epochs` there is padding alone. A row is a function of the seed and its number, and
+    costs the same however far it lies.
+    """
+
+    def __init__(
+        self,
+        split: StoreSplit,
+        lengths: Mapping[str, int],
+        seed: int,
+        unique_tokens: int | None = None,
+        epochs: int | None = None,
+    ):
+        self.lengths, self.seed = dict(lengths), seed
+        self.block_length = sum(lengths[feature] for feature in FEATURES)
+        self._split, self._documents = split, unique_pairs(split, lengths, unique_tokens)
+        self._counts = np.diff(kept_offsets(split, lengths))[self._documents]
+        self.num_documents, self.num_tokens = len(self._documents), int(self._counts.sum())
+        if self.num_tokens == 0:
+            raise UserError("The training split holds no tokens.")
+        self._end = None if epochs is None else epochs * self.num_documents
+        self._epoch_order = functools.lru_cache(maxsize=4)(self._lay_out_epoch)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the inputs and targets of exactly this unique set, uncut, whatever the seed."""
+        digest, split = hashlib.sha256(), self._split
+        for document in self._documents.tolist():
+            for part in _parts(split, document):
+                digest.update(len(part).to_bytes(8, "little"))
+                digest.update(part.astype("<u4").tobytes())
+        return digest.hexdigest()
+
+    def tokens_in(self, blocks: int) -> int:
+        """How many tokens the first so many rows hold, padding left out."""
+        epoch, within = divmod(blocks if self._end is None else min(blocks, self._end), self.num_documents)
+        return epoch * self.num_tokens + (int(self._epoch_order(epoch)[1][within - 1]) if within else 0)
+
+    def block(self, index: int) -> Int32[np.ndarray, " L"]:
+        """The tokens of row `index`."""
+        if index < 0:
+            raise IndexError(f"row {index} lies before the first")
+        if self._end is not None and index >= self._end:
+            return np.zeros(self.block_length, np.int32)
+        epoch, within = divmod(index, self.num_documents)
+        return pair(self._split, int(self._documents[self._epoch_order(epoch)[0][within]]), self.lengths)
+
+    def blocks(self, indices: Int[np.ndarray, " B"]) -> Int32[np.ndarray, "B L"]:
+        """The tokens of several rows."""
+        rows = [self.block(int(index)) for index in indices]
+        return np.stack(rows) if rows else np.empty((0, self.block_length), np.int32)
+
+    def rows(self, step: int, batch_size: int, places: Int[np.ndarray, " R"]) -> Int32[np.ndarray, "R L"]:
+        """Some rows of a step of batches of `batch_size` rows: row r of step s is row `s * batch_size + r` of all."""
+        return self.blocks(step * batch_size + places)
+
+    @property
+    def parts(self) -> tuple["Pairs", ...]:
+        """The sources: this one."""
+        return (self,)
+
+    def counts(self, steps: int, batch_size: int) -> list[int]:
+        """How many rows each source has had after so many steps."""
+        return [steps * batch_size]
+
+    def figures(self, steps: int, batch_size: int) -> dict[str, float | int | str]:
+        """What has been read after so many steps: tokens, epochs, and the set by its fingerprint."""
+        tokens = self.tokens_in(steps * batch_size)
+        return {"tokens": tokens, "epoch": tokens / self.num_tokens, "set": self.fingerprint[:12]}
+
+    def _lay_out_epoch(self, epoch: int) -> tuple[Int64[np.ndarray, " D"], Int64[np.ndarray, " D"]]:
+        """An epoch's order, and how many tokens it has brought by the end of each of its rows."""
+        order = permutation(self.num_documents, self.seed, _ORDER_OF_PAIRS, epoch)
+        return order, np.cumsum(self._counts[order])
+
+
+def check_lengths(lengths: Mapping[str, int]) -> None:
+    """Raises UserError unless the lengths are those of inputs and targets."""
+    for feature in FEATURES:
+        if feature not in lengths:
+            raise UserError(
+                f"Pairs need TASK_FEATURE_LENGTHS of 'inputs' and 'targets', and there is no {feature!r} in "
+                f"{sorted(lengths)}.{nearest(feature, lengths)}"
+            )
+        if isinstance(lengths[feature], bool) or not isinstance(lengths[feature], int) or lengths[feature] < 1:
+            raise UserError(
+                f"TASK_FEATURE_LENGTHS[{feature!r}] must be a whole number above 0, got {lengths[feature]!r}."
+            )
+
+
+def unique_pairs(split: StoreSplit, lengths: Mapping[str, int], unique_tokens: int | None) -> Int64[np.ndarray, " D"]:
+    """The pairs of the unique set: as many whole ones as the budget holds, each counted as a row holds it."""
+    return unique_documents(kept_offsets(split, lengths), unique_tokens)
+
+
+def kept_offsets(split: StoreSplit, lengths: Mapping[str, int]) -> Int64[np.ndarray, " bounds"]:
+    """Where each pair would begin, and the last end, if nothing were stored but what rows of these lengths keep.
+
+    Raises UserError where the split is plain text.
+    """
+    if split.targets is None:
+        raise UserError(f"The data have no inputs: {PLAIN_TEXT}.")
+    inputs = np.minimum(split.targets - split.offsets[:-1], lengths["inputs"])
+    targets = np.minimum(split.offsets[1:] - split.targets, lengths["targets"])
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(inputs + targets, dtype=np.int64)])
+
+
+def pair(split: StoreSplit, document: int, lengths: Mapping[str, int]) -> Int32[np.ndarray, " L"]:
+    """A pair as a row: padding, inputs, targets, padding."""
+    row = np.zeros(lengths["inputs"] + lengths["targets"], np.int32)
+    inputs, targets = (part[: lengths[name]] for part, name in zip(_parts(split, document), FEATURES))
+    middle = lengths["inputs"]
+    row[middle - len(inputs) : middle] = inputs
+    row[middle : middle + len(targets)] = targets
+    return row
+
+
+def in_order(
+    split: StoreSplit, lengths: Mapping[str, int], chosen: Int64[np.ndarray, " R"]
+) -> Int32[np.ndarray, "R L"]:
+    """Some of a split's pairs as rows, by their numbers."""
+    return np.stack([pair(split, int(number), lengths) for number in chosen])
+
+
+def held_out(split: StoreSplit, lengths: Mapping[str, int]) -> int:
+    """How many pairs there are to validate on; UserError where there is none."""
+    if not kept_offsets(split, lengths)[-1]:
+        raise UserError("The validation split holds no pairs; name another in VALIDATION_SPLIT.")
+    return split.num_documents
+
+
+def _parts(split: StoreSplit, document: int) -> tuple[np.ndarray, np.ndarray]:
+    """The inputs and the targets of a pair, as they are stored."""
+    assert split.targets is not None
+    begins, middle, ends = split.offsets[document], split.targets[document], split.offsets[document + 1]
+    return split.tokens[begins:middle], split.tokens[middle:ends]

@@ -1,0 +1,1 @@
+"""Documents of raw text, one file a kind."""

@@ -1,0 +1,99 @@
+"""Documents of a data set that TensorFlow Datasets has prepared on this machine's disk."""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from mixlm.data.sources.base import TASK_VERSION, digest, known, tidy
+from mixlm.data.vocabulary import import_seqio
+from mixlm.errors import NotHere, UserError, nearest
+
+VERSION = re.compile(r"\d+\.\d+\.\d+")
+
+
+@dataclass(frozen=True)
+class Tfds:
+    """A data set of TensorFlow Datasets that has been prepared on the disk, such as `c4/en:3.0.1`.
+
+    `name` is the builder's, with its configuration and version where it has several (the highest version, without one);
+    `data_dir` defaults to `$TFDS_DATA_DIR` or `~/tensorflow_datasets`. Splits may be parts, such as `train[:99%]`.
+    Nothing is downloaded. Raises UserError for a data set that is not there, and for an unknown split or feature.
+    """
+
+    name: str
+    feature: str = "text"
+    train_split: str = "train"
+    validation_split: str = "validation"
+    data_dir: str | None = field(default=None, repr=False, compare=False)  # where, not what
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"\w+(/[\w.\-]+)?(:\d+\.\d+\.\d+)?", self.name):
+            raise UserError(f"The data set's name {self.name!r} is not like 'c4', 'c4/en' or 'c4/en:3.0.1'.")
+        if self.train_split == self.validation_split:
+            raise UserError(f"Tfds would both train and validate on {self.train_split!r}; name two splits.")
+
+    def documents(self, split: str) -> Iterator[str]:
+        """The documents of a split in the order of the files; imports TensorFlow."""
+        wanted = self.train_split if known(split) == "train" else self.validation_split
+        folder, _ = self._prepared()
+        import_seqio()  # TensorFlow, quiet and without a GPU
+        import tensorflow_datasets as tfds
+
+        builder = tfds.builder_from_directory(str(folder))
+        features = builder.info.features
+        if self.feature not in features:
+            raise UserError(f"{self.name} has no feature {self.feature!r}.{nearest(self.feature, features)}")
+        # One file after the other: with several at once the order would depend on how many.
+        examples = builder.as_dataset(
+            split=wanted,
+            shuffle_files=False,
+            decoders=tfds.decode.PartialDecoding({self.feature: True}),
+            read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
+        )
+        for example in examples.as_numpy_iterator():
+            if document := tidy(example[self.feature].decode("utf-8", "replace")):
+                yield document
+
+    def fingerprint(self) -> str:
+        """SHA-256 over builder, version, splits and the sizes of their files; imports no TensorFlow."""
+        folder, splits = self._prepared()
+        sizes = [
+            [split, splits[_base(split)].get("shardLengths"), splits[_base(split)].get("numBytes")]
+            for split in (self.train_split, self.validation_split)
+        ]
+        return digest(TASK_VERSION, ["tfds", self.name.split(":")[0], folder.name, self.feature], sizes)
+
+    def _prepared(self) -> tuple[Any, dict[str, dict[str, Any]]]:
+        """The data set's folder, and what its record says of each split."""
+        # TFDS's own look-up would ask the network first; etils is what TFDS reads buckets with.
+        from etils import epath
+
+        home = epath.Path(self.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+        name, _, version = self.name.partition(":")
+        place = home / name
+        versions = [entry.name for entry in place.iterdir()] if place.is_dir() else []
+        found = [entry for entry in versions if VERSION.fullmatch(entry) and version in ("", entry)]
+        # A copy that was broken off has no record yet.
+        whole = [entry for entry in found if (place / entry / "dataset_info.json").exists()]
+        if not whole:
+            prepare = f"tfds.builder({self.name!r}, data_dir={str(home)!r}).download_and_prepare()"
+            raise NotHere(f"The data set {self.name!r} is not prepared in {str(home)!r}: run {prepare} first.")
+        folder = place / max(whole, key=lambda entry: [int(number) for number in entry.split(".")])
+        try:
+            record = json.loads((folder / "dataset_info.json").read_text())
+            splits = {entry["name"]: entry for entry in record["splits"]}
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"The record {str(folder / 'dataset_info.json')!r} is damaged.") from None
+        for split in (self.train_split, self.validation_split):
+            if _base(split) not in splits:
+                known_splits = ", ".join(map(repr, splits))
+                close = nearest(_base(split), splits)
+                raise UserError(f"{self.name} has no split {split!r}, only {known_splits}.{close}")
+        return folder, splits
+
+
+def _base(split: str) -> str:
+    return split.partition("[")[0]

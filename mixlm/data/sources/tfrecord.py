@@ -1,0 +1,97 @@
+"""TFRecord files of tf.train.Example, with a document in one feature of each."""
+
+import gzip
+import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mixlm.data.sources.base import digest_files, tidy
+from mixlm.data.sources.file_kinds import files_of_kind
+from mixlm.data.sources.holdout import by_hash
+from mixlm.data.vocabulary import import_seqio
+from mixlm.errors import UserError, nearest
+
+FRAME = 16  # a record's length (8 bytes), and the checksums of the length and of the record (4 each)
+
+
+@dataclass(frozen=True)
+class TFRecords:
+    """A file, or a folder of .tfrecord, .tfrecord.gz and .tfrecord-0000-of-0010 files, a document an Example.
+
+    The document is the Example's `feature`, UTF-8; blank ones are passed over. Documents are held out by a hash of
+    their text, about `validation_fraction` of them. Raises UserError that names the file, and the record where one can
+    be told, for what is damaged or is no such Example. Reading imports TensorFlow.
+    """
+
+    path: str = field(repr=False)  # where the text lies; what it says has a fingerprint
+    feature: str = "text"
+    validation_fraction: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not 0 < self.validation_fraction < 1:
+            raise UserError(f"TFRecords.validation_fraction is between 0 and 1, not {self.validation_fraction}.")
+
+    def documents(self, split: str) -> Iterator[str]:
+        """The documents of a split in the order of the files' names and of the records."""
+        return by_hash(self._all, self.validation_fraction, split, self.path)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over all files, their names and the rule of the split; not over where they lie."""
+        files, folder = files_of_kind(self.path, "tfrecord"), Path(self.path).expanduser()
+        names = [path.relative_to(folder).as_posix() for path in files if len(files) > 1]
+        return digest_files(files, ["tfrecord", self.feature, self.validation_fraction, *names])
+
+    def _all(self) -> Iterator[str]:
+        for path in files_of_kind(self.path, "tfrecord"):
+            for number, record in enumerate(_records(path), 1):
+                if document := tidy(self._document(record, f"Record {number} of {str(path)!r}")):
+                    yield document
+
+    def _document(self, record: bytes, where: str) -> str:
+        import tensorflow as tf
+        from google.protobuf.message import DecodeError
+
+        try:
+            features = tf.train.Example.FromString(record).features.feature
+        except DecodeError:
+            raise UserError(f"{where} is no tf.train.Example.") from None
+        if self.feature not in features:
+            keys = ", ".join(map(repr, sorted(features))) or "nothing"
+            raise UserError(f"{where} has no {self.feature!r}, only {keys}.{nearest(self.feature, features)}")
+        values = features[self.feature].bytes_list.value
+        if len(values) != 1:
+            kind = features[self.feature].WhichOneof("kind") or "nothing"
+            raise UserError(f"{self.feature!r} in record {where[7:]} is no text but {kind} with {len(values)} texts.")
+        try:
+            return values[0].decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{where} is not UTF-8: byte {error.start} of its {self.feature!r}.") from None
+
+
+def _records(path: Path) -> Iterator[bytes]:
+    import_seqio()  # TensorFlow, quiet and without a GPU
+    import tensorflow as tf
+
+    packed, read = path.suffix == ".gz", 0
+    try:
+        for record in tf.data.TFRecordDataset(str(path), "GZIP" if packed else "").as_numpy_iterator():
+            read += len(record) + FRAME
+            yield record
+    except tf.errors.OpError as error:
+        reason = re.sub(r"^{{.*?}} | \[Op:.*", "", error.message, flags=re.DOTALL).rstrip(".")
+        raise UserError(f"The TFRecord file {str(path)!r} is damaged: {reason}.") from None
+    # TensorFlow takes a file that breaks off within a record's length, or within its packing, for one that ends.
+    if read != (size := _size(path, packed)):
+        raise UserError(f"The TFRecord file {str(path)!r} is damaged: it ends after {read:,} of {size:,} bytes.")
+
+
+def _size(path: Path, packed: bool) -> int:
+    if not packed:
+        return path.stat().st_size
+    try:
+        with gzip.open(path, "rb") as file:
+            return sum(len(block) for block in iter(lambda: file.read(2**20), b""))
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"The TFRecord file {str(path)!r} is no whole gzip file: {error}.") from None

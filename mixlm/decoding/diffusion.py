@@ -1,0 +1,193 @@
+"""Text by diffusion: a target of fixed length is said again and again, from uniform noise or from masks.
+
+The prompt stands before the target and is never changed; the network reads both in both directions. A shifted network
+says each token at the position before it, and its prompt begins with the start token; any other says it in its place.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from mixlm.decoding.autoregressive import Choice, Decoded, reading
+from mixlm.errors import UserError
+from mixlm.example import Example
+from mixlm.losses.token_losses import cross_entropy
+from mixlm.network import Net
+from mixlm.tokens import TokenIds
+
+ROWS_AT_ONCE = 8  # Ours: the logits of more rows than that never exist at once.
+
+
+@struct.dataclass
+class Schedule:
+    """What each of N steps unmasks: within places `start` to `end`, `count` tokens, or each with a chance."""
+
+    start: Int[Array, " N"] | np.ndarray
+    end: Int[Array, " N"] | np.ndarray
+    count: Int[Array, " N"] | np.ndarray
+    chance: Float[Array, " N"] | np.ndarray
+
+
+def schedule(length: int, steps: int, block_length: int | None = None) -> Schedule:
+    """Shares `steps` among the blocks of a target, and the tokens of a block among its steps, as evenly as they go.
+
+    The counts of a block add up to its length exactly. The chance is that of the reverse process from noise level t to
+    s, (t - s) / t at equal steps from 1 to 0: one over the steps that are left. Raises UserError for fewer steps than
+    blocks.
+    """
+    if block_length is not None and block_length < 1:
+        raise UserError(f"A block is at least 1 token long, got {block_length}.")
+    starts = list(range(0, length, block_length or length))
+    if steps < len(starts):
+        raise UserError(f"{len(starts)} blocks of {block_length} tokens need at least that many steps, got {steps}.")
+    turns = []
+    for index, start in enumerate(starts):
+        end = min(start + (block_length or length), length)
+        own = (index + 1) * steps // len(starts) - index * steps // len(starts)
+        for turn in range(own):
+            count = (turn + 1) * (end - start) // own - turn * (end - start) // own
+            turns.append((start, end, count, 1 / (own - turn)))
+    columns = [np.asarray(column) for column in zip(*turns)]
+    start_of, end_of, count_of = (column.astype(np.int32) for column in columns[:3])
+    return Schedule(start_of, end_of, count_of, columns[3].astype(np.float32))
+
+
+# Which of the masked tokens are unmasked: from log-probabilities, who may be, noise, the step's count and its chance.
+Order = Callable[
+    [Float[Array, "B T"], Bool[Array, "B T"], Float[Array, "B T"], Int[Array, ""], Float[Array, ""]], Bool[Array, "B T"]
+]
+
+
+def most_confident(
+    log_p: Float[Array, "B T"],
+    masked: Bool[Array, "B T"],
+    noise: Float[Array, "B T"],
+    count: Int[Array, ""],
+    chance: Float[Array, ""],
+) -> Bool[Array, "B T"]:
+    """The `count` masked tokens that the network is surest of, the earlier of equals."""
+    order = jnp.argsort(jnp.where(masked, -log_p, jnp.inf), axis=1, stable=True)
+    return masked & (jnp.argsort(order, axis=1) < count)
+
+
+def ancestral(
+    log_p: Float[Array, "B T"],
+    masked: Bool[Array, "B T"],
+    noise: Float[Array, "B T"],
+    count: Int[Array, ""],
+    chance: Float[Array, ""],
+) -> Bool[Array, "B T"]:
+    """Each masked token with the chance of the reverse process."""
+    return masked & (noise < chance)
+
+
+@partial(jax.jit, static_argnames=("module", "order", "length", "shifted", "ids"))
+def unmasked(
+    module: nn.Module,
+    params: Any,
+    prompt: Example,
+    keys: Key[Array, " B"],
+    choice: Choice,
+    plan: Schedule,
+    order: Order,
+    length: int,
+    shifted: bool,
+    ids: TokenIds,
+) -> Decoded:
+    """Masked diffusion from `length` masks: each step says all of them, and keeps what `order` unmasks.
+
+    The mask itself is never said. A token once unmasked stays.
+    """
+    net = Net(module, params)
+
+    def onward(target, turn):
+        index, start, end, count, chance = turn
+        noise = _noise(keys, index, (2, length))
+        said, log_p, _ = _say(net, prompt, target, choice, noise[:, 0], shifted, ids, forbidden=ids.mask)
+        place = jnp.arange(length)[None, :]
+        open_ = (target == ids.mask) & (place >= start) & (place < end)
+        target = jnp.where(order(log_p, open_, noise[:, 1], count, chance), said, target)
+        return target, target
+
+    masks = jnp.full((keys.shape[0], length), ids.mask, jnp.int32)
+    turns = (jnp.arange(plan.start.shape[0]), plan.start, plan.end, plan.count, plan.chance)
+    target, states = jax.lax.scan(onward, masks, turns)
+    calls = jnp.full(keys.shape, plan.start.shape[0], jnp.int32)
+    return Decoded(target, calls, states=_history(masks, states))
+
+
+@partial(jax.jit, static_argnames=("module", "length", "steps", "samples", "shifted", "ids"))
+def unrolled(
+    module: nn.Module,
+    params: Any,
+    prompt: Example,
+    keys: Key[Array, " B"],
+    choice: Choice,
+    length: int,
+    steps: int,
+    samples: int,
+    shifted: bool,
+    ids: TokenIds,
+) -> Decoded:
+    """AR2Diff's decoding (arXiv 2401.17181): from uniformly random tokens, every place is drawn anew at each step.
+
+    Of the `samples`, the one with the lowest model score is returned: the cross-entropy of the last step's input under
+    its output. `score` is minus that, in nats a token. Noise and updates follow SUNDAE.
+    """
+    net = Net(module, params)
+    rows = keys.shape[0]
+    of_samples = jax.vmap(lambda key: jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(samples)))(keys).reshape(-1)
+    prompt = jax.tree.map(lambda leaf: jnp.repeat(leaf, samples, axis=0), prompt)
+
+    def onward(target, index):
+        said, _, costs = _say(net, prompt, target, choice, _noise(of_samples, index, (length,)), shifted, ids)
+        return said, (said, jnp.mean(costs, axis=1))
+
+    def random(key):
+        return jax.random.randint(jax.random.fold_in(key, steps), (length,), 0, ids.vocab_size, jnp.int32)
+
+    start = jax.vmap(random)(of_samples)
+    _, (states, costs) = jax.lax.scan(onward, start, jnp.arange(steps))
+    score = -costs[-1].reshape(rows, samples)
+    best = jnp.arange(rows) * samples + jnp.argmax(score, axis=1)
+    states = _history(start, states)[best]
+    return Decoded(states[:, -1], jnp.full(rows, steps, jnp.int32), jnp.max(score, axis=1), states)
+
+
+def _say(net, prompt, target, choice, noise, shifted, ids, forbidden=None):
+    """Every token of the target as the network says it now, its log-probability, and the cost of the token there was.
+
+    The head runs over a few rows at a time.
+    """
+    # The last token of a shifted target is said, and never read.
+    read = target[:, :-1] if shifted else target
+    tokens = jnp.concatenate([prompt.decoder_input_tokens, read], axis=1)
+    segments = jnp.concatenate([prompt.decoder_segments, jnp.ones_like(read)], axis=1)
+    hidden = net.hidden(reading(tokens, segments, bidirectional=True))[:, -target.shape[1] :]
+
+    def head(row):
+        hidden, target, noise = row
+        logits = net.logits(hidden)[:, : ids.vocab_size]
+        if forbidden is not None:
+            logits = logits.at[:, forbidden].set(-jnp.inf)
+        said = choice(logits, noise)
+        return said, -cross_entropy(logits, said), cross_entropy(logits, target)
+
+    return jax.lax.map(head, (hidden, target, noise), batch_size=ROWS_AT_ONCE)
+
+
+def _noise(keys, index, shape):
+    """Uniform numbers for every row, from its key and the step alone."""
+    return jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, index), shape))(keys)
+
+
+def _history(start, states):
+    """[B, T] and [N, B, T] -> [B, N + 1, T]."""
+    return jnp.moveaxis(jnp.concatenate([start[None], states]), 0, 1)

@@ -1,0 +1,203 @@
+"""The ways to continue a prompt, each a value: how it is read, and how the new tokens come about."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import flax.linen as nn
+from jaxtyping import Array, Key
+
+from mixlm.decoding.autoregressive import Decoded, check_choice, continued, encoder_prompts, prompts
+from mixlm.decoding.beam import LENGTH_PENALTY, beam_search
+from mixlm.decoding.diffusion import Order, most_confident, schedule, unmasked, unrolled
+from mixlm.errors import UserError
+from mixlm.example import Example
+from mixlm.tokens import TokenIds
+
+MASKED_STEPS = 32  # Ours: the default, or one step a token where the text is shorter.
+
+
+class Decoder(Protocol):
+    """A way to decode; its fields that a command line may set go by the names of the flags."""
+
+    def read(self, module: nn.Module, rows: Sequence[Sequence[int]], ids: TokenIds) -> Example:
+        """Prompts in tokens, as the network reads them."""
+        ...
+
+    def __call__(
+        self, module: nn.Module, params: Any, prompt: Example, keys: Key[Array, " B"], length: int, ids: TokenIds
+    ) -> Decoded:
+        """At most `length` new tokens for each prompt; the noise of a row comes from its key."""
+        ...
+
+
+@dataclass(frozen=True)
+class Autoregressive:
+    """Token after token: the likeliest (temperature 0), a drawn one, or by beams.
+
+    Where `prefix`, the prompt sees all of itself. An encoder-decoder reads it with its encoder, EOS behind it.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    beams: int = 1
+    length_penalty: float | None = None
+    prefix: bool = False
+
+    def __post_init__(self) -> None:
+        _check(beams=self.beams)
+        check_choice(self.temperature, self.top_k, self.top_p)
+        if self.beams > 1 and self.temperature > 0:
+            raise UserError(
+                f"{self.beams} beams look for the likeliest text and draw nothing: leave the temperature out."
+            )
+        if self.length_penalty is None:
+            return
+        if self.beams == 1:
+            raise UserError("length_penalty compares the texts of several beams: give beams as well.")
+        if not 0 <= self.length_penalty < math.inf:
+            raise UserError(f"length_penalty is a number from 0 on, got {self.length_penalty}.")
+
+    def read(self, module: nn.Module, rows: Sequence[Sequence[int]], ids: TokenIds) -> Example:
+        """The start token and the prompt, or the encoder's prompt."""
+        if not has_encoder(module):
+            return prompts([[ids.bos, *row] for row in rows], bidirectional=self.prefix)
+        if self.prefix:
+            raise UserError("An encoder reads its prompt in both directions anyway: leave --prefix out.")
+        return encoder_prompts([[*row, ids.eos] for row in rows], ids.bos)
+
+    def __call__(
+        self, module: nn.Module, params: Any, prompt: Example, keys: Key[Array, " B"], length: int, ids: TokenIds
+    ) -> Decoded:
+        """Until EOS, or until there are `length` tokens."""
+        if self.beams > 1:
+            penalty = LENGTH_PENALTY if self.length_penalty is None else self.length_penalty
+            return beam_search(module, params, prompt, penalty, self.beams, length, ids)
+        chosen = check_choice(self.temperature, self.top_k, self.top_p)
+        return continued(module, params, prompt, keys, chosen, length, ids)
+
+
+@dataclass(frozen=True)
+class Spans:
+    """What stands in the place of each `<extra_id_k>` of the prompt, which an encoder reads with EOS as in training.
+
+    A network without an encoder reads it as a bidirectional prefix.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    beams: int = 1
+    length_penalty: float | None = None
+
+    def __post_init__(self) -> None:
+        _ = self.saying
+
+    @property
+    def saying(self) -> Autoregressive:
+        """How the target is said."""
+        return Autoregressive(self.temperature, self.top_k, self.top_p, self.beams, self.length_penalty)
+
+    def read(self, module: nn.Module, rows: Sequence[Sequence[int]], ids: TokenIds) -> Example:
+        """The encoder's prompt; UserError for one without a span to fill."""
+        for index, row in enumerate(rows):
+            if not any(0 <= ids.first_sentinel - token < ids.sentinels for token in row):
+                raise UserError(f"Prompt {index + 1} has no span to fill: mark one with <extra_id_0>.")
+        return encoder_prompts([[*row, ids.eos] for row in rows], ids.bos)
+
+    def __call__(
+        self, module: nn.Module, params: Any, prompt: Example, keys: Key[Array, " B"], length: int, ids: TokenIds
+    ) -> Decoded:
+        """The target of span corruption: each sentinel and what it stands for, then EOS."""
+        return self.saying(module, params, prompt, keys, length, ids)
+
+
+@dataclass(frozen=True)
+class Unrolled:
+    """AR2Diff's decoding with its defaults: the best of 8 samples, each of 10 steps at temperature 0.2."""
+
+    steps: int = 10
+    samples: int = 8
+    temperature: float = 0.2
+    top_k: int = 0
+    top_p: float = 1.0
+    shifted: bool = False
+
+    def __post_init__(self) -> None:
+        _check(steps=self.steps, samples=self.samples)
+        check_choice(self.temperature, self.top_k, self.top_p)
+
+    def read(self, module: nn.Module, rows: Sequence[Sequence[int]], ids: TokenIds) -> Example:
+        """The prompt, behind the start token where shifted."""
+        return diffusion_prompts(module, rows, ids, self.shifted)
+
+    def __call__(
+        self, module: nn.Module, params: Any, prompt: Example, keys: Key[Array, " B"], length: int, ids: TokenIds
+    ) -> Decoded:
+        """A target of `length` tokens, the text in it as long as the network makes it."""
+        chosen = check_choice(self.temperature, self.top_k, self.top_p)
+        return unrolled(module, params, prompt, keys, chosen, length, self.steps, self.samples, self.shifted, ids)
+
+
+@dataclass(frozen=True)
+class Masked:
+    """Masked diffusion: `order` says which tokens go first, `block_length` of them are finished before the next.
+
+    `start`: the prompt begins with the start token, as it always does where shifted.
+    """
+
+    steps: int | None = None
+    order: Order = most_confident
+    block_length: int | None = None
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    shifted: bool = True
+    start: bool = False
+
+    def __post_init__(self) -> None:
+        check_choice(self.temperature, self.top_k, self.top_p)
+        if self.steps is not None:
+            _check(steps=self.steps)
+        if self.block_length is not None:
+            _check(block_length=self.block_length)
+
+    def read(self, module: nn.Module, rows: Sequence[Sequence[int]], ids: TokenIds) -> Example:
+        """The prompt, behind the start token where there is one in training."""
+        return diffusion_prompts(module, rows, ids, self.shifted or self.start)
+
+    def __call__(
+        self, module: nn.Module, params: Any, prompt: Example, keys: Key[Array, " B"], length: int, ids: TokenIds
+    ) -> Decoded:
+        """A target of `length` tokens, all of them unmasked; UserError for steps that would unmask nothing."""
+        blocks = math.ceil(length / (self.block_length or length))
+        steps = max(blocks, min(MASKED_STEPS, length)) if self.steps is None else self.steps
+        if steps > length and self.order is most_confident:
+            raise UserError(
+                f"{steps} steps cannot each unmask one of {length} tokens: give fewer steps, or the ancestral order."
+            )
+        plan = schedule(length, steps, self.block_length)
+        chosen = check_choice(self.temperature, self.top_k, self.top_p)
+        return unmasked(module, params, prompt, keys, chosen, plan, self.order, length, self.shifted, ids)
+
+
+def _check(**numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < 1:
+            raise UserError(f"{name} must be at least 1, got {number}.")
+
+
+def has_encoder(module: nn.Module) -> bool:
+    """Whether a network reads its prompt with an encoder of its own."""
+    return hasattr(type(module), "encode")
+
+
+def diffusion_prompts(module: nn.Module, rows: Sequence[Sequence[int]], ids: TokenIds, start: bool) -> Example:
+    """Prompts that see all of themselves and of the target; UserError for an encoder-decoder."""
+    if has_encoder(module):
+        raise UserError(
+            f"Diffusion needs a network that reads both ways, and {type(module).__name__} has a causal decoder."
+        )
+    return prompts([[ids.bos, *row] if start else row for row in rows], bidirectional=True)

@@ -1,0 +1,46 @@
+"""Decoded token ids as text: spans by sentinel, text up to EOS, prompts with their spans filled in."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from mixlm.tokens import TokenIds
+
+
+def spans(tokens: Sequence[int], ids: TokenIds) -> dict[int, list[int]]:
+    """What stands behind each sentinel, by the sentinel's number, up to EOS."""
+    found: dict[int, list[int]] = {}
+    current: list[int] = []
+    for token in tokens:
+        if token in (ids.eos, ids.pad):
+            break
+        number = ids.first_sentinel - token
+        if 0 <= number < ids.sentinels:
+            current = found.setdefault(number, [])
+        else:
+            current.append(token)
+    return found
+
+
+def text_of(tokens: Sequence[int], ids: TokenIds) -> list[int]:
+    """A text without its EOS, what follows that, and padding."""
+    kept: list[int] = []
+    for token in tokens:
+        if token == ids.eos:
+            break
+        kept += [token] * (token != ids.pad)
+    return kept
+
+
+def forming(vocabulary: Any, tokens: Sequence[int], ids: TokenIds) -> str:
+    """A state of a diffusion text, `_` where it is masked; padding is left out, and EOS is shown."""
+    kept = [token for token in tokens if token != ids.pad]
+    mask = vocabulary.pieces([ids.mask])[0]
+    return vocabulary.decode(kept).replace(mask, "_")
+
+
+def with_fills(prompt: Sequence[int], fills: dict[int, list[int]], ids: TokenIds) -> list[int]:
+    """The prompt with what was said for each sentinel in its place; a sentinel that was not said stays."""
+    text: list[int] = []
+    for token in prompt:
+        text += fills.get(ids.first_sentinel - token, [token])
+    return text

@@ -1,0 +1,1 @@
+"""Scoring a trained run: perplexity and minimal pairs in every mode of its network."""

@@ -1,0 +1,69 @@
+"""Which ways of scoring a network has, by name."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from mixlm.errors import UserError, nearest
+from mixlm.evaluation.likelihood import (
+    CausalLikelihood,
+    DiffusionBound,
+    Fused,
+    Mode,
+    PrefixLikelihood,
+    PseudoLikelihood,
+)
+from mixlm.evaluation.span_likelihood import AfterPrefix, EachSpan, Everything, SpanFilling
+from mixlm.tokens import TokenIds
+
+# Ours: long enough for T5's mean span of 3 tokens, which is what span corruption trains.
+LONG_SPAN = 3
+# Following BERTs are generative in-context learners: the scored token and the next two are masked (remembered).
+FOLLOWING = 2
+
+
+def modes_of(module: Any, tokens: TokenIds, samples: int = 16, seed: int = 0) -> dict[str, Mode | Fused]:
+    """Every way in which a network can be scored, by name; UserError for one that says no tokens.
+
+    A decoder can be read causally, by a prefix, and masked with either convention, whatever it was trained for. An
+    encoder-decoder says the whole sentence, or what follows the prefix, or one span after the other, always as the
+    span of a sentinel, which is how span corruption trains it.
+    """
+    if not hasattr(type(module), "logits") or not hasattr(type(module), "hidden"):
+        raise UserError(f"The network {type(module).__name__} says no tokens, so there is nothing to score.")
+    if hasattr(type(module), "encode"):
+        return _encoder_decoder_modes(module, tokens)
+    found: dict[str, Mode] = {"causal": CausalLikelihood(tokens)}
+    found["prefix"] = PrefixLikelihood(tokens)
+    for name, shifted in (("shifted", True), ("unshifted", False)):
+        found[f"pll_{name}"] = PseudoLikelihood(tokens, shifted)
+        found[f"pll_{name}_next{FOLLOWING}"] = PseudoLikelihood(tokens, shifted, FOLLOWING)
+    for name, shifted in (("shifted", True), ("unshifted", False)):
+        found[f"diffusion_{name}"] = DiffusionBound(tokens, shifted, samples, seed)
+    fused = {f"fused_{name}": Fused((found["causal"], found[f"pll_{name}"])) for name in ("shifted", "unshifted")}
+    return {**found, **fused}
+
+
+def _encoder_decoder_modes(module: Any, tokens: TokenIds) -> dict[str, Mode | Fused]:
+    if tokens.sentinels < 1:
+        raise UserError(f"{type(module).__name__} is scored by filling spans, and the vocabulary has no sentinels.")
+    whole, each = SpanFilling(tokens, Everything()), SpanFilling(tokens, EachSpan(1))
+    return {
+        "causal": whole,
+        "prefix": SpanFilling(tokens, AfterPrefix()),
+        "filling": each,
+        f"filling_{LONG_SPAN}": SpanFilling(tokens, EachSpan(LONG_SPAN)),
+        "fused": Fused((whole, each)),
+    }
+
+
+def chosen(modes: dict[str, Mode | Fused], names: str | Sequence[str] | None) -> dict[str, Mode | Fused]:
+    """The modes of these names (a text may hold several, with commas), all for None; UserError for an unknown one."""
+    if names is None:
+        return modes
+    wanted = [name.strip() for name in (names.split(",") if isinstance(names, str) else names)]
+    for name in wanted:
+        if name not in modes:
+            raise UserError(
+                f"This network has no scoring mode {name!r} (MODES), only {', '.join(modes)}.{nearest(name, modes)}"
+            )
+    return {name: modes[name] for name in wanted}

@@ -1,0 +1,198 @@
+"""Scores a trained run in every mode of its network: text, and minimal pairs where they are given."""
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mixlm.checkpoints.load import check_networks, check_run, restored
+from mixlm.errors import UserError
+from mixlm.evaluation.likelihood import Fused, Mode
+from mixlm.evaluation.minimal_pairs import Accuracies, Paradigm, judge, pair_sentences, read_pairs
+from mixlm.evaluation.modes import chosen, modes_of
+from mixlm.evaluation.perplexity import Text, TextFigures, text_figures, text_of
+from mixlm.evaluation.scorer import Scorer, Sentences
+from mixlm.evaluation.tables import (
+    draw,
+    pair_rows,
+    pairs_content,
+    table,
+    text_content,
+    text_rows,
+    write_csv,
+    write_json,
+)
+from mixlm.recipe import Recipe
+from mixlm.schedules import check_number
+
+Say = Callable[[str], Any]
+FOLDER = "evaluation"
+TERMINAL = (110, 24)  # where no terminal says how wide it is
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What to score and how; `gin/evaluate.gin` binds every field to a macro.
+
+    `minimal_pairs` is a folder of JSONL files or "tfds:NAME", of which the first `pairs` of each paradigm are taken
+    (None: all); `modes` are names, as a tuple or with commas (None: all that the network has). `rows` of the validation
+    text are scored. `samples` is the number of noise samples of a diffusion bound, and `batch_tokens` the size of a
+    batch. The bootstrap draws `resamples`. Everything random is a function of `seed`.
+    """
+
+    minimal_pairs: str | None = None
+    pairs: int | None = None
+    modes: str | tuple[str, ...] | None = None
+    rows: int = 64
+    samples: int = 16
+    resamples: int = 1000
+    seed: int = 0
+    batch_tokens: int = 1024
+    network: str = "model"
+
+    def __post_init__(self) -> None:
+        for name, least in (("rows", 1), ("resamples", 1), ("seed", 0), ("batch_tokens", 1)):
+            check_number(self, name, least)
+        if self.pairs is not None:
+            check_number(self, "pairs", 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A run, read, with all that is to be scored."""
+
+    recipe: Recipe
+    scoring: Scoring
+    step: int
+    scorer: Scorer
+    modes: Mapping[str, Mode | Fused]
+    text: Text
+    paradigms: Sequence[Paradigm]
+    pairs: Sentences | None
+    vocabulary: Any
+
+
+def prepare(recipe: Recipe, scoring: Scoring, say: Say = print) -> Prepared:
+    """Reads everything, cheapest first, so that a mistake is told before anything is computed."""
+    check_networks(recipe, (scoring.network,))
+    if recipe.dataset.pairs is not None:
+        raise UserError(
+            "Scoring reads rows of text, and the rows of this recipe's data are pairs of inputs and targets."
+        )
+    module = recipe.networks[scoring.network]
+    modes = chosen(modes_of(module, recipe.tokens, scoring.samples, scoring.seed), scoring.modes)
+    paradigms = () if scoring.minimal_pairs is None else read_pairs(scoring.minimal_pairs, scoring.pairs)
+    # Whether there is a run is known at once; preparing its data may take a while.
+    check_run(recipe)
+    data = recipe.dataset.prepare(say)
+    step, params = restored(recipe, (scoring.network,), data.vocabulary.fingerprint)
+    if data.vocabulary.token_ids != recipe.tokens:
+        raise UserError(f"The recipe's TOKENS are {recipe.tokens}, and its vocabulary has {data.vocabulary.token_ids}.")
+    rows = min(scoring.rows, data.validation_size(recipe.block_length))
+    return Prepared(
+        recipe=recipe,
+        scoring=scoring,
+        step=step,
+        scorer=Scorer(module, params[scoring.network], recipe.partitioning.mesh(), scoring.batch_tokens),
+        modes=modes,
+        text=text_of(data.validation_rows(recipe.block_length, rows), recipe.tokens),
+        paradigms=paradigms,
+        pairs=pair_sentences(paradigms, data.vocabulary.encode) if paradigms else None,
+        vocabulary=data.vocabulary,
+    )
+
+
+def summary(prepared: Prepared) -> list[str]:
+    """The lines that say what is scored."""
+    recipe, scorer = prepared.recipe, prepared.scorer
+    text = prepared.text
+    lines = [
+        f"run      {recipe.folder}, step {prepared.step}, network {prepared.scoring.network} "
+        f"({type(scorer.module).__name__})",
+        f"text     {int(text.sentences.lengths.sum()):,} tokens in {len(np.unique(text.rows))} validation rows",
+    ]
+    if prepared.pairs is not None:
+        pairs = sum(len(paradigm.pairs) for paradigm in prepared.paradigms)
+        lines.append(f"pairs    {pairs:,} in {len(prepared.paradigms)} paradigms of {prepared.scoring.minimal_pairs}")
+    return lines
+
+
+def explanation(prepared: Prepared) -> list[str]:
+    """The summary, and how many rows and tokens the network reads in each mode; nothing is scored."""
+    lines = [*summary(prepared), ""]
+    for name, mode in prepared.modes.items():
+        if isinstance(mode, Fused):
+            lines.append(f"{name}: the sum of two of the others")
+            continue
+        parts = []
+        for what, sentences in (("text", prepared.text.sentences), ("pairs", prepared.pairs)):
+            if sentences is not None:
+                copies = mode.copies(sentences.lengths)
+                parts.append(
+                    f"{int(copies.sum()):,} rows ({int((copies * sentences.lengths).sum()):,} tokens) of {what}"
+                )
+        lines.append(f"{name}: {', '.join(parts)}")
+    return lines
+
+
+def score_run(prepared: Prepared, say: Say = print) -> tuple[dict[str, TextFigures | None], dict[str, Accuracies]]:
+    """Scores everything, says it in one table, and writes it into the run's folder `evaluation/`."""
+    scoring, scorer = prepared.scoring, prepared.scorer
+    for line in summary(prepared):
+        say(line)
+    figures = {
+        name: text_figures(scorer, mode, prepared.text, prepared.vocabulary, name)
+        for name, mode in prepared.modes.items()
+    }
+    found: dict[str, Accuracies] = {}
+    if prepared.pairs is not None:
+        found = {
+            name: judge(scorer, mode, prepared.paradigms, prepared.pairs, name, scoring.resamples, scoring.seed)
+            for name, mode in prepared.modes.items()
+        }
+    sections = {"text": text_rows(figures)}
+    if found:
+        sections["pairs: acceptable sentence preferred, %"] = pair_rows(found)
+    say("")
+    for line in table(list(prepared.modes), sections, shutil.get_terminal_size(TERMINAL).columns):
+        say(line)
+    say("")
+    for line in _notes(prepared):
+        say(line)
+    say(_write(prepared, figures, found))
+    return figures, found
+
+
+def _notes(prepared: Prepared) -> list[str]:
+    kinds = {mode.kind for mode in prepared.modes.values()}
+    notes = []
+    if "pseudo" in kinds:
+        notes.append(
+            "pseudo: each token given all others, no likelihood of the text; compare it among such modes only."
+        )
+    if "bound" in kinds:
+        notes.append("bound: at least what the text costs under masked diffusion.")
+    if "prefix" in prepared.modes:
+        notes.append("prefix: the second half of a row given its first, or a sentence given what its pair begins with.")
+    if prepared.pairs is not None:
+        notes.append("overall: the mean over paradigms, as BLiMP's; intervals resample the pairs of each paradigm.")
+    return notes
+
+
+def _write(prepared: Prepared, figures: Any, found: Any) -> str:
+    recipe, scoring = prepared.recipe, prepared.scoring
+    # The scores of a step that was asked for do not write over those of the newest.
+    folder = recipe.folder / (FOLDER if recipe.ref.which is None else f"{FOLDER}_step_{prepared.step}")
+    head = {"recipe": prepared.recipe.name, "step": prepared.step, "network": scoring.network, "seed": scoring.seed}
+    write_json(folder / "text.json", head | {"modes": text_content(figures)})
+    names = ["text.json"]
+    if found:
+        content = head | {"source": scoring.minimal_pairs} | pairs_content(prepared.paradigms, found)
+        write_json(folder / "minimal_pairs.json", content)
+        write_csv(folder / "minimal_pairs.csv", prepared.paradigms, found)
+        title = f"{prepared.recipe.name}, step {prepared.step}: minimal pairs, with 95% intervals"
+        draw(found, folder / "minimal_pairs.png", title)
+        names += ["minimal_pairs.json", "minimal_pairs.csv", "minimal_pairs.png"]
+    return f"In {folder}: {', '.join(names)}."

@@ -1,0 +1,1 @@
+"""gin files and flags to a Recipe; the only folder that imports gin."""

@@ -1,0 +1,229 @@
+"""From flags to the value of a recipe: the program is read, checked whole, and then built by gin."""
+
+import dataclasses
+import inspect
+import pprint
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import gin
+from mixlm.errors import UserError
+from mixlm.gin_config.flags import Flags
+from mixlm.gin_config.program import Binding, Macro, Program, Reference, Target, contained, parameters
+from mixlm.gin_config.reader import GIN_FOLDER, read
+from mixlm.gin_config.types import MISFIT, annotations, described, fitted
+
+_WIDTH = 110
+
+
+def configured(flags: Flags, entry: Callable[..., Any]) -> Any:
+    """Returns what gin builds when it calls `entry` (a class or function) under the given files and bindings.
+
+    Raises UserError with one sentence for every mistake in them, before anything is built.
+    """
+    return configured_all(flags, (entry,))[0]
+
+
+def configured_all(flags: Flags, entries: Sequence[Callable[..., Any]], files: Sequence[str] = ()) -> list[Any]:
+    """Returns what gin builds for each of `entries`, of which the first is the recipe.
+
+    `files` are gin files that a script brings along; they are read before those of the command line.
+    """
+    text = config_text(flags, entries[0], entries[1:], files)
+    gin.clear_config()
+    with gin.config.interactive_mode():  # A module that was reloaded may register its classes again.
+        gin.parse_config(text)
+    try:
+        return [gin.get_configurable(entry)() for entry in entries]
+    except UserError as error:
+        # gin appends to the sentence which classes it was building.
+        raise UserError(str(error).partition("\n")[0]) from None
+
+
+def config_text(
+    flags: Flags, entry: Callable[..., Any], others: Sequence[Callable[..., Any]] = (), files: Sequence[str] = ()
+) -> str:
+    """Returns what the flags amount to as one gin text, macros first; this text is what `configured` gives to gin."""
+    if not flags.gin_files:
+        raise UserError(f"Which recipe? Name one with --gin_file=NAME: {_listed(recipes(entry))}.")
+    # A file of that name in the working folder is another one.
+    own = tuple(str(GIN_FOLDER / name) for name in files)
+    program = read((*own, *flags.gin_files), flags.search_paths, flags.bindings)
+    target = program.target(entry, entry.__module__, entry.__qualname__)
+    missing = _missing(program, target)
+    if missing or not any(bound == target for _, bound in program.bindings):
+        lacking = f"gives {target} no {missing[0]!r}" if missing else f"sets nothing of {target}"
+        known = _listed(name for name in recipes(entry) if name not in flags.gin_files)
+        raise UserError(f"{' with '.join(flags.gin_files)} is no recipe: it {lacking}; recipes are {known}.")
+    reached = _Reached()
+    for each in (entry, *others):
+        _check_call(program, program.target(each, each.__module__, each.__qualname__), (), reached)
+    _check_effect(program, reached)
+    return _text(program)
+
+
+def operative_config() -> str:
+    """Returns as gin text every parameter that the last `configured` used, defaults included."""
+    return gin.operative_config_str(max_line_length=_WIDTH)
+
+
+def recipes(entry: Callable[..., Any]) -> list[str]:
+    """Returns the files on top of gin/ that on their own give `entry` everything that it needs."""
+    found = []
+    for path in sorted(GIN_FOLDER.glob("*.gin")):
+        try:
+            program = read((str(path),), (), ())
+        except UserError:
+            continue
+        target = program.target(entry, entry.__module__, entry.__qualname__)
+        if any(bound == target for _, bound in program.bindings) and not _missing(program, target):
+            found.append(path.name)
+    return found
+
+
+@dataclass
+class _Reached:
+    """What building the recipe reads."""
+
+    calls: list[tuple[Target, tuple[str, ...]]] = field(default_factory=list)
+    macros: set[str] = field(default_factory=set)
+    bindings: set[tuple[str, Target, str]] = field(default_factory=set)
+    open_calls: list[tuple[Target, tuple[str, ...]]] = field(default_factory=list)
+
+
+def _in_force(program: Program, target: Target, scopes: tuple[str, ...]) -> dict[str, str]:
+    """Returns the parameters that are bound where gin calls `target`, each with the scope it is bound in."""
+    return {
+        name: scope
+        for depth in range(len(scopes) + 1)
+        for scope in ["/".join(scopes[:depth])]
+        for name in program.bindings.get((scope, target), {})
+    }
+
+
+def _missing(program: Program, target: Target, scopes: tuple[str, ...] = ()) -> list[str]:
+    """Returns the parameters without a default that have no value, and those still marked as required."""
+    in_force = _in_force(program, target, scopes)
+    given = {name: program.bindings[scope, target][name].value for name, scope in in_force.items()}
+    needed = [
+        name
+        for name, parameter in parameters(target.value).items()
+        if parameter.default is inspect.Parameter.empty and parameter.kind is not inspect.Parameter.VAR_KEYWORD
+    ]
+    required = [name for name, value in given.items() if isinstance(value, Macro) and value.required]
+    return [name for name in needed if name not in given] + required
+
+
+def _check_call(program: Program, target: Target, scopes: tuple[str, ...], reached: _Reached) -> None:
+    """Checks the values that `target` is called with, and everything that they call."""
+    if (target, scopes) in reached.open_calls:
+        raise UserError(f"Building {target} needs another {target} without end.")
+    if (target, scopes) in reached.calls:
+        return
+    reached.calls.append((target, scopes))
+    reached.open_calls.append((target, scopes))
+    hints = annotations(target.value)
+    for name, scope in _in_force(program, target, scopes).items():
+        reached.bindings.add((scope, target, name))
+        parameter = f"{scope}/{target}.{name}".lstrip("/")
+        _check_value(program, program.bindings[scope, target], name, parameter, hints.get(name, Any))
+        _follow(program, program.bindings[scope, target][name].value, scopes, reached)
+    reached.open_calls.pop()
+
+
+def _check_value(program: Program, given: dict[str, Binding], name: str, parameter: str, hint: Any) -> None:
+    """Fits the value to the annotation where it was given, behind any macros, or raises UserError naming that place."""
+    shown, binding = parameter, given[name]
+    while isinstance(binding.value, Macro) and not binding.value.required:
+        given, name = program.macros, binding.value.name
+        shown, binding = name, given[name]
+    where = binding.where if shown == parameter else f"{binding.where}, read by {parameter}"
+    if isinstance(binding.value, Macro):
+        raise UserError(f"{shown} ({where}) has no value yet: give it with --gin.{shown}=value.")
+    value = fitted(binding.value, hint, program.macros)
+    if value is MISFIT and binding.typed is not None and isinstance(binding.value, (int, float)):
+        # A folder may be called 2026: what was typed is text where text is due.
+        value = fitted(binding.typed, hint, program.macros)
+    if value is MISFIT:
+        raise UserError(f"{shown} ({where}) must be {described(hint)}, got {binding.value!r}.")
+    given[name] = dataclasses.replace(binding, value=value)
+
+
+def _follow(program: Program, value: Any, scopes: tuple[str, ...], reached: _Reached) -> None:
+    """Follows macros and references as gin does: a scope of their own replaces the one that they stand in."""
+    if isinstance(value, Macro) and not value.required:
+        reached.macros.add(value.name)
+        _follow(program, program.macros[value.name].value, tuple(value.name.split("/")), reached)
+    elif isinstance(value, Reference):
+        # What is not called here is called later, when no scope is open but its own.
+        inner = value.scopes or (scopes if value.called else ())
+        if value.called and (missing := _missing(program, value.target, inner)):
+            raise UserError(f"{value} has no {missing[0]!r}: give it with --gin.{value.target}.{missing[0]}=value.")
+        _check_call(program, value.target, inner, reached)
+    elif isinstance(value, dict):
+        _follow(program, [*value.keys(), *value.values()], scopes, reached)
+    elif isinstance(value, (list, tuple)):
+        for entry in value:
+            _follow(program, entry, scopes, reached)
+
+
+def _check_effect(program: Program, reached: _Reached) -> None:
+    """Raises UserError for a value given on the command line that nothing reads."""
+    for name, binding in program.macros.items():
+        if binding.typed is not None and name not in reached.macros:
+            raise UserError(f"{binding.where} has no effect: nothing in this recipe reads %{name}.")
+    for (scope, target), values in program.bindings.items():
+        for name, binding in values.items():
+            if binding.typed is not None and (scope, target, name) not in reached.bindings:
+                raise UserError(f"{binding.where} has no effect: {_reason(target, scope, name, reached)}.")
+
+
+def _reason(target: Target, scope: str, name: str, reached: _Reached) -> str:
+    """Says why nothing reads a parameter that is bound in `scope`."""
+    if target not in {built for built, _ in reached.calls}:
+        return f"this recipe never builds {target}"
+    if scope and not any(
+        "/".join((*scopes, "")).startswith(f"{scope}/") for built, scopes in reached.calls if built == target
+    ):
+        return f"this recipe builds {target} in no scope {scope!r}"
+    scopes = sorted(there for there, built, bound in reached.bindings if (built, bound) == (target, name))
+    return f"this recipe gives it as {' and '.join(f'{there}/{target}.{name}' for there in scopes)}"
+
+
+def _text(program: Program) -> str:
+    lines = ["from __gin__ import dynamic_registration"]
+    used = {target for _, target in program.bindings}
+    parts = [part for _, binding in program.every_binding() for part in contained(binding.value)]
+    used |= {part.target for part in parts if isinstance(part, Reference)}
+    for module in sorted({target.module for target in used}):
+        lines.append(_import_line(module, program.bound_names[module]))
+    if program.macros:
+        lines += ["", "# Macros"]
+        lines += [_binding_line(program, name, program.macros[name].value) for name in sorted(program.macros)]
+    for (scope, target), values in sorted(program.bindings.items(), key=lambda item: (str(item[0][1]), item[0][0])):
+        prefix = f"{scope}/{target}".lstrip("/")
+        lines += ["", f"# {prefix}"]
+        lines += [_binding_line(program, f"{prefix}.{name}", values[name].value) for name in sorted(values)]
+    return "\n".join(lines) + "\n"
+
+
+def _import_line(module: str, bound: str) -> str:
+    parent, _, last = module.rpartition(".")
+    line = f"from {parent} import {last}" if parent else f"import {last}"
+    return line if bound == last else f"{line} as {bound}"
+
+
+def _binding_line(program: Program, name: str, value: Any) -> str:
+    shown = pprint.pformat(value, width=_WIDTH - 4, sort_dicts=False)
+    if "\n" in shown or len(name) + len(shown) > _WIDTH:
+        return f"{name} = \\\n    " + shown.replace("\n", "\n    ")
+    resolved = value
+    while isinstance(resolved, Macro) and resolved.name in program.macros:
+        resolved = program.macros[resolved.name].value
+    comment = f"  # {resolved!r}" if isinstance(value, Macro) and len(repr(resolved)) < 40 else ""
+    return f"{name} = {shown}{comment}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names) or f"none was found in {GIN_FOLDER}"

@@ -1,0 +1,172 @@
+"""The command line of every launch script, in the dialect of T5X: gin files, gin bindings, and how a mistake ends."""
+
+import argparse
+import ast
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mixlm.data.sources.file_kinds import kind_of
+from mixlm.errors import UserError, nearest
+from mixlm.perf.profiler import Profile
+
+_OPTIONS = (
+    "--gin_file",
+    "--gin_search_paths",
+    "--text",
+    "--print_config",
+    "--explain",
+    "--aot",
+    "--profile",
+    "--coordinator",
+    "--processes",
+    "--process",
+    "--help",
+)
+_DATA = Path(__file__).resolve().parents[2] / "gin" / "data"
+# What reads each kind of text; its gin file has the kind's name.
+_SOURCES = {"text": "TextFiles", "jsonl": "JsonLines", "tfrecord": "TFRecords"}
+
+
+@dataclass(frozen=True)
+class Flags:
+    """What a command line asks for; `bindings` hold one `NAME = value` of gin text for each `--gin.NAME=value`."""
+
+    gin_files: tuple[str, ...] = ()
+    search_paths: tuple[str, ...] = ()
+    bindings: tuple[str, ...] = ()
+    print_config: bool = False
+    explain: bool = False
+    aot: str | None = None
+    profile: Profile | None = None
+    coordinator: str | None = None
+    processes: int | None = None
+    process: int | None = None
+
+
+def parse_flags(argv: Sequence[str], description: str, several: bool = False) -> Flags:
+    """Reads the arguments after the program's name; raises UserError for one that is unknown or lacks its value.
+
+    `several` is for the script that trains: it can be one run in several processes, and trace its steps.
+    """
+    bindings, others = _split_bindings(argv)
+    parser = argparse.ArgumentParser(
+        description=description,
+        epilog="--gin.NAME=value sets a macro (--gin.TRAIN_STEPS=300) or a parameter (--gin.SpacTor.lambda1=5).",
+        allow_abbrev=False,
+        exit_on_error=False,
+    )
+    parser.add_argument(
+        "--gin_file", action="append", default=[], metavar="NAME", help="a gin file; later ones override earlier ones"
+    )
+    parser.add_argument(
+        "--gin_search_paths", action="append", default=[], metavar="A,B", help="folders to look for gin files in"
+    )
+    parser.add_argument(
+        "--text", metavar="PATH", help="your own text: a file, or a folder of .txt, .jsonl or .tfrecord files"
+    )
+    parser.add_argument("--print_config", action="store_true", help="print the configuration and stop")
+    parser.add_argument("--explain", action="store_true", help="say what would run, with examples, and stop")
+    parser.set_defaults(aot=None, profile=None, coordinator=None, processes=None, process=None)
+    if several:
+        parser.add_argument(
+            "--aot",
+            metavar="TOPOLOGY",
+            help="compile for a TPU slice that is not here (v5e:4x4), say what it takes, stop",
+        )
+        parser.add_argument(
+            "--profile", metavar="START:STOP", help="trace these steps into RUN/profile, for TensorBoard or Perfetto"
+        )
+        parser.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 of several listens")
+        parser.add_argument("--processes", type=int, metavar="N", help="how many processes the run has")
+        parser.add_argument("--process", type=int, metavar="I", help="which one this is, from 0")
+    try:
+        known, unknown = parser.parse_known_args(others)
+    except argparse.ArgumentError as error:
+        raise UserError(f"{error.argument_name}: {error.message}.") from None
+    if unknown:
+        raise UserError(_unknown(unknown[0]))
+    if known.explain and known.profile is not None:
+        raise UserError("--explain takes no step that --profile could trace: give one of them.")
+    gin_files = known.gin_file
+    if known.text is not None:
+        gin_files, bindings = _with_text(known.text, gin_files, bindings)
+    return Flags(
+        gin_files=tuple(gin_files),
+        search_paths=tuple(path for paths in known.gin_search_paths for path in paths.split(",") if path),
+        bindings=tuple(bindings),
+        print_config=known.print_config,
+        explain=known.explain,
+        aot=known.aot,
+        profile=None if known.profile is None else Profile.of(known.profile),
+        coordinator=known.coordinator,
+        processes=known.processes,
+        process=known.process,
+    )
+
+
+def run_or_explain_error(main: Callable[[], None]) -> None:
+    """Calls `main`; a UserError becomes one line on stderr and exit code 2, a signal its line and 128 + its number."""
+    try:
+        main()
+    except UserError as error:
+        print("error:", str(error).replace("\n", " "), file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt as signal:
+        print(str(signal) or "interrupted", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        # Not sys.exit, which would wait for what is being compiled.
+        os._exit(getattr(signal, "code", 130))
+
+
+def _with_text(path: str, gin_files: list[str], bindings: list[str]) -> tuple[list[str], list[str]]:
+    """The data file for what lies at `path` right behind the recipe, so that what comes later keeps its vocabulary."""
+    if any(binding.startswith("TEXT = ") for binding in bindings):
+        raise UserError("--text and --gin.TEXT both name a text: give one of them.")
+    kind = kind_of(path)
+    own = [f"TEXT = {path!r}", f"MIXTURE_OR_TASK_NAME = {kind!r}", f"TextTask.source = @{_SOURCES[kind]}()"]
+    return [*gin_files[:1], str(_DATA / f"{kind}.gin"), *gin_files[1:]] if gin_files else [], own + bindings
+
+
+def _split_bindings(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Separates `--gin.NAME=value` and `--gin.NAME value` from the other arguments."""
+    bindings, others = [], []
+    arguments = iter(argv)
+    for argument in arguments:
+        if not argument.startswith("--gin."):
+            others.append(argument)
+            continue
+        name, equals, value = argument.removeprefix("--gin.").partition("=")
+        if not equals:
+            value = next(arguments, "--")
+            if value.startswith("--"):
+                raise UserError(f"{argument} needs a value: write {argument}=VALUE.")
+        if not name.strip():
+            raise UserError(f"{argument!r} names nothing to set: write --gin.NAME=value.")
+        bindings.append(f"{name.strip()} = {_gin_value(value)}")
+    return bindings, others
+
+
+def _gin_value(text: str) -> str:
+    """Returns `text` where gin can read it as a value, else `text` quoted, so that a shell needs no nested quotes."""
+    if text.startswith(tuple("@%([{'\"")):
+        return text
+    try:
+        value = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError):
+        return repr(text)
+    # gin would take what follows a # for a comment, and knows neither a plus sign nor a tuple without brackets.
+    literal = isinstance(value, (bool, int, float, str, type(None))) and "#" not in text and "+" not in text[:1]
+    return text.strip() if literal else repr(text)
+
+
+def _unknown(argument: str) -> str:
+    name = argument.partition("=")[0]
+    if not name.startswith("-"):
+        return f"The argument {argument!r} stands alone: gin files are named with --gin_file=NAME."
+    knob = name.lstrip("-")
+    if knob.isupper():
+        return f"There is no flag {name!r}. Did you mean '--gin.{knob}'?"
+    return f"There is no flag {name!r}.{nearest(name, _OPTIONS)}"

@@ -1,0 +1,209 @@
+"""Reads gin files and command-line bindings into a Program, so that each mistake has a place and a nearest name.
+
+gin's own parser reads the text, and names are resolved by gin's rules for dynamic registration: each file has its own
+imports. On the command line, a class goes by any name that the files leave unambiguous.
+"""
+
+import importlib
+import inspect
+import pkgutil
+import sys
+import tokenize
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TextIO
+
+from gin import config_parser
+from mixlm.errors import UserError, nearest
+from mixlm.gin_config.program import Binding, Macro, Program, Reference, Target, check_macros, parameters
+
+GIN_FOLDER = Path(__file__).resolve().parents[2] / "gin"
+
+
+def find(name: str, places: tuple[Path, ...]) -> Path:
+    """Returns the first of `places` that has the gin file `name` (its ending may be left out), or raises UserError."""
+    for place in places:
+        for candidate in (place / name, place / f"{name}.gin"):
+            if candidate.is_file():
+                return candidate
+    known = [path.name for path in Path().glob("*.gin")]
+    for place in places[1:]:
+        known += [path.relative_to(place).as_posix() for path in sorted(place.rglob("*.gin"))]
+    looked = ", ".join(str(place.absolute()) for place in places)
+    hint = nearest(f"{name.removesuffix('.gin')}.gin", known)
+    raise UserError(f"There is no gin file {name!r} in {looked}.{hint}")
+
+
+def read(gin_files: tuple[str, ...], search_paths: tuple[str, ...], bindings: tuple[str, ...]) -> Program:
+    """Reads the files and then the bindings, each found and resolved; raises UserError for the first mistake."""
+    for path in search_paths:
+        if not Path(path).is_dir():
+            raise UserError(f"The gin search path {path!r} is not a folder.")
+    program = Program()
+    places = (Path(), *map(Path, search_paths), GIN_FOLDER)
+    for name in gin_files:
+        _read_file(program, find(name, places), places, ())
+    declared = set(program.macros)
+    for binding in bindings:
+        _read_binding(program, binding)
+    check_macros(program, declared)
+    return program
+
+
+class _Names:
+    """What gin's parser asks for references and macros."""
+
+    def __init__(self, resolve: Callable[[str], Target]) -> None:
+        self._resolve = resolve
+
+    def configurable_reference(self, scoped_selector: str, evaluate: bool) -> Reference:
+        *scopes, selector = scoped_selector.split("/")
+        return Reference(tuple(scopes), self._resolve(selector), evaluate)
+
+    def macro(self, name: str) -> Macro:
+        return Macro(name)
+
+
+def _read_file(program: Program, path: Path, places: tuple[Path, ...], within: tuple[Path, ...]) -> None:
+    shown = str(path.relative_to(GIN_FOLDER) if path.is_relative_to(GIN_FOLDER) else path)
+    symbols: dict[str, Any] = {}
+
+    def resolve(selector: str) -> Target:
+        return _resolve(program, symbols, selector)
+
+    with path.open(encoding="utf-8") as lines:
+        for statement, where in _statements(lines, shown, _Names(resolve)):
+            with _placed(where):
+                if isinstance(statement, config_parser.ImportStatement):
+                    _import(symbols, statement)
+                elif isinstance(statement, config_parser.BlockDeclaration):
+                    resolve(statement.selector)
+                elif isinstance(statement, config_parser.BindingStatement):
+                    _bind(program, statement, Binding(statement.value, where), resolve)
+                else:
+                    included = find(statement.filename, places)
+                    if included.resolve() in (*within, path.resolve()):
+                        raise UserError(f"including {statement.filename!r} here never ends, it includes this file.")
+            if isinstance(statement, config_parser.IncludeStatement):
+                _read_file(program, included, places, (*within, path.resolve()))
+    program.symbols.update(symbols)
+
+
+def _statements(lines: TextIO, shown: str, names: _Names) -> Iterator[tuple[Any, str]]:
+    """Yields a file's statements, each with its place; raises UserError where gin's parser cannot go on."""
+    try:
+        parser = config_parser.ConfigParser(lines, names)
+        while statement := parser.parse_statement():
+            yield statement, f"{shown}, line {statement.location.line_num}"
+    except UnicodeDecodeError:
+        raise UserError(f"{shown} is not UTF-8 text.") from None
+    except SyntaxError as error:
+        reason = str(error.msg).splitlines()[0].rstrip(".")
+        text = (error.text or "").strip()
+        raise UserError(f"{shown}, line {error.lineno}: gin cannot read {text!r} ({reason}).") from None
+    except tokenize.TokenError as error:
+        raise UserError(f"{shown}, line {error.args[1][0]}: a bracket or a quote before here is not closed.") from None
+    except TypeError as error:
+        raise UserError(f"{shown}: gin cannot read a dict, for a key in it is no key ({error}).") from None
+    except UserError as error:
+        # gin's parser met a reference that does not resolve, and appended the place to the sentence.
+        sentence, place = str(error).splitlines()[:2]
+        raise UserError(f"{shown}, line {place.rpartition(' ')[2]}: {sentence}") from None
+
+
+@contextmanager
+def _placed(where: str) -> Iterator[None]:
+    """Puts the place before the sentence of a UserError."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{where}: {str(error).splitlines()[0]}") from None
+
+
+def _read_binding(program: Program, text: str) -> None:
+    """Reads `NAME = value` of the command line, where a class goes by any name that the files leave unambiguous."""
+    name, _, value = text.partition(" = ")
+    where = f"--gin.{name}"
+
+    def resolve(selector: str) -> Target:
+        known = program.mentioned
+        matches = [target for target in known if str(target) == selector]
+        matches = matches or [target for target in known if f".{target.module}.{target.path}".endswith(f".{selector}")]
+        if len(matches) > 1:
+            choices = " or ".join(f"{target.module}.{target.path}" for target in matches)
+            raise UserError(f"{selector!r} could be {choices}.")
+        if matches:
+            return matches[0]
+        if selector.partition(".")[0] in program.symbols and "." in selector:
+            return _resolve(program, program.symbols, selector)
+        hint = nearest(selector, [name for target in known for name in (target.path, str(target))])
+        raise UserError(f"the gin files mention no class {selector!r}.{hint}")
+
+    with _placed(where):
+        try:
+            statement, *others = config_parser.ConfigParser(text, _Names(resolve))
+            if others:
+                raise SyntaxError("more than one statement")
+        except (SyntaxError, tokenize.TokenError, TypeError):
+            raise UserError(f"gin cannot read {value!r} as the value of {name!r}.") from None
+        _bind(program, statement, Binding(statement.value, where, typed=value), resolve)
+
+
+def _bind(program: Program, statement: Any, binding: Binding, resolve: Callable[[str], Target]) -> None:
+    scope, selector, name = statement.scope, statement.selector, statement.arg_name
+    if not name:
+        program.macros[f"{scope}/{selector}".lstrip("/")] = binding
+        return
+    target = resolve(selector)
+    known = parameters(target.value)
+    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values())
+    if name not in known and not takes_any:
+        raise UserError(f"{target} has no parameter {name!r}.{nearest(name, known)}")
+    program.bindings.setdefault((scope, target), {})[name] = binding
+
+
+def _import(symbols: dict[str, Any], statement: Any) -> None:
+    """Binds a module to the name that gin gives it."""
+    module = statement.module
+    if module == "__gin__.dynamic_registration":
+        return
+    try:
+        imported = importlib.import_module(module)
+    except ImportError as error:
+        # A library that is missing inside of an existing module is no misspelling: that error speaks for itself.
+        if not error.name or not f"{module}.".startswith(f"{error.name}."):
+            raise
+        parent, _, last = module.rpartition(".")
+        raise UserError(f"there is no module {module!r}.{_nearest_module(parent, last)}") from None
+    by_its_end = statement.is_from or statement.alias
+    symbols[statement.bound_name()] = imported if by_its_end else sys.modules[statement.bound_name()]
+
+
+def _nearest_module(parent: str, name: str) -> str:
+    try:
+        path = getattr(importlib.import_module(parent), "__path__", None) if parent else None
+    except ImportError:
+        return ""
+    if parent and path is None:
+        return f" {parent!r} is a module: import it, and write {parent.rpartition('.')[2]}.{name}."
+    return nearest(name, [module.name for module in pkgutil.iter_modules(path)])
+
+
+def _resolve(program: Program, symbols: dict[str, Any], selector: str) -> Target:
+    """Follows `symbol.attribute...` to a class or function."""
+    first, *attributes = selector.split(".")
+    if first not in symbols:
+        raise UserError(f"{first!r} of {selector!r} is not imported in this file.{nearest(first, symbols)}")
+    value, module, path = symbols[first], first, ""
+    for attribute in attributes:
+        if not hasattr(value, attribute):
+            known = [name for name in dir(value) if not name.startswith("_") and callable(getattr(value, name, None))]
+            raise UserError(f"{getattr(value, '__name__', value)} has no {attribute!r}.{nearest(attribute, known)}")
+        if isinstance(value, ModuleType):
+            module, path = value.__name__, ""
+        value, path = getattr(value, attribute), f"{path}.{attribute}".lstrip(".")
+    if not inspect.isclass(value) and not inspect.isroutine(value):
+        raise UserError(f"{selector!r} is no class or function.")
+    return program.target(value, module, path)

@@ -1,0 +1,79 @@
+"""Work on every device's own rows and positions, added up once: a loop over blocks must not talk in every turn."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, Shaped
+
+from mixlm.parallel.logical_axes import Layout, in_force, laid_out
+
+
+@dataclass(frozen=True)
+class Shards:
+    """`rows` x `positions` equal parts of [B, T, ...], each on devices of its own."""
+
+    layout: Layout
+    rows: int
+    positions: int
+
+    def each(self, function: Callable[..., Any], *parts: Shaped[Array, "G ..."]) -> Any:
+        """`function` of every part of what is cut, stacked as the parts are.
+
+        What `function` closes over is copied to each part (on a device that is no more than it needs), so that its
+        gradient is a sum of the parts' own, taken when all are done.
+        """
+        with self.inside():
+            plain, held = jax.closure_convert(function, *(x[0] for x in parts))
+            copies = [self._pinned(jnp.broadcast_to(x, (self.rows * self.positions, *x.shape))) for x in held]
+            return jax.vmap(plain, spmd_axis_name=self._axes)(*parts, *copies)
+
+    def inside(self) -> AbstractContextManager[None]:
+        """Within, what is traced is pinned as in one part."""
+        return laid_out(self.layout.without("batch", "length"))
+
+    def cut(self, x: Shaped[Array, "B T ..."]) -> Shaped[Array, "G R P ..."]:
+        """All parts, each on its devices."""
+        return self._pinned(self._cut(x))
+
+    def whole(self, parts: Shaped[Array, "G R P"]) -> Shaped[Array, "B T"]:
+        """What was found for each position of each part, as [B, T]."""
+        _, rows, positions = parts.shape
+        found = jnp.moveaxis(parts.reshape(self.rows, self.positions, rows, positions), 1, 2)
+        return found.reshape(self.rows * rows, self.positions * positions)
+
+    def row_sums(self, parts: Shaped[Array, "G R"]) -> Shaped[Array, " B"]:
+        """What was added up for each row of each part, as [B]."""
+        return jnp.sum(parts.reshape(self.rows, self.positions, -1), axis=1).reshape(-1)
+
+    @property
+    def _axes(self) -> tuple[str, ...]:
+        rows = self.layout.axes_of("batch") if self.rows > 1 else ()
+        return (*rows, *(self.layout.axes_of("length") if self.positions > 1 else ()))
+
+    def _cut(self, x: Shaped[Array, "B T ..."]) -> Shaped[Array, "G R P ..."]:
+        rows, length = x.shape[0] // self.rows, x.shape[1] // self.positions
+        x = x.reshape(self.rows, rows, self.positions, length, *x.shape[2:])
+        return jnp.moveaxis(x, 2, 1).reshape(self.rows * self.positions, rows, length, *x.shape[4:])
+
+    def _pinned(self, x: Shaped[Array, "G ..."]) -> Shaped[Array, "G ..."]:
+        spec = PartitionSpec(self._axes, *[PartitionSpec.UNCONSTRAINED] * (x.ndim - 1))
+        return jax.lax.with_sharding_constraint(x, NamedSharding(self.layout.mesh, spec))
+
+
+def shards_of(rows: int, length: int) -> Shards | None:
+    """How the layout in force cuts so many rows and positions; None where all are on one device."""
+    layout = in_force()
+    if layout is None:
+        return None
+
+    def parts(name: str, size: int) -> int:
+        found = layout.parts(name)
+        return found if size % found == 0 else 1
+
+    found = Shards(layout, parts("batch", rows), parts("length", length))
+    return found if found.rows * found.positions > 1 else None

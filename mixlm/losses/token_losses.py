@@ -1,0 +1,101 @@
+"""Per-token losses: cross-entropy, MiLe and focal, each as (cost, scale) of a block of logits."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from mixlm.losses.softmax import normalizer_chosen_entropy
+from mixlm.schedules import check_number
+
+
+@runtime_checkable
+class TokenLoss(Protocol):
+    """What one token costs, and its scale: `total = sum(w * scale * cost)`, `count = sum(counted + w * (scale - 1))`.
+
+    So plain cross-entropy divides by what is counted, whatever the weights; where these add up to what is counted, any
+    other loss divides by the weighted sum of its scale.
+    """
+
+    def __call__(
+        self, logits: Float[Array, "*n V"], targets: Int[Array, "*n"]
+    ) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
+        """Returns (cost in nats, scale); no gradient flows through the scale."""
+        ...
+
+
+def cross_entropy(logits: Float[Array, "*n V"], targets: Int[Array, "*n"], z_loss: float = 0.0) -> Float[Array, "*n"]:
+    """`log Z - logit[target] + z_loss * (log Z)^2`, in nats."""
+    log_z, chosen, _ = normalizer_chosen_entropy(logits, targets)
+    return _cost(log_z, chosen, z_loss)
+
+
+def _cost(log_z: Float[Array, "*n"], chosen: Float[Array, "*n"], z_loss: float) -> Float[Array, "*n"]:
+    return log_z - chosen + (z_loss * log_z**2 if z_loss else 0.0)
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """Cross-entropy with T5X's z-loss, `-log p(target) + z_loss * (log Z)^2`."""
+
+    z_loss: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_number(self, "z_loss", 0)
+
+    def __call__(
+        self, logits: Float[Array, "*n V"], targets: Int[Array, "*n"]
+    ) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
+        """Returns (cost, ones)."""
+        cost = cross_entropy(logits, targets, self.z_loss)
+        return cost, jnp.ones_like(cost)
+
+
+@dataclass(frozen=True)
+class MiLe:
+    """MiLe loss (arXiv 2310.19531): cross-entropy scaled by `(1 + H)^gamma / mean((1 + H)^gamma)`.
+
+    H is the entropy of the prediction in nats; no gradient flows through the scale (as in the released code). The mean
+    runs over the whole batch, where the released code averages the reciprocals of each device's mean. gamma = 0 is
+    cross-entropy; 1.0 is the released default.
+    """
+
+    traced: ClassVar[tuple[str, ...]] = ("gamma",)
+    gamma: float = 1.0
+    z_loss: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_number(self, "gamma", 0)
+        check_number(self, "z_loss", 0)
+
+    def __call__(
+        self, logits: Float[Array, "*n V"], targets: Int[Array, "*n"]
+    ) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
+        """Returns (cost, (1 + H)^gamma)."""
+        log_z, chosen, entropy = normalizer_chosen_entropy(logits, targets)
+        return _cost(log_z, chosen, self.z_loss), (1 + jax.lax.stop_gradient(entropy)) ** self.gamma
+
+
+@dataclass(frozen=True)
+class Focal:
+    """The focal baseline of the MiLe release: cross-entropy scaled by `(1 - p)^gamma / mean((1 - p)^gamma)`.
+
+    p is the probability of the target; no gradient flows through the scale, unlike in the original focal loss.
+    """
+
+    traced: ClassVar[tuple[str, ...]] = ("gamma",)
+    gamma: float = 1.0
+    z_loss: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_number(self, "gamma", 0)
+        check_number(self, "z_loss", 0)
+
+    def __call__(
+        self, logits: Float[Array, "*n V"], targets: Int[Array, "*n"]
+    ) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
+        """Returns (cost, (1 - p)^gamma)."""
+        missing = -jnp.expm1(-cross_entropy(jax.lax.stop_gradient(logits), targets))
+        return cross_entropy(logits, targets, self.z_loss), jnp.maximum(missing, 0.0) ** self.gamma

@@ -1,0 +1,1 @@
+"""Attention masks, and the kernels that attention is dispatched to."""

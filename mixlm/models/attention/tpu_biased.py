@@ -1,0 +1,259 @@
+"""Attention on a TPU whose scores never leave the chip's vector memory, with a learnt bias: a kernel of ours.
+
+No library keeps a kernel that learns a bias which rows share: theirs read one, and write its gradient, for each row.
+Here a program has a few heads of one row: all keys, and a block of queries after the other. Row comes after row, so
+that a bias is read once for all of them, and its gradient is added up where it lies. Heads lie side by side, as the
+products with parameters have them, and fill whole lanes.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float
+
+from mixlm.models.attention.dot_product import KEPT, MASKED
+from mixlm.models.attention.masks import Reach
+
+LANES, SUBLANES = 128, 8
+# Ours: the scores of so many queries with all keys are at hand at once; and a program is written out for so many such
+# blocks, beyond which it takes a minute to compile.
+QUERIES, BLOCKS = 256, 4
+# Ours: the part of the vector memory that a kernel may take; with the rest the compiler fetches ahead.
+SHARE = 0.75
+
+
+class _Setting(NamedTuple):
+    heads: int
+    scale: float
+    interpret: bool
+
+
+def resident(
+    q: Float[Array, "B H T K"],
+    k: Float[Array, "B H S K"],
+    v: Float[Array, "B H S K"],
+    reach: Reach,
+    bias: Float[Array, "1 H T S"] | None = None,
+    *,
+    scale: float = 1.0,
+    interpret: bool = False,
+) -> Float[Array, "B H T K"]:
+    """`softmax(scale q k' + bias) v` within `reach`, the softmax in float32.
+
+    The gradient is that of `attend`; q, k and v are all that is kept for it. `interpret` computes on any device what
+    the kernel would, slowly.
+    """
+    setting = _Setting(q.shape[1], scale, interpret)
+    mixed = _attend(*map(_joined, (q, k, v)), bias, reach, setting)
+    return _split(checkpoint_name(mixed, KEPT), q.shape[1])
+
+
+def resident_slopes(
+    q: Float[Array, "B H T K"],
+    k: Float[Array, "B H S K"],
+    v: Float[Array, "B H S K"],
+    given: Float[Array, "B H T K"],
+    reach: Reach,
+    bias: Float[Array, "1 H T S"] | None = None,
+    *,
+    interpret: bool = False,
+) -> tuple[Any, ...]:
+    """What `resident` gives with a scale of one, made again, and its gradients for q, k, v and the bias."""
+    sequences, setting = [*map(_joined, (q, k, v, given))], _Setting(q.shape[1], 1.0, interpret)
+    found, of_bias = _gradients(setting, sequences, bias, reach, again=True)
+    return (*(_split(x, q.shape[1]) for x in found), *of_bias)
+
+
+def _joined(x: Float[Array, "B H T K"]) -> Float[Array, "B T J"]:
+    return x.swapaxes(1, 2).reshape(x.shape[0], x.shape[2], -1)
+
+
+def _split(x: Float[Array, "B T J"], heads: int) -> Float[Array, "B H T K"]:
+    return x.reshape(*x.shape[:2], heads, -1).swapaxes(1, 2)
+
+
+def together(heads: int, width: int) -> int:
+    """How many heads of this width one program takes: the fewest that fill whole lanes, else all."""
+    return next((some for some in range(1, heads) if heads % some == 0 and some * width % LANES == 0), heads)
+
+
+def fits(memory: float, heads: int, queries: int, keys: int, width: int, size: int, *, biased: bool) -> bool:
+    """Whether a chip with so many bytes of vector memory can run the kernel for these shapes; see `vector_memory`."""
+    needed = vector_memory(heads, queries, keys, width, size, biased=biased)
+    return queries <= BLOCKS * QUERIES and needed <= SHARE * memory
+
+
+def vector_memory(heads: int, queries: int, keys: int, width: int, size: int, *, biased: bool) -> int:
+    """The bytes of vector memory that the kernel of the gradient, the larger one, takes, with activations of `size`.
+
+    What is read and written is there twice, since the next is fetched meanwhile: four arrays of queries, four of keys,
+    the bias and its gradient. Of the scores of as many queries as are at hand there are eight float32 arrays, or twelve
+    where products have float32 operands, which are taken apart: ours, from what the compiler asked for.
+    """
+    some = together(heads, width)
+    lanes, biases = max(some * width, LANES), some * queries * keys if biased else 0
+    moved = size * (4 * queries + 4 * keys) * lanes + 4 * 2 * biases
+    return 2 * moved + 4 * 2 * keys * lanes + 4 * (4 + 2 * size) * min(queries, QUERIES) * keys
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _attend(
+    q: Float[Array, "B T J"],
+    k: Float[Array, "B S J"],
+    v: Float[Array, "B S J"],
+    bias: Float[Array, "1 H T S"] | None,
+    reach: Reach,
+    setting: _Setting,
+) -> Float[Array, "B T J"]:
+    return _forward(q, k, v, bias, reach, setting)[0]
+
+
+def _forward(q: Any, k: Any, v: Any, bias: Any, reach: Reach, setting: _Setting) -> Any:
+    (mixed,) = _call(_mix, 2, (q, k, v), bias, reach, (q,), setting)
+    return mixed, (q, k, v, bias, reach)
+
+
+def _backward(setting: _Setting, kept: Any, given: Any) -> Any:
+    q, k, v, bias, reach = kept
+    found, of_bias = _gradients(setting, [q, k, v, given], bias, reach, again=False)
+    return *found, of_bias[0] if of_bias else None, None
+
+
+_attend.defvjp(_forward, _backward)
+
+
+def _gradients(setting: _Setting, given: list[Any], bias: Any, reach: Reach, *, again: bool) -> Any:
+    """What was mixed, if it is to be had again, and the gradients for q, k and v; and that for a bias."""
+    sequences = [given[0]] * again + given[:3]
+    biases = [] if bias is None else [jax.ShapeDtypeStruct(bias.shape, jnp.float32)]
+    kernel, products = partial(_slopes, again), 5 + again
+    found = _call(kernel, products, given, bias, reach, [*sequences, *biases], setting)
+    return found[: len(sequences)], [x.astype(bias.dtype) for x in found[len(sequences) :]]
+
+
+def _call(kernel: Any, products: int, sequences: Any, bias: Any, reach: Reach, outputs: Any, setting: _Setting) -> Any:
+    """Runs a kernel of so many products for some heads of every row; of `outputs` the shapes and types count."""
+    # Pallas takes a while to import, and only what runs on a TPU needs it.
+    from jax.experimental import pallas as pl
+    from jax.experimental.pallas import tpu
+
+    (rows, queries, joined), keys = sequences[0].shape, sequences[1].shape[1]
+    width = joined // setting.heads
+    some = together(setting.heads, width)
+
+    def block(x: Any) -> Any:
+        if x.ndim == 4:
+            return pl.BlockSpec((1, some, *x.shape[2:]), lambda head, row: (0, head, 0, 0))
+        return pl.BlockSpec((1, x.shape[1], some * width), lambda head, row: (row, 0, head))
+
+    numbers = [x[:, None] for x in reach]
+    of_row = [pl.BlockSpec((1, *x.shape[1:]), lambda head, row: (row, 0, 0)) for x in numbers]
+    arrays = [*sequences, *(() if bias is None else (bias,))]
+    inputs = [*numbers, *arrays]
+    scores = rows * setting.heads * queries * keys
+    size = sequences[0].dtype.itemsize
+    needed = vector_memory(setting.heads, queries, keys, width, size, biased=bias is not None)
+    call = pl.pallas_call(
+        lambda *refs: kernel(some, setting.scale, refs[: len(inputs)], refs[len(inputs) :]),
+        grid=(setting.heads // some, rows),
+        in_specs=[*of_row, *map(block, arrays)],
+        out_specs=list(map(block, outputs)),
+        out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in outputs],
+        cost_estimate=pl.CostEstimate(
+            flops=products * 2 * scores * width,
+            transcendentals=scores,
+            bytes_accessed=sum(x.size * x.dtype.itemsize for x in [*inputs, *outputs]),
+        ),
+        compiler_params=tpu.CompilerParams(
+            dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=max(needed, 2**24)
+        ),
+        interpret=setting.interpret,
+    )
+    # Inside of a jit, JAX drops a call that nothing needs; else it would not.
+    return jax.jit(call)(*inputs)
+
+
+def _mix(some: int, scale: float, inputs: Any, outputs: Any) -> None:
+    *reach, q, k, v = inputs[:6]
+    for part in _parts(q):
+        seen = _seen(part, *reach)
+        for head, lanes in _heads(some, q):
+            bias = [x[0, head, part] for x in inputs[6:]]
+            weights, total = _weights(q[0, part, lanes], k[0, :, lanes], bias, seen, scale)
+            outputs[0][0, part, lanes] = _mixed(weights, total, v[0, :, lanes])
+
+
+def _slopes(again: bool, some: int, scale: float, inputs: Any, outputs: Any) -> None:
+    from jax.experimental import pallas as pl
+
+    *reach, q, k, v, given = inputs[:7]
+    mixed, (of_q, of_k, of_v, *of_bias) = outputs[: int(again)], outputs[int(again) :]
+    for x in of_bias:
+
+        @pl.when(pl.program_id(1) == 0)
+        def _clear(x: Any = x) -> None:
+            x[...] = jnp.zeros_like(x)
+
+    sums: dict[int, Any] = {}
+    for part in _parts(q):
+        seen = _seen(part, *reach)
+        for head, lanes in _heads(some, q):
+            queries, keys = q[0, part, lanes], k[0, :, lanes]
+            bias = [x[0, head, part] for x in inputs[7:]]
+            with jax.named_scope("rematted_computation"):
+                weights, total = _weights(queries, keys, bias, seen, scale)
+                for x in mixed:
+                    x[0, part, lanes] = _mixed(weights, total, v[0, :, lanes])
+            share = (given[0, part, lanes].astype(jnp.float32) / total).astype(v.dtype)
+            through = _product(share, v[0, :, lanes], 1, 1)
+            along = jnp.sum(weights * through, axis=1, keepdims=True) / total
+            slope = weights * (through - along)
+            for x in of_bias:
+                x[0, head, part] += slope
+            slope = slope.astype(v.dtype)
+            of_q[0, part, lanes] = (_product(slope, keys, 1, 0) * scale).astype(q.dtype)
+            found = _product(slope, queries, 0, 0) * scale, _product(weights.astype(v.dtype), share, 0, 0)
+            sums[head] = found if head not in sums else tuple(map(jnp.add, sums[head], found))
+    for head, lanes in _heads(some, q):
+        of_k[0, :, lanes], of_v[0, :, lanes] = (x.astype(k.dtype) for x in sums[head])
+
+
+def _parts(q: Any) -> list[slice]:
+    return [slice(start, min(start + QUERIES, q.shape[1])) for start in range(0, q.shape[1], QUERIES)]
+
+
+def _heads(some: int, q: Any) -> list[tuple[int, slice]]:
+    width = q.shape[2] // some
+    return [(head, slice(head * width, (head + 1) * width)) for head in range(some)]
+
+
+def _seen(part: slice, limits: Any, segments: Any, key_segments: Any) -> Any:
+    """The mask of `Reach` for these queries."""
+    last, own, keys = _column(limits[0, :, part]), _column(segments[0, :, part]), key_segments[0]
+    places = jax.lax.broadcasted_iota(jnp.int32, (last.shape[0], keys.shape[1]), 1)
+    return (places <= last) & (own == keys) & (own > 0)
+
+
+def _column(row: Any) -> Any:
+    # Mosaic turns whole tiles only.
+    return jnp.broadcast_to(row, (SUBLANES, row.shape[1])).T[:, :1]
+
+
+def _weights(q: Any, k: Any, bias: Any, seen: Any, scale: float) -> tuple[Any, Any]:
+    """exp(score - its largest) and each query's sum of them."""
+    scores = sum(bias, _product(q, k, 1, 1) * scale)
+    # As large as the numbers that `attend` adds: a query that sees nothing attends evenly.
+    scores = jnp.where(seen, scores, MASKED)
+    weights = jnp.exp(scores - jnp.max(scores, axis=1, keepdims=True))
+    return weights, jnp.sum(weights, axis=1, keepdims=True)
+
+
+def _mixed(weights: Any, total: Any, v: Any) -> Any:
+    return (_product(weights.astype(v.dtype), v, 1, 0) / total).astype(v.dtype)
+
+
+def _product(a: Any, b: Any, of_a: int, of_b: int) -> Any:
+    return jax.lax.dot_general(a, b, (((of_a,), (of_b,)), ((), ())), preferred_element_type=jnp.float32)

@@ -1,0 +1,186 @@
+"""The decoder-only network in T5's shape, with the parameter tree of T5X's decoder-only example."""
+
+from dataclasses import field
+
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from mixlm.example import Example, smallest_example
+from mixlm.models.attention.dispatch import View, biased_view
+from mixlm.models.attention.dot_product import mask_bias
+from mixlm.models.attention.masks import within
+from mixlm.models.kv_cache import Cache, KeysValues, Slots, empty_cache, read, unless_overfull
+from mixlm.models.layer_stack import Execution, init, stacked, through
+from mixlm.models.layers import (
+    Attention,
+    Dense,
+    Dropout,
+    Embed,
+    GatedMLP,
+    LayerSizes,
+    RMSNorm,
+    check_positive,
+    constrain,
+    without_encoder,
+)
+from mixlm.models.relative_position import RelativeBias, check_buckets
+
+
+class DecoderLayer(nn.Module):
+    """Pre-norm self-attention and MLP, each added to the residual stream."""
+
+    sizes: LayerSizes
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B T D"], past: Slots | None, view: View
+    ) -> tuple[Float[Array, "B T D"], KeysValues]:
+        """Applies the layer to `x`, which follows on `past` where it is given; also returns all keys and values."""
+        sizes = self.sizes
+        y = RMSNorm(sizes.dtype, name="pre_self_attention_layer_norm")(x)
+        attention = Attention(sizes, name="self_attention")
+        memory = attention.keys_values(y)
+        if past is not None:
+            memory = past.write(*memory)
+        x = x + Dropout(sizes.dropout_rate)(attention.attend(y, memory, view))
+        y = RMSNorm(sizes.dtype, name="pre_mlp_layer_norm")(x)
+        x = x + Dropout(sizes.dropout_rate)(GatedMLP(sizes, name="mlp")(y))
+        return constrain(x, "batch", "length", "embed"), memory
+
+
+class Decoder(nn.Module):
+    """Embedding, layers and head, in the one scope "decoder" of T5X's tree."""
+
+    sizes: LayerSizes
+    num_layers: int
+    num_buckets: int
+    max_distance: int
+    bidirectional_bias: bool
+    vocab_size: int
+    tied: bool
+    execution: Execution
+
+    def setup(self) -> None:
+        """Names the parts as T5X does."""
+        sizes = self.sizes
+        self.token_embedder = Embed(self.vocab_size, sizes.emb_dim, sizes.dtype)
+        self.relpos_bias = RelativeBias(sizes.num_heads, self.num_buckets, self.max_distance, self.bidirectional_bias)
+        self.layers = stacked(lambda _: DecoderLayer(sizes), self.num_layers, self.execution)
+        self.decoder_norm = RMSNorm(sizes.dtype)
+        self.input_dropout = Dropout(sizes.dropout_rate)
+        self.output_dropout = Dropout(sizes.dropout_rate)
+        if not self.tied:
+            self.logits_dense = Dense(self.vocab_size, ("embed", "vocab"))
+
+    def __call__(self, example: Example) -> Float[Array, "B T D"]:
+        """Reads by the example's own mask."""
+        tokens = example.decoder_input_tokens
+        reach = within(example.decoder_mask_ar, example.decoder_segments)
+        bias = self.relpos_bias(tokens.shape[1], example.decoder_positions)
+        return self.stack(tokens, biased_view(self.sizes, reach, bias, *self.execution.attending))[0]
+
+    def extend(self, example: Example, cache: Cache) -> tuple[Float[Array, "B T D"], Cache]:
+        """Reads on after what is in the cache."""
+        cache, sees, positions = read(cache, example)
+        view = mask_bias(sees) + self.relpos_bias.between(positions, cache.positions)
+        x, written = self.stack(example.decoder_input_tokens, view, cache)
+        return unless_overfull(x, cache), cache.keep(written)
+
+    def stack(
+        self, tokens: Int[Array, "B T"], view: View, cache: Cache | None = None
+    ) -> tuple[Float[Array, "B T D"], list[KeysValues]]:
+        """Embeds, applies the layers and the last norm; also returns what every layer put into the cache."""
+        x, past = self.input_dropout(self.token_embedder(tokens)), None if cache is None else cache.slots()
+        x, written = through(self.layers, self.num_layers, self.execution, x, past, view)
+        return self.output_dropout(self.decoder_norm(x)), written
+
+    def logits(self, hidden: Float[Array, "*any D"]) -> Float[Array, "*any V"]:
+        """Float32 scores by the tied or the untied head."""
+        return self.token_embedder.attend(hidden) if self.tied else self.logits_dense(hidden)
+
+
+class DecoderOnly(nn.Module):
+    """A T5-shaped decoder whose causality is data: causal, prefix and bidirectional rows share one forward.
+
+    `bidirectional_bias` tells the future's distances apart; False is T5X's network, whose one-directional buckets
+    collapse wherever a mask looks ahead. Parameters are float32 in T5X's tree; activations are `dtype`. Dropout is
+    active where a "dropout" rng is given. Raises `UserError` for a size, a rate or a name that no network can have.
+    """
+
+    vocab_size: int
+    emb_dim: int
+    num_heads: int
+    head_dim: int
+    mlp_dim: int
+    num_layers: int
+    mlp_activations: tuple[str, ...] = ("gelu", "linear")
+    dropout_rate: float = 0.0
+    logits_via_embedding: bool = False
+    dtype: str = "float32"
+    num_buckets: int = 32
+    max_distance: int = 128
+    bidirectional_bias: bool = True
+    execution: Execution = field(default=Execution(), repr=False)  # no part of what a run computes
+
+    init = init
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = self.sizes
+        check_positive(vocab_size=self.vocab_size, num_layers=self.num_layers)
+        check_buckets(self.num_buckets, self.max_distance, bidirectional=self.bidirectional_bias)
+
+    @property
+    def sizes(self) -> LayerSizes:
+        """What every layer shares."""
+        return LayerSizes(
+            emb_dim=self.emb_dim,
+            num_heads=self.num_heads,
+            head_dim=self.head_dim,
+            mlp_dim=self.mlp_dim,
+            mlp_activations=self.mlp_activations,
+            dropout_rate=self.dropout_rate,
+            dtype=self.dtype,
+        )
+
+    def setup(self) -> None:
+        """Puts everything into T5X's scope."""
+        self.decoder = Decoder(
+            sizes=self.sizes,
+            num_layers=self.num_layers,
+            num_buckets=self.num_buckets,
+            max_distance=self.max_distance,
+            bidirectional_bias=self.bidirectional_bias,
+            vocab_size=self.vocab_size,
+            tied=self.logits_via_embedding,
+            execution=self.execution,
+        )
+
+    def inputs(self) -> tuple[Example]:
+        """The smallest argument of `__call__`, with which the parameters are initialised."""
+        return (smallest_example(encoder=False),)
+
+    def hidden(self, example: Example) -> Float[Array, "B T D"]:
+        """The last layer's output, normalised, before the head.
+
+        An example for an encoder-decoder is read as a prefix language model's: the encoder's input is the prefix.
+        """
+        return self.decoder(without_encoder(example))[:, -example.decoder_input_tokens.shape[1] :]
+
+    def empty_cache(self, example: Example, length: int) -> Cache:
+        """A cache of `length` slots for the example's rows; raises `UserError` where that is none."""
+        rows = example.decoder_input_tokens.shape[0]
+        return empty_cache(self.num_layers, rows, self.num_heads, length, self.head_dim, self.dtype)
+
+    def extend(self, example: Example, cache: Cache) -> tuple[Float[Array, "B T D"], Cache]:
+        """`hidden` of the tokens that follow on those in the cache, and the cache with them; see `cache.read`."""
+        x, cache = self.decoder.extend(without_encoder(example), cache)
+        return x[:, -example.decoder_input_tokens.shape[1] :], cache
+
+    def logits(self, hidden: Float[Array, "*any D"]) -> Float[Array, "*any V"]:
+        """Float32 scores of any block of positions."""
+        return self.decoder.logits(hidden)
+
+    def __call__(self, example: Example) -> Float[Array, "B T V"]:
+        """All logits at once, which is how the parameters are initialised."""
+        return self.logits(self.hidden(example))

@@ -1,0 +1,287 @@
+"""Objectives made of objectives: rows of one forward that differ in what is asked of them, and sums of whole losses."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key, Shaped, UInt32
+
+from mixlm.errors import UserError
+from mixlm.example import Example
+from mixlm.losses.score import score_rows
+from mixlm.losses.terms import Term
+from mixlm.losses.token_losses import CrossEntropy
+from mixlm.objectives.base import Batch, Nets, Objective, RowObjective, drawn
+from mixlm.objectives.corruption import Rate, rate_at
+from mixlm.rng import ranks
+from mixlm.schedules import Schedule, Step
+
+MAX_ROWS = 2**16
+
+
+@dataclass(frozen=True)
+class PerExample:
+    """Rows of one batch under different objectives, in one forward of one network (Dual; GPT-BERT's 15 to 1).
+
+    `shares` are those of the rows of all objectives but the last, which takes the rest. The rows' number per objective
+    is exact over steps (see `apportioned`) and which rows they are is drawn anew every step. The loss is the sum of
+    `share * loss_weight * (total / count)` with the realised share, each objective's terms under its own name: the
+    mean over the rows. Dual's release weighs causal rows by 2, its formula by 1. An objective without a row in a step
+    weighs nothing there. Shares and loss weights may be traced, so that one executable serves every ratio.
+
+    UserError where the objectives do not read one network, do not share their rows' length, or have no token loss.
+    """
+
+    traced: ClassVar[tuple[str, ...]] = ("shares", "loss_weights")
+    objectives: tuple[RowObjective, ...]
+    shares: tuple[float | Schedule, ...]
+    loss_weights: tuple[float | Schedule, ...] | None = None
+    name: str = "mix"
+    # For each objective the first one with its loss: told while the losses are plain numbers, which can be compared.
+    scored_as: tuple[int, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        _as_tuples(self, "objectives", "shares", "loss_weights")
+        _check_names(self)
+        count = len(self.objectives)
+        if len(self.shares) != count - 1:
+            raise UserError(
+                f"PerExample.shares = {self.shares} must have {count - 1} entries for {count} objectives: "
+                "the last objective takes the rest."
+            )
+        _check_numbers(self, "shares", self.shares)
+        if self.loss_weights is not None:
+            _check_numbers(self, "loss_weights", self.loss_weights, count)
+        given = sum(share for share in self.shares if not isinstance(share, Schedule))
+        if given > 1 + 1e-6:
+            raise UserError(f"PerExample.shares = {self.shares} add up to more than 1.")
+        networks = {network: None for objective in self.objectives for network in objective.networks}
+        if len(networks) != 1:
+            raise UserError(
+                f"PerExample runs one network over all rows, but its objectives train {' and '.join(networks)}."
+            )
+        for objective, loss in zip(self.objectives, self._losses):
+            if loss is None:
+                raise UserError(f"PerExample scores by each objective's field `loss`, and {objective.name} has none.")
+        object.__setattr__(self, "scored_as", tuple(self._losses.index(loss) for loss in self._losses))
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The one network that is trained."""
+        return self.objectives[0].networks
+
+    @property
+    def _losses(self) -> list[Any]:
+        return [getattr(objective, "loss", None) for objective in self.objectives]
+
+    def block_length(self, lengths: Mapping[str, int]) -> int:
+        """The length that all objectives agree on; UserError where they do not."""
+        return _agreed_length(self, lengths)
+
+    def assigned(self, keys: Key[Array, " B"], step: Step = 0) -> Int[Array, " B"]:
+        """The number of each row's objective; neighbouring ranks (`corruption.ranks`) share one."""
+        shares = [rate_at(share, step) for share in self.shares]
+        return apportioned(step, keys.shape[0], shares)[ranks(keys)]
+
+    def drawn(self, keys: Key[Array, " B"], step: Step = 0) -> dict[str, Shaped[Array, "B ..."]]:
+        """Each row's objective, the batch's share of each, and what the objectives draw for a whole batch."""
+        which = self.assigned(keys, step)
+        shares = jnp.mean(which[:, None] == jnp.arange(len(self.objectives))[None, :], axis=0, dtype=jnp.float32)
+        columns = {"objective": which, "shares": jnp.broadcast_to(shares[None, :], (keys.shape[0], shares.shape[0]))}
+        for objective in self.objectives:
+            columns |= drawn(objective, keys, step)
+        return columns
+
+    def corrupt(self, keys: Key[Array, " B"], batch: Batch, step: Step = 0) -> Example:
+        """Every row as its own objective corrupts it."""
+        batch = {**self.drawn(keys, step), **batch}
+        return self._mixed(batch["objective"], keys, batch, step)
+
+    def _mixed(self, which: Int[Array, " B"], keys: Key[Array, " B"], batch: Batch, step: Step) -> Example:
+        # Each row's noise is that of its objective alone: no two objectives read the same row.
+        examples = [_filled(objective.corrupt(keys, batch, step)) for objective in self.objectives]
+        shapes = [[jax.tree.structure(example), *map(jnp.shape, jax.tree.leaves(example))] for example in examples]
+        for objective, shape in zip(self.objectives, shapes):
+            if shape != shapes[0]:
+                raise UserError(
+                    f"PerExample cannot mix {self.objectives[0].name} with {objective.name}: "
+                    "their examples have different fields or lengths."
+                )
+
+        def chosen(*columns: Array) -> Array:
+            mixed = columns[0]
+            for index, column in enumerate(columns[1:], 1):
+                mixed = jnp.where((which == index)[:, None], column, mixed)
+            return mixed
+
+        return jax.tree.map(chosen, *examples)
+
+    def __call__(self, nets: Nets, batch: Batch, keys: Key[Array, " B"], step: Int[Array, ""]) -> dict[str, Term]:
+        """The terms of every objective under its own name, and `NAME/share`, the share of rows that it got."""
+        batch = {**self.drawn(keys, step), **batch}
+        which = batch["objective"]
+        real = jnp.any(batch["tokens"] != 0, axis=1)  # a row of padding is nobody's
+        example = self._mixed(which, keys, batch, step)
+        net = nets[self.networks[0]]
+        hidden = net.hidden(example)
+        targets, weights = example.decoder_target_tokens, example.decoder_loss_weights
+        term_weights = [self._weight(index, batch, step) for index in range(len(self.objectives))]
+        rows = {}
+        for index in dict.fromkeys(self.scored_as):
+            factors = self._factors(index, term_weights, example, batch)
+            counts, loss = example.loss_counts, self._losses[index]
+            rows[index] = score_rows(net.logits, hidden, targets, weights, loss, counts, factors)
+        terms: dict[str, Term] = {}
+        for index, (objective, loss) in enumerate(zip(self.objectives, self._losses)):
+            mine = which == index
+            terms |= rows[self.scored_as[index]].among(mine).terms(objective.name, loss, term_weights[index])
+            shared, count = (jnp.sum(rows, dtype=jnp.float32) for rows in (mine & real, real))
+            terms[f"{objective.name}/share"] = Term(shared, count, 0.0)
+        return terms
+
+    def _weight(self, index: int, batch: Batch, step: Step) -> Float[Array, ""]:
+        """What an objective's mean is weighed by."""
+        share = batch["shares"][0, index]
+        return share if self.loss_weights is None else share * rate_at(self.loss_weights[index], step)
+
+    def _factors(
+        self, scored: int, term_weights: Sequence[Float[Array, ""]], example: Example, batch: Batch
+    ) -> Float[Array, " B"] | None:
+        """What the loss weighs the total of each row by that is scored as this objective is: `weight / count`, else 0.
+
+        None where the count is known only with the logits.
+        """
+        if not isinstance(self._losses[scored], CrossEntropy):
+            return None
+        which, factors = batch["objective"], jnp.zeros(example.loss_counts.shape[0])
+        for index, objective in enumerate(self.objectives):
+            mine = which == index
+            here = jnp.sum(jnp.where(mine[:, None], example.loss_counts, 0.0))
+            # The step knows those of the whole batch where this is a part of it.
+            whole = batch.get(f"count/{objective.name}")
+            count = here if whole is None else whole[0]
+            if self.scored_as[index] == scored:
+                mean = jnp.where(count > 0, term_weights[index] / jnp.where(count > 0, count, 1.0), 0.0)
+                factors += jnp.where(mine, mean, 0.0)
+        return factors
+
+
+@dataclass(frozen=True)
+class Sum:
+    """`sum_i weight_i * loss_i`, each objective on the whole batch with noise of its own.
+
+    UserError where two objectives' terms would share a name, or their rows' lengths differ.
+    """
+
+    traced: ClassVar[tuple[str, ...]] = ("weights",)
+    objectives: tuple[Objective, ...]
+    weights: tuple[float | Schedule, ...]
+    name: str = "sum"
+
+    def __post_init__(self) -> None:
+        _as_tuples(self, "objectives", "weights")
+        _check_names(self)
+        _check_numbers(self, "weights", self.weights, len(self.objectives))
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """All that any of the objectives trains."""
+        return tuple({network: None for objective in self.objectives for network in objective.networks})
+
+    def block_length(self, lengths: Mapping[str, int]) -> int:
+        """The length that all objectives agree on; UserError where they do not."""
+        return _agreed_length(self, lengths)
+
+    def __call__(self, nets: Nets, batch: Batch, keys: Key[Array, " B"], step: Int[Array, ""]) -> dict[str, Term]:
+        """The terms of all objectives, their weights multiplied."""
+        terms: dict[str, Term] = {}
+        for index, (objective, weight) in enumerate(zip(self.objectives, self.weights)):
+            own_keys = jax.vmap(lambda key, index=index: jax.random.fold_in(key, index))(keys)
+            found = objective(nets, batch, own_keys, step)
+            for name in terms.keys() & found.keys():
+                raise UserError(f"Sum has two terms named {name!r}, one of them of {objective.name}.")
+            factor = rate_at(weight, step)
+            terms |= {name: replace(term, weight=term.weight * factor) for name, term in found.items()}
+        return terms
+
+
+def apportioned(step: Step, rows: int, shares: Sequence[Rate]) -> Int[Array, " B"]:
+    """The objectives of a step's rows, ascending: row n of the whole run is the first's if floor((n+1)s) > floor(ns).
+
+    So after any number of rows an objective had its share of them to within one row (to within one more for each
+    objective before it): those the first leaves are numbered again and split likewise. Shares are read as float32,
+    rounded to 2^-32; rows are numbered by 32 bits that wrap around, which the first split does not notice.
+    """
+    if rows > MAX_ROWS:
+        raise UserError(f"A mixed batch has at most {MAX_ROWS} rows, got {rows}.")
+    number = jnp.asarray(step).astype(jnp.uint32) * jnp.uint32(rows) + jnp.arange(rows, dtype=jnp.uint32)
+    left, rest = jnp.ones(rows, bool), jnp.ones((), jnp.float32)
+    which = jnp.full(rows, len(shares), jnp.int32)
+    for index, share in enumerate(shares):
+        share = jnp.asarray(share, jnp.float32)
+        part = jnp.where(rest > 0, share / jnp.where(rest > 0, rest, 1), 1.0)
+        fraction = _fixed_point(part)
+        before, phase = _product(number, fraction)
+        mine = left & ((phase + fraction < fraction) | (part >= 1))
+        which = jnp.where(mine, index, which)
+        left, rest, number = left & ~mine, rest - share, number - before
+    return jnp.sort(which)
+
+
+def _fixed_point(share: Float[Array, ""]) -> UInt32[Array, ""]:
+    """round(share * 2^32) for a share below 1, in halves of 16 bits, each exact in float32."""
+    high = jnp.floor(jnp.clip(share, 0.0, 1 - 2.0**-24) * 2**16)
+    low = jnp.round((jnp.clip(share, 0.0, 1 - 2.0**-24) * 2**16 - high) * 2**16)
+    return high.astype(jnp.uint32) * jnp.uint32(2**16) + low.astype(jnp.uint32)
+
+
+def _product(
+    number: UInt32[Array, " B"], fraction: UInt32[Array, ""]
+) -> tuple[UInt32[Array, " B"], UInt32[Array, " B"]]:
+    """The high and the low 32 bits of a product of 32-bit numbers: floor(number * fraction / 2^32) and the rest."""
+    mask = jnp.uint32(0xFFFF)
+    high, low, f_high, f_low = number >> 16, number & mask, fraction >> 16, fraction & mask
+    middle = high * f_low + ((low * f_low) >> 16)
+    other = low * f_high + (middle & mask)
+    return high * f_high + (middle >> 16) + (other >> 16), number * fraction
+
+
+def _filled(example: Example) -> Example:
+    """The example with the defaults of its segments and counts written out, so that rows of two can be exchanged."""
+    return replace(example, decoder_segment_ids=example.decoder_segments, decoder_loss_counts=example.loss_counts)
+
+
+def _as_tuples(owner: object, *names: str) -> None:
+    # gin writes lists where a hash needs tuples.
+    for name in names:
+        if getattr(owner, name) is not None:
+            object.__setattr__(owner, name, tuple(getattr(owner, name)))
+
+
+def _check_names(mix: "PerExample | Sum") -> None:
+    kind, names = type(mix).__name__, [objective.name for objective in mix.objectives]
+    if not names:
+        raise UserError(f"{kind} needs at least one objective.")
+    if isinstance(mix, PerExample) and len(set(names)) < len(names):
+        raise UserError(f"PerExample's objectives {' and '.join(names)} must have different names, or terms collide.")
+
+
+def _check_numbers(owner: object, name: str, values: Sequence[Any], count: int | None = None) -> None:
+    where = f"{type(owner).__name__}.{name} = {tuple(values)}"
+    if count is not None and len(values) != count:
+        raise UserError(f"{where} must have {count} entries, one for each objective.")
+    for value in values:
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not isinstance(value, Schedule) and not (number and value >= 0):
+            raise UserError(f"{where} must be numbers of at least 0, or schedules.")
+
+
+def _agreed_length(mix: "PerExample | Sum", lengths: Mapping[str, int]) -> int:
+    found = {objective.name: objective.block_length(lengths) for objective in mix.objectives}
+    if len(set(found.values())) > 1:
+        needs = ", ".join(f"{name} {length}" for name, length in found.items())
+        raise UserError(f"{type(mix).__name__}'s objectives need rows of different lengths: {needs}.")
+    return next(iter(found.values()))

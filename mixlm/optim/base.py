@@ -1,0 +1,51 @@
+"""The Rule protocol (an update rule as a value), and what every rule shares: which leaves decay, norms, checks."""
+
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PyTree
+
+from mixlm.errors import UserError
+from mixlm.schedules import check_number
+
+DTYPES = ("float32", "bfloat16")
+
+
+# The leaf names that flax gives to biases and to the scales of norms.
+UNDECAYED = ("bias", "scale")
+
+
+@runtime_checkable
+class Rule(Protocol):
+    """A frozen description of an update rule."""
+
+    def transform(self) -> optax.GradientTransformation:
+        """Gradients to the step to add at learning rate 1 (so it points downhill)."""
+        ...
+
+
+def decayed(params: PyTree, undecayed: tuple[str, ...] = UNDECAYED) -> PyTree:
+    """Whether each leaf is decayed: matrices are, vectors and the leaves named in `undecayed` are not.
+
+    A rule is only ever given one layer at a time, so that a stack's axis is none of these.
+    """
+
+    def leaf(path: tuple[Any, ...], value: Any) -> bool:
+        return value.ndim >= 2 and getattr(path[-1] if path else None, "key", None) not in undecayed
+
+    return jax.tree_util.tree_map_with_path(leaf, params)
+
+
+def _check_below_one(rule: object, *names: str) -> None:
+    for name in names:
+        check_number(rule, name, 0, 1)
+        if getattr(rule, name) == 1:
+            raise UserError(f"{type(rule).__name__}.{name} = 1 never takes in a gradient; it must be below 1.")
+
+
+def global_norm(tree: PyTree) -> Float[Array, ""]:
+    """The Euclidean norm of all leaves together, summed in float32."""
+    squares = [jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(tree)]
+    return jnp.sqrt(jnp.sum(jnp.stack(squares))) if squares else jnp.zeros((), jnp.float32)

@@ -1,0 +1,1 @@
+"""Device meshes, logical axes, and runs of several processes."""

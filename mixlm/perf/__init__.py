@@ -1,0 +1,1 @@
+"""FLOPs, HLO costs, chips and profiles."""

@@ -1,0 +1,95 @@
+"""What a run has spent: supervised tokens and loss-weight mass of every term, FLOPs of every part, stage by stage."""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+SPENT = "spent/"
+# The scope of the update in profiles and in the account of FLOPs.
+OPTIMIZER = "optimizer"
+OTHER = "other"
+# The figures of a step that are added up, and under which name.
+_ADDED = {"tokens": "tokens", "mass": "mass", "share": "steps"}
+# JAX's name for what a checkpoint computes a second time.
+_RECOMPUTED = "rematted_computation"
+
+
+def part_of(scope: str, networks: tuple[str, ...]) -> str:
+    """The part of a step that a product with this name stack belongs to.
+
+    The outermost call of a network decides: its `logits` are NETWORK_head (the vocabulary's matrix), all else of it is
+    NETWORK. Then come `optimizer` (such as Muon's products) and `other`. A gradient belongs where its product does.
+    """
+    if call := re.search(rf"\b({'|'.join(map(re.escape, networks))})\.(\w+)", scope):
+        return f"{call[1]}_head" if call[2] == "logits" else call[1]
+    return OPTIMIZER if OPTIMIZER in re.split(r"[/()]", scope) else OTHER
+
+
+def flops_by_part(by_scope: Mapping[str, float], networks: tuple[str, ...]) -> dict[str, float]:
+    """The FLOPs of `flops.flops_by_scope` added up by part; those of all parts are those of the whole."""
+    found: dict[str, float] = {}
+    for scope, flops in by_scope.items():
+        part = part_of(scope, networks)
+        found[part] = found.get(part, 0.0) + flops
+    return found
+
+
+def model_flops(by_scope: Mapping[str, float], networks: tuple[str, ...]) -> float:
+    """What model-FLOPs utilisation counts: the networks forward and backward, nothing twice, no optimizer.
+
+    (Chowdhery et al. 2022, appendix B: products that are computed again for want of memory do not count.)
+    """
+    needed = {scope: flops for scope, flops in by_scope.items() if _RECOMPUTED not in scope}
+    parts = flops_by_part(needed, networks)
+    return math.fsum(flops for part, flops in parts.items() if part not in (OPTIMIZER, OTHER))
+
+
+class Spent:
+    """Sums over the steps that a run has done, as `spent/STAGE/...` in its record; a stage goes by its objective.
+
+    `steps` of the stage; per term `tokens`, the positions that it supervised, and `mass`, the sum of their loss
+    weights; of an objective that shares a batch `steps` as well, its shares of the rows added up.
+    """
+
+    def __init__(self, sums: Mapping[str, Any] | None = None):
+        self._sums = None if sums is None else dict(sums)
+
+    @classmethod
+    def noted(cls, note: Mapping[str, Any]) -> "Spent":
+        """As a checkpoint's note has it; one without sums leaves them unknown, since a part of a sum is none."""
+        found = {name: value for name, value in note.items() if name.startswith(SPENT)}
+        return cls(found or None)
+
+    def add(self, stage: str, figures: Mapping[str, float]) -> None:
+        """Adds a step's figures (see `Step`)."""
+        if self._sums is None:
+            return
+        self._add(f"{stage}/steps", 1)
+        for name, value in figures.items():
+            term, _, figure = name.rpartition("/")
+            # A batch without any real row has no shares.
+            if term and figure in _ADDED and not math.isnan(value):
+                whole = figure == "tokens" and float(value).is_integer()
+                self._add(f"{stage}/{term}/{_ADDED[figure]}", int(value) if whole else value)
+
+    def _add(self, name: str, value: float) -> None:
+        if self._sums is not None:
+            self._sums[SPENT + name] = self._sums.get(SPENT + name, 0) + value
+
+    def note(self) -> dict[str, Any]:
+        """The sums, {} where they are unknown."""
+        return dict(self._sums or {})
+
+    def line(self, flops: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+        """The sums and `flops` (by stage and part), and each row objective's share of its stage's FLOPs."""
+        found = self.note()
+        for stage, parts in flops.items():
+            total = math.fsum(parts.values())
+            found[f"{SPENT}{stage}/flops"] = total
+            found |= {f"{SPENT}{stage}/flops/{part}": value for part, value in parts.items() if value}
+            shares = re.compile(rf"{re.escape(SPENT + stage)}/([^/]+)/steps")
+            for name, value in self.note().items():
+                if of_rows := shares.fullmatch(name):
+                    found[f"{SPENT}{stage}/{of_rows[1]}/flops"] = total * value / found[f"{SPENT}{stage}/steps"]
+        return found

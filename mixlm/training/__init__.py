@@ -1,0 +1,1 @@
+"""From a recipe to its last checkpoint: prepare, step, loop, validate, report."""

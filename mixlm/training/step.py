@@ -1,0 +1,151 @@
+"""The one train step: corrupt, predict, add up the terms, descend. Jitted, donated, sharded over a mesh."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from flax.core import meta
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
+
+from mixlm.losses.terms import Term, weighted_sum
+from mixlm.network import bind
+from mixlm.objectives.base import Objective, drawn
+from mixlm.optim.optimizer import Optimizer
+from mixlm.optim.per_layer import state_shardings
+from mixlm.parallel.logical_axes import Layout
+from mixlm.parallel.mesh import boxed_parameters, parameter_shardings, pinned_gradients, replicated
+from mixlm.perf.accounting import OPTIMIZER
+from mixlm.rng import row_keys
+
+Metrics = dict[str, Float[Array, ""]]
+
+
+class TrainState(struct.PyTreeNode):
+    """What training changes: the step, and per network the parameters and the optimizer's state; noise is not state."""
+
+    step: Any  # Int[Array, ""], or its shape or its sharding
+    params: dict[str, Any]
+    opt_state: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Step:
+    """`step(state, batch, seed, objective)`: one update, the objective a static argument.
+
+    Microbatches are exact: each term is its total over all of them divided by its count over all of them. The counts
+    come from a first pass in which XLA drops all that they do not need: the networks too, unless the loss has a scale
+    of its own (MiLe, focal). Dropout noise alone differs with the number of microbatches.
+    """
+
+    modules: tuple[tuple[str, nn.Module], ...]
+    optimizer: Optimizer
+    microbatches: int = 1
+
+    def __call__(
+        self, state: TrainState, batch: Mapping[str, Int[Array, "B L"]], seed: Int[Array, ""], objective: Objective
+    ) -> tuple[TrainState, Metrics]:
+        """Returns the state after the update and the step's figures: loss, each term's mean, learning rate, norm.
+
+        Of each term also `TERM/tokens`, the positions that it supervised, and `TERM/mass`, their loss weights' sum.
+        """
+        modules = dict(self.modules)
+        trained = {name: state.params[name] for name in objective.networks}
+        rows = next(iter(batch.values())).shape[0]
+        keys = row_keys(seed, state.step, rows)
+        batch = dict(batch) | drawn(objective, keys, state.step)
+        dropout = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), state.step), rows)
+
+        def terms(params, index, part, part_keys):
+            nets = bind(modules, params, jax.random.fold_in(dropout, index))
+            return objective(nets, part, part_keys, state.step)
+
+        gradients, sums = self._gradients(terms, trained, batch, keys)
+        gradients = pinned_gradients(modules, gradients)
+        with jax.named_scope(OPTIMIZER):
+            params, opt_state, figures = self.optimizer.update(gradients, state.opt_state, state.params, state.step)
+        metrics = {name: term.figure for name, term in sums.items()} | figures | {"loss": weighted_sum(sums)}
+        for name, term in sums.items():
+            if "/" not in name:
+                metrics[f"{name}/tokens"], metrics[f"{name}/mass"] = term.supervised
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    def _gradients(self, terms, params, batch, keys):
+        if self.microbatches == 1:
+
+            def loss(params):
+                found = terms(params, 0, batch, keys)
+                return weighted_sum(found), found
+
+            return jax.grad(loss, has_aux=True)(params)
+        parts = jax.tree.map(self._split, (dict(batch), keys))
+        index = jnp.arange(self.microbatches)
+
+        def count(carry, part):
+            found = terms(params, part[0], *part[1])
+            return carry, {name: term.count for name, term in found.items()}
+
+        counts = jax.tree.map(jnp.sum, jax.lax.scan(count, None, (index, parts))[1])
+        rows = keys.shape[0] // self.microbatches
+        whole = {f"count/{name}": jnp.broadcast_to(number, rows) for name, number in counts.items()}
+
+        def descend(carry, part):
+            index, (batch, keys) = part
+
+            def loss(params):
+                found = terms(params, index, batch | whole, keys)
+                shares = {name: Term(term.total, counts[name], term.weight) for name, term in found.items()}
+                return weighted_sum(shares), found
+
+            gradients, found = jax.grad(loss, has_aux=True)(params)
+            sums = {name: (term.total, term.count, term.weight, *term.supervised) for name, term in found.items()}
+            return jax.tree.map(jnp.add, carry, gradients), sums
+
+        gradients, found = jax.lax.scan(descend, jax.tree.map(jnp.zeros_like, params), (index, parts))
+        return gradients, {
+            name: Term(jnp.sum(total), jnp.sum(count), weight[0], jnp.sum(tokens), jnp.sum(mass))
+            for name, (total, count, weight, tokens, mass) in found.items()
+        }
+
+    def _split(self, rows):
+        """[B, ...] -> [microbatches, B / microbatches, ...], each with rows of every device."""
+        return jnp.swapaxes(rows.reshape(-1, self.microbatches, *rows.shape[1:]), 0, 1)
+
+
+def initial_state(
+    modules: Mapping[str, nn.Module], optimizer: Optimizer, seed: int, mesh: Mesh | Layout
+) -> tuple[Callable[[], TrainState], Any]:
+    """Returns (what makes the first state, already on the mesh; the state's shapes with their shardings).
+
+    Every module says with `inputs()` the smallest arguments that its `__call__` takes.
+    """
+
+    def boxed(seed):
+        key = jax.random.key(seed)
+        return {
+            name: module.init(jax.random.fold_in(key, index), *module.inputs())["params"]
+            for index, (name, module) in enumerate(sorted(modules.items()))
+        }
+
+    def create(seed):
+        params = meta.unbox(boxed(seed))
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+    abstract, whole = jax.eval_shape(create, seed), replicated(mesh)
+    params = {name: parameter_shardings(mesh, boxed_parameters(module)[0]) for name, module in modules.items()}
+    states = {
+        name: state_shardings(
+            optimizer.rule.transform(), abstract.opt_state[name], abstract.params[name], params[name], whole
+        )
+        for name in modules
+    }
+    shardings: Any = abstract.replace(step=whole, params=params, opt_state=states)
+    shapes = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
+    # The seed is an argument, so that another one finds the executable in a cache.
+    return partial(jax.jit(create, out_shardings=shardings), np.int32(seed)), shapes

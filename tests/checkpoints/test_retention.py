@@ -1,0 +1,103 @@
+"""Which checkpoints stay, against the definition written out; and which checkpoint an address means."""
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mixlm.checkpoints.manager import Checkpoints
+from mixlm.checkpoints.retention import Policy, Retention
+from mixlm.errors import UserError
+from mixlm.paths import RunRef
+
+FIGURES = st.dictionaries(
+    st.integers(0, 30).map(lambda number: number * 10),
+    st.one_of(
+        st.just({}),
+        st.sampled_from([1.0, 2.0, 3.0, math.nan, math.inf]).map(lambda value: {"causal": value}),
+        st.just({"prefix_lm": -1.0}),
+    ),
+    max_size=8,
+)
+
+
+@given(FIGURES, st.integers(1, 4), st.integers(1, 3), st.sampled_from([None, 20, 70]), st.booleans())
+def test_a_checkpoint_stays_for_one_of_three_reasons_and_no_other(figures, newest, best, period, tracked):
+    retention = Retention(newest, "causal" if tracked else None, best, period)
+    kept = retention.kept(figures)
+    for step, values in figures.items():
+        later = sum(other > step for other in figures)
+        value = values.get("causal", math.nan)
+        better = [
+            other
+            for other, theirs in figures.items()
+            if theirs.get("causal", math.inf) < value or (theirs.get("causal") == value and other < step)
+        ]
+        among_best = tracked and math.isfinite(value) and len(better) < best
+        assert (step in kept) == (later < newest or among_best or (period is not None and step % period == 0))
+    policy = Policy(retention, figures.__getitem__)
+    records = [SimpleNamespace(step=step) for step in sorted(figures)]
+    assert policy.should_preserve(records, context=None) == [record.step in kept for record in records]
+
+
+@pytest.mark.parametrize(
+    ("text", "folder", "which"),
+    [
+        ("runs/a", "runs/a", None),
+        ("runs/a@400", "runs/a", 400),
+        ("runs/a@best", "runs/a", "best"),
+        ("runs/a@b@7", "runs/a@b", 7),
+        ("runs/a@b", "runs/a@b", None),
+        ("@7", "@7", None),
+        ("runs/a@-7", "runs/a@-7", None),
+    ],
+)
+def test_an_address_is_a_folder_and_perhaps_a_step(text, folder, which):
+    assert RunRef.parse(text) == RunRef(Path(folder), which)
+    assert str(RunRef.parse(text)) == text
+
+
+def test_a_folder_with_an_at_in_its_name_is_itself(tmp_path):
+    (tmp_path / "run@3").mkdir()
+    assert RunRef.parse(str(tmp_path / "run@3")) == RunRef(tmp_path / "run@3")
+
+
+@pytest.fixture(scope="module")
+def some(tmp_path_factory):
+    """Checkpoints of the steps 10, 20 and 30, of which the second is best, and the last was not validated."""
+    checkpoints = Checkpoints(tmp_path_factory.mktemp("run"), keep=5)
+    for step, figures in ((10, {"causal": 2.0, "mix/share": 0.5}), (20, {"causal": 1.5}), (30, None)):
+        checkpoints.save(step, {"kernel": jnp.full(3, step)}, figures)
+    checkpoints.close()
+    return checkpoints.folder
+
+
+def test_an_address_finds_its_step(some):
+    checkpoints = Checkpoints(some)
+    assert checkpoints.resolve(RunRef(some), None) is None
+    assert checkpoints.resolve(RunRef(some, 20), None) == 20
+    assert checkpoints.resolve(RunRef(some, "best"), "causal") == 20
+    assert checkpoints.best("mix/share") == (10, 0.5)
+    assert [checkpoints.figures(step) for step in (20, 30, 40)] == [{"causal": 1.5}, {}, {}]
+
+
+@pytest.mark.parametrize(
+    ("which", "metric", "sentence"),
+    [
+        (25, None, r"keeps no checkpoint of step 25, it keeps 10, 20 and 30\.$"),
+        ("best", None, r"is best depends on BEST_METRIC"),
+        ("best", "casual", r"holds a figure 'casual' of its validation \(BEST_METRIC\); it keeps 10, 20 and 30\.$"),
+    ],
+)
+def test_a_step_that_is_not_kept_is_one_sentence(some, which, metric, sentence):
+    with pytest.raises(UserError, match=sentence):
+        Checkpoints(some).resolve(RunRef(some, which), metric)
+
+
+def test_a_folder_without_checkpoints_says_so(tmp_path):
+    with pytest.raises(UserError, match=r"keeps no checkpoint of step 1, it keeps none\.$"):
+        Checkpoints(tmp_path / "checkpoints").resolve(RunRef(tmp_path, 1), None)

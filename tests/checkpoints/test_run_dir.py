@@ -1,0 +1,108 @@
+"""A folder belongs to one run: another one is told what differs, and touches nothing."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mixlm.checkpoints.run_dir import RunFolder
+from mixlm.errors import UserError
+
+MINE = {"seed": "0", "networks": "{'model': EncoderDecoder( emb_dim = 16 mlp_dim = 32 )}", "train_steps": "600"}
+
+
+def contents(path: Path) -> dict[str, tuple[bytes, int]]:
+    """Every file below `path` with its bytes and the time of its last change."""
+    return {
+        str(file.relative_to(path)): (file.read_bytes(), file.stat().st_mtime_ns)
+        for file in path.rglob("*")
+        if file.is_file()
+    }
+
+
+@pytest.fixture
+def claimed(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.claim(MINE, "SEED = 0\n")
+    yield folder
+    folder.release()
+
+
+def test_a_run_finds_its_own_folder_again(claimed):
+    claimed.check(dict(reversed(MINE.items())))
+    assert json.loads(claimed.recipe.read_text()) == MINE
+    assert claimed.config.read_text() == "SEED = 0\n"
+
+
+def test_a_second_start_writes_its_own_config_and_leaves_no_scraps(claimed):
+    claimed.claim(MINE, "LOG_PERIOD = 3\n")
+    assert claimed.config.read_text() == "LOG_PERIOD = 3\n"
+    assert sorted(contents(claimed.path)) == [".lock", "config.gin", "recipe.json"]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"seed": "1"}, "seed 0 instead of 1"),
+        ({"train_steps": "700"}, "train_steps 600 instead of 700"),
+        ({"microbatches": "2"}, "microbatches none instead of 2"),
+    ],
+)
+def test_another_recipes_folder_is_an_error_that_names_what_differs(claimed, change, named):
+    before = contents(claimed.path)
+    with pytest.raises(UserError) as caught:
+        RunFolder(claimed.path).check(MINE | change)
+    assert str(claimed.path) in str(caught.value) and f"with {named};" in str(caught.value)
+    assert contents(claimed.path) == before
+
+
+def test_a_long_field_is_shown_where_it_differs(claimed):
+    other = {"networks": MINE["networks"].replace("mlp_dim = 32", "mlp_dim = 64"), "seed": "5"}
+    with pytest.raises(UserError) as caught:
+        claimed.check(MINE | other)
+    message = str(caught.value)
+    assert "seed 0 instead of 5" in message and "32 )}" in message and "64 )}" in message
+    assert "train_steps" not in message and "EncoderDecoder" not in message
+
+
+def test_a_field_that_this_version_does_not_know_differs(claimed):
+    claimed.claim(MINE | {"clipping": "1.0"}, "")
+    with pytest.raises(UserError, match=r"clipping 1\.0 instead of none"):
+        claimed.check(MINE)
+
+
+def test_a_folder_with_foreign_files_is_an_error(tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    before = contents(tmp_path)
+    with pytest.raises(UserError, match=r"is no run's folder .*choose another MODEL_DIR"):
+        RunFolder(tmp_path).check(MINE)
+    assert contents(tmp_path) == before
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="is no run's folder"):
+        RunFolder(tmp_path / "file").check(MINE)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_checking_makes_nothing(tmp_path):
+    RunFolder(tmp_path / "a" / "b").check(MINE)
+    (tmp_path / "empty").mkdir()
+    RunFolder(tmp_path / "empty").check(MINE)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["empty"]
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"seed": "0"', "null", "[]", '"run"', "\udcff"])
+def test_a_damaged_recipe_is_an_error(claimed, text):
+    claimed.recipe.write_bytes(text.encode("utf-8", "surrogateescape"))
+    before = contents(claimed.path)
+    with pytest.raises(UserError, match=r"recipe\.json is damaged"):
+        claimed.check(MINE)
+    assert contents(claimed.path) == before
+
+
+def test_a_place_that_cannot_be_written_to_is_an_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written to"):
+        RunFolder(tmp_path / "file" / "run").claim(MINE, "")

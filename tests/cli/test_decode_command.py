@@ -1,0 +1,269 @@
+"""launch/decode.py: prompts in, readable texts out, one sentence for a mistake."""
+
+import io
+import re
+import sys
+
+import decode
+import jax
+import jax.numpy as jnp
+import pytest
+from flax.core import meta
+
+from mixlm.checkpoints.manager import Checkpoints
+from mixlm.checkpoints.run_dir import RunFolder
+from mixlm.decoding.select import way_of
+from mixlm.decoding.strategies import Autoregressive, Masked, Spans, Unrolled
+from mixlm.decoding.text import forming, text_of, with_fills
+from mixlm.gin_config.build import configured, recipes
+from mixlm.gin_config.flags import Flags, run_or_explain_error
+from mixlm.recipe import Recipe
+from mixlm.tokens import TokenIds
+
+SMALL = ("VOCAB_SIZE=112", "EMB_DIM=16", "TRAIN_STEPS=4", "TAU=2", "TokenIds.sentinels=20")
+
+
+@pytest.fixture(scope="module")
+def run_of(corpus, tmp_path_factory):
+    """The arguments of a run whose network has learnt nothing, but says different things."""
+    made = {}
+
+    def arguments(name):
+        if name not in made:
+            folder = tmp_path_factory.mktemp(name)
+            values = (*SMALL, "TrainedSentencePiece.sentinels=20", f"TEXT={corpus}", f"MODEL_DIR={folder}")
+            files = (f"--gin_file={name}.gin", "--gin_file=data/text.gin")
+            made[name] = (*files, *(f"--gin.{value}" for value in values))
+            _, flags = decode.parse(made[name])
+            recipe = configured(flags, Recipe)
+            recipe.dataset.prepare(lambda line: None)
+            module = recipe.networks["model"]
+            params = meta.unbox(jax.jit(module.init)(jax.random.key(1), *module.inputs())["params"])
+            params = jax.tree.map(lambda leaf: 2.0 * jnp.asarray(leaf), params)
+            run = RunFolder(folder)
+            run.claim(recipe.identity(), "")
+            run.release()
+            checkpoints = Checkpoints(run.checkpoints)
+            checkpoints.save(4, {"params": {"model": params}})
+            checkpoints.close()
+        return made[name]
+
+    return arguments
+
+
+@pytest.fixture
+def command(run_of, monkeypatch, capsys):
+    """Runs the script on a run; returns (lines on stdout, lines on stderr, exit code)."""
+
+    def run(*arguments, recipe="ar2diff", stdin=b""):
+        monkeypatch.setattr(sys, "argv", ["launch/decode.py", *(run_of(recipe) if recipe else ()), *arguments])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        code = 0
+        try:
+            run_or_explain_error(decode.main)
+        except SystemExit as ended:
+            code = ended.code
+        out, err = capsys.readouterr()
+        return out.splitlines(), err.splitlines(), code
+
+    return run
+
+
+def without_times(lines):
+    return [re.sub(r"\d+\.\d ms", "", line) for line in lines]
+
+
+PROMPT = "--prompt=The farmer sells"
+
+
+def test_the_last_stage_says_how(command):
+    out, err, code = command(PROMPT, "--max_tokens=5", "--steps=3", "--samples=2")
+    assert code == 0 and not err
+    assert "step 4: unrolled decoding, steps 3, samples 2, temperature 0.2" in out[0]
+    assert out[1:3] == ["", "prompt        The farmer sells"]
+    assert re.fullmatch(r"continuation  \S.*", out[3])
+    assert re.fullmatch(r" {14}3 network calls, \d+\.\d ms, score -\d+\.\d{3}", out[4]) and len(out) == 5
+
+
+def test_the_same_seed_says_the_same(command):
+    given = (PROMPT, "--how=autoregressive", "--temperature=1", "--max_tokens=8")
+    first, again, other = (command(*given, f"--seed={seed}")[0] for seed in (1, 1, 2))
+    assert without_times(first) == without_times(again) != without_times(other)
+
+
+def test_prompts_of_a_file_and_of_standard_input(command, tmp_path):
+    (tmp_path / "prompts.txt").write_text("The farmer sells\nEvery teacher\n", encoding="utf-8")
+    greedy = ("--how=autoregressive", "--max_tokens=6")
+    by_file = command(f"--prompt_file={tmp_path / 'prompts.txt'}", *greedy)[0]
+    by_stdin = command(*greedy, stdin=b"The farmer sells\nEvery teacher\n")[0]
+    by_flags = command(PROMPT, "--prompt=Every teacher", *greedy)[0]
+    assert without_times(by_file) == without_times(by_stdin) == without_times(by_flags)
+    assert [line for line in by_file if line.startswith("prompt")] == [
+        "prompt        The farmer sells",
+        "prompt        Every teacher",
+    ]
+    assert sum("ms for 2 texts at once" in line for line in by_file) == 2
+    # What a prompt becomes does not depend on its neighbours.
+    assert command("--prompt=Every teacher", *greedy)[0][3] == by_file[7]
+
+
+def test_the_steps_of_a_masked_text(command):
+    out, err, _ = command(PROMPT, "--how=masked", "--max_tokens=6", "--steps=3", "--show_steps", "--order=ancestral")
+    assert err == ["note: no stage of this recipe trains masked decoding."]
+    steps = [line for line in out if line.startswith("step ")]
+    assert steps[0].split()[2:] == ["_"] * 6 and "_" not in steps[3] and len(steps) == 4
+    assert "ancestral" in out[0] and out[-1].split()[:3] == ["3", "network", "calls,"]
+
+
+def test_spans_are_filled_in_their_places(command):
+    # The prompt's own sentinels stand where the network says nothing for them.
+    out, _, code = command("--prompt=The <extra_id_0> sells <extra_id_1> boat", "--beams=2", recipe="spactor")
+    assert code == 0 and "spans decoding, temperature 0.0, beams 2" in out[0]
+    assert out[2] == "prompt        The <extra_id_0> sells <extra_id_1> boat"
+    assert out[3].startswith("text          The ") and out[3].endswith(" boat")
+
+
+def test_fills_take_the_place_of_their_sentinels():
+    ids = TokenIds(vocab_size=100, mask=4, sentinels=10)
+    prompt = [20, 99, 30, 98, 40, 97]
+    assert with_fills(prompt, {0: [7, 8], 2: []}, ids) == [20, 7, 8, 30, 98, 40]
+
+
+def test_a_text_ends_at_eos_and_drops_padding():
+    ids = TokenIds(vocab_size=100, mask=4, sentinels=10)
+    assert text_of([5, 0, 6, 1, 7, 0], ids) == [5, 6]
+    assert text_of([5, 6], ids) == [5, 6]
+
+
+def test_a_forming_text_shows_masks_and_eos():
+    class Names:
+        def pieces(self, tokens):
+            return [f"<{token}>" for token in tokens]
+
+        def decode(self, tokens):
+            return " ".join(self.pieces(tokens))
+
+    assert forming(Names(), [4, 9, 0, 1, 4], TokenIds(vocab_size=100, mask=4, sentinels=10)) == "_ <9> <1> _"
+
+
+def test_a_prompt_past_the_trained_length_gets_a_note(command):
+    out, err, code = command(PROMPT, "--how=autoregressive", "--max_tokens=130")
+    assert code == 0 and len(out) == 5
+    assert len(err) == 1 and err[0].startswith("note: prompt 1 and 130 new tokens are 1") and "128" in err[0]
+
+
+def test_explain_says_what_would_run(command):
+    out, _, code = command(PROMPT, "--explain")
+    assert code == 0 and len(out) == 1
+    assert "would continue 1 prompt by unrolled decoding, steps 10, samples 8, temperature 0.2, at most 64" in out[0]
+
+
+def test_print_config_prints_the_configuration(command):
+    out, _, code = command("--print_config")
+    assert code == 0 and any(line.startswith("RECIPE = ") for line in out)
+
+
+def test_help_lists_the_flags(command):
+    out, _, code = command("--help", recipe=None)
+    text = "\n".join(out)
+    assert code == 0
+    for name in ("prompt", "prompt_file", "how", "temperature", "top_k", "top_p", "beams", "max_tokens", "steps"):
+        assert f"--{name} " in text
+    for name in ("samples", "order", "block_length", "seed", "show_steps", "prefix", "gin_file"):
+        assert f"--{name}" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["no prompt", "--prompt=TEXT"]),
+        (["--prompt= "], ["--prompt number 1", "empty"]),
+        ([PROMPT, "--how=mask"], ["'mask'", "Did you mean 'masked'?"]),
+        ([PROMPT, "--temprature=1"], ["--temprature", "Did you mean '--temperature'?"]),
+        ([PROMPT, "--gin_fil=dual.gin"], ["--gin_fil", "Did you mean '--gin_file'?"]),
+        ([PROMPT, "--gin.TAUU=2"], ["TAUU", "Did you mean 'TAU'?"]),
+        ([PROMPT, "--steps=many"], ["--steps", "many"]),
+        ([PROMPT, "--steps=0"], ["steps", "at least 1"]),
+        ([PROMPT, "--samples=0"], ["samples", "at least 1"]),
+        ([PROMPT, "--beams=4"], ["--beams", "unrolled", "--steps"]),
+        ([PROMPT, "--how=autoregressive", "--steps=4"], ["--steps", "autoregressive"]),
+        ([PROMPT, "--how=autoregressive", "--top_k=4"], ["top_k", "temperature"]),
+        ([PROMPT, "--how=autoregressive", "--beams=4", "--temperature=1"], ["4 beams", "temperature"]),
+        ([PROMPT, "--how=autoregressive", "--length_penalty=1"], ["length_penalty", "beams"]),
+        ([PROMPT, "--how=autoregressive", "--temperature=-1"], ["temperature", "-1"]),
+        ([PROMPT, "--how=autoregressive", "--temperature=1", "--top_p=2"], ["top_p", "2"]),
+        ([PROMPT, "--how=autoregressive", "--show_steps"], ["--show_steps", "diffusion"]),
+        ([PROMPT, "--how=masked", "--order=confident"], ["confident", "Did you mean 'confidence'?"]),
+        ([PROMPT, "--how=masked", "--max_tokens=5", "--steps=9"], ["9 steps", "5 tokens"]),
+        ([PROMPT, "--how=masked", "--max_tokens=9", "--block_length=2", "--steps=3"], ["5 blocks", "3"]),
+        ([PROMPT, "--how=spans"], ["Prompt 1", "<extra_id_0>"]),
+        ([PROMPT, "--max_tokens=0"], ["--max_tokens", "0"]),
+        ([PROMPT, "--seed=-1"], ["--seed", "-1"]),
+        (["--prompt_file=/nowhere/prompts.txt"], ["/nowhere/prompts.txt", "No such file"]),
+    ],
+)
+def test_a_mistake_is_one_sentence(command, arguments, words):
+    out, err, code = command(*arguments)
+    assert code == 2 and not any(line.startswith("continuation") for line in out)
+    assert err[-1].startswith("error: ") and err[-1].endswith((".", "?")) and "Traceback" not in "".join(err)
+    for word in words:
+        assert word in err[-1]
+
+
+def test_an_empty_line_of_a_file_is_named(command, tmp_path):
+    (tmp_path / "prompts.txt").write_text("The farmer\n\nEvery teacher\n", encoding="utf-8")
+    _, err, code = command(f"--prompt_file={tmp_path / 'prompts.txt'}")
+    assert code == 2 and "line 2" in err[-1] and "empty" in err[-1]
+
+
+def test_diffusion_asks_for_a_decoder(command):
+    _, err, code = command(PROMPT, "--how=masked", recipe="spactor")
+    assert code == 2 and "EncoderDecoder" in err[-1]
+
+
+def test_a_folder_without_a_run(command, tmp_path):
+    _, err, code = command(PROMPT, f"--gin.MODEL_DIR={tmp_path / 'none'}")
+    assert code == 2 and str(tmp_path / "none") in err[-1]
+
+
+WAYS = {
+    "antlm.gin": Autoregressive(),
+    "antlm_ltg_bert.gin": Autoregressive(),
+    "ar2diff.gin": Unrolled(),
+    "dual.gin": Autoregressive(),
+    "gpt_bert.gin": Autoregressive(),
+    "mile.gin": Autoregressive(),
+    "spactor.gin": Spans(),
+}
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_each_recipe_is_decoded_as_it_was_trained(name):
+    recipe = configured(Flags((name,)), Recipe)
+    way = way_of(recipe)
+    assert way.decoder({}) == WAYS[name] and way.network == "model" and way.objective is not None
+
+
+@pytest.mark.parametrize(("name", "shifted", "start"), [("dual.gin", True, True), ("antlm.gin", False, False)])
+def test_masks_are_read_as_in_training(name, shifted, start):
+    recipe = configured(Flags((name,)), Recipe)
+    assert way_of(recipe, "masked").decoder({"steps": 3}) == Masked(steps=3, shifted=shifted, start=start)
+
+
+def test_diffusion_is_shifted_and_prefixes_are_read_as_in_training():
+    shifted = configured(Flags(("ar2diff.gin",), bindings=("SHIFTED = True",)), Recipe)
+    assert way_of(shifted).decoder({"steps": 2}) == Unrolled(steps=2, shifted=True)
+    both_ways = ("TAU = %TRAIN_STEPS", "PrefixLM.bidirectional_prefix = True")
+    prefix = way_of(configured(Flags(("ar2diff.gin",), bindings=both_ways), Recipe))
+    assert prefix.decoder({}) == Autoregressive(prefix=True)
+    assert prefix.decoder({"prefix": False}) == Autoregressive()
+
+
+def test_the_stage_that_is_never_reached_says_nothing():
+    recipe = configured(Flags(("ar2diff.gin",), bindings=("TAU = %TRAIN_STEPS",)), Recipe)
+    assert way_of(recipe).how == "autoregressive"
+
+
+def test_every_recipe_can_be_decoded():
+    for name in recipes(Recipe):
+        way_of(configured(Flags((name,)), Recipe)).decoder({})

@@ -1,0 +1,379 @@
+"""Every way of scoring says what a slow loop over single, unpadded sentences says."""
+
+import itertools
+from functools import cache
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.core import meta
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mixlm.errors import UserError
+from mixlm.evaluation.likelihood import (
+    CausalLikelihood,
+    DiffusionBound,
+    Fused,
+    PrefixLikelihood,
+    PseudoLikelihood,
+    Rows,
+)
+from mixlm.evaluation.modes import chosen, modes_of
+from mixlm.evaluation.perplexity import noise_errors, ratio, text_figures, text_of
+from mixlm.evaluation.scorer import Scorer, Sentences, _padded
+from mixlm.evaluation.span_likelihood import AfterPrefix, EachSpan, Everything, SpanFilling
+from mixlm.example import Example, smallest_example
+from mixlm.models.heads import TokenHead
+from mixlm.models.llama import Llama
+from mixlm.models.t5 import EncoderDecoder
+from mixlm.models.t5_decoder import DecoderOnly
+from mixlm.parallel.mesh import Partitioning
+from mixlm.tokens import TokenIds
+
+TOKENS = TokenIds(vocab_size=32, mask=4, bos=3, sentinels=6)
+FIRST, EOS, BOS, MASK = 31, 1, 3, 4
+T5_DECODER = DecoderOnly(vocab_size=32, emb_dim=16, num_heads=2, head_dim=8, mlp_dim=24, num_layers=1)
+LLAMA = Llama(vocab_size=32, emb_dim=16, num_heads=2, head_dim=8, mlp_dim=24, num_layers=1, init_std=0.4)
+T5 = EncoderDecoder(
+    vocab_size=32, emb_dim=16, num_heads=2, head_dim=8, mlp_dim=24, num_encoder_layers=1, num_decoder_layers=1
+)
+LENGTHS = (4, 1, 0, 9, 2, 4)
+SENTENCES = [np.random.default_rng(n).integers(5, 26, length).tolist() for n, length in enumerate(LENGTHS)]
+PREFIXES = (2, 0, 0, 7, 1, 3)
+
+
+class Shrug(nn.Module):
+    """Finds every token equally likely."""
+
+    def setup(self):
+        self.unused = self.param("unused", nn.initializers.zeros, (1,))
+
+    def inputs(self):
+        return (smallest_example(encoder=False),)
+
+    def hidden(self, example):
+        return jnp.zeros((*example.decoder_input_tokens.shape, 2))
+
+    def logits(self, hidden):
+        return jnp.zeros((*hidden.shape[:-1], 32))
+
+    def __call__(self, example):
+        return self.logits(self.hidden(example))
+
+
+class ShrugOfTwo(Shrug):
+    """The same for what has an encoder."""
+
+    def encode(self, example):
+        return jnp.zeros((*example.encoder_input_tokens.shape, 2))
+
+
+@cache
+def params_of(module):
+    found = jax.jit(lambda: meta.unbox(module.init(jax.random.key(1), *module.inputs())["params"]))()
+    # So that it is sure of something.
+    return jax.tree.map(lambda leaf: np.asarray(leaf) * 1.5, found)
+
+
+def sentences(tokens=SENTENCES, prefixes=PREFIXES, noise=None):
+    return Sentences(tokens, np.asarray(prefixes), np.arange(len(tokens)) if noise is None else np.asarray(noise))
+
+
+def scorer(module, batch_tokens=32, devices=1):
+    mesh = Partitioning().mesh(jax.devices()[:devices])
+    return Scorer(module, params_of(module), mesh, batch_tokens)
+
+
+@cache
+def call(module):
+    return jax.jit(lambda params, example: module.apply({"params": params}, example))
+
+
+def log_probabilities(module, read, mask_ar, encoder=None):
+    """Numpy's log-softmax of one row: [positions, vocabulary]."""
+    row = jnp.asarray([read], jnp.int32)
+    ones = jnp.ones(row.shape, jnp.int32)
+    encoded = None if encoder is None else jnp.asarray([encoder], jnp.int32)
+    example = Example(row, ones, jnp.ones(row.shape), jnp.asarray([mask_ar], jnp.int32), encoder_input_tokens=encoded)
+    logits = np.asarray(call(module)(params_of(module), example))[0].astype(np.float64)
+    logits = logits - logits.max(axis=-1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+
+
+def slow_causal(module, x, prefix):
+    return sum(log_probabilities(module, [BOS, *x[:i]], [1] * (i + 1))[-1, x[i]] for i in range(len(x)))
+
+
+def slow_prefix(module, x, prefix):
+    """Token i is said by the position before it, over the prefix that sees itself and what was said since."""
+    return sum(
+        log_probabilities(module, [BOS, *x[:i]], [0] * (prefix + 1) + [1] * (i - prefix))[-1, x[i]]
+        for i in range(prefix, len(x))
+    )
+
+
+def slow_masked(module, x, hidden, shifted):
+    """Log-probabilities of every token, with those at the places `hidden` masked."""
+    read = [MASK if i in hidden else token for i, token in enumerate(x)]
+    read = [BOS, *read] if shifted else read
+    found = log_probabilities(module, read, [0] * len(read))
+    return [found[i, token] for i, token in enumerate(x)]
+
+
+def slow_pseudo(shifted, following):
+    def slow(module, x, prefix):
+        return sum(slow_masked(module, x, range(i, i + 1 + following), shifted)[i] for i in range(len(x)))
+
+    return slow
+
+
+def slow_filling(bounds):
+    def slow(module, x, prefix):
+        total = 0.0
+        for start, end in bounds(len(x), prefix):
+            for i in range(start, end):
+                read = [*x[:start], FIRST, *x[end:], EOS]
+                said = [BOS, FIRST, *x[start:i]]
+                total += log_probabilities(module, said, [1] * len(said), read)[-1, x[i]]
+        return total
+
+    return slow
+
+
+DECODER_MODES = [
+    (CausalLikelihood(TOKENS), slow_causal),
+    (PrefixLikelihood(TOKENS), slow_prefix),
+    (PseudoLikelihood(TOKENS, True), slow_pseudo(True, 0)),
+    (PseudoLikelihood(TOKENS, False), slow_pseudo(False, 0)),
+    (PseudoLikelihood(TOKENS, True, 2), slow_pseudo(True, 2)),
+    (PseudoLikelihood(TOKENS, False, 1), slow_pseudo(False, 1)),
+]
+FILLING_MODES = [
+    (SpanFilling(TOKENS, Everything()), slow_filling(lambda length, prefix: [(0, length)])),
+    (SpanFilling(TOKENS, AfterPrefix()), slow_filling(lambda length, prefix: [(prefix, length)])),
+    (SpanFilling(TOKENS, EachSpan(1)), slow_filling(lambda length, prefix: [(i, i + 1) for i in range(length)])),
+    (
+        SpanFilling(TOKENS, EachSpan(3)),
+        slow_filling(lambda length, prefix: [(i, min(i + 3, length)) for i in range(0, length, 3)]),
+    ),
+]
+CASES = [(LLAMA, *case) for case in DECODER_MODES] + [(T5_DECODER, *case) for case in DECODER_MODES[:4]]
+CASES += [(T5, *case) for case in FILLING_MODES]
+
+
+NAMES = [f"{type(module).__name__}-{number}" for number, (module, _, _) in enumerate(CASES)]
+
+
+@pytest.mark.parametrize(("module", "mode", "slow"), CASES, ids=NAMES)
+def test_a_score_is_a_slow_loop_s(module, mode, slow):
+    # Every length compiles the slow loop anew: what is padded to two lengths is seen on one network.
+    count = len(SENTENCES) if module is LLAMA else 3
+    found = scorer(module)(mode, sentences(SENTENCES[:count], PREFIXES[:count])).total
+    wanted = [slow(module, x, prefix) for x, prefix in zip(SENTENCES[:count], PREFIXES)]
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
+    assert wanted[2] == 0 and min(wanted) < -5
+
+
+def test_devices_and_batches_change_nothing():
+    mode = PseudoLikelihood(TOKENS, True)
+    wanted = scorer(LLAMA)(mode, sentences()).total
+    np.testing.assert_allclose(scorer(LLAMA, devices=8)(mode, sentences()).total, wanted, atol=1e-5)
+    np.testing.assert_allclose(scorer(LLAMA, batch_tokens=1)(mode, sentences()).total, wanted, atol=1e-5)
+
+
+@settings(max_examples=15, deadline=None)
+@given(order=st.permutations(range(len(SENTENCES))), count=st.integers(1, len(SENTENCES)))
+def test_a_score_does_not_depend_on_the_other_sentences(order, count):
+    chosen = order[:count]
+    part = sentences([SENTENCES[i] for i in chosen], [PREFIXES[i] for i in chosen], chosen)
+    for mode in (CausalLikelihood(TOKENS), DiffusionBound(TOKENS, True, samples=2)):
+        whole = scorer(LLAMA)(mode, sentences()).total
+        np.testing.assert_allclose(scorer(LLAMA)(mode, part).total, whole[chosen], atol=1e-5)
+
+
+def test_uniform_logits_cost_log_v_in_every_calibrated_mode():
+    for module in (Shrug(), ShrugOfTwo()):
+        for name, mode in modes_of(module, TOKENS, samples=4).items():
+            if not isinstance(mode, Fused):
+                short = sentences(SENTENCES[:3], PREFIXES[:3])
+                scored = mode.scored(short.lengths, short.prefixes)
+                found = scorer(module)(mode, short).total
+                np.testing.assert_allclose(found, -scored * np.log(32), rtol=1e-5, err_msg=name)
+
+
+def test_few_sentences_are_padded_with_longer_ones():
+    lengths, copies = np.asarray([3, 5, 8, 9, 10, 17, 40]), np.ones(7, np.int64)
+    assert _padded(lengths, copies, 1).tolist() == [8, 8, 8, 16, 16, 24, 40]
+    assert _padded(lengths, copies, 25).tolist() == [16, 16, 16, 16, 16, 40, 40]
+    assert _padded(lengths, copies, 999).tolist() == [40] * 7
+
+
+def test_a_fused_score_is_the_sum():
+    parts = CausalLikelihood(TOKENS), PseudoLikelihood(TOKENS, False)
+    score = scorer(LLAMA)
+    wanted = score(parts[0], sentences()).total + score(parts[1], sentences()).total
+    np.testing.assert_allclose(score(Fused(parts), sentences()).total, wanted)
+    assert modes_of(LLAMA, TOKENS)["fused_unshifted"] == Fused(parts)
+
+
+# Masked diffusion
+
+
+def rows(length, prefix=0, noise=0, copies=(0,), padded=8):
+    count = len(copies)
+    tokens = jnp.full((count, padded), 5)
+    return Rows(tokens, jnp.full(count, length), jnp.full(count, prefix), jnp.asarray(copies), jnp.full(count, noise))
+
+
+masks = jax.jit(DiffusionBound.masks, static_argnums=0)
+
+
+def exact_bound(module, x, shifted):
+    """All masks of all sizes, each size as likely as any other."""
+    total, length = 0.0, len(x)
+    for count in range(1, length + 1):
+        sets = list(itertools.combinations(range(length), count))
+        mean = np.mean([sum(np.take(slow_masked(module, x, hidden, shifted), hidden)) for hidden in sets])
+        total += mean / count
+    return total
+
+
+@pytest.mark.parametrize("shifted", [True, False])
+def test_the_bound_is_unbiased_and_knows_its_error(shifted):
+    x, repeats = SENTENCES[0][:3], 1500
+    mode = DiffusionBound(TOKENS, shifted, samples=4)
+    many = sentences([x] * repeats, [0] * repeats)
+    found = scorer(LLAMA, batch_tokens=4096)(mode, many)
+    wanted = exact_bound(LLAMA, x, shifted)
+    spread = found.total.std(ddof=1)
+    assert abs(found.total.mean() - wanted) < 4 * spread / np.sqrt(repeats)
+    assert 1 <= np.mean(noise_errors(found.samples) ** 2) / spread**2 < 2
+    np.testing.assert_allclose(found.samples.mean(axis=1), found.total, rtol=1e-5)
+
+
+@pytest.mark.parametrize("length", [1, 2, 5, 8])
+def test_every_level_is_as_likely_and_every_place_within_it(length):
+    copies = np.tile(np.arange(8), 500)
+    many = rows(length, copies=copies)
+    many = many.replace(noise=jnp.asarray(np.repeat(np.arange(500), 8)))
+    masked, count = (np.asarray(x) for x in masks(DiffusionBound(TOKENS, True, samples=8), many))
+    assert (masked.sum(axis=1) == count).all() and not masked[:, length:].any()
+    # Every sample has a stratum of its own.
+    assert (count > copies * length // 8).all() and (count <= -(-(copies + 1) * length // 8)).all()
+    wanted = len(copies) / length
+    assert (abs(np.bincount(count, minlength=length + 1)[1:] - wanted) < 5 * np.sqrt(wanted)).all()
+    share = masked[count == 1][:, :length].mean(axis=0)
+    assert (abs(share - 1 / length) < 5 * np.sqrt(1 / length / (count == 1).sum())).all()
+
+
+@given(prefix=st.integers(0, 4), suffix=st.integers(0, 4), inner=st.integers(0, 3), other=st.integers(0, 3))
+@settings(max_examples=40, deadline=None)
+def test_a_pair_shares_its_noise(prefix, suffix, inner, other):
+    lengths = [prefix + middle + suffix for middle in (inner, other)]
+    if 0 in lengths:
+        return
+    mode, copies = DiffusionBound(TOKENS, True, samples=8, seed=3), np.arange(8)
+    (left, some), (right, others) = (masks(mode, rows(n, prefix, 7, copies, padded=16)) for n in lengths)
+    common = [range(prefix), *([range(n - suffix, n) for n in lengths])]
+    left = np.asarray(left)[:, [*common[0], *common[1]]]
+    right = np.asarray(right)[:, [*common[0], *common[2]]]
+    # What the common tokens lack to be masked alike is only that one sentence has more of the others masked.
+    assert ((left <= right).all(axis=1) | (left >= right).all(axis=1)).all()
+    if lengths[0] == lengths[1]:
+        assert (np.asarray(some) == np.asarray(others)).all()
+        if inner == 0:
+            assert (left == right).all()
+
+
+def test_the_noise_does_not_depend_on_the_padding():
+    mode, copies = DiffusionBound(TOKENS, False, samples=8), np.arange(8)
+    short, long = (np.asarray(masks(mode, rows(6, 2, 5, copies, padded))[0]) for padded in (8, 24))
+    np.testing.assert_array_equal(short, long[:, :8])
+    other = np.asarray(masks(mode, rows(6, 2, 6, copies, 8))[0])
+    assert (other != short).any()
+
+
+@pytest.mark.parametrize("samples", [0, 1, 3])
+def test_a_bound_needs_an_even_number_of_samples(samples):
+    with pytest.raises(UserError, match=f"even number above 0, not {samples}"):
+        DiffusionBound(TOKENS, True, samples=samples)
+
+
+# Which modes there are
+
+
+def test_a_network_has_the_modes_that_it_can_be_read_in():
+    assert list(modes_of(LLAMA, TOKENS)) == [
+        "causal", "prefix", "pll_shifted", "pll_shifted_next2", "pll_unshifted", "pll_unshifted_next2",
+        "diffusion_shifted", "diffusion_unshifted", "fused_shifted", "fused_unshifted",
+    ]  # fmt: skip
+    assert list(modes_of(T5, TOKENS)) == ["causal", "prefix", "filling", "filling_3", "fused"]
+    assert list(chosen(modes_of(T5, TOKENS), "filling, causal")) == ["filling", "causal"]
+    assert list(chosen(modes_of(T5, TOKENS), ("prefix",))) == ["prefix"]
+
+
+def test_a_mode_that_is_not_there_is_named():
+    with pytest.raises(UserError, match=r"'pll_shift'.* Did you mean 'pll_shifted'\?"):
+        chosen(modes_of(LLAMA, TOKENS), "causal,pll_shift")
+    with pytest.raises(UserError, match="TokenHead says no tokens"):
+        modes_of(TokenHead(emb_dim=16), TOKENS)
+    with pytest.raises(UserError, match="no sentinels"):
+        modes_of(T5, TokenIds(vocab_size=32, mask=4, sentinels=0))
+
+
+def test_a_score_that_is_not_finite_is_refused():
+    broken = scorer(LLAMA)
+    broken.params = jax.tree.map(lambda leaf: leaf * np.nan, broken.params)
+    with pytest.raises(UserError, match="not finite"):
+        broken(CausalLikelihood(TOKENS), sentences(), "causal")
+
+
+# Text
+
+
+class Letters:
+    """Token 5 is "a", 6 "b" and so on; from 20 on, a letter of two bytes."""
+
+    def decode(self, tokens):
+        return "".join(chr(ord("a") + token - 5) if token < 20 else "é" for token in tokens)
+
+
+def test_figures_of_a_text_are_per_token_and_per_byte():
+    text = np.asarray([[5, 6, 7, 20], [8, 21, 22, 9], [5, 5, 20, 20]], np.int32)
+    whole = text_figures(scorer(Shrug()), CausalLikelihood(TOKENS), text_of(text, TOKENS), Letters(), "causal")
+    assert (whole.rows, whole.tokens, whole.bytes) == (3, 12, 17)
+    np.testing.assert_allclose(whole.nats_per_token, np.log(32), rtol=1e-6)
+    np.testing.assert_allclose(whole.perplexity, 32, rtol=1e-5)
+    np.testing.assert_allclose(whole.bits_per_byte, 5 * 12 / 17, rtol=1e-6)
+    half = text_figures(scorer(Shrug()), PrefixLikelihood(TOKENS), text_of(text, TOKENS), Letters(), "prefix")
+    assert (half.tokens, half.bytes) == (6, 10)
+    np.testing.assert_allclose(half.bits_per_byte, 5 * 6 / 10, rtol=1e-6)
+    fused = Fused((CausalLikelihood(TOKENS),))
+    assert text_figures(scorer(Shrug()), fused, text_of(text, TOKENS), Letters(), "fused") is None
+    bound = text_figures(scorer(LLAMA), DiffusionBound(TOKENS, True, 2), text_of(text, TOKENS), Letters(), "bound")
+    assert bound.noise_error > 0 and whole.noise_error is None
+
+
+def test_text_is_cut_where_documents_begin_and_end():
+    text = np.asarray([[5, 6, BOS, 7, 8], [BOS, 9, 10, EOS, 0], [EOS, BOS, 0, 0, 0], [11, 12, 13, 14, 15]], np.int32)
+    found = text_of(text, TOKENS)
+    assert found.sentences.tokens == [[5, 6], [7, 8], [9, 10], [11, 12, 13, 14, 15]]
+    assert found.rows.tolist() == [0, 0, 1, 3] and found.sentences.prefixes.tolist() == [1, 1, 1, 2]
+    figures = text_figures(scorer(Shrug()), CausalLikelihood(TOKENS), found, Letters(), "causal")
+    assert (figures.rows, figures.tokens) == (3, 11)
+    with pytest.raises(UserError, match="hold no text"):
+        text_of(text[2:3], TOKENS)
+
+
+def test_the_standard_error_of_a_ratio_is_what_repeats_show():
+    draw = np.random.default_rng(0)
+    sizes = draw.integers(50, 90, (4000, 20))
+    numbers = sizes * 2.0 + draw.normal(0, 9, sizes.shape)
+    found = [ratio(number, size) for number, size in zip(numbers, sizes)]
+    means, errors = zip(*found)
+    np.testing.assert_allclose(np.mean(errors), np.std(means), rtol=0.05)
+    np.testing.assert_allclose(ratio([1.0, 3.0, 8.0], [1, 1, 1]), (4.0, np.std([1, 3, 8], ddof=1) / np.sqrt(3)))
+    assert np.isnan(ratio([1.0], [2])[1])

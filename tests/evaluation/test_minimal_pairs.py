@@ -1,0 +1,290 @@
+"""Minimal pairs: what is read, what a pair is worth, and intervals that say what they claim."""
+
+import csv
+import json
+import math
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mixlm.errors import UserError
+from mixlm.evaluation.likelihood import CausalLikelihood
+from mixlm.evaluation.minimal_pairs import (
+    Accuracies,
+    Interval,
+    Paradigm,
+    accuracies,
+    judge,
+    pair_sentences,
+    read_pairs,
+    resampled_means,
+)
+from mixlm.evaluation.perplexity import TextFigures
+from mixlm.evaluation.scorer import Scores
+from mixlm.evaluation.tables import draw, pair_rows, pairs_content, table, text_rows, write_csv, write_json
+from mixlm.tokens import TokenIds
+
+MODE = CausalLikelihood(TokenIds(vocab_size=32, mask=4, sentinels=6))
+
+
+def write(folder, name, *records):
+    folder.mkdir(exist_ok=True)
+    lines = [record if isinstance(record, str) else json.dumps(record) for record in records]
+    (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def pair(good="a b", bad="b a", **rest):
+    return {"sentence_good": good, "sentence_bad": bad, **rest}
+
+
+def letters(sentence):
+    return [ord(word) for word in sentence.split()]
+
+
+# Reading
+
+
+def test_blimp_s_files_are_read(tmp_path):
+    blimp = {"field": "syntax", "linguistics_term": "islands", "UID": "wh_island", "pairID": "0", "extra": 1}
+    write(tmp_path / "p", "b", pair(**blimp), "", pair("c d", "d c", **blimp), pair("e", "f", **blimp))
+    write(tmp_path / "p", "a", pair())
+    write(tmp_path / "p", "c", pair(field="syntax/semantics"))
+    assert read_pairs(str(tmp_path / "p")) == (
+        Paradigm("a", "a", "a", (("a b", "b a"),)),
+        Paradigm("wh_island", "syntax", "islands", (("a b", "b a"), ("c d", "d c"), ("e", "f"))),
+        Paradigm("c", "syntax_semantics", "c", (("a b", "b a"),)),
+    )
+    assert [len(paradigm.pairs) for paradigm in read_pairs(str(tmp_path / "p"), 2)] == [1, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("{", ["a.jsonl, line 2", "not JSON"]),
+        ("[1]", ["a.jsonl, line 2", "no JSON object"]),
+        ({"sentence_god": "x", "sentence_bad": "y"}, ["'sentence_good' is missing", "Did you mean 'sentence_god'?"]),
+        ({"sentence_good": 3, "sentence_bad": "y"}, ["'sentence_good' is no text"]),
+    ],
+)
+def test_a_line_that_is_no_pair_is_named(tmp_path, line, words):
+    write(tmp_path / "p", "a", pair(), line)
+    with pytest.raises(UserError) as caught:
+        read_pairs(str(tmp_path / "p"))
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_a_folder_without_pairs_is_named(tmp_path):
+    (tmp_path / "blimp").mkdir()
+    with pytest.raises(UserError, match=r"blip'\. Did you mean '.*blimp'\?"):
+        read_pairs(str(tmp_path / "blip"))
+    with pytest.raises(UserError, match=r"holds no \.jsonl file"):
+        read_pairs(str(tmp_path / "blimp"))
+    write(tmp_path / "blimp", "a", "")
+    with pytest.raises(UserError, match="no pair of sentences"):
+        read_pairs(str(tmp_path / "blimp"))
+    (tmp_path / "blimp" / "b.jsonl").write_bytes(b"caf\xe9")
+    with pytest.raises(UserError, match="UTF-8"):
+        read_pairs(str(tmp_path / "blimp"))
+
+
+def test_pairs_of_tfds_are_read_where_they_are_prepared(tmp_path, monkeypatch):
+    from mixlm.data.vocabulary import import_seqio
+
+    import_seqio()
+    import tensorflow_datasets as tfds
+
+    class OurPairs(tfds.core.GeneratorBasedBuilder):
+        """Two paradigms."""
+
+        BUILDER_CONFIGS: ClassVar = [
+            tfds.core.BuilderConfig(name=name, version="1.0.0") for name in ("first", "second")
+        ]
+        MODULE_PATH = None
+
+        def _info(self):
+            names = ("sentence_good", "sentence_bad", "field", "UID")
+            features = tfds.features.FeaturesDict({name: tfds.features.Text() for name in names})
+            return tfds.core.DatasetInfo(builder=self, features=features)
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            for number in range(3):
+                name = self.builder_config.name
+                yield number, pair(f"é {number}", name, field="syntax", UID=name.upper())
+
+    monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path))
+    with pytest.raises(UserError, match=r"not prepared our_pairs/first.*`tfds build our_pairs`"):
+        read_pairs("tfds:our_pairs")
+    for name in ("first", "second"):
+        OurPairs(config=name, data_dir=str(tmp_path)).download_and_prepare()
+    found = read_pairs("tfds:our_pairs", limit=2)
+    assert [(each.name, each.field, each.term) for each in found] == [
+        ("FIRST", "syntax", "first"),
+        ("SECOND", "syntax", "second"),
+    ]
+    assert {bad for each in found for _, bad in each.pairs} == {"first", "second"}
+    assert len(found[0].pairs) == 2 and found[0].pairs[0][0].startswith("é ")
+    with pytest.raises(UserError, match=r"no builder 'blimpp'\. Did you mean 'blimp'\?"):
+        read_pairs("tfds:blimpp")
+
+
+# What is scored
+
+
+@given(good=st.lists(st.sampled_from("abc"), max_size=6), bad=st.lists(st.sampled_from("abc"), max_size=6))
+def test_a_pair_s_prefix_is_common_and_leaves_something_to_score(good, bad):
+    paradigm = Paradigm("p", "f", "t", (("x y", "x z"), (" ".join(good), " ".join(bad))))
+    found = pair_sentences((paradigm,), letters)
+    assert [list(tokens) for tokens in found.tokens] == [
+        letters("x y"), letters(" ".join(good)), letters("x z"), letters(" ".join(bad)),
+    ]  # fmt: skip
+    assert found.noise.tolist() == [0, 1, 0, 1]
+    assert found.prefixes[[0, 2]].tolist() == [1, 1]
+    prefix = found.prefixes[1]
+    assert prefix == found.prefixes[3] >= 0 and good[:prefix] == bad[:prefix]
+    assert prefix < min(len(good), len(bad)) or prefix == 0
+    longer = prefix + 1
+    assert good[:longer] != bad[:longer] or longer >= min(len(good), len(bad))
+
+
+# What a pair is worth
+
+
+def judged(pairs, scores, samples=None, **options):
+    """The accuracies where sentences have these scores; pairs are listed by paradigm as (paradigm, field, scores)."""
+    sentences = pair_sentences(pairs, letters)
+    found = Scores(np.asarray([scores[" ".join(map(chr, tokens))] for tokens in sentences.tokens], np.float64), samples)
+    return judge(lambda *_: found, MODE, pairs, sentences, "causal", **options)
+
+
+PAIRS = (
+    Paradigm("one", "syntax", "t", (("a a", "a b"), ("a b", "a a"), ("c", "d"), ("c", "c"))),
+    Paradigm("two", "syntax", "t", (("a a", "a b"), ("a a", "c"))),
+    Paradigm("three", "morphology", "t", (("d", "a a"),) * 10),
+)
+SCORES = {"a a": -1.0, "a b": -2.0, "c": -4.0, "d": -4.0}
+
+
+def test_ties_are_worth_half_and_the_overall_is_the_mean_over_paradigms():
+    found = judged(PAIRS, SCORES)
+    assert {name: interval.value for name, interval in found.paradigms.items()} == {"one": 0.5, "two": 1, "three": 0}
+    assert {name: interval.value for name, interval in found.fields.items()} == {"morphology": 0, "syntax": 0.75}
+    assert found.overall.value == 0.5
+    assert found.over_pairs.value == 4 / 16
+    assert found.ties == 2 and found.unsure is None
+
+
+def test_equal_sentences_tie_whatever_their_scores():
+    paradigm = Paradigm("p", "f", "t", (("a a", "a a"),))
+    sentences = pair_sentences((paradigm,), letters)
+    found = judge(lambda *_: Scores(np.asarray([-1.0, -1.0000001])), MODE, (paradigm,), sentences)
+    assert found.overall.value == 0.5
+
+
+def test_a_pair_is_unsure_within_two_standard_errors_of_its_shared_noise():
+    paradigm = Paradigm("p", "f", "t", (("a", "b"), ("c", "d")))
+    shared = np.asarray([[0.0, 100.0], [0.0, 100.0]])
+    # Standard errors of the differences: |2 - 0| / 2 = 1 for the first pair, 0.1 for the second.
+    samples = np.concatenate([shared, shared + np.asarray([[0.0, 2.0], [0.0, 0.2]])])
+    scores = {"a": -10.0, "b": -11.0, "c": -10.0, "d": -11.0}
+    assert judged((paradigm,), scores, samples).unsure == 0.5
+
+
+# Intervals
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.8])
+def test_an_interval_is_the_binomial_s(share):
+    right = (np.arange(400) < 400 * share).astype(np.float64)
+    found = accuracies({"p": right}, {"p": "f"}, resamples=20000).overall
+    half = 1.96 * math.sqrt(share * (1 - share) / 400)
+    assert found.value == share
+    np.testing.assert_allclose([found.low, found.high], [share - half, share + half], atol=0.004)
+
+
+def test_resampling_is_a_slow_loop_over_pairs():
+    draw_, right = np.random.default_rng(1), np.asarray([0.0, 0.5, 0.5, 1.0, 1.0, 1.0, 1.0])
+    slow = np.asarray([draw_.choice(right, len(right)).mean() for _ in range(20000)])
+    fast = resampled_means(right, 20000, (5,))
+    np.testing.assert_allclose(fast.mean(), slow.mean(), atol=0.005)
+    np.testing.assert_allclose(fast.std(), slow.std(), rtol=0.03)
+    for percent in (5, 25, 75, 95):
+        assert abs(np.quantile(fast, percent / 100) - np.quantile(slow, percent / 100)) <= 1 / 14
+
+
+def test_intervals_of_means_shrink_as_independent_paradigms_do():
+    right = {f"p{n}": np.tile([0.0, 1.0], 50) for n in range(16)}
+    found = accuracies(right, dict.fromkeys(right, "f"), resamples=20000)
+    alone, together = (x.high - x.low for x in (found.paradigms["p0"], found.overall))
+    np.testing.assert_allclose(together, alone / 4, rtol=0.1)
+    assert found.fields["f"] == found.overall
+
+
+def test_intervals_are_a_function_of_seed_and_name():
+    right = {"p": np.tile([0.0, 1.0], 500)}
+    first = accuracies(right, {"p": "f"}, seed=1)
+    more = accuracies({"q": np.ones(4), **right}, {"p": "f", "q": "g"}, seed=1)
+    assert first.paradigms["p"] == more.paradigms["p"] == accuracies(right, {"p": "f"}, seed=1).paradigms["p"]
+    assert first.paradigms["p"] != accuracies(right, {"p": "f"}, seed=2).paradigms["p"]
+
+
+# What is shown
+
+
+def made(value):
+    interval = Interval(value, value - 0.01, value + 0.02)
+    fields = {"morphology": interval, "syntax": interval}
+    return Accuracies({name: interval for name in ("one", "two", "three")}, fields, interval, interval, 3, None)
+
+
+def test_the_table_has_a_column_per_mode_and_fits():
+    names = ["causal", "pll_shifted_next2", "diffusion_unshifted", "fused"]
+    found = {name: made(0.1 * (number + 1)) for number, name in enumerate(names)}
+    figures = {name: TextFigures("likelihood", 4, 1234, 5000, 2.0, 0.5, 1.5, math.nan) for name in names[:3]}
+    figures["fused"] = None
+    sections = {"text": text_rows(figures), "pairs": pair_rows(found)}
+    wide, narrow = table(names, sections, 200), table(names, sections, 60)
+    assert max(map(len, narrow)) <= 60 < max(map(len, wide))
+    overall = [line.split() for line in wide if line.startswith("overall")]
+    assert overall == [["overall", "10.0", "20.0", "30.0", "40.0"]]
+    assert [line.split()[1:] for line in narrow if line.startswith("overall")] == [["10.0", "20.0", "30.0"], ["40.0"]]
+    assert "19.0-22.0" in next(line for line in wide if "95%" in line)
+    assert next(line for line in wide if line.startswith("perplexity")).split()[1:] == ["7.4", "7.4", "7.4", "-"]
+    assert max(map(len, table(names, sections, 1))) < 60
+
+
+def test_files_say_what_was_found(tmp_path):
+    found = {"causal": judged(PAIRS, SCORES), "prefix": made(0.25)}
+    write_csv(tmp_path / "p.csv", PAIRS, found)
+    with (tmp_path / "p.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 2 * (3 + 2 + 2)
+    first = next(line for line in lines if line["name"] == "one")
+    assert (first["mode"], first["level"], first["field"], first["pairs"]) == ("causal", "paradigm", "syntax", "4")
+    assert float(first["accuracy"]) == 0.5 and float(first["low"]) <= 0.5 <= float(first["high"])
+    syntax = next(line for line in lines if line["name"] == "syntax")
+    assert (syntax["level"], syntax["pairs"], float(syntax["accuracy"])) == ("field", "6", 0.75)
+    write_json(tmp_path / "p.json", pairs_content(PAIRS, found) | {"nan": math.nan})
+    content = json.loads((tmp_path / "p.json").read_text())
+    assert content["modes"]["causal"]["overall"]["value"] == 0.5 and content["nan"] is None
+    assert content["pairs"] == {"one": 4, "two": 2, "three": 10}
+
+
+def test_the_chart_is_a_picture_with_a_bar_per_mode(tmp_path):
+    from matplotlib.image import imread
+
+    draw({name: made(0.5) for name in "abcdefghij"}, tmp_path / "new" / "p.png", "title")
+    picture = imread(tmp_path / "new" / "p.png")
+    assert picture.shape[0] > 300 and picture.shape[1] > 300 and picture.std() > 0.05
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["p.png"]
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        write_json(tmp_path / "file" / "p.json", {})

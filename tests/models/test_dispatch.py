@@ -1,0 +1,270 @@
+"""However attention is computed, it reads the same: who sees whom is the same, and so are the gradients."""
+
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from flax.core import meta
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mixlm.errors import UserError
+from mixlm.example import Example, attention_mask, same_segment
+from mixlm.models.attention import dispatch
+from mixlm.models.attention.dispatch import Added, Blockwise, Fused, chosen, dropped, mix, view_of
+from mixlm.models.attention.dot_product import mask_bias
+from mixlm.models.attention.masks import Reach, across, within
+from mixlm.models.attention.tpu_splash import block_of, running, to_fetch
+from mixlm.models.layer_stack import Execution
+from mixlm.models.layers import Dropout
+from mixlm.models.llama import Llama
+from mixlm.models.t5 import EncoderDecoder
+from mixlm.parallel.logical_axes import laid_out
+from mixlm.parallel.mesh import Partitioning
+from mixlm.perf.flops import matmul_flops
+
+QUICK = {"xla_backend_optimization_level": 0}
+ROWS, HEADS, WIDTH, SCALE = 2, 2, 8, 0.3
+
+
+def documents(draw, length: int) -> tuple[list[int], list[int]]:
+    """A row's causal steps and segments: documents, causal, bidirectional or with a prefix, and padding."""
+    mask_ar, segments = [], []
+    while len(segments) < length and draw(st.integers(0, 5)):
+        size = draw(st.integers(1, length - len(segments)))
+        prefix = draw(st.sampled_from([0, size, draw(st.integers(0, size))]))
+        # A document's first position may open no step: it then joins the block of the document before it.
+        mask_ar += [draw(st.integers(0, 1)) if prefix else 1, *[0] * prefix, *[1] * size][:size]
+        segments += [1 + max(segments, default=0)] * size
+    padding = length - len(segments)
+    return mask_ar + [1] * padding, segments + [0] * padding
+
+
+@st.composite
+def batches(draw, length: int):
+    """Two rows of documents."""
+    rows = [documents(draw, length) for _ in range(ROWS)]
+    return jnp.asarray([row[0] for row in rows], jnp.int32), jnp.asarray([row[1] for row in rows], jnp.int32)
+
+
+@settings(max_examples=60, deadline=None)
+@given(batches(9))
+def test_the_reach_of_a_row_is_its_mask(batch):
+    """Position by position, by the rule itself."""
+    mask_ar, segments = batch
+    steps = np.cumsum(np.asarray(mask_ar), axis=1)
+    found = np.asarray(within(mask_ar, segments).mask())
+    np.testing.assert_array_equal(found, attention_mask(mask_ar, segments))
+    for row, (step, segment) in enumerate(zip(steps.tolist(), segments.tolist())):
+        for t in range(9):
+            sees = [step[s] <= step[t] and segment[s] == segment[t] > 0 for s in range(9)]
+            assert found[row, t].tolist() == sees
+
+
+def test_the_reach_into_another_sequence_is_its_segment():
+    queries, keys = jnp.asarray([[1, 1, 2, 0]]), jnp.asarray([[1, 2, 2, 0, 0]])
+    np.testing.assert_array_equal(across(queries, keys).mask(), same_segment(queries, keys))
+
+
+@settings(max_examples=60, deadline=None)
+@given(batches(12))
+def test_no_block_is_skipped_that_anyone_sees(batch):
+    reach = within(*batch)
+    for row in range(ROWS):
+        one = jax.tree.map(lambda x, row=row: x[row], reach)
+        runs = np.asarray(running(one, 3, 4))
+        seen = np.asarray(reach.mask()[row]).reshape(4, 3, 3, 4).any(axis=(1, 3))
+        assert runs.shape == (4, 3) and not np.any(seen & ~runs)
+        assert np.all(runs.any(axis=1))
+        for axis in (0, 1):
+            fetched = np.asarray(to_fetch(jnp.asarray(runs), axis))
+            lines, steps = (runs, fetched) if axis == 1 else (runs.T, fetched.T)
+            for line, step in zip(lines, steps):
+                running_places = np.flatnonzero(line).tolist()
+                for place, wanted in enumerate(step.tolist()):
+                    later = [p for p in running_places if p >= place]
+                    assert wanted == (later[0] if later else running_places[-1] if running_places else 0)
+
+
+@pytest.mark.parametrize(
+    ("mask_ar", "segments", "expected"),
+    [
+        ([1] * 8, [1] * 8, np.tril(np.ones((4, 4), bool))),
+        ([0] * 8, [1] * 8, np.ones((4, 4), bool)),
+        ([0, 0, 0, 0, 1, 1, 1, 1], [1] * 8, np.tril(np.ones((4, 4), bool)) | (np.indices((4, 4)).max(axis=0) < 2)),
+        ([1] * 8, [1, 1, 2, 2, 2, 2, 3, 3], np.eye(4, dtype=bool) | (np.indices((4, 4)) == [[[2]], [[1]]]).all(axis=0)),
+    ],
+    ids=["causal", "bidirectional", "prefix", "documents"],
+)
+def test_blocks_that_nobody_sees_are_skipped(mask_ar, segments, expected):
+    reach = jax.tree.map(lambda x: x[0], within(jnp.asarray([mask_ar]), jnp.asarray([segments])))
+    np.testing.assert_array_equal(running(reach, 2, 2), expected)
+
+
+def test_blocks_are_as_large_as_they_can_be():
+    assert [block_of(length) for length in (1, 128, 129, 200, 300, 512, 513, 768, 1024, 2048)] == [
+        *(128, 128, 256, 256, 128, 512, 128, 256, 512, 512)
+    ]
+
+
+def drawn(queries: int, keys: int) -> tuple:
+    """Queries, keys, values, and what the output is multiplied by."""
+    rng = np.random.default_rng(queries)
+    shapes = [(ROWS, HEADS, length, WIDTH) for length in (queries, keys, keys)] + [(ROWS, queries, HEADS * WIDTH)]
+    return tuple(jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes)
+
+
+@cache
+def read(kind: str, queries: int, keys: int):
+    """Compiled: from a reach to what attention reads and its gradients, both at what is no padding."""
+
+    def loss(inputs, reach, weights):
+        view = Blockwise(reach, interpret=True) if kind == "splash" else mask_bias(reach.mask())
+        real = (reach.query_segments > 0)[..., None]
+        mixed = jnp.where(real, mix(*inputs, view, scale=SCALE), 0.0)
+        return jnp.sum(mixed * weights), mixed
+
+    return jax.jit(jax.grad(loss, has_aux=True), compiler_options=QUICK)
+
+
+def agree(queries: int, keys: int, reach: Reach):
+    *inputs, weights = drawn(queries, keys)
+    found, wanted = (read(kind, queries, keys)(tuple(inputs), reach, weights) for kind in ("splash", "plain"))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), found, wanted)
+
+
+@settings(max_examples=12, deadline=None)
+@given(batches(300))
+def test_the_kernel_reads_rows_of_any_mask_in_blocks(batch):
+    """300 positions are three blocks of 128, the last one filled up; the two rows skip different ones."""
+    agree(300, 300, within(*batch))
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(0, 2**32))
+def test_the_kernel_reads_another_sequence(seed):
+    """Every query that is no padding has a key: a query without any reads nothing that is defined."""
+    rng = np.random.default_rng(seed)
+    queries, keys = rng.integers(0, 3, (ROWS, 20)), np.sort(rng.integers(0, 3, (ROWS, 150)), axis=1)
+    keys[:, :2] = [1, 2]
+    agree(20, 150, across(jnp.asarray(queries), jnp.asarray(keys)))
+
+
+def test_a_query_that_sees_nothing_is_no_nan():
+    *inputs, weights = drawn(20, 150)
+    reach = across(jnp.full((ROWS, 20), 7), jnp.full((ROWS, 150), 1))
+    found = read("splash", 20, 150)(tuple(inputs), reach, weights)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
+
+
+def test_every_device_reads_its_own_rows_heads_and_queries():
+    mask_ar = jnp.asarray([[1] * 256, [0] * 100 + [1] * 156])
+    reach = within(mask_ar, jnp.ones_like(mask_ar))
+    *inputs, _ = drawn(256, 256)
+    wanted = mix(*inputs, mask_bias(reach.mask()), scale=SCALE)
+    layout = Partitioning(data=2, tensor=2, sequence=2).layout()
+    with laid_out(layout):
+        cut = jax.jit(partial(mix, scale=SCALE), compiler_options=QUICK)
+        traced = cut.trace(*inputs, Blockwise(reach, interpret=True))
+        found = traced.lower().compile()(*inputs, Blockwise(reach, interpret=True))
+    np.testing.assert_allclose(found, wanted, atol=2e-5)
+    # Two products over all rows, heads, queries and keys, on eight devices together.
+    assert matmul_flops(traced.jaxpr) == 2 * 2 * ROWS * HEADS * 256 * 256 * WIDTH
+
+
+def test_weights_that_drop_alike_for_all_queries_drop_values():
+    *inputs, _ = drawn(6, 6)
+    reach = within(jnp.ones((ROWS, 6), jnp.int32), jnp.ones((ROWS, 6), jnp.int32))
+
+    class Reader(nn.Module):
+        way: str
+
+        @nn.compact
+        def __call__(self, q, k, v):
+            drop, plain = Dropout(0.5), mask_bias(reach.mask())
+            if self.way == "values":
+                return mix(q, k, dropped(v, drop), plain)
+            return mix(q, k, v, Added((plain,), keep=False) if self.way == "recomputed" else plain, drop=drop)
+
+    rngs = {"dropout": jax.random.key(2)}
+    wanted, whole = (Reader("weights").apply({}, *inputs, rngs=noise) for noise in (rngs, None))
+    for way in ("values", "recomputed"):
+        np.testing.assert_allclose(Reader(way).apply({}, *inputs, rngs=rngs), wanted, atol=1e-5)
+    assert np.abs(wanted - whole).max() > 0.1
+
+
+def test_cudnn_is_given_the_mask_the_scale_and_the_heads(monkeypatch):
+    """What JAX would hand to cuDNN, computed by XLA, for there is no GPU here."""
+    asked, ours = [], jax.nn.dot_product_attention
+
+    def by_xla(*arrays, implementation, **options):
+        asked.append(implementation)
+        return ours(*arrays, implementation="xla", **options)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", by_xla)
+    *inputs, _ = drawn(7, 7)
+    reach = within(jnp.asarray([[1] * 7, [0, 0, 0, 1, 1, 0, 1]]), jnp.ones((ROWS, 7), jnp.int32))
+    found = mix(*inputs, Fused(reach.mask()[:, None]), scale=SCALE)
+    np.testing.assert_allclose(found, mix(*inputs, mask_bias(reach.mask()), scale=SCALE), atol=1e-5)
+    assert asked == ["cudnn"]
+
+
+TINY = {"vocab_size": 96, "emb_dim": 16, "num_heads": 2, "head_dim": 8, "mlp_dim": 16}
+READERS = {
+    "llama": Llama(**TINY, num_layers=2),
+    "encoder-decoder": EncoderDecoder(**TINY, num_encoder_layers=1, num_decoder_layers=2, dropout_rate=0.3),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_network_reads_the_same_by_the_kernel(name):
+    tokens = jnp.asarray(np.random.default_rng(0).integers(1, 96, (2, 9)), jnp.int32)
+    mask_ar = jnp.asarray([[1] * 9, [0] * 4 + [1] * 5])
+    example = Example(tokens, tokens, jnp.ones((2, 9)), mask_ar, encoder_input_tokens=tokens[:, :5].at[1, 3:].set(0))
+    plain = READERS[name]
+    params = meta.unbox(plain.init(jax.random.key(0), example))
+
+    def hidden(execution):
+        network = plain.clone(execution=execution)
+        rngs = {"dropout": jax.random.key(1)}
+        run = jax.jit(lambda params: network.apply(params, example, method="hidden", rngs=rngs), compiler_options=QUICK)
+        return run(params), "pallas" in str(run.trace(params).jaxpr)
+
+    (wanted, by_kernel), (found, with_kernel) = hidden(Execution()), hidden(Execution(attention="splash"))
+    assert with_kernel and not by_kernel
+    np.testing.assert_allclose(found, wanted, atol=2e-5)
+
+
+def test_the_best_way_depends_on_the_platform_of_the_mesh(monkeypatch):
+    ways = {(on, dtype): chosen("auto", on, dtype) for on in ("cpu", "tpu", "gpu") for dtype in ("float32", "bfloat16")}
+    assert ways == {
+        ("cpu", "float32"): "plain",
+        ("cpu", "bfloat16"): "plain",
+        ("tpu", "float32"): "splash",
+        ("tpu", "bfloat16"): "splash",
+        ("gpu", "float32"): "plain",
+        ("gpu", "bfloat16"): "cudnn",
+    }
+    reach = within(jnp.ones((1, 3), jnp.int32), jnp.ones((1, 3), jnp.int32))
+    assert not isinstance(view_of(reach, "auto", "float32"), Blockwise | Fused)
+    monkeypatch.setattr(dispatch, "platform", lambda: "tpu")
+    assert view_of(reach, "auto", "float32") == Blockwise(reach, interpret=False)
+    assert not isinstance(view_of(reach, "plain", "float32"), Blockwise | Fused)
+
+
+@pytest.mark.parametrize(
+    ("way", "on", "dtype", "message"),
+    [
+        ("cudnn", "cpu", "bfloat16", r"^ATTENTION = 'cudnn' needs a GPU, and this program is for a cpu: "),
+        ("cudnn", "gpu", "float32", r"^ATTENTION = 'cudnn' needs DTYPE = 'bfloat16', got 'float32': "),
+        ("splash", "gpu", "bfloat16", r"^ATTENTION = 'splash' needs a TPU"),
+    ],
+)
+def test_a_way_that_is_not_to_be_had_is_one_sentence(way, on, dtype, message):
+    with pytest.raises(UserError, match=message):
+        chosen(way, on, dtype)
+    with pytest.raises(UserError, match=r"^ATTENTION = 'flsh' is none of auto, plain, recomputed, splash, cudnn\."):
+        Execution(attention="flsh")

@@ -1,0 +1,94 @@
+"""A run whose layers are scanned trains as any other, and each of the two begins with what the other has learnt."""
+
+import jax
+import numpy as np
+import pytest
+from test_run import DEVICES, SIZE, final_state, lines
+from test_t5_decoder_runs import recipe
+from test_warm_start import begun
+
+from mixlm.checkpoints.load import restored
+from mixlm.errors import UserError
+from mixlm.models.layer_stack import Execution
+from mixlm.models.t5_decoder import DecoderOnly
+from mixlm.optim.adafactor import Adafactor
+from mixlm.optim.optimizer import Optimizer
+from mixlm.params import stack_layers, unstack_layers
+from mixlm.schedules import Constant
+from mixlm.training import run as loop
+
+# Adafactor's steps depend on the size of a whole array.
+OPTIMIZER = Optimizer(Adafactor(min_dim_size_to_factor=8), Constant(0.02))
+PLAIN = DecoderOnly(**SIZE, num_layers=2)
+SCANNED = PLAIN.clone(execution=Execution(scan=True, remat="nothing_saveable"))
+
+
+def made(corpus, folder, network, **changes):
+    return recipe(corpus, folder, networks={"model": network}, optimizer=OPTIMIZER, **changes)
+
+
+@pytest.fixture(scope="module")
+def runs(corpus, tmp_path_factory):
+    """The same run twice: its layers one by one, and scanned."""
+    place = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", lambda *_: DEVICES[:1])
+        patch.setattr(loop, "finish", lambda planned, folder, state, say: folder.curves.touch())
+        found = made(corpus, place / "plain", PLAIN), made(corpus, place / "scanned", SCANNED)
+        for run in found:
+            loop.train(run, "", lambda _: None)
+        yield found
+
+
+def params_of(run):
+    return final_state(run)[1].params["model"]
+
+
+def equal(found, wanted):
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
+
+
+def test_scanned_layers_learn_what_they_learn_one_by_one(runs):
+    plain, scanned = runs
+    for ours, theirs in zip(lines(scanned), lines(plain), strict=True):
+        assert ours.keys() == theirs.keys()
+        for name, value in ours.items():
+            if "flops" not in name:  # of which recomputed layers have more
+                same = value if isinstance(value, str) else pytest.approx(value, rel=1e-4)
+                assert theirs[name] == same, name
+    wanted = params_of(plain)
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)  # noqa: E731
+    jax.tree.map(close, unstack_layers(params_of(scanned)), wanted)
+
+
+def test_each_begins_with_what_the_other_has_learnt(runs, corpus, tmp_path):
+    plain, scanned = runs
+    _, state = begun(made(corpus, tmp_path / "x", SCANNED, init_from=str(plain.folder)))
+    equal(state.params["model"], jax.tree.map(np.asarray, stack_layers(params_of(plain))))
+    _, state = begun(made(corpus, tmp_path / "x", PLAIN, init_from=str(scanned.folder)))
+    equal(state.params["model"], unstack_layers(params_of(scanned)))
+
+
+def test_either_network_reads_either_run(runs, corpus):
+    plain, scanned = runs
+    equal(restored(made(corpus, plain.folder, SCANNED))[1]["model"], stack_layers(params_of(plain)))
+    equal(restored(made(corpus, scanned.folder, PLAIN))[1]["model"], unstack_layers(params_of(scanned)))
+
+
+def test_a_state_is_not_taken_over_into_another_layout(runs, corpus, tmp_path):
+    plain, scanned = runs
+    for run, network in ((plain, SCANNED), (scanned, PLAIN)):
+        with pytest.raises(
+            UserError, match=r"holds another run, with scan_layers (none|model) instead of (model|none);"
+        ):
+            loop.train(made(corpus, run.folder, network), "", lambda _: None)
+        longer = made(corpus, tmp_path / "x", network, init_from=str(run.folder), init_optimizer=True, train_steps=5)
+        with pytest.raises(UserError, match=r"^INIT_OPTIMIZER goes on .* other SCAN_LAYERS: give"):
+            begun(longer)
+
+
+def test_how_a_network_is_run_is_no_part_of_the_run(runs, corpus):
+    plain, scanned = runs
+    other = PLAIN.clone(execution=Execution(remat="dots_saveable", attention="plain"))
+    assert made(corpus, plain.folder, other).identity() == plain.identity()
+    assert "scan_layers" not in plain.identity() and scanned.identity()["networks"] == plain.identity()["networks"]

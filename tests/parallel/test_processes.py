@@ -1,0 +1,416 @@
+"""Several processes are one run: the same numbers as one, a stop after the same step, an end that is told to all."""
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.places import TESTS
+from support.small_run import recipe
+from test_run import final_state, lines
+
+from mixlm.errors import UserError
+from mixlm.parallel import wire
+from mixlm.parallel.mesh import aligned_run
+from mixlm.parallel.peers import LOST, Alone, Peers
+from mixlm.parallel.processes import Place, after_first, agreed, place
+from mixlm.training import run as loop
+
+DEVICES = jax.devices()
+SCRIPT = TESTS / "support" / "small_run.py"
+
+
+def free_port() -> int:
+    """One below those that the kernel hands out: no connection of another test can take it before the run does."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("", port))
+            return port
+
+
+class Run:
+    """The processes of one run, on the loopback, each with devices of its own."""
+
+    def __init__(self, corpus, folder, processes: int, devices: int, drivers=None, **changes):
+        flags = os.environ["XLA_FLAGS"].replace("device_count=8", f"device_count={devices}")
+        environment = {**os.environ, "XLA_FLAGS": flags}
+        coordinator = f"localhost:{free_port()}"
+        self.processes = []
+        for index in range(processes):
+            asked = {"corpus": str(corpus), "folder": str(folder), "driver": (drivers or {}).get(index, ""), **changes}
+            asked["place"] = {"coordinator": coordinator, "processes": processes, "process": index}
+            self.processes.append(
+                subprocess.Popen(
+                    [sys.executable, str(SCRIPT), json.dumps(asked)],
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                    env=environment,
+                )
+            )
+
+    def ended(self) -> list[tuple[int, str, str]]:
+        """Exit code, stdout and stderr of each."""
+        try:
+            texts = [process.communicate(timeout=240) for process in self.processes]
+        finally:
+            for process in self.processes:
+                process.kill()
+        return [(process.returncode, *text) for process, text in zip(self.processes, texts)]
+
+
+def at_step(step: int, action: str) -> str:
+    """A driver that does something when a step's figures are there and what was being saved is saved."""
+    return f"""
+import os, signal
+settle = loop.Loop.settle
+def until(self, done, metrics, params=None):
+    settle(self, done, metrics, params)
+    if done == {step}:
+        self.checkpoints.wait()
+        {action}
+loop.Loop.settle = until
+"""
+
+
+KILLED = "os.kill(os.getpid(), signal.SIGKILL)"
+STOPPED = "os.kill(os.getpid(), signal.SIGTERM)"
+
+
+@pytest.fixture(scope="module")
+def alone(corpus, tmp_path_factory):
+    """The run by one process: on one device, and on four."""
+    made = {}
+    for count in (1, 4):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(jax, "devices", lambda *_, count=count: DEVICES[:count])
+            made[count] = recipe(str(corpus), str(tmp_path_factory.mktemp("alone") / str(count)))
+            loop.train(made[count], say=lambda _: None)
+    return made
+
+
+def assert_equal_runs(made, wanted):
+    """The same steps, losses and validation, and the same parameters, to rounding."""
+    left, right = lines(made), lines(wanted)
+    assert [line["step"] for line in left] == [line["step"] for line in right] == list(range(1, 13))
+    for one, other in zip(left, right):
+        assert one.keys() == other.keys()
+        for name, value in one.items():
+            assert value == (value if isinstance(value, str) else pytest.approx(other[name], rel=1e-4, abs=1e-5)), name
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
+    same_parameters(made, wanted)
+
+
+def same_parameters(made, wanted):
+    """Those of the last step, to rounding."""
+    (step, state), (_, wanted_state) = final_state(made), final_state(wanted)
+    assert step == 12
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=2e-3, atol=2e-5),
+        state.params,
+        wanted_state.params,
+    )
+
+
+@pytest.fixture(scope="module")
+def story(alone, corpus, tmp_path_factory):
+    """A run by two processes: the second is killed, then the first, then the second gets a SIGTERM."""
+    folder = tmp_path_factory.mktemp("several") / "run"
+    killed = Run(corpus, folder, 2, 2, {1: at_step(4, KILLED)}).ended()
+    headless = Run(corpus, folder, 2, 2, {0: at_step(7, KILLED)}).ended()
+    stopped = Run(corpus, folder, 2, 2, {1: at_step(8, STOPPED)}).ended()
+    return folder, killed, headless, stopped
+
+
+def test_a_killed_process_ends_the_others_with_one_sentence(story):
+    _, ((code, _, errors), (killed, _, _)), *_ = story
+    assert (code, killed) == (LOST, -9), errors
+    (sentence,) = [line for line in errors.splitlines() if line.startswith("error:")]
+    assert "Process 1 of 2 is gone" in sentence and "that of step 3" in sentence and "same command" in sentence
+    assert "Traceback" not in errors and "stack trace" not in errors
+
+
+def test_a_killed_coordinator_ends_the_others_with_one_sentence(story):
+    _, _, ((killed, said, left), (code, _, errors)), _ = story
+    assert (code, killed) == (LOST, -9), left + errors
+    assert "resuming after step 3" in said
+    (sentence,) = [line for line in errors.splitlines() if line.startswith("error:")]
+    assert "Process 0 of 2 is gone" in sentence and "that of step 6" in sentence
+    assert "Traceback" not in errors and "stack trace" not in errors
+
+
+def test_a_signal_to_one_process_saves_the_same_step_of_all(story):
+    folder, _, _, ((first, said, left), (second, silence, errors)) = story
+    assert (first, second) == (0, 0), left + errors
+    assert "resuming after step 6" in said and "SIGTERM to process 1 came" in said
+    assert "same command goes on from there" in said
+    # Process 0 alone speaks; Gloo's own words are not ours.
+    assert [line for line in silence.splitlines() if "[Gloo]" not in line] == []
+    assert {int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdigit()} & {8, 9, 10}
+
+
+def test_one_process_goes_on_and_ends_as_if_it_had_always_been_alone(story, alone, corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "devices", lambda *_: DEVICES[:1])
+    made = recipe(str(corpus), str(tmp_path / "one"))
+    shutil.copytree(story[0], made.folder)
+    loop.train(made, say=lambda _: None)
+    for count in (1, 4):
+        assert_equal_runs(made, alone[count])
+
+
+def test_four_processes_go_on_and_report(story, alone, corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "devices", lambda *_: DEVICES[:1])
+    made = recipe(str(corpus), str(tmp_path / "four"))
+    shutil.copytree(story[0], made.folder)
+    ended = Run(corpus, made.folder, 4, 1, mesh={"data": 2, "fsdp": 2}).ended()
+    assert [code for code, _, _ in ended] == [0] * 4, "".join(errors for _, _, errors in ended)
+    assert "unigram entropy" in ended[0][1] and (made.folder / "curves.png").exists()
+    assert_equal_runs(made, alone[1])
+
+
+def test_two_processes_go_on_from_another_run(alone, corpus, tmp_path):
+    changes = {"init_from": f"{alone[1].folder}@9", "init_optimizer": True}
+    ended = Run(corpus, tmp_path / "fork", 2, 2, **changes).ended()
+    assert [code for code, _, _ in ended] == [0] * 2, "".join(errors for _, _, errors in ended)
+    assert f"after step 9 of {alone[1].folder}, with its optimizer's state" in ended[0][1]
+    made = recipe(str(corpus), str(tmp_path / "fork"))
+    assert [line["step"] for line in lines(made)] == list(range(10, 13))
+    assert [line["loss"] for line in lines(made)] == pytest.approx(
+        [line["loss"] for line in lines(alone[1])[9:]], rel=1e-5
+    )
+    same_parameters(made, alone[1])
+
+
+# What the processes say to each other, without the processes.
+
+
+@pytest.fixture
+def left():
+    """How processes ended, where they would have."""
+    return []
+
+
+def awaited(found: list, count: int) -> list:
+    """What was found, when there are `count` of them or after some seconds."""
+    until = time.monotonic() + 10
+    while len(found) < count and time.monotonic() < until:
+        time.sleep(0.01)
+    return found
+
+
+STOPPED_WIRES = []  # Kept, since what an event loop leaves open warns when it is collected.
+
+
+@pytest.fixture(autouse=True)
+def wires_stop_with_their_test(monkeypatch):
+    """No wire goes on in the background of other tests."""
+    made, begin = [], wire.Wire.__init__
+
+    def noted(self, *given):
+        begin(self, *given)
+        made.append(self)
+
+    monkeypatch.setattr(wire.Wire, "__init__", noted)
+    yield
+    for each in made:
+        each._loop.call_soon_threadsafe(each._loop.stop)
+    STOPPED_WIRES.extend(made)
+
+
+def group(count: int, left: list | None = None) -> list[Peers]:
+    """Peers of one run, all in this process, connected; their threads outlive the test, and must not end it."""
+    coordinator, leave = f"127.0.0.1:{free_port()}", (left if left is not None else []).append
+    found = [Peers(coordinator, count, index, leave) for index in range(count)]
+    together(*(peer.wire.open for peer in found))
+    return found
+
+
+def together(*actions):
+    """Does all at once, and returns what each returned; raises what the first that failed has raised."""
+    found, failed = [None] * len(actions), []
+
+    def run(index, action):
+        try:
+            found[index] = action()
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=run, args=pair, daemon=True) for pair in enumerate(actions)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+    if failed:
+        raise failed[0]
+    return found
+
+
+def test_all_get_what_the_first_decides():
+    here = group(3)
+    for value in (None, 7, "a", [[3, "torn"]], {"seed": "0"}):
+        wanted = [value, "mine", "mine"]
+        assert (
+            together(*(partial(peer.agreed, partial(wanted.__getitem__, peer.index)) for peer in here)) == [value] * 3
+        )
+    together(*(peer.finish for peer in here))
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.data())
+def test_all_stop_after_the_same_step_whoever_is_asked_and_however_far_each_is(data):
+    """Processes may be two steps apart, as each waits for the figures of the last step but one."""
+    count, begun = data.draw(st.integers(2, 4)), data.draw(st.integers(0, 50))
+    asked, when = data.draw(st.integers(0, count - 1)), data.draw(st.integers(1, 20))
+    here = group(count)
+    done = [begun] * count
+    change = threading.Condition()
+
+    def steps(index):
+        peer = here[index]
+        peer.begin(begun)
+        while peer.may_go_on(done[index]):
+            with change:
+                done[index] += 1
+                change.notify_all()
+                # A step's figures are there when all have begun it.
+                assert change.wait_for(lambda: min(done) >= done[index] - 1, 20)
+            if index == asked and done[index] == begun + when:
+                peer.ask_to_stop("SIGTERM")
+        return done[index]
+
+    stopped = together(*(lambda i=index: steps(i) for index in range(count)))
+    assert len(set(stopped)) == 1 and begun + when <= stopped[0] <= begun + when + 200
+    assert {peer.asked for peer in here} == {f"SIGTERM to process {asked}"}
+    together(*(peer.finish for peer in here))
+
+
+def test_alone_stops_at_once():
+    here = Alone()
+    here.begin(3)
+    assert here.may_go_on(3)
+    here.ask_to_stop("SIGINT")
+    assert not here.may_go_on(4) and here.asked == "SIGINT"
+    assert agreed(lambda: 5) == 5 and after_first(lambda: 6) == 6
+
+
+def test_a_mistake_of_one_is_said_by_all(left, capsys):
+    here = group(3, left)
+    assert here[2].fail(UserError("TEXT is empty.")) == 2
+    assert awaited(left, 2) == [2, 2]
+    assert capsys.readouterr().err.count("error: Process 2 of 3 ended: TEXT is empty.") == 2
+
+
+def test_a_silent_process_is_given_up(left, capsys, monkeypatch):
+    monkeypatch.setattr(wire, "BEAT", 0.05)
+    here = group(2, left)
+    # Its machine hangs: the line stays open, and nothing comes.
+    here[1].wire._loop.call_soon_threadsafe(threading.Event().wait, 3)
+    assert awaited(left, 1)[0] == LOST
+    assert "Process 1 of 2 is gone: nothing was heard of it for 1 s" in capsys.readouterr().err
+
+
+def test_who_does_not_come_is_named():
+    here = Peers(f"127.0.0.1:{free_port()}", 3, 0)
+    with pytest.raises(UserError, match=r"Processes 1, 2 have not come to 127.0.0.1:\d+ in 0 s"):
+        here.wire.open(0.1)
+    other = Peers(f"127.0.0.1:{free_port()}", 2, 1)
+    with pytest.raises(UserError, match=r"Process 0 does not answer at 127.0.0.1:\d+ \(.+\)"):
+        other.wire.open(0.1)
+
+
+def test_a_port_that_is_taken_is_named():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        here = Peers(f"127.0.0.1:{taken.getsockname()[1]}", 2, 0)
+        with pytest.raises(UserError, match=r"cannot listen at .*Address already in use.*another port"):
+            here.wire.open()
+
+
+def test_a_process_that_is_there_twice_is_refused(left, capsys):
+    coordinator = f"127.0.0.1:{free_port()}"
+    first, second, again = (Peers(coordinator, 3, index, left.append) for index in (0, 1, 1))
+
+    def wait():
+        # The third never comes.
+        with contextlib.suppress(UserError):
+            first.wire.open(30)
+
+    threading.Thread(target=wait, daemon=True).start()
+    second.wire.open()
+    again.wire.open()
+    third = Peers(coordinator, 2, 1, left.append)
+    third.wire.open()
+    assert awaited(left, 2) == [2, 2]
+    errors = capsys.readouterr().err
+    assert "Two processes were started as process 1 of 3" in errors
+    assert "Process 0 was started as one of 3 processes and this one as one of 2" in errors
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"coordinator": "a:1"}, "--processes and --process are missing"),
+        ({"processes": 2, "process": 0}, "--coordinator is missing"),
+        ({"coordinator": "a:1", "processes": 2, "process": 2}, "no process 2 of 2"),
+    ],
+)
+def test_half_a_place_is_a_mistake(given, words):
+    with pytest.raises(UserError, match=words):
+        place(**given)
+
+
+def test_a_coordinator_needs_a_port():
+    with pytest.raises(UserError, match="'host' is not HOST:PORT"):
+        Peers("host", 2, 0)
+
+
+def test_the_place_comes_from_flags_or_the_environment_or_the_cluster(monkeypatch):
+    assert place() is None
+    assert place("host:1", 1, 0) is None
+    assert place("host:1", 2, 1) == Place("host:1", 2, 1)
+    with monkeypatch.context() as patch:
+        for name, value in (("COORDINATOR_ADDRESS", "h:2"), ("NUM_PROCESSES", "4"), ("PROCESS_ID", "3")):
+            patch.setenv(f"JAX_{name}", value)
+        assert place() == Place("h:2", 4, 3)
+        assert place(process=0) == Place("h:2", 4, 0)
+        patch.setenv("JAX_PROCESS_ID", "second")
+        with pytest.raises(UserError, match="JAX_PROCESS_ID must be a whole number, got 'second'"):
+            place()
+    slurm = {"JOB_ID": "7", "STEP_NODELIST": "node[01-02]", "NTASKS": "8", "PROCID": "5", "LOCALID": "1"}
+    for name, value in slurm.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    found = place()
+    assert (found.processes, found.process, found.local_devices) == (8, 5, (1,))
+    assert found.coordinator.startswith("node01:")
+    # An allocation's shell is one task.
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    assert place() is None
+
+
+@given(st.integers(1, 12).flatmap(lambda n: st.tuples(st.just(n), st.sets(st.integers(0, n - 1), min_size=1))))
+def test_a_process_reads_the_shortest_run_that_has_its_rows(drawn):
+    parts, held = drawn
+    runs = [
+        (count, index)
+        for count in range(1, parts + 1)
+        if parts % count == 0
+        for index in range(count)
+        if held <= set(range(index * parts // count, (index + 1) * parts // count))
+    ]
+    count, index = max(runs)
+    assert aligned_run(sorted(held), parts) == (index, count)

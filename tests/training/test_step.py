@@ -1,0 +1,242 @@
+"""One step: the objective's own loss is descended, microbatches change nothing, what is not trained stays."""
+
+from dataclasses import replace
+from functools import cache, partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mixlm.data.dataset import Dataset
+from mixlm.data.tasks import TextFiles, TextTask
+from mixlm.data.vocabulary import TrainedSentencePiece
+from mixlm.example import smallest_example
+from mixlm.losses.token_losses import CrossEntropy, MiLe
+from mixlm.models.heads import TokenHead
+from mixlm.network import bind
+from mixlm.objectives.curriculum import Curriculum, Stage
+from mixlm.objectives.spactor import SpacTor
+from mixlm.objectives.span_corruption import SpanCorruption
+from mixlm.optim.adamw import AdamW
+from mixlm.optim.optimizer import Optimizer
+from mixlm.parallel.mesh import Partitioning, batch_sharding, replicated
+from mixlm.recipe import Recipe
+from mixlm.rng import row_keys
+from mixlm.schedules import Constant
+from mixlm.tokens import TokenIds
+from mixlm.training.prepare import plan
+from mixlm.training.step import Step, initial_state
+
+TOKENS = TokenIds(vocab_size=64, mask=3, sentinels=8)
+SPANS = SpanCorruption(TOKENS)
+SPACTOR = SpacTor(SPANS)
+ROWS, LENGTH, SEED = 8, 32, 7
+BATCHES = [
+    {"tokens": np.random.default_rng(step).integers(4, 56, (ROWS, LENGTH)).astype(np.int32)} for step in range(5)
+]
+
+
+class Bag(nn.Module):
+    """Embeddings of what is said on top of the mean of what is read: little to compile, nothing that a step can see."""
+
+    dropout_rate: float = 0.0
+
+    def setup(self):
+        self.embedder = nn.Embed(TOKENS.vocab_size, 8)
+        self.head = nn.Dense(TOKENS.vocab_size)
+        self.dropout = nn.Dropout(self.dropout_rate)
+
+    def inputs(self):
+        return (smallest_example(encoder=True),)
+
+    def encode(self, example):
+        encoded = self.embedder(example.encoder_input_tokens)
+        return self.dropout(encoded, deterministic=not self.has_rng("dropout"))
+
+    def decode(self, encoded, example):
+        return jnp.tanh(self.embedder(example.decoder_input_tokens) + jnp.mean(encoded, axis=1, keepdims=True))
+
+    def hidden(self, example):
+        read = example.decoder_input_tokens if example.encoder_input_tokens is None else example.encoder_input_tokens
+        return self.decode(self.encode(replace(example, encoder_input_tokens=read)), example)
+
+    def logits(self, hidden):
+        return self.head(hidden)
+
+    def __call__(self, example):
+        return self.logits(self.hidden(example))
+
+
+NETWORKS = {"generator": Bag(), "model": Bag(), "rtd_head": TokenHead(8)}
+MODULES = tuple(sorted(NETWORKS.items()))
+# An eps that keeps Adam from blowing rounding errors of tiny gradients up to whole steps.
+OPTIMIZER = Optimizer(AdamW(eps=1e-3), Constant(0.02))
+# XLA's compiler in a hurry: the laws hold for any machine code.
+QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+ONE = Partitioning().mesh(jax.devices()[:1])
+
+
+@cache
+def jitted(microbatches: int = 1, mesh=ONE, modules=MODULES):
+    """(the first state's maker, the jitted step), put together as a run does it, but quicker to compile."""
+    create, shapes = initial_state(dict(modules), OPTIMIZER, 0, mesh)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
+    step = jax.jit(
+        Step(modules, OPTIMIZER, microbatches).__call__,
+        static_argnums=3,
+        donate_argnums=0,
+        out_shardings=(shardings, replicated(mesh)),
+        compiler_options=QUICK,
+    )
+    return create, step
+
+
+def placed(mesh, batch, seed=SEED):
+    rows = jax.tree.map(lambda rows: jax.device_put(rows, batch_sharding(mesh)), batch)
+    return rows, jax.device_put(np.int32(seed), replicated(mesh))
+
+
+@cache
+def first(modules=MODULES):
+    """The first state on the host, made once."""
+    return jax.device_get(jitted(1, ONE, modules)[0]())
+
+
+@cache
+def five_steps(objective, microbatches: int = 1, mesh=ONE, modules=MODULES):
+    """(the last state, each step's figures on the host)."""
+    _, step = jitted(microbatches, mesh, modules)
+    shapes = initial_state(dict(modules), OPTIMIZER, 0, mesh)[1]
+    state, figures = jax.tree.map(lambda x, shape: jax.device_put(x, shape.sharding), first(modules), shapes), []
+    for batch in BATCHES:
+        state, found = step(state, *placed(mesh, batch), objective)
+        figures.append(jax.device_get(found))
+    return state, figures
+
+
+def with_loss(loss, objective):
+    spans = replace(SPANS, loss=loss)
+    return replace(SPACTOR, spans=spans, generator_loss=loss) if objective == "spactor" else spans
+
+
+def assert_trees_close(found, wanted, rtol=1e-5, atol=1e-6):
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=rtol, atol=atol), found, wanted)
+
+
+def test_the_steps_figures_are_the_objectives_own_terms():
+    create, step = jitted()
+    for objective in (SPANS, SPACTOR):
+        state = create().replace(step=jnp.int32(11))
+        key = jax.random.fold_in(jax.random.key(SEED), 11)
+        keys = jnp.stack([jax.random.fold_in(key, row) for row in range(ROWS)])
+        direct = jax.jit(lambda params, *rest, objective=objective: objective(bind(NETWORKS, params), *rest))
+        terms = direct(state.params, BATCHES[0], keys, state.step)
+        _, figures = step(state, *placed(ONE, BATCHES[0]), objective)
+        loss = sum(float(term.weight) * float(term.total) / float(term.count) for term in terms.values())
+        assert float(figures["loss"]) == pytest.approx(loss, rel=1e-5)
+        for name, term in terms.items():
+            assert float(figures[name]) == pytest.approx(float(term.total) / float(term.count), rel=1e-5)
+        counted = {f"{name}/{sum_of}" for name in terms if "/" not in name for sum_of in ("tokens", "mass")}
+        assert set(figures) == {"loss", *terms, *counted, "learning_rate", "grad_norm"}
+    assert {"generator", "rtd", "span_corruption"} <= set(terms)
+
+
+@pytest.mark.parametrize("objective", ["span_corruption", "spactor"])
+@pytest.mark.parametrize(
+    ("loss", "microbatches"), [(CrossEntropy(z_loss=1e-2), 2), (CrossEntropy(z_loss=1e-2), 4), (MiLe(gamma=2.0), 4)]
+)
+def test_microbatches_change_nothing(objective, loss, microbatches):
+    state, figures = five_steps(with_loss(loss, objective), microbatches)
+    wanted_state, wanted_figures = five_steps(with_loss(loss, objective))
+    assert_trees_close(figures, wanted_figures)
+    assert_trees_close(state.params, wanted_state.params)
+    assert_trees_close(state.opt_state, wanted_state.opt_state, atol=1e-8)
+
+
+def test_what_a_stage_does_not_train_stays_to_the_bit():
+    state, _ = five_steps(with_loss(CrossEntropy(z_loss=1e-2), "span_corruption"))
+    for name in ("generator", "rtd_head"):
+        jax.tree.map(np.testing.assert_array_equal, state.params[name], first().params[name])
+        jax.tree.map(np.testing.assert_array_equal, state.opt_state[name], first().opt_state[name])
+    moved = jax.tree.map(lambda new, old: (new != old).any(), state.params["model"], first().params["model"])
+    assert all(jax.tree.leaves(moved))
+
+
+def test_spactor_trains_all_three_networks_and_counts_its_steps():
+    state, _ = five_steps(with_loss(CrossEntropy(z_loss=1e-2), "spactor"))
+    moved = jax.tree.map(lambda new, old: (new != old).any(), state.params, first().params)
+    assert all(jax.tree.leaves(moved)) and set(state.params) == {"generator", "model", "rtd_head"}
+    assert int(first().step) == 0 and int(state.step) == 5
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 2**31 - 1), st.integers(0, 2**20), st.integers(0, 4))
+def test_a_rows_key_depends_on_seed_step_and_row_alone(seed, step, row):
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), row)
+    found = jax.random.key_data(row_keys(seed, step, 5))
+    np.testing.assert_array_equal(found[row], jax.random.key_data(key))
+    np.testing.assert_array_equal(found, jax.random.key_data(row_keys(seed, step, 8))[:5])
+
+
+def test_rows_steps_and_seeds_have_keys_of_their_own():
+    keys = [jax.random.key_data(row_keys(seed, step, 4)).tolist() for seed in range(4) for step in range(4)]
+    assert len({tuple(key) for rows in keys for key in rows}) == 64
+
+
+def test_noise_changes_from_step_to_step_and_returns_with_the_step():
+    create, step = jitted()
+
+    def loss(at: int, seed: int = SEED) -> float:
+        state = create().replace(step=jnp.int32(at))
+        return float(step(state, *placed(ONE, BATCHES[0], seed), SPANS)[1]["loss"])
+
+    assert loss(3) == loss(3)
+    assert len({loss(3), loss(4), loss(3, seed=SEED + 1)}) == 3
+
+
+def test_dropout_is_on_in_training_and_its_noise_is_the_steps():
+    modules = (("model", Bag(dropout_rate=0.5)),)
+    create, step = jitted(1, ONE, modules)
+    dry = five_steps(SPANS, 1, ONE, (("model", Bag()),))[1][0]["loss"]
+    found = [float(step(create(), *placed(ONE, BATCHES[0]), SPANS)[1]["loss"]) for _ in range(2)]
+    assert found[0] == found[1] != pytest.approx(float(dry), rel=1e-4)
+
+
+def test_a_few_rows_are_learnt_by_heart():
+    create, step = jitted()
+    rows = {"tokens": np.broadcast_to(np.arange(10, 10 + ROWS, dtype=np.int32)[:, None], (ROWS, LENGTH)).copy()}
+    state, losses = create(), []
+    for _ in range(100):
+        state, figures = step(state, *placed(ONE, rows), SPANS)
+        losses.append(float(figures["loss"]))
+    assert losses[0] > 3.5 and np.mean(losses[-10:]) < 1.0
+
+
+def test_a_run_donates_its_state():
+    task = TextTask("tiny", TextFiles("no_such_file.txt"), TrainedSentencePiece(vocab_size=64, sentinels=8))
+    recipe = Recipe(
+        name="tiny",
+        networks=NETWORKS,
+        curriculum=Curriculum((Stage(0, SPANS),)),
+        dataset=Dataset(task),
+        tokens=TOKENS,
+        optimizer=OPTIMIZER,
+        train_steps=2,
+        batch_size=ROWS,
+        lengths=dict(zip(("inputs", "targets"), SPANS.lengths(LENGTH))),
+    )
+    planned = plan(recipe, None)
+    try:
+        before = planned.create()
+        after, _ = planned.steps[SPANS](before, planned.place(BATCHES[0]), planned.number(SEED))
+        assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))
+        assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(after))
+        # What comes out goes in again: the shardings of the state do not change from step to step.
+        again, _ = planned.steps[SPANS](after, planned.place(BATCHES[1]), planned.number(SEED))
+        assert int(again.step) == 2
+    finally:
+        planned.close()

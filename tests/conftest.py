@@ -22,7 +22,7 @@ sys.path[:0] = [str(Path(__file__).parent), *(str(path) for path in Path(__file_
 
 from jaxtyping import install_import_hook
 
-install_import_hook("mixlm", "support.typecheck.checked")
+install_import_hook("mixlm", "typecheck.checked")
 
 import jax
 import pytest

@@ -41,6 +41,7 @@ def _sentences(documents: Iterable[str]) -> Iterator[str]:
 
 
 def train(spec: Any, documents: Iterable[str]) -> bytes:
+    """Trains a SentencePiece model of the given specification on documents, and returns it serialised."""
     from sentencepiece import SentencePieceTrainer
 
     sentences = training_sentences(documents)

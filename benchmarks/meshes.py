@@ -15,7 +15,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +60,9 @@ def small(name: str, *bindings: str, short: bool = False) -> Recipe:
     lengths = LENGTHS[short] if "inputs" not in recipe.lengths else FOLDED[short]
 
     def shrunk(module: Any) -> Any:
-        sizes = {name: value for name, value in NETWORK.items() if hasattr(module, name)}
-        return module.clone(**sizes, **{name: 1 for name in DEPTH if hasattr(module, name)})
+        given = {field.name for field in fields(module)}
+        sizes = {name: value for name, value in NETWORK.items() if name in given}
+        return module.clone(**sizes, **{name: 1 for name in DEPTH if name in given})
 
     networks = {network: shrunk(module) for network, module in recipe.networks.items()}
     return replace(recipe, networks=networks, lengths=lengths, validation=())

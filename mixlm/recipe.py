@@ -13,6 +13,7 @@ import flax.linen as nn
 from mixlm.data.dataset import Dataset
 from mixlm.data.mixture import Mixture
 from mixlm.errors import UserError, nearest
+from mixlm.network import FixedVocabulary, LayeredNetwork
 from mixlm.objectives.base import Objective
 from mixlm.objectives.curriculum import Blocks, Curriculum
 from mixlm.optim.optimizer import Optimizer
@@ -313,11 +314,10 @@ class Recipe:
                         f"{sorted(self.networks)}.{nearest(name, self.networks)}"
                     )
         for name, module in self.networks.items():
-            size = getattr(module, "vocab_size", self.tokens.vocab_size)
-            if size < self.tokens.vocab_size:
+            if isinstance(module, FixedVocabulary) and module.vocab_size < self.tokens.vocab_size:
                 raise UserError(
-                    f"The network {name!r} knows {size} tokens, and the vocabulary has {self.tokens.vocab_size} "
-                    f"(VOCAB_SIZE)."
+                    f"The network {name!r} knows {module.vocab_size} tokens, and the vocabulary has "
+                    f"{self.tokens.vocab_size} (VOCAB_SIZE)."
                 )
 
     def identity(self) -> dict[str, str]:
@@ -333,8 +333,8 @@ class Recipe:
     @property
     def _scanned(self) -> dict[str, str]:
         """Which networks stack their layers, so that a state of theirs has other arrays; {} where none does."""
-        executions = {name: getattr(module, "execution", None) for name, module in sorted(self.networks.items())}
-        scanned = [name for name, execution in executions.items() if execution is not None and execution.scan]
+        layered = [(name, module) for name, module in self.networks.items() if isinstance(module, LayeredNetwork)]
+        scanned = sorted(name for name, module in layered if module.execution.scan)
         return {"scan_layers": ", ".join(scanned)} if scanned else {}
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from mixlm.errors import UserError
 from mixlm.example import Example
-from mixlm.network import Net
+from mixlm.network import EncoderDecoderNetwork, Net
 from mixlm.objectives.corruption import sample
 from mixlm.tokens import TokenIds
 
@@ -132,7 +132,7 @@ def _padded(rows: Sequence[Sequence[int]]) -> tuple[Int[Array, "B T"], Int[Array
 def prefill(module: nn.Module, net: Net, prompt: Example, length: int) -> tuple[Float[Array, "B D"], Any]:
     """Reads the prompt: what says the first of `length` new tokens, and a cache with room for all but the last."""
     slots = prompt.decoder_input_tokens.shape[1] + length - 1
-    if prompt.encoder_input_tokens is not None and not hasattr(type(module), "encode"):
+    if prompt.encoder_input_tokens is not None and not isinstance(module, EncoderDecoderNetwork):
         slots += prompt.encoder_input_tokens.shape[1]
     hidden, cache = net.extend(prompt, net.empty_cache(prompt, slots))
     return hidden[:, -1], cache

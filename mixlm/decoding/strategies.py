@@ -13,6 +13,7 @@ from mixlm.decoding.beam import LENGTH_PENALTY, beam_search
 from mixlm.decoding.diffusion import Order, most_confident, schedule, unmasked, unrolled
 from mixlm.errors import UserError
 from mixlm.example import Example
+from mixlm.network import EncoderDecoderNetwork
 from mixlm.tokens import TokenIds
 
 MASKED_STEPS = 32  # Ours: the default, or one step a token where the text is shorter.
@@ -191,7 +192,7 @@ def _check(**numbers: int) -> None:
 
 def has_encoder(module: nn.Module) -> bool:
     """Whether a network reads its prompt with an encoder of its own."""
-    return hasattr(type(module), "encode")
+    return isinstance(module, EncoderDecoderNetwork)
 
 
 def diffusion_prompts(module: nn.Module, rows: Sequence[Sequence[int]], ids: TokenIds, start: bool) -> Example:

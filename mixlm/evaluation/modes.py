@@ -13,6 +13,7 @@ from mixlm.evaluation.likelihood import (
     PseudoLikelihood,
 )
 from mixlm.evaluation.span_likelihood import AfterPrefix, EachSpan, Everything, SpanFilling
+from mixlm.network import EncoderDecoderNetwork, Network
 from mixlm.tokens import TokenIds
 
 # Ours: long enough for T5's mean span of 3 tokens, which is what span corruption trains.
@@ -22,15 +23,15 @@ FOLLOWING = 2
 
 
 def modes_of(module: Any, tokens: TokenIds, samples: int = 16, seed: int = 0) -> dict[str, Mode | Fused]:
-    """Every way in which a network can be scored, by name; UserError for one that says no tokens.
+    """Every way in which a network can be scored, by name; UserError for one that predicts no tokens.
 
     A decoder can be read causally, by a prefix, and masked with either convention, whatever it was trained for. An
     encoder-decoder says the whole sentence, or what follows the prefix, or one span after the other, always as the
     span of a sentinel, which is how span corruption trains it.
     """
-    if not hasattr(type(module), "logits") or not hasattr(type(module), "hidden"):
-        raise UserError(f"The network {type(module).__name__} says no tokens, so there is nothing to score.")
-    if hasattr(type(module), "encode"):
+    if not isinstance(module, Network):
+        raise UserError(f"{type(module).__name__} has no logits(); nothing to score.")
+    if isinstance(module, EncoderDecoderNetwork):
         return _encoder_decoder_modes(module, tokens)
     found: dict[str, Mode] = {"causal": CausalLikelihood(tokens)}
     found["prefix"] = PrefixLikelihood(tokens)

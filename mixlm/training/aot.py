@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from mixlm.errors import UserError
+from mixlm.network import LayeredNetwork
 from mixlm.objectives.base import Objective
 from mixlm.perf.chips import Chip, chip
 from mixlm.perf.collectives import Collective, collectives
@@ -120,7 +121,7 @@ def model_flops(planned: Plan, objective: Objective) -> float:
 
 
 def _plainly(network: nn.Module) -> nn.Module:
-    if not hasattr(network, "execution"):
+    if not isinstance(network, LayeredNetwork):
         return network
     return network.clone(execution=replace(network.execution, remat=None, attention="plain"))
 

@@ -8,7 +8,7 @@ import numpy as np
 from jax.experimental.multihost_utils import process_allgather
 
 from mixlm.checkpoints.run_dir import RunFolder
-from mixlm.network import bind
+from mixlm.network import CachedNetwork, EncoderDecoderNetwork, bind
 from mixlm.parallel.processes import agreed, first
 from mixlm.reports import curves
 from mixlm.reports.metrics import read
@@ -91,7 +91,7 @@ def example_lines(planned: Plan, state: Any) -> list[str]:
     lines: list[str] = []
     for objective in planned.recipe.objectives:
         found = _examples_of(objective, planned, state)
-        if lines and hasattr(planned.recipe.networks[objective.networks[0]], "decode"):
+        if lines and isinstance(planned.recipe.networks[objective.networks[0]], EncoderDecoderNetwork):
             break
         lines += ["", f"as {objective.name} shows it", *found] if found else []
     return lines[1:]
@@ -115,7 +115,7 @@ def _examples_of(objective: Any, planned: Plan, state: Any) -> list[str]:
         return []
     example, before = found
     network = objective.networks[0]
-    if example.encoder_input_tokens is not None and hasattr(modules[network], "extend"):
+    if example.encoder_input_tokens is not None and isinstance(modules[network], CachedNetwork):
         return filled(modules[network], params[network], planned.data.vocabulary, example, before, recipe.tokens)
     guess = jax.jit(lambda params, example: likeliest(bind(modules, params)[network], example))
     guesses = guess({network: params[network]}, example)

@@ -167,7 +167,7 @@ def test_the_network_called_model_is_scored_among_others(corpus, pairs, tmp_path
     assert "network model (EncoderDecoder)" in out and "filling" in out and "causal" not in out
     assert [path.name for path in (tmp_path / "run" / "evaluation").iterdir()] == ["text.json"]
     sentence = complaint(monkeypatch, capsys, *arguments, "--gin.SCORED_NETWORK=rtd_head")
-    assert "TokenHead says no tokens" in sentence
+    assert "TokenHead has no logits()" in sentence
     sentence = complaint(monkeypatch, capsys, *arguments, "--gin.SCORED_NETWORK=modle")
     assert "Did you mean 'model'?" in sentence
 

@@ -318,7 +318,7 @@ def test_a_network_has_the_modes_that_it_can_be_read_in():
 def test_a_mode_that_is_not_there_is_named():
     with pytest.raises(UserError, match=r"'pll_shift'.* Did you mean 'pll_shifted'\?"):
         chosen(modes_of(LLAMA, TOKENS), "causal,pll_shift")
-    with pytest.raises(UserError, match="TokenHead says no tokens"):
+    with pytest.raises(UserError, match=r"TokenHead has no logits\(\)"):
         modes_of(TokenHead(emb_dim=16), TOKENS)
     with pytest.raises(UserError, match="no sentinels"):
         modes_of(T5, TokenIds(vocab_size=32, mask=4, sentinels=0))

@@ -4,7 +4,7 @@ import copy
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import Field, dataclass, fields, replace
+from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,8 @@ class Recipe:
     optimizer's state. Beside the newest `keep` checkpoints stay the `keep_best` with the lowest `best_metric` of
     validation, and that of every `keep_period`-th step. Validation reports the terms of `validation`, by default those
     of the trained objectives, and the plain cross-entropy of each band of token frequencies: `frequency_bands` are
-    shares of the training tokens, from the most frequent on. `curves` are what curves.png is drawn against.
+    shares of the training tokens, from the most frequent on. `curves` are what curves.png is drawn against. `config` is
+    the gin text that built the recipe, empty for one built in Python; it is no argument and no part of the value.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Recipe:
     frequency_bands: tuple[float, ...] = ()
     epochs: int | None = None
     curves: tuple[str, ...] = ("step", "flops")
+    config: str = field(default="", init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "microbatches", "log_period", "eval_period", "eval_batches"):
@@ -109,6 +111,12 @@ class Recipe:
         self._check_names()
         self._check_networks()
         self._check_curves()
+
+    def with_config(self, text: str) -> "Recipe":
+        """The same recipe, with `text` as the gin text that builds it, which a run keeps as its config.gin."""
+        twin = copy.copy(self)
+        object.__setattr__(twin, "config", text)
+        return twin
 
     @property
     def ref(self) -> RunRef:
@@ -326,7 +334,11 @@ class Recipe:
         The length is part of it where blocks of epochs share it out.
         """
         free = set(FREE) - ({"train_steps"} if isinstance(self.curriculum, Blocks) else set())
-        free |= {field.name for field in fields(self) if field.name in ADDED and self._has_default(field)}
+        free |= {
+            field.name
+            for field in fields(self)
+            if not field.compare or (field.name in ADDED and self._has_default(field))
+        }
         found = {field.name: _plain(getattr(self, field.name)) for field in fields(self) if field.name not in free}
         return found | self._scanned
 

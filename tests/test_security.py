@@ -239,7 +239,7 @@ def test_a_link_in_a_runs_folder_is_refused_before_anything_is_read_or_written(r
     shutil.rmtree(copy / name) if (copy / name).is_dir() else (copy / name).unlink(missing_ok=True)
     (copy / name).symlink_to(other / name)
     asks = [
-        lambda: loop.train(recipe(corpus, copy), "", lambda _: None),
+        lambda: loop.train(recipe(corpus, copy), lambda _: None),
         lambda: restored(recipe(corpus, copy)),
         lambda: origin_of(recipe(corpus, tmp_path / "new", init_from=str(copy))),
         lambda: RunFolder(copy).claim(run.identity(), ""),

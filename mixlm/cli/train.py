@@ -10,7 +10,7 @@ from mixlm.gin_config.flags import Flags, parse_flags
 def main() -> None:
     """Builds the recipe from the command line, and trains, explains, compiles ahead or prints it."""
     flags = parse_flags(sys.argv[1:], __doc__, several=True)
-    from mixlm.gin_config.build import config_text, configured, operative_config
+    from mixlm.gin_config.build import config_text, configured
     from mixlm.recipe import Recipe
 
     if flags.print_config:
@@ -37,7 +37,7 @@ def main() -> None:
         if flags.explain:
             explain(recipe, say)
         else:
-            train(recipe, operative_config(), say, flags.profile)
+            train(recipe, say, flags.profile)
 
 
 def alone(flags: Flags) -> None:

@@ -35,10 +35,13 @@ def configured_all(flags: Flags, entries: Sequence[Callable[..., Any]], files: S
     with gin.config.interactive_mode():  # A module that was reloaded may register its classes again.
         gin.parse_config(text)
     try:
-        return [gin.get_configurable(entry)() for entry in entries]
+        built = [gin.get_configurable(entry)() for entry in entries]
     except UserError as error:
         # gin appends to the sentence which classes it was building.
         raise UserError(str(error).partition("\n")[0]) from None
+    from mixlm.recipe import Recipe
+
+    return [value.with_config(operative_config()) if isinstance(value, Recipe) else value for value in built]
 
 
 def config_text(

@@ -43,12 +43,12 @@ def explain(recipe: Recipe, say: Say = print) -> None:
         planned.close()
 
 
-def train(recipe: Recipe, config: str = "", say: Say = print, profile: Profile | None = None) -> None:
-    """Runs a recipe to its last step, from the newest checkpoint in its folder, where `config` is kept as config.gin.
+def train(recipe: Recipe, say: Say = print, profile: Profile | None = None) -> None:
+    """Runs a recipe to its last step, from the newest checkpoint in its folder.
 
-    The steps of `profile` are traced into the folder's `profile`. Raises UserError, with nothing lost, for a folder
-    that holds another run and for a loss that is not finite, and Stopped for a signal that comes where there is no step
-    to save.
+    The folder keeps `recipe.config` as config.gin. The steps of `profile` are traced into the folder's `profile`.
+    Raises UserError, with nothing lost, for a folder that holds another run and for a loss that is not finite, and
+    Stopped for a signal that comes where there is no step to save.
     """
     if recipe.ref.which is not None:
         raise UserError(
@@ -57,14 +57,14 @@ def train(recipe: Recipe, config: str = "", say: Say = print, profile: Profile |
         )
     signals = Signals()
     with signals.awaited():
-        _train(recipe, config, say if first() else _silent, signals, profile)
+        _train(recipe, say if first() else _silent, signals, profile)
 
 
 def _silent(_: str) -> None:
     """What processes other than the first say."""
 
 
-def _train(recipe: Recipe, config: str, say: Say, signals: Signals, profile: Profile | None) -> None:
+def _train(recipe: Recipe, say: Say, signals: Signals, profile: Profile | None) -> None:
     folder, identity = RunFolder(recipe.folder), recipe.identity()
     check_same(identity)
     agreed(lambda: folder.check(identity))
@@ -99,7 +99,7 @@ def _train(recipe: Recipe, config: str, say: Say, signals: Signals, profile: Pro
             say(line)
         # An origin that does not fit leaves no trace.
         begun = None if latest else _begun(planned, began)
-        agreed(lambda: folder.claim(identity, config))
+        agreed(lambda: folder.claim(identity, recipe.config))
         folder.check_shared()
         restored = checkpoints.restore(planned.state)
         if restored is not None:

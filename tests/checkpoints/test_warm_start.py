@@ -48,7 +48,7 @@ def one_device():
 
 def quiet(made) -> list[str]:
     said = []
-    loop.train(made, "", said.append)
+    loop.train(made, said.append)
     return said
 
 
@@ -119,7 +119,7 @@ def test_a_fork_that_was_killed_begins_where_it_began(late, scratch, corpus, pla
         monkeypatch.setattr(loop.Loop, "settle", killed_at(step))
         with pytest.raises(Killed):
             said = []
-            loop.train(made, "", said.append)
+            loop.train(made, said.append)
         assert f"resuming after step {restores}" in said
         for newer in (6, 8):
             if (source / f"{newer}").exists():
@@ -185,7 +185,7 @@ def test_what_cannot_be_gone_on_with_is_one_sentence_and_leaves_no_trace(late, c
         # Most need no text to be told, so that nothing is compiled.
         whole = "data" in sentence or "shape" in sentence
         with pytest.raises(UserError, match=sentence) as error:
-            loop.train(made, "", lambda _: None) if whole else begun(made)
+            loop.train(made, lambda _: None) if whole else begun(made)
         assert "\n" not in str(error.value)
         assert not made.folder.exists()
     # With the parameters alone, other data are no matter.
@@ -194,7 +194,7 @@ def test_what_cannot_be_gone_on_with_is_one_sentence_and_leaves_no_trace(late, c
 
 def test_training_in_a_checkpoint_is_refused(late, corpus):
     with pytest.raises(UserError, match=r"names a checkpoint: to begin there, give --gin.INIT_FROM=.*late@4 and a"):
-        loop.train(recipe(corpus, f"{late.folder}@4"), "", lambda _: None)
+        loop.train(recipe(corpus, f"{late.folder}@4"), lambda _: None)
 
 
 @pytest.fixture(scope="module")
@@ -273,7 +273,7 @@ def test_the_best_checkpoint_stays_and_is_named(corpus, place, tmp_path):
     ):
         other = decoder_recipe(corpus, tmp_path / "run", **usual | change)
         with pytest.raises(UserError, match=sentence):
-            loop.train(other, "", lambda _: None)
+            loop.train(other, lambda _: None)
         assert not other.folder.exists()
 
 

@@ -276,7 +276,7 @@ def test_a_run_says_what_it_read_of_each_source(prepared, texts, corpus, tmp_pat
     dataset = mixture(texts, ((0.75, 0.25), (0.0, 1.0)), (0, 2), unique_tokens=(4000, None))
     made = recipe(corpus, tmp_path / "run", dataset=dataset)
     said = []
-    loop.train(made, "", said.append)
+    loop.train(made, said.append)
     shown = [line for line in said if line.startswith(("data ", "unique "))]
     assert ["plain: 50.00% of the rows;" in shown[0], "talk: 50.00% of the rows;" in shown[2]] == [True, True]
     record = lines(made)
@@ -295,7 +295,7 @@ def test_a_run_says_what_it_read_of_each_source(prepared, texts, corpus, tmp_pat
 def test_a_run_whose_rates_follow_from_epochs_is_as_long_as_they_take(prepared, texts, corpus, tmp_path):
     dataset = mixture(texts, None, unique_tokens=4000, epochs=(3, 1))
     made = recipe(corpus, tmp_path / "run", dataset=dataset, train_steps=None, batch_size=128)
-    loop.train(made, "", lambda line: None)
+    loop.train(made, lambda line: None)
     last = lines(made)[-1]
     data = dataset.prepare(pytest.fail)
     sizes = [part.summary.unique_tokens for part in data.parts]
@@ -315,14 +315,14 @@ def test_a_run_whose_rates_follow_from_epochs_is_as_long_as_they_take(prepared, 
 def test_a_run_of_epochs_ends_with_its_data(corpus, tmp_path):
     made = recipe(corpus, tmp_path / "run", train_steps=None, epochs=2, batch_size=320)
     said = []
-    loop.train(made, "", said.append)
+    loop.train(made, said.append)
     record = lines(made)
     tokens = made.dataset.prepare(pytest.fail).summary.unique_tokens
     assert len(record) == math.ceil(math.ceil(2 * tokens / 16) / 320)
     assert (record[-1]["epoch"], record[-1]["tokens"]) == (2, 2 * tokens)
     assert any(line.startswith("unique ") and "each seen 2.00 times" in line for line in said)
     assert {line["set"] for line in record} == {record[0]["set"]} and len(record[0]["set"]) == 12
-    loop.train(made, "", said.append)
+    loop.train(made, said.append)
     assert "has finished its" in said[-1]
 
 

@@ -36,7 +36,7 @@ def runs(corpus, tmp_path_factory):
         patch.setattr(loop, "finish", lambda planned, folder, state, say: folder.curves.touch())
         found = made(corpus, place / "plain", PLAIN), made(corpus, place / "scanned", SCANNED)
         for run in found:
-            loop.train(run, "", lambda _: None)
+            loop.train(run, lambda _: None)
         yield found
 
 
@@ -81,7 +81,7 @@ def test_a_state_is_not_taken_over_into_another_layout(runs, corpus, tmp_path):
         with pytest.raises(
             UserError, match=r"holds another run, with scan_layers (none|model) instead of (model|none);"
         ):
-            loop.train(made(corpus, run.folder, network), "", lambda _: None)
+            loop.train(made(corpus, run.folder, network), lambda _: None)
         longer = made(corpus, tmp_path / "x", network, init_from=str(run.folder), init_optimizer=True, train_steps=5)
         with pytest.raises(UserError, match=r"^INIT_OPTIMIZER goes on .* other SCAN_LAYERS: give"):
             begun(longer)

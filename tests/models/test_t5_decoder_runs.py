@@ -66,7 +66,7 @@ def one_device():
 def first(corpus, tmp_path_factory):
     """A finished causal run."""
     made = recipe(corpus, tmp_path_factory.mktemp("runs") / "first")
-    loop.train(made, "", lambda _: None)
+    loop.train(made, lambda _: None)
     return made
 
 
@@ -77,13 +77,13 @@ def test_a_warm_start_begins_with_the_other_runs_parameters(first, corpus, tmp_p
         curriculum=Curriculum((Stage(0, MASKED),)),
     )  # fmt: skip
     said = []
-    loop.train(made, "", said.append)
+    loop.train(made, said.append)
     assert any(line.startswith("begins") and str(first.folder) in line for line in said)
     step, state = final_state(made)
     found = Checkpoints(first.folder / "checkpoints").restore_params(state.params)
     assert (step, found[0]) == (1, 3)
     jax.tree.map(np.testing.assert_array_equal, state.params, found[1])
-    loop.train(made, "", said.append)
+    loop.train(made, said.append)
     assert "has finished its 1 steps" in said[-1]
 
 
@@ -105,7 +105,7 @@ def test_a_warm_start_from_something_else_is_refused(first, corpus, tmp_path, ki
         changes = {"dataset": text(str(tmp_path / "text.txt"))}
     made = recipe(corpus, tmp_path / "second", **{"init_from": str(first.folder)} | changes)
     with pytest.raises(UserError, match=sentence):
-        loop.train(made, "", lambda _: None)
+        loop.train(made, lambda _: None)
     assert not (made.folder / "checkpoints").exists()
 
 
@@ -117,7 +117,7 @@ def test_blocks_of_epochs_follow_the_text(corpus, tmp_path):
         optimizer=Optimizer(AdamW(), WSD(0.01, None)),
     )  # fmt: skip
     tokens = dataset.prepare(lambda _: None).summary.unique_tokens
-    loop.train(made, "", lambda _: None)
+    loop.train(made, lambda _: None)
     stages = [line["stage"] for line in lines(made)]
     epoch = tokens / (32 * 16)
     assert len(stages) == round(1.5 * epoch) and stages.count("causal") == round(0.5 * epoch)
@@ -133,7 +133,7 @@ def test_every_mode_is_reported_in_plain_cross_entropy_whatever_is_trained(corpu
         curriculum=Curriculum((Stage(0, PerExample((Causal(TOKENS, MiLe(1.0)), MaskedDiffusion(TOKENS)), (1.0,))),)),
     )  # fmt: skip
     said = []
-    loop.train(made, "", said.append)
+    loop.train(made, said.append)
     found = {name: value for name, value in lines(made)[-1].items() if name.startswith("validation/")}
     bands = ("top_80%", "next_15%", "rarest_5%")
     for mode in modes:
@@ -152,7 +152,7 @@ def test_every_mode_is_reported_in_plain_cross_entropy_whatever_is_trained(corpu
 def test_a_plan_is_explained_without_its_text(tmp_path):
     made = recipe("", tmp_path / "nowhere")
     with pytest.raises(NotHere, match="No text was given"):
-        loop.train(made, "", lambda _: None)
+        loop.train(made, lambda _: None)
     said = []
     loop.explain(made, said.append)
     assert said[0].startswith("No text was given")

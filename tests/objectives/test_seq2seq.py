@@ -170,7 +170,7 @@ def test_a_run_learns_pairs_epoch_by_epoch(module, tmp_path, monkeypatch):
     said: list[str] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TensorFlow's own
-        loop.train(built(module, *small), "", said.append)
+        loop.train(built(module, *small), said.append)
     record = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     last = record[-1]
     assert (last["step"], last["epoch"], last["stage"]) == (40, 40, "seq2seq")

@@ -65,7 +65,7 @@ def main() -> None:
     exec(driver, {"loop": loop})
     made = recipe(**asked)
     with joined(place(**where)):
-        loop.train(made, "", say)
+        loop.train(made, say)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def toy(name: str, corpus: Path, folder: Path) -> Recipe:
 def test_a_recipe_killed_and_started_again_is_the_uninterrupted_run(name, corpus, tmp_path):
     """Past the checkpoint come the end of an epoch and, where there is one, the switch of objectives."""
     whole, killed = toy(name, corpus, tmp_path / "whole"), toy(name, corpus, tmp_path / "killed")
-    loop.train(whole, "", lambda _: None)
+    loop.train(whole, lambda _: None)
     record = lines(whole)
     assert [line["step"] for line in record] == list(range(1, STEPS + 1))
     assert record[SAVED - 1]["epoch"] < 1 < record[-1]["epoch"]
@@ -78,7 +78,7 @@ def test_a_recipe_killed_and_started_again_is_the_uninterrupted_run(name, corpus
     written = (killed.folder / "metrics.jsonl").read_bytes().splitlines(keepends=True)
     (killed.folder / "metrics.jsonl").write_bytes(b"".join(written[: SWITCH + 1]) + written[SWITCH + 1][:20])
     said = []
-    loop.train(killed, "", said.append)
+    loop.train(killed, said.append)
     assert f"resuming after step {SAVED}" in said
     assert lines(killed) == record
     assert_same(saved_state(killed), saved_state(whole))

@@ -89,7 +89,7 @@ def one_device():
 def whole(corpus, tmp_path_factory):
     """A run that nothing interrupts, and what it printed."""
     made, said = recipe(corpus, tmp_path_factory.mktemp("runs") / "whole"), []
-    loop.train(made, "TAU = 4\n", said.append)
+    loop.train(made.with_config("TAU = 4\n"), said.append)
     return made, said
 
 
@@ -103,7 +103,8 @@ def test_a_run_leaves_its_record(whole):
     assert [line["step"] for line in record if "validation/span_corruption" in line] == [4, 8]
     flops = np.diff([line["flops"] for line in record])
     assert len(set(flops[:3])) == 1 and len(set(flops[4:])) == 1 and flops[0] > flops[4] > 0
-    for name in ("curves.png", "config.gin", "samples.txt", "recipe.json"):
+    assert (made.folder / "config.gin").read_text() == "TAU = 4\n"
+    for name in ("curves.png", "samples.txt", "recipe.json"):
         assert (made.folder / name).stat().st_size > 0
     assert list((made.folder / "tensorboard").iterdir())
     # Of 34 tokens 5 are noise in 2 spans: 32 are read and 8 said; of the other 29, 4 are masked.

@@ -143,7 +143,7 @@ class Dataset:
         return cache_folder(self.cache_dir)
 
     def prepare(self, log: Callable[[str], object] = print) -> PreparedData | StreamedData:
-        """Opens what is cached, and makes what is not; only tokenising imports seqio and TensorFlow."""
+        """Opens the vocabulary and the token store, or makes them where they are not cached."""
         return self._streamed(log) if self.stream else self.stored(log)
 
     def stored(self, log: Callable[[str], object] = print) -> PreparedData:

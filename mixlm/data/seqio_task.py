@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mixlm.data.quiet_tensorflow import import_seqio
 from mixlm.data.sources.base import TASK_VERSION, digest, known
 from mixlm.data.store.fingerprint_cache import keep, recall, seen, settled, sha256_of
 from mixlm.data.store.journal import Tokenized
 from mixlm.data.user_module import files_of, imported
-from mixlm.data.vocabulary import SentencePieceFile, Vocabulary, import_seqio, write_atomically
+from mixlm.data.vocabulary import SentencePieceFile, Vocabulary, write_atomically
 from mixlm.errors import NotHere, UserError, nearest
 
 if TYPE_CHECKING:

@@ -1,29 +1,31 @@
-"""What a task is: a named definition of documents of tokens; and the seqio Task of a source of plain text."""
+"""Tasks: named definitions of tokenised documents; TextTask tokenises a source of plain text."""
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-from mixlm.data.sources.base import SPLITS, TASK_VERSION, Source, digest
+import numpy as np
+
+from mixlm.data.sources.base import SPLITS, Source, digest
 from mixlm.data.sources.sotu import SotU
 from mixlm.data.sources.text import TextFiles
 from mixlm.data.store.journal import Tokenized
-from mixlm.data.vocabulary import Vocabulary, VocabularySpec, import_seqio, seqio_vocabulary
+from mixlm.data.vocabulary import Vocabulary, VocabularySpec
 from mixlm.errors import UserError
 
-if TYPE_CHECKING:
-    import seqio
+# To be raised whenever the same text would give other tokens, so that a stale store is not used. 1: tensorflow-text.
+TOKENIZATION_VERSION = 2
+BATCH_CHARACTERS = 2**20  # Ours: enough documents at once for many cores, and some 0.2 s of work for one.
 
-# Where the sources of plain text are, for who builds a task.
 __all__ = ["SPLITS", "SotU", "Source", "Task", "TextFiles", "TextTask"]
 
 
 @runtime_checkable
 class Task(Protocol):
-    """A plain value that says what the data is: a name, a vocabulary, and each split's documents as tokens."""
+    """A definition of data as a plain value: a name, a vocabulary, and each split's documents as tokens."""
 
     @property
     def name(self) -> str:
@@ -49,7 +51,7 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class TextTask:
-    """A named seqio Task: a source of documents and the vocabulary that turns them into the feature `targets`.
+    """A source of plain text, tokenised document by document with a SentencePiece vocabulary.
 
     Documents carry no EOS, since T5's span corruption concatenates them; `add_eos` appends one to each. `add_bos` puts
     the vocabulary's BOS in front of each, so that an objective can tell where documents begin; it must not be padding.
@@ -66,11 +68,10 @@ class TextTask:
             raise UserError(f"The task's name {self.name!r} may only hold letters, digits, '_', '.' and ':'.")
 
     def fingerprint(self) -> str:
-        """SHA-256 over the text, its split, the vocabulary and the preprocessing; imports no TensorFlow."""
+        """SHA-256 over the text, its split, the vocabulary and the tokenisation."""
         text = self.source.fingerprint()
-        # What a store held before there was a BOS keeps its name.
         begins = ["bos"] if self.add_bos else []
-        return digest(TASK_VERSION, text, self.vocabulary.fingerprint(text), self.add_eos, *begins)
+        return digest(TOKENIZATION_VERSION, text, self.vocabulary.fingerprint(text), self.add_eos, *begins)
 
     def load_vocabulary(self, cache_dir: Path, log: Callable[[str], object]) -> Vocabulary:
         """The vocabulary, trained on the train split if it has to be."""
@@ -80,54 +81,17 @@ class TextTask:
         return vocabulary
 
     def count(self, split: str) -> int:
-        """How many documents there are, for which all of the split is read."""
+        """The number of documents, for which the whole split is read."""
         return sum(1 for _ in self.source.documents(split))
 
     def tokenized(self, vocabulary: Vocabulary, split: str, first: int = 0) -> Iterator[Tokenized]:
-        """The documents through the seqio Task; those before `first` are read, and not tokenised."""
-        heard = _Heard(self.source, [])
-        task = replace(self, source=heard).seqio_task(vocabulary, first)
-        try:
-            for example in task.get_dataset(None, split=split, shuffle=False).as_numpy_iterator():
-                yield Tokenized(example["targets"], len(example["targets_pretokenized"]))
-        except Exception:
-            # TensorFlow would say it in its own words.
-            if heard.faults:
-                raise heard.faults[0] from None
-            raise
-
-    def seqio_task(self, vocabulary: Vocabulary, first: int = 0) -> "seqio.Task":
-        """The definition of the data as a seqio Task, not registered; imports seqio and TensorFlow.
-
-        Its examples hold `targets` (token ids) and `targets_pretokenized` (UTF-8); they are those of the documents from
-        number `first` on. `seqio.TaskRegistry.add_provider` makes it known by name.
-        """
+        """The documents' token ids, with BOS and EOS where asked for; documents before `first` are only read."""
         self._check_bos(vocabulary)
-        seqio = import_seqio()
-        import tensorflow as tf
-
-        def begin(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-            bos = tf.constant([vocabulary.token_ids.bos], example["targets"].dtype)
-            return {**example, "targets": tf.concat([bos, example["targets"]], axis=0)}
-
-        def begin_all(dataset: tf.data.Dataset) -> tf.data.Dataset:
-            return dataset.map(begin, num_parallel_calls=tf.data.AUTOTUNE)
-
-        def dataset_fn(split: str, shuffle_files: bool = False) -> tf.data.Dataset:
-            del shuffle_files  # One stream of documents: order is the business of the walk over the store.
-            return tf.data.Dataset.from_generator(
-                lambda: ({"targets": document} for document in islice(self.source.documents(split), first, None)),
-                output_signature={"targets": tf.TensorSpec((), tf.string)},
-            )
-
-        begins = [begin_all] if self.add_bos else []
-        feature = seqio.Feature(seqio_vocabulary(vocabulary), add_eos=self.add_eos)
-        return seqio.Task(
-            self.name,
-            source=seqio.FunctionDataSource(dataset_fn, splits=SPLITS, caching_permitted=False),
-            output_features={"targets": feature},
-            preprocessors=[seqio.preprocessors.tokenize, *begins, seqio.preprocessors.append_eos],
-        )
+        ids = vocabulary.token_ids
+        begin, end = [ids.bos] * self.add_bos, [ids.eos] * self.add_eos
+        for batch in _batches(islice(self.source.documents(split), first, None)):
+            for document, tokens in zip(batch, vocabulary.encode_batch(batch)):
+                yield Tokenized(np.asarray([*begin, *tokens, *end], np.int32), len(document.encode()))
 
     def _check_bos(self, vocabulary: Vocabulary) -> None:
         ids = vocabulary.token_ids
@@ -135,19 +99,15 @@ class TextTask:
             raise UserError(f"DOCUMENT_BOS needs a BOS of its own, and this vocabulary's is id {ids.bos}, its padding.")
 
 
-@dataclass(frozen=True)
-class _Heard:
-    """A source that notes why it could not be read on."""
-
-    source: Source
-    faults: list[Exception]
-
-    def documents(self, split: str) -> Iterator[str]:
-        try:
-            yield from self.source.documents(split)
-        except Exception as error:
-            self.faults.append(error)
-            raise
-
-    def fingerprint(self) -> str:
-        return self.source.fingerprint()
+def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
+    """Groups of documents of at least BATCH_CHARACTERS, but for the last group."""
+    batch: list[str] = []
+    size = 0
+    for document in documents:
+        batch.append(document)
+        size += len(document)
+        if size >= BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

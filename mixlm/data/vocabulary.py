@@ -5,13 +5,11 @@ import hashlib
 import itertools
 import os
 import re
-import sys
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex, runtime_checkable
+from typing import Any, Protocol, SupportsIndex, runtime_checkable
 
 from mixlm.data.sentencepiece_training import train
 from mixlm.data.sources.base import digest
@@ -19,11 +17,11 @@ from mixlm.data.store.file_lock import exclusive
 from mixlm.errors import NotHere, UserError, nearest
 from mixlm.tokens import TokenIds
 
-if TYPE_CHECKING:
-    import seqio
-
-SPACE = "\u2581"
+SPACE = "\u2581"  # SentencePiece writes a space in a piece as this
 SENTINEL = rf"{SPACE}?<extra_id_\d+>"
+SPECIAL_PIECES = 5  # <pad>, </s>, <unk>, <s>, <mask>
+# To be raised whenever a model trained by this code would differ, so that a cached one is not used in its place.
+TRAINING_VERSION = 1
 
 
 class Vocabulary:
@@ -35,8 +33,7 @@ class Vocabulary:
         model_proto: Any = getattr(sentencepiece_model_pb2, "ModelProto")  # noqa: B009 (generated code has no types)
         proto = model_proto.FromString(model)
         # T5's model comes without its sentinels, and in another file with them.
-        self.added = token_ids.vocab_size - len(proto.pieces)
-        for k in reversed(range(self.added)):
+        for k in reversed(range(token_ids.vocab_size - len(proto.pieces))):
             kind = model_proto.SentencePiece.USER_DEFINED
             proto.pieces.add(piece=f"{SPACE}<extra_id_{k}>", score=0.0, type=kind)
         self.token_ids = token_ids
@@ -47,6 +44,10 @@ class Vocabulary:
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, without EOS; `<extra_id_k>` in the text becomes that sentinel."""
         return self._processor.encode(text)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, as `encode` gives them, computed on all cores."""
+        return self._processor.encode(list(texts), num_threads=-1)
 
     def decode(self, ids: Iterable[SupportsIndex]) -> str:
         """Readable text: sentinels as `<extra_id_k>`, the other special ids by name, the text between them spaced."""
@@ -240,38 +241,6 @@ class SentencePieceFile:
         return path.read_bytes()
 
 
-def seqio_vocabulary(vocabulary: Vocabulary) -> "seqio.SentencePieceVocabulary":
-    """The same vocabulary for seqio, with the same ids; imports seqio and TensorFlow."""
-    return import_seqio().SentencePieceVocabulary(str(vocabulary.path), extra_ids=vocabulary.added)
-
-
-def import_seqio() -> ModuleType:
-    """Imports seqio, and TensorFlow with it: without its chatter, and without letting it take a GPU's memory."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with _silenced_stderr():
-        import seqio
-        import tensorflow as tf
-
-        # TensorFlow refuses once it has started; then it is somebody else's and has what it wants.
-        with contextlib.suppress(RuntimeError):
-            tf.config.set_visible_devices([], "GPU")
-    return seqio
-
-
-@contextlib.contextmanager
-def _silenced_stderr() -> Iterator[None]:
-    # TensorFlow's C++ logs before it reads any setting, straight to the descriptor; an exception still comes through.
-    sys.stderr.flush()
-    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(nowhere)
-
-
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes a model, and its SHA-256 beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -284,10 +253,3 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
-
-
-# Changes whenever a model trained by this code would differ, so that a cached one is not mistaken for it.
-TRAINING_VERSION = 1
-
-
-SPECIAL_PIECES = 5  # <pad>, </s>, <unk>, <s>, <mask>

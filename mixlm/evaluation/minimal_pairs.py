@@ -207,9 +207,9 @@ def _record(line: str, where: str) -> Mapping[str, Any]:
 
 def _tfds_records(name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The records of every config of a builder, which must lie prepared on the disk: nothing is downloaded."""
-    from mixlm.data.vocabulary import import_seqio
+    from mixlm.data.quiet_tensorflow import import_tensorflow
 
-    import_seqio()  # TensorFlow without its chatter, and without a GPU's memory.
+    import_tensorflow()
     import tensorflow_datasets as tfds
 
     try:

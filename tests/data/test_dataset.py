@@ -1,9 +1,9 @@
 """Data is prepared once, the second start needs no TensorFlow, and a batch is a function of its step."""
 
+import os
 import subprocess
 import sys
 import threading
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -42,9 +42,7 @@ def dataset(folder: Path, unique_tokens: int | None = None) -> Dataset:
 
 @pytest.fixture(scope="module")
 def prepared(folder) -> PreparedData:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TensorFlow's own
-        return dataset(folder).prepare(lambda line: None)
+    return dataset(folder).prepare(lambda line: None)
 
 
 def test_the_store_holds_every_document_of_every_split(prepared, folder):
@@ -99,18 +97,46 @@ def test_the_second_start_does_nothing_and_imports_nothing_heavy(prepared, folde
     assert done.stderr == ""
 
 
-def test_the_first_start_is_quiet(folder):
-    program = (
-        "from mixlm.data.dataset import Dataset\n"
-        "from mixlm.data.tasks import TextFiles, TextTask\n"
-        "from mixlm.data.vocabulary import TrainedSentencePiece\n"
-        f"source = TextFiles({str(folder / 'texts' / '00.txt')!r})\n"
-        "task = TextTask('quiet', source, TrainedSentencePiece(vocab_size=400))\n"
-        f"Dataset(task, cache_dir={str(folder / 'cache')!r}).prepare()"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert len(done.stdout.splitlines()) == 2
-    assert done.stderr == ""
+FIRST_START = """
+import sys
+from pathlib import Path
+from mixlm.data.dataset import Dataset
+from mixlm.data.sources.jsonl import JsonLines
+from mixlm.data.sources.sotu import SotU
+from mixlm.data.tasks import TextFiles, TextTask
+from mixlm.data.vocabulary import SentencePieceFile, TrainedSentencePiece
+
+texts, cache = sys.argv[1], sys.argv[2]
+trained = TrainedSentencePiece(vocab_size=400)
+first = Dataset(TextTask("quiet", TextFiles(texts + "/00.txt"), trained), cache_dir=cache).prepare()
+Path(texts, "lines.jsonl").write_text('{"text": "one"}\\n{"text": "two"}\\n{"text": "three"}')
+model = SentencePieceFile(str(first.vocabulary.path), bos=3)
+for source in (JsonLines(texts + "/lines.jsonl", validation_fraction=0.3), SotU()):
+    Dataset(TextTask(type(source).__name__, source, model, add_bos=True), cache_dir=cache).prepare()
+"""
+HEAVY = {"tensorflow", "tensorflow_datasets", "seqio", "t5", "pandas"}
+
+
+def test_the_first_start_is_quiet_and_needs_no_tensorflow(folder):
+    program = FIRST_START + f"assert not {HEAVY} & set(sys.modules), {HEAVY} & set(sys.modules)"
+    arguments = [str(folder / "texts"), str(folder / "cache")]
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["Training", *["Tokenising"] * 3]
+
+
+def test_explaining_a_recipe_of_text_needs_no_tensorflow(corpus, tmp_path):
+    program = f"""
+import sys
+sys.path.insert(0, {str(places.TESTS)!r})
+from support.small_run import recipe
+from mixlm.training.run import explain
+explain(recipe({str(corpus)!r}, {str(tmp_path / "run")!r}), lambda line: None)
+assert "jax" in sys.modules and not {HEAVY} & set(sys.modules), {HEAVY} & set(sys.modules)
+"""
+    environment = {**os.environ, "MIXLM_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_unique_tokens_cut_the_training_set_alone(prepared, folder):
@@ -128,9 +154,7 @@ def test_a_damaged_store_is_made_again_with_a_note(prepared, folder):
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
     notes: list[str] = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TensorFlow's own
-        dataset(folder).prepare(notes.append)
+    dataset(folder).prepare(notes.append)
     assert path.read_bytes() == whole
     assert str(path) in notes[0]
 

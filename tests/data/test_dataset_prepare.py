@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import warnings
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ DRIVER = """
 import os, signal, sys, time
 from dataclasses import dataclass
 from pathlib import Path
-from mixlm.data import journal
+from mixlm.data.store import journal
 from mixlm.data.dataset import Dataset
 from mixlm.data.tasks import TextFiles, TextTask
 from mixlm.data.vocabulary import TrainedSentencePiece
@@ -34,9 +33,7 @@ def dataset(corpus: Path, cache: Path) -> Dataset:
 
 
 def prepared(corpus: Path, cache: Path, log=lambda line: None) -> PreparedData:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TensorFlow's own
-        return dataset(corpus, cache).prepare(log)
+    return dataset(corpus, cache).prepare(log)
 
 
 def started(program: str, corpus: Path, cache: Path) -> subprocess.Popen:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import warnings
 from pathlib import Path
 
 import jax
@@ -154,9 +153,7 @@ def mixture(texts, rates=(0.7, 0.3), starts=(0,), **given) -> Mixture:
 
 @pytest.fixture(scope="module")
 def prepared(texts):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TensorFlow's own
-        return mixture(texts, unique_tokens=(4000, None)).prepare(lambda line: None)
+    return mixture(texts, unique_tokens=(4000, None)).prepare(lambda line: None)
 
 
 def test_each_part_has_its_own_text_and_budget_and_all_have_one_vocabulary(prepared, texts):

@@ -1,6 +1,5 @@
 """A streamed corpus gives the tokens that a store would hold, in the source's order, at any step and again after it."""
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,9 +69,7 @@ def dataset(source: TextFiles, cache: Path, **changes: object) -> Dataset:
 
 @pytest.fixture(autouse=True)
 def quiet():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TensorFlow's own
-        yield
+    yield
 
 
 def test_a_stream_is_what_the_store_would_hold_and_stores_nothing(corpus, tmp_path):

@@ -1,9 +1,8 @@
-"""Text is read whole, split once by document, and tokenised by a real seqio Task."""
+"""Text is read whole, split once by document, and tokenised by SentencePiece."""
 
 import importlib.util
 import itertools
 import re
-import warnings
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sentencepiece import SentencePieceProcessor
 
+from mixlm.data import tasks
 from mixlm.data.sources.base import SPLITS, Source, tidy
 from mixlm.data.sources.sotu import SotU, without_notes
 from mixlm.data.sources.text import TextFiles
@@ -209,10 +210,10 @@ def test_the_fingerprint_changes_with_all_that_matters_and_not_with_the_place(tm
     assert len(others) == 8
 
 
-def test_a_task_of_before_keeps_its_fingerprint():
-    # Stores on the disk bear this name; it changes with the package `sotu` alone.
+def test_the_fingerprint_is_the_same_in_every_version():
+    # Stores on the disk are named by it, so a change makes every user tokenise again.
     task = TextTask("sotu", Words(("one", "two")), TrainedSentencePiece())
-    assert task.fingerprint() == "65babb798ec70416a5e88bfdac2e0cbafd4551683319a64384555728b5373c6e"
+    assert task.fingerprint() == "c6d3894be548c06aa48ea95d7113b4c6418d3b8c636ccd4db5ea64838bf22c04"
 
 
 @dataclass(frozen=True)
@@ -229,26 +230,33 @@ class Words:
 
 
 @pytest.mark.parametrize(("add_bos", "add_eos"), [(False, False), (False, True), (True, False), (True, True)])
-def test_the_seqio_task_tokenises_each_document_in_order(tmp_path, sotu, add_bos, add_eos):
-    texts = (*sotu["train"][:3], "A last one,\n\nof two paragraphs.")
-    task = TextTask(f"words_{add_bos}_{add_eos}", Words(texts), TrainedSentencePiece(vocab_size=800), add_eos, add_bos)
+def test_each_document_is_tokenised_in_order_by_sentencepiece(tmp_path, sotu, monkeypatch, add_bos, add_eos):
+    texts = (*sotu["train"][:3], "A last one,\n\nof two paragraphs, \u20ac 5.")
+    task = TextTask("words", Words(texts), TrainedSentencePiece(vocab_size=800), add_eos, add_bos)
     vocabulary = task.load_vocabulary(tmp_path, lambda line: None)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TensorFlow's own
-        import seqio
-
-        seqio.TaskRegistry.add_provider(task.name, task.seqio_task(vocabulary))
-        registered = seqio.get_mixture_or_task(task.name)
-        found = {
-            split: list(registered.get_dataset(None, split, shuffle=False).as_numpy_iterator()) for split in SPLITS
-        }
-        seqio.TaskRegistry.remove(task.name)
-    expected = [[3] * add_bos + vocabulary.encode(text) + [1] * add_eos for text in texts]
-    assert [example["targets"].tolist() for example in found["train"]] == expected
-    assert [example["targets_pretokenized"].decode() for example in found["train"]] == list(texts)
-    assert len(found["validation"]) == 1
+    raw = SentencePieceProcessor(model_file=str(vocabulary.path))
+    expected = [[3] * add_bos + raw.encode(text) + [1] * add_eos for text in texts]
+    for characters in (1, 60_000, 2**20):  # a batch for each document, some of several, all in one
+        monkeypatch.setattr(tasks, "BATCH_CHARACTERS", characters)
+        for first in range(len(texts) + 1):
+            found = list(task.tokenized(vocabulary, "train", first))
+            assert [document.tokens.tolist() for document in found] == expected[first:]
+            assert [document.text_bytes for document in found] == [len(text.encode()) for text in texts[first:]]
+    assert len(list(task.tokenized(vocabulary, "validation"))) == 1
     counts = Counter(token for tokens in expected for token in tokens)
     assert (counts[3], counts[1]) == (len(texts) * add_bos, len(texts) * add_eos)
+
+
+def test_a_source_that_fails_says_so_in_its_own_words(tmp_path, sotu):
+    class Broken(Words):
+        def documents(self, split):
+            yield from super().documents(split)
+            raise UserError("Line 7 is not UTF-8.")
+
+    task = TextTask("words", Words(tuple(sotu["train"][:3])), TrainedSentencePiece(vocab_size=800))
+    vocabulary = task.load_vocabulary(tmp_path, lambda line: None)
+    with pytest.raises(UserError, match=r"^Line 7 is not UTF-8\.$"):
+        list(replace(task, source=Broken(task.source.train)).tokenized(vocabulary, "train"))
 
 
 def test_a_document_cannot_begin_with_padding(tmp_path, sotu):

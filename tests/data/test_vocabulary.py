@@ -1,7 +1,6 @@
-"""Ids are laid out as promised, agree with seqio's, and come back as readable text."""
+"""Vocabularies: the layout of ids, agreement with SentencePiece itself, and text that comes back when decoded."""
 
 import itertools
-import warnings
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from sentencepiece import SentencePieceProcessor
 
 from mixlm.data.sentencepiece_training import training_sentences
 from mixlm.data.sources.sotu import SotU
-from mixlm.data.vocabulary import SentencePieceFile, TrainedSentencePiece, Vocabulary, seqio_vocabulary
+from mixlm.data.vocabulary import SentencePieceFile, TrainedSentencePiece, Vocabulary
 from mixlm.errors import UserError
 
 SPEC = TrainedSentencePiece(vocab_size=1000)
@@ -78,14 +77,16 @@ def test_special_ids_are_named_and_spaced(vocabulary):
     assert not {0, 1, 3, 4} & set(vocabulary.encode("<pad></s><s><mask>"))
 
 
-def test_seqio_gives_the_same_ids(vocabulary, documents):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TensorFlow's own
-        theirs = seqio_vocabulary(vocabulary)
-        assert (theirs.vocab_size, theirs.eos_id, theirs.pad_id, theirs.unk_id) == (1000, 1, 0, 2)
-        for text in [*documents, "a <extra_id_0> b<extra_id_99> \u4e2d\n\nc"]:
-            assert theirs.encode(text) == vocabulary.encode(text)
-            assert theirs.encode_tf(text).numpy().tolist() == vocabulary.encode(text)
+def test_text_without_sentinels_is_cut_as_the_bare_model_cuts_it(vocabulary, documents):
+    raw = SentencePieceProcessor(model_file=str(vocabulary.path))
+    for text in [*documents, "a b \u4e2d\n\nc", ""]:
+        assert vocabulary.encode(text) == raw.encode(text)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.text(st.sampled_from("ab <extra_id_0>\n\u4e2d\0"), max_size=60), max_size=9))
+def test_a_batch_of_texts_is_encoded_as_each_alone(vocabulary, texts):
+    assert vocabulary.encode_batch(texts) == [vocabulary.encode(text) for text in texts]
 
 
 def test_training_is_quiet_and_gives_the_same_model_again_and_once(tmp_path, documents, capfd):
@@ -186,10 +187,8 @@ def test_sentinels_in_the_model_itself_are_those_that_would_be_added(vocabulary,
     assert found.encode(text) == added.encode(text) and 999 in found.encode(text)
     assert found.decode(found.encode(text)) == added.decode(added.encode(text))
     assert found.pieces([999, 900]) == ["<extra_id_0>", "<extra_id_99>"]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TensorFlow's own
-        theirs = seqio_vocabulary(found)
-        assert theirs.vocab_size == 1000 and theirs.encode(text) == found.encode(text)
+    raw = SentencePieceProcessor(model_file=str(path))
+    assert raw.get_piece_size() == 1000 and raw.encode(text) == found.encode(text)
 
 
 @pytest.mark.parametrize(

@@ -91,9 +91,9 @@ def test_a_folder_without_pairs_is_named(tmp_path):
 
 
 def test_pairs_of_tfds_are_read_where_they_are_prepared(tmp_path, monkeypatch):
-    from mixlm.data.vocabulary import import_seqio
+    from mixlm.data.quiet_tensorflow import import_tensorflow
 
-    import_seqio()
+    import_tensorflow()
     import tensorflow_datasets as tfds
 
     class OurPairs(tfds.core.GeneratorBasedBuilder):

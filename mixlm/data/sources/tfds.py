@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from mixlm.data.quiet_tensorflow import import_tensorflow
 from mixlm.data.sources.base import TASK_VERSION, digest, known, tidy
-from mixlm.data.vocabulary import import_seqio
 from mixlm.errors import NotHere, UserError, nearest
 
 VERSION = re.compile(r"\d+\.\d+\.\d+")
@@ -39,7 +39,7 @@ class Tfds:
         """The documents of a split in the order of the files; imports TensorFlow."""
         wanted = self.train_split if known(split) == "train" else self.validation_split
         folder, _ = self._prepared()
-        import_seqio()  # TensorFlow, quiet and without a GPU
+        import_tensorflow()
         import tensorflow_datasets as tfds
 
         builder = tfds.builder_from_directory(str(folder))

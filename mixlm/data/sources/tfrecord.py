@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mixlm.data.quiet_tensorflow import import_tensorflow
 from mixlm.data.sources.base import digest_files, tidy
 from mixlm.data.sources.file_kinds import files_of_kind
 from mixlm.data.sources.holdout import by_hash
-from mixlm.data.vocabulary import import_seqio
 from mixlm.errors import UserError, nearest
 
 FRAME = 16  # a record's length (8 bytes), and the checksums of the length and of the record (4 each)
@@ -71,8 +71,7 @@ class TFRecords:
 
 
 def _records(path: Path) -> Iterator[bytes]:
-    import_seqio()  # TensorFlow, quiet and without a GPU
-    import tensorflow as tf
+    tf = import_tensorflow()
 
     packed, read = path.suffix == ".gz", 0
     try:

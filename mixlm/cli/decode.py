@@ -1,4 +1,4 @@
-"""Continues prompts with a trained run: python launch/decode.py --gin_file=NAME.gin --gin.MODEL_DIR=RUN --prompt=TEXT.
+"""Continues prompts with a trained run: mixlm decode --gin_file=NAME.gin --gin.MODEL_DIR=RUN --prompt=TEXT.
 
 Prompts come from --prompt (as often as you like), from --prompt_file, or else from standard input, one a line.
 """
@@ -16,7 +16,7 @@ from mixlm.gin_config.flags import Flags, parse_flags
 _RECIPE_FLAGS = ("gin_file", "gin_search_paths", "text", "print_config", "explain")
 _GENERAL = ("prompt", "prompt_file", "how", "max_tokens", "seed", "show_steps")
 _RECIPE_HELP = """
-The recipe's flags are those of launch/train.py: --gin_file=NAME and --gin.NAME=value as the run was trained with,
+The recipe's flags are those of `mixlm train`: --gin_file=NAME and --gin.NAME=value as the run was trained with,
 --text=PATH, --gin_search_paths=A,B; --print_config prints the configuration and stops, --explain says what would run
 and stops.
 A flag that the way of decoding does not read is an error.

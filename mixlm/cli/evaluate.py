@@ -1,4 +1,4 @@
-"""Scores a trained run in every mode of its network: python launch/evaluate.py --gin_file=NAME.gin --gin.MODEL_DIR=RUN.
+"""Scores a trained run in every mode of its network: mixlm evaluate --gin_file=NAME.gin --gin.MODEL_DIR=RUN.
 
 --gin.MINIMAL_PAIRS=FOLDER adds minimal pairs; gin/evaluate.gin lists what else can be set.
 """

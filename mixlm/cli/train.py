@@ -1,4 +1,4 @@
-"""Trains a recipe: python launch/train.py --gin_file=spactor.gin [--gin.NAME=value ...]."""
+"""Trains a recipe: mixlm train --gin_file=spactor.gin [--gin.NAME=value ...] [flags]."""
 
 import sys
 from functools import partial

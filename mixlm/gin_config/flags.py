@@ -6,10 +6,10 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from mixlm.data.sources.file_kinds import kind_of
 from mixlm.errors import UserError, nearest
+from mixlm.gin_config.folder import gin_folder
 from mixlm.perf.profiler import Profile
 
 _OPTIONS = (
@@ -25,7 +25,6 @@ _OPTIONS = (
     "--process",
     "--help",
 )
-_DATA = Path(__file__).resolve().parents[2] / "gin" / "data"
 # What reads each kind of text; its gin file has the kind's name.
 _SOURCES = {"text": "TextFiles", "jsonl": "JsonLines", "tfrecord": "TFRecords"}
 
@@ -127,7 +126,8 @@ def _with_text(path: str, gin_files: list[str], bindings: list[str]) -> tuple[li
         raise UserError("--text and --gin.TEXT both name a text: give one of them.")
     kind = kind_of(path)
     own = [f"TEXT = {path!r}", f"MIXTURE_OR_TASK_NAME = {kind!r}", f"TextTask.source = @{_SOURCES[kind]}()"]
-    return [*gin_files[:1], str(_DATA / f"{kind}.gin"), *gin_files[1:]] if gin_files else [], own + bindings
+    data = str(gin_folder() / "data" / f"{kind}.gin")
+    return [*gin_files[:1], data, *gin_files[1:]] if gin_files else [], own + bindings
 
 
 def _split_bindings(argv: Sequence[str]) -> tuple[list[str], list[str]]:

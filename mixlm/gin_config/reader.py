@@ -17,9 +17,10 @@ from typing import Any, TextIO
 
 from gin import config_parser
 from mixlm.errors import UserError, nearest
+from mixlm.gin_config.folder import gin_folder
 from mixlm.gin_config.program import Binding, Macro, Program, Reference, Target, check_macros, parameters
 
-GIN_FOLDER = Path(__file__).resolve().parents[2] / "gin"
+GIN_FOLDER = gin_folder()
 
 
 def find(name: str, places: tuple[Path, ...]) -> Path:

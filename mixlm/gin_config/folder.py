@@ -1,0 +1,16 @@
+"""Location of the gin files that come with mixlm."""
+
+from pathlib import Path
+
+
+def gin_folder() -> Path:
+    """Returns the folder of the recipes and their parts: mixlm/gin_files of a wheel, or gin/ of a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    packaged = package / "gin_files"
+    return packaged if packaged.is_dir() else package.parent / "gin"
+
+
+def recipe_names() -> list[str]:
+    """Returns the files on top of that folder that name a recipe, without resolving what they import."""
+    files = sorted(gin_folder().glob("*.gin"))
+    return [path.name for path in files if "\nRECIPE = " in path.read_text(encoding="utf-8")]

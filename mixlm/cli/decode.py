@@ -5,7 +5,7 @@ Prompts come from --prompt (as often as you like), from --prompt_file, or else f
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,24 +32,51 @@ def main() -> None:
     if flags.print_config:
         print(config_text(flags, Recipe), end="")
         return
-    asked = {name: getattr(given, name) for name in vars(given) if name not in _GENERAL}
-    if "order" in asked:
-        asked["order"] = order(asked["order"])
-    if given.max_tokens is not None and given.max_tokens < 1:
-        raise UserError(f"--max_tokens must be at least 1, got {given.max_tokens}.")
-    if not 0 <= given.seed < 2**31:
-        raise UserError(f"--seed must be from 0 to 2^31 - 1, got {given.seed}.")
+    settings = {name: getattr(given, name) for name in vars(given) if name not in _GENERAL}
     texts = prompts(given)
     recipe = configured(flags, Recipe)
-    from mixlm.decoding.run import Request, continuations
-    from mixlm.decoding.select import way_of
+    from mixlm.decoding.run import decode, load, prepare
     from mixlm.training.run import keep_executables
 
-    way = way_of(recipe, given.how)
-    request = Request(tuple(texts), way, way.decoder(asked), given.max_tokens, given.seed, given.show_steps)
     keep_executables(recipe.dataset.cache / "executables")
     say, note = partial(print, flush=True), partial(print, file=sys.stderr, flush=True)
-    continuations(recipe, request, say, note, explain=flags.explain)
+    request = prepare(recipe, texts, given.how, given.max_tokens, given.seed, given.show_steps, settings, note)
+    for line in request.notes():
+        note(line)
+    if flags.explain:
+        many = "1 prompt" if len(texts) == 1 else f"{len(texts)} prompts"
+        say(f"{recipe.folder} would continue {many} by {request.settings}, at most {request.length} tokens.")
+        return
+    step, params = load(request)
+    say(f"{recipe.folder}, step {step}: {request.settings}")
+    for continuation in decode(request, params):
+        say("")
+        for line in lines(continuation):
+            say(line)
+
+
+def lines(continuation: Any) -> Iterator[str]:
+    """A continuation as it is printed: prompt, states, text or fills, cost."""
+    yield "prompt        " + continuation.prompt
+    for turn, state in enumerate(continuation.states):
+        yield f"step {turn:<9}" + state
+    if continuation.spans:
+        yield "text          " + continuation.text
+        for number, fill in continuation.spans.items():
+            yield f"  <extra_id_{number}>  ".ljust(16) + (fill or "(nothing)")
+    else:
+        yield "continuation  " + (continuation.text or "(nothing)")
+    yield " " * 14 + _cost(continuation)
+
+
+def _cost(continuation: Any) -> str:
+    calls, batch = continuation.calls, continuation.batch
+    line = f"{calls} network call{'s' if calls > 1 else ''}, {continuation.milliseconds:.1f} ms"
+    if batch > 1:
+        line += f" ({batch * continuation.milliseconds:.1f} ms for {batch} texts at once)"
+    if continuation.score is not None:
+        line += f", score {continuation.score:.3f}"
+    return line
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, Flags]:
@@ -108,16 +135,6 @@ def _parser() -> argparse.ArgumentParser:
     way.add_argument("--order", metavar="ORDER", help="masked: confidence or ancestral; default: confidence")
     way.add_argument("--block_length", type=int, metavar="N", help="masked: block by block; default: one block")
     return parser
-
-
-def order(name: str) -> Any:
-    """The order of unmasking by its name."""
-    from mixlm.decoding.diffusion import ancestral, most_confident
-
-    orders = {"confidence": most_confident, "ancestral": ancestral}
-    if name not in orders:
-        raise UserError(f"--order is confidence or ancestral, not {name!r}.{nearest(name, orders)}")
-    return orders[name]
 
 
 def prompts(given: argparse.Namespace) -> list[str]:

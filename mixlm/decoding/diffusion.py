@@ -4,7 +4,7 @@ The prompt stands before the target and is never changed; the network reads both
 says each token at the position before it, and its prompt begins with the start token; any other says it in its place.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -86,6 +86,9 @@ def ancestral(
 ) -> Bool[Array, "B T"]:
     """Each masked token with the chance of the reverse process."""
     return masked & (noise < chance)
+
+
+ORDERS: Mapping[str, Order] = {"confidence": most_confident, "ancestral": ancestral}
 
 
 @partial(jax.jit, static_argnames=("module", "order", "length", "shifted", "ids"))

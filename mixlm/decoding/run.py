@@ -1,160 +1,224 @@
-"""Prompts continued by a run, for a person to read: the text, what it cost, and how a diffusion text formed."""
+"""Continues prompts with the network of a trained run, as values: text, tokens, network calls, time and score."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Array, Key
 
 from mixlm.checkpoints.load import restored
 from mixlm.decoding.autoregressive import Decoded
-from mixlm.decoding.diffusion import most_confident
-from mixlm.decoding.select import Way
+from mixlm.decoding.select import Way, way_of
 from mixlm.decoding.strategies import Masked, Spans, Unrolled
 from mixlm.decoding.text import forming, spans, text_of, with_fills
 from mixlm.errors import UserError
 from mixlm.recipe import Recipe
-from mixlm.reports.units import INDENT
 from mixlm.rng import row_keys
-from mixlm.tokens import TokenIds
 
 Say = Callable[[str], None]
 MAX_TOKENS = 64  # Ours: a few lines of text.
-TEXTS_AT_ONCE = 16  # Ours: more prompts than that are decoded one batch after the other.
+BATCH_SIZE = 16  # Ours: more prompts than that are decoded in several batches.
 
-# Settings that change nothing, and so need not be mentioned.
+# Settings that change nothing at these values, and so are not mentioned.
 _NEUTRAL = {"top_k": 0, "top_p": 1.0, "beams": 1}
+_IN_WORDS = {"confidence": "most confident first"}
 
 
 @dataclass(frozen=True)
-class Request:
-    """Which texts to continue, and how."""
+class Continuation:
+    """One prompt, continued.
 
-    texts: tuple[str, ...]
-    way: Way
-    decoder: Any
-    max_tokens: int | None = None
-    seed: int = 0
-    show_steps: bool = False
-
-    def length(self, recipe: Recipe) -> int:
-        """The most new tokens of a text: for spans the targets that were trained, where nothing else is said."""
-        if self.max_tokens is not None:
-            return self.max_tokens
-        return recipe.lengths.get("targets", MAX_TOKENS) if isinstance(self.decoder, Spans) else MAX_TOKENS
-
-
-@dataclass(frozen=True)
-class Timed:
-    """What a batch of texts became, and the milliseconds that it took once it was compiled."""
-
-    found: Decoded
-    milliseconds: float
-
-
-def continuations(recipe: Recipe, request: Request, say: Say, note: Say, explain: bool = False) -> None:
-    """Says each prompt with its continuation, network calls and milliseconds; `note` is for remarks.
-
-    `explain` says what would run, and stops. Raises UserError for an empty prompt, before anything is compiled.
+    Attributes:
+      prompt: the prompt, as its tokens decode.
+      text: the new text up to EOS; where spans are filled, the prompt with the fills in place of its sentinels.
+      tokens: the new token ids as decoded, EOS and padding included.
+      calls: network calls that this prompt took.
+      milliseconds: its share of its batch's time, without compilation.
+      batch: how many prompts were decoded at once.
+      score: what a beam search, or a choice among samples, maximises; None for other strategies.
+      states: with `show_steps`, a diffusion text before the first step and after each, masks as `_`.
+      spans: the fill of each sentinel of the prompt, by the sentinel's number; empty for other strategies.
     """
-    if request.show_steps and not isinstance(request.decoder, Unrolled | Masked):
-        raise UserError(f"--show_steps shows how a diffusion text forms, and this is {request.way.how} decoding.")
-    vocabulary, ids = recipe.dataset.prepare(note).vocabulary, recipe.tokens
-    rows = [vocabulary.encode(text) for text in request.texts]
+
+    prompt: str
+    text: str
+    tokens: tuple[int, ...]
+    calls: int
+    milliseconds: float
+    batch: int = 1
+    score: float | None = None
+    states: tuple[str, ...] = ()
+    spans: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """Prompts in tokens, and how to continue them: checked, with nothing compiled yet."""
+
+    recipe: Recipe
+    vocabulary: Any
+    rows: tuple[list[int], ...]
+    way: Way
+    strategy: Any
+    length: int
+    seed: int
+    show_steps: bool
+
+    @property
+    def settings(self) -> str:
+        """The strategy in words, such as `unrolled decoding, steps 10, samples 8, temperature 0.2`."""
+        parts = [f"{self.way.how} decoding"]
+        for each in fields(self.strategy):
+            value = getattr(self.strategy, each.name)
+            if value is True:
+                parts.append(each.name)
+            elif isinstance(value, str):
+                parts.append(_IN_WORDS.get(value, value))
+            elif value is not None and value is not False and value != _NEUTRAL.get(each.name):
+                parts.append(f"{each.name.replace('_', ' ')} {value}")
+        return ", ".join(parts)
+
+    def notes(self) -> Iterator[str]:
+        """Remarks: a strategy that the recipe does not train, prompts beyond the lengths that it trains."""
+        if self.way.objective is None:
+            yield f"note: no stage of this recipe trains {self.way.how} decoding."
+        encoded = isinstance(self.strategy, Spans) and "inputs" in self.recipe.lengths
+        trained = self.recipe.lengths["inputs"] if encoded else self.recipe.block_length
+        for index, row in enumerate(self.rows):
+            tokens = len(row) + 1 if encoded else len(row) + self.length
+            if tokens > trained:
+                what = "has" if encoded else f"and {self.length} new tokens are"
+                yield f"note: prompt {index + 1} {what} {tokens} tokens, and the network was trained on {trained}."
+
+
+def decode_texts(
+    recipe: Recipe,
+    texts: Sequence[str],
+    how: str | None = None,
+    max_tokens: int | None = None,
+    seed: int = 0,
+    show_steps: bool = False,
+    **settings: Any,
+) -> list[Continuation]:
+    """Continues texts with the run in the recipe's folder.
+
+    Args:
+      recipe: that of the run; MODEL_DIR names the folder, and may name a step.
+      texts: the prompts. Where spans are filled, `<extra_id_0>` and so on mark them.
+      how: a strategy by name, one of `decoding.select.STRATEGIES`; None is the one that the last stage trains.
+      max_tokens: new tokens at most; None is 64, or where spans are filled the length of the trained targets.
+      seed: of the noise. A prompt's noise is a function of the seed and its index.
+      show_steps: fills `states`, for diffusion.
+      **settings: fields of the strategy, such as `temperature=0.8`; the rest is as the objective was trained.
+
+    Returns:
+      A `Continuation` for each text, in order.
+
+    Raises:
+      UserError: for a folder without a run, an empty prompt, or a setting that the strategy does not have.
+    """
+    request = prepare(recipe, texts, how, max_tokens, seed, show_steps, settings)
+    return list(decode(request, load(request)[1]))
+
+
+def prepare(
+    recipe: Recipe,
+    texts: Sequence[str],
+    how: str | None = None,
+    max_tokens: int | None = None,
+    seed: int = 0,
+    show_steps: bool = False,
+    settings: Mapping[str, Any] | None = None,
+    note: Say = lambda line: None,
+) -> Request:
+    """Checks and tokenises what `decode_texts` takes; `note` is told how the data are prepared."""
+    if max_tokens is not None and max_tokens < 1:
+        raise UserError(f"max_tokens must be at least 1, got {max_tokens}.")
+    if not 0 <= seed < 2**31:
+        raise UserError(f"The seed must be from 0 to 2^31 - 1, got {seed}.")
+    way = way_of(recipe, how)
+    strategy = way.decoder(settings or {})
+    if show_steps and not isinstance(strategy, Unrolled | Masked):
+        raise UserError(f"show_steps shows how a diffusion text forms, and this is {way.how} decoding.")
+    vocabulary = recipe.dataset.prepare(note).vocabulary
+    texts = [texts] if isinstance(texts, str) else texts
+    rows = tuple(vocabulary.encode(text) for text in texts)
     for index, row in enumerate(rows):
         if not row:
-            raise UserError(f"Prompt {index + 1} has no tokens: {request.texts[index]!r}.")
-    network, length = request.way.network, request.length(recipe)
-    module = recipe.networks[network]
-    # The whole batch, before parameters are read: a prompt that cannot be read says so now.
-    request.decoder.read(module, rows, ids)
-    if request.way.objective is None:
-        note(f"note: no stage of this recipe trains {request.way.how} decoding.")
-    for line in _long(recipe, request, rows, length):
-        note(line)
-    if explain:
-        many = "1 prompt" if len(rows) == 1 else f"{len(rows)} prompts"
-        say(f"{recipe.folder} would continue {many} by {_settings(request)}, at most {length} tokens.")
-        return
-    step, nets = restored(recipe, (network,), vocabulary.fingerprint)
-    say(f"{recipe.folder}, step {step}: {_settings(request)}")
-    remaining = iter(rows)
-    for timed, texts in _batches(module, nets[network], request, rows, length, ids):
-        for place in range(texts):
-            say("")
-            for line in _lines(vocabulary, next(remaining), timed, place, texts, request, ids):
-                say(line)
+            raise UserError(f"Prompt {index + 1} has no tokens: {texts[index]!r}.")
+    if rows:
+        # All prompts, before parameters are read: one that the strategy cannot read is an error now.
+        strategy.read(recipe.networks[way.network], rows, recipe.tokens)
+    length = recipe.lengths.get("targets", MAX_TOKENS) if isinstance(strategy, Spans) else MAX_TOKENS
+    return Request(recipe, vocabulary, rows, way, strategy, max_tokens or length, seed, show_steps)
 
 
-def _batches(
-    module: Any, params: Any, request: Request, rows: Sequence[Sequence[int]], length: int, ids: TokenIds
-) -> Iterator[tuple[Timed, int]]:
-    """Decodes a batch at a time; what has not run in its shape yet runs twice, and the second time counts."""
-    keys = row_keys(request.seed, 0, len(rows))
-    warm = set()
-    for start in range(0, len(rows), TEXTS_AT_ONCE):
-        part = slice(start, start + TEXTS_AT_ONCE)
-        prompt = request.decoder.read(module, rows[part], ids)
-        shape = tuple(leaf.shape for leaf in jax.tree.leaves(prompt))
-        if shape not in warm:
-            jax.block_until_ready(request.decoder(module, params, prompt, keys[part], length, ids))
-            warm.add(shape)
-        began = time.perf_counter()
-        found = jax.block_until_ready(request.decoder(module, params, prompt, keys[part], length, ids))
-        yield Timed(found, 1000 * (time.perf_counter() - began)), len(rows[part])
+def load(request: Request) -> tuple[int, Any]:
+    """Returns (step, parameters of the network) of the checkpoint that the recipe's MODEL_DIR names."""
+    network = request.way.network
+    step, params = restored(request.recipe, (network,), request.vocabulary.fingerprint)
+    return step, params[network]
 
 
-def _long(recipe: Recipe, request: Request, rows: Sequence[Sequence[int]], length: int) -> Iterator[str]:
-    """A remark on every prompt that takes the network past the lengths that it was trained on."""
-    encoded = isinstance(request.decoder, Spans) and "inputs" in recipe.lengths
-    trained = recipe.lengths["inputs"] if encoded else recipe.block_length
-    for index, row in enumerate(rows):
-        tokens = len(row) + 1 if encoded else len(row) + length
-        if tokens > trained:
-            what = "has" if encoded else f"and {length} new tokens are"
-            yield f"note: prompt {index + 1} {what} {tokens} tokens, and the network was trained on {trained}."
+def decode(request: Request, params: Any) -> Iterator[Continuation]:
+    """Decodes a batch of prompts at a time; yields the continuations in the prompts' order."""
+    keys = row_keys(request.seed, 0, len(request.rows))
+    compiled: set[tuple[tuple[int, ...], ...]] = set()
+    for start in range(0, len(request.rows), BATCH_SIZE):
+        part = slice(start, start + BATCH_SIZE)
+        rows = request.rows[part]
+        found, milliseconds = _timed(request, params, rows, keys[part], compiled)
+        for row, prompt in enumerate(rows):
+            yield _continuation(request, prompt, found, row, milliseconds / len(rows), len(rows))
 
 
-def _settings(request: Request) -> str:
-    """The decoder in words, such as `unrolled decoding, steps 10, samples 8, temperature 0.2`."""
-    parts = [f"{request.way.how} decoding"]
-    for field in fields(request.decoder):
-        value = getattr(request.decoder, field.name)
-        if value is True:
-            parts.append(field.name)
-        elif callable(value):
-            parts.append(value.__name__.replace("_", " ") + " first" * (value is most_confident))
-        elif value is not None and value is not False and value != _NEUTRAL.get(field.name):
-            parts.append(f"{field.name.replace('_', ' ')} {value}")
-    return ", ".join(parts)
+def _timed(
+    request: Request, params: Any, rows: Sequence[list[int]], keys: Key[Array, " B"], compiled: set[Any]
+) -> tuple[Decoded, float]:
+    """Decodes one batch, twice where its shape is new, so that the milliseconds leave compilation out."""
+    module, ids = request.recipe.networks[request.way.network], request.recipe.tokens
+    prompt = request.strategy.read(module, rows, ids)
+
+    def run() -> Decoded:
+        return jax.block_until_ready(request.strategy(module, params, prompt, keys, request.length, ids))
+
+    shape = tuple(leaf.shape for leaf in jax.tree.leaves(prompt))
+    if shape not in compiled:
+        run()
+        compiled.add(shape)
+    began = time.perf_counter()
+    found = run()
+    return found, 1000 * (time.perf_counter() - began)
 
 
-def _lines(
-    vocabulary: Any, prompt: Sequence[int], timed: Timed, row: int, texts: int, request: Request, ids: TokenIds
-) -> Iterator[str]:
-    said = np.asarray(timed.found.tokens[row]).tolist()
-    yield "prompt        " + vocabulary.decode(prompt)
-    if request.show_steps and timed.found.states is not None:
-        for turn, state in enumerate(np.asarray(timed.found.states[row]).tolist()):
-            yield f"step {turn:<9}" + forming(vocabulary, state, ids)
-    if isinstance(request.decoder, Spans):
-        fills = spans(said, ids)
-        yield "text          " + vocabulary.decode(with_fills(prompt, fills, ids))
-        # What the model says behind sentinels that the prompt does not have answers nothing.
-        for number in sorted({ids.first_sentinel - token for token in prompt} & set(range(ids.sentinels))):
-            yield f"{INDENT}<extra_id_{number}>  ".ljust(16) + (vocabulary.decode(fills.get(number, [])) or "(nothing)")
+def _continuation(
+    request: Request, prompt: list[int], found: Decoded, row: int, milliseconds: float, batch: int
+) -> Continuation:
+    vocabulary, ids = request.vocabulary, request.recipe.tokens
+    tokens = np.asarray(found.tokens[row]).tolist()
+    states: list[list[int]] = []
+    if request.show_steps and found.states is not None:
+        states = np.asarray(found.states[row]).tolist()
+    fills: dict[int, list[int]] = {}
+    if isinstance(request.strategy, Spans):
+        fills = spans(tokens, ids)
+        text = vocabulary.decode(with_fills(prompt, fills, ids))
+        # A fill of a sentinel that the prompt does not have answers nothing.
+        asked = sorted({ids.first_sentinel - token for token in prompt} & set(range(ids.sentinels)))
+        fills = {number: fills.get(number, []) for number in asked}
     else:
-        yield "continuation  " + (vocabulary.decode(text_of(said, ids)) or "(nothing)")
-    yield " " * 14 + _cost(timed, row, texts)
-
-
-def _cost(timed: Timed, row: int, texts: int) -> str:
-    calls, each = int(timed.found.calls[row]), timed.milliseconds / texts
-    line = f"{calls} network call{'s' if calls > 1 else ''}, {each:.1f} ms"
-    if texts > 1:
-        line += f" ({timed.milliseconds:.1f} ms for {texts} texts at once)"
-    if timed.found.score is not None:
-        line += f", score {float(timed.found.score[row]):.3f}"
-    return line
+        text = vocabulary.decode(text_of(tokens, ids))
+    return Continuation(
+        prompt=vocabulary.decode(prompt),
+        text=text,
+        tokens=tuple(tokens),
+        calls=int(found.calls[row]),
+        milliseconds=milliseconds,
+        batch=batch,
+        score=None if found.score is None else float(found.score[row]),
+        states=tuple(forming(vocabulary, state, ids) for state in states),
+        spans={number: vocabulary.decode(fill) for number, fill in fills.items()},
+    )

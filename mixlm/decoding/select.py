@@ -45,8 +45,7 @@ class Way:
         known = [field.name for field in fields(kind) if field.name not in ("shifted", "start")]
         for name in given:
             if name not in known:
-                flags = ", ".join(f"--{flag}" for flag in known)
-                raise UserError(f"--{name} has no effect on {self.how} decoding, whose flags are {flags}.")
+                raise UserError(f"{name} has no effect on {self.how} decoding, whose settings are {', '.join(known)}.")
         return kind(**self._as_trained(kind) | dict(given))
 
     def _as_trained(self, kind: Any) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from jaxtyping import Array, Key
 
 from mixlm.decoding.autoregressive import Decoded, check_choice, continued, encoder_prompts, prompts
 from mixlm.decoding.beam import LENGTH_PENALTY, beam_search
-from mixlm.decoding.diffusion import Order, most_confident, schedule, unmasked, unrolled
-from mixlm.errors import UserError
+from mixlm.decoding.diffusion import ORDERS, schedule, unmasked, unrolled
+from mixlm.errors import UserError, nearest
 from mixlm.example import Example
 from mixlm.network import EncoderDecoderNetwork
 from mixlm.tokens import TokenIds
@@ -150,7 +150,7 @@ class Masked:
     """
 
     steps: int | None = None
-    order: Order = most_confident
+    order: str = "confidence"
     block_length: int | None = None
     temperature: float = 0.0
     top_k: int = 0
@@ -160,6 +160,9 @@ class Masked:
 
     def __post_init__(self) -> None:
         check_choice(self.temperature, self.top_k, self.top_p)
+        if self.order not in ORDERS:
+            known = " or ".join(ORDERS)
+            raise UserError(f"order is {known}, not {self.order!r}.{nearest(self.order, ORDERS)}")
         if self.steps is not None:
             _check(steps=self.steps)
         if self.block_length is not None:
@@ -175,13 +178,13 @@ class Masked:
         """A target of `length` tokens, all of them unmasked; UserError for steps that would unmask nothing."""
         blocks = math.ceil(length / (self.block_length or length))
         steps = max(blocks, min(MASKED_STEPS, length)) if self.steps is None else self.steps
-        if steps > length and self.order is most_confident:
+        if steps > length and self.order == "confidence":
             raise UserError(
                 f"{steps} steps cannot each unmask one of {length} tokens: give fewer steps, or the ancestral order."
             )
         plan = schedule(length, steps, self.block_length)
         chosen = check_choice(self.temperature, self.top_k, self.top_p)
-        return unmasked(module, params, prompt, keys, chosen, plan, self.order, length, self.shifted, ids)
+        return unmasked(module, params, prompt, keys, chosen, plan, ORDERS[self.order], length, self.shifted, ids)
 
 
 def _check(**numbers: int) -> None:

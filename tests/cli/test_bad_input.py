@@ -3,8 +3,8 @@
 import sys
 
 import pytest
-import train
 
+from mixlm.cli import train
 from mixlm.gin_config.flags import run_or_explain_error
 
 SPACTOR = ("--gin_file=spactor.gin",)

@@ -4,7 +4,6 @@ import io
 import re
 import sys
 
-import decode
 import jax
 import jax.numpy as jnp
 import pytest
@@ -12,6 +11,7 @@ from flax.core import meta
 
 from mixlm.checkpoints.manager import Checkpoints
 from mixlm.checkpoints.run_dir import RunFolder
+from mixlm.cli import decode
 from mixlm.decoding.select import way_of
 from mixlm.decoding.strategies import Autoregressive, Masked, Spans, Unrolled
 from mixlm.decoding.text import forming, text_of, with_fills

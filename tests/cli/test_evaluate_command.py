@@ -4,12 +4,12 @@ import csv
 import json
 import sys
 
-import evaluate
 import jax
 import pytest
 
 from mixlm.checkpoints.manager import Checkpoints
 from mixlm.checkpoints.run_dir import RunFolder
+from mixlm.cli import evaluate
 from mixlm.gin_config.build import configured, operative_config
 from mixlm.gin_config.flags import parse_flags, run_or_explain_error
 from mixlm.recipe import Recipe

@@ -3,9 +3,9 @@
 import gzip
 from pathlib import Path
 
-import decode
 import pytest
 
+from mixlm.cli import decode
 from mixlm.data.sources.base import SPLITS
 from mixlm.data.sources.file_kinds import KINDS, files_of_kind, kind_of
 from mixlm.data.sources.jsonl import JsonLines

@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
-import train
 from hypothesis import given
 from hypothesis import strategies as st
 from support.places import LAUNCH
 
+from mixlm.cli import train
 from mixlm.errors import UserError
 from mixlm.perf.chips import CHIPS, Chip, chip
 from mixlm.perf.collectives import Collective, collectives

@@ -11,7 +11,9 @@ from mixlm.errors import UserError
 from mixlm.paths import refuse_link
 
 # What is known of a run only once its data are prepared, or its first state is made.
-LATE = ("data", "vocabulary", "began")
+LATE = ("data", "vocabulary", "began", "plain_text")
+# The library that tokenises plain text. Runs of versions before 0.5.0, where it was tensorflow-text, do not say.
+PLAIN_TEXT = {"plain_text": "sentencepiece"}
 
 
 class RunFolder:
@@ -38,6 +40,11 @@ class RunFolder:
         held = self.held()
         names = [name for name in {**held, **identity} if not _late(name) or (name in identity and name in held)]
         differing = [name for name in names if held.get(name) != identity.get(name)]
+        if differing and all(map(_is_data, differing)) and was_retokenised(held):
+            raise UserError(
+                f"{self.path} cannot be resumed, as {RETOKENISED}: begin a new run with its parameters "
+                f"(--gin.MODEL_DIR=FOLDER --gin.INIT_FROM={self.path})."
+            )
         if differing:
             raise UserError(
                 f"{self.path} holds another run, with {', '.join(_difference(n, held, identity) for n in differing)}; "
@@ -67,7 +74,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self._refuse_links()
             self._lock()
-            _write(self.recipe, json.dumps(dict(identity), indent=1))
+            _write(self.recipe, json.dumps(dict(identity) | PLAIN_TEXT, indent=1))
             _write(self.config, config)
         except OSError as error:
             raise UserError(f"{self.path} cannot be written to: {error.strerror}.") from error
@@ -114,8 +121,20 @@ class RunFolder:
             self._held = None
 
 
+RETOKENISED = "its text has changed or is tokenised otherwise since version 0.5.0 (by sentencepiece alone)"
+
+
+def was_retokenised(held: Mapping[str, str]) -> bool:
+    """True for a run on plain text that an earlier version tokenised, maybe otherwise than this one does."""
+    return "TextTask(" in held.get("dataset", "") and not PLAIN_TEXT.keys() & held.keys()
+
+
+def _is_data(name: str) -> bool:
+    return name == "data" or name.startswith("data/")
+
+
 def _late(name: str) -> bool:
-    return name in LATE or name.startswith("data/")
+    return name in LATE or _is_data(name)
 
 
 def _difference(name: str, held: Mapping[str, str], wanted: Mapping[str, str]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from mixlm.checkpoints import from_t5x
 from mixlm.checkpoints.manager import Checkpoints
-from mixlm.checkpoints.run_dir import RunFolder
+from mixlm.checkpoints.run_dir import RETOKENISED, RunFolder, was_retokenised
 from mixlm.errors import UserError, nearest
 from mixlm.paths import RunRef
 from mixlm.recipe import Recipe
@@ -70,6 +70,11 @@ class Origin:
                 f"INIT_FROM = {self.text!r} was trained with another vocabulary, so its tokens mean other words."
             )
         if self.optimizer and self._differs("data", fingerprints):
+            if was_retokenised(self.held or {}):
+                raise UserError(
+                    f"INIT_FROM = {self.text!r} cannot go on at step {self.step}, as {RETOKENISED}: begin with the "
+                    f"parameters alone (INIT_OPTIMIZER=False)."
+                )
             raise UserError(
                 f"INIT_FROM = {self.text!r} was trained on other data, so this run cannot go on at step {self.step}: "
                 f"give it the same, or begin with the parameters alone (INIT_OPTIMIZER=False)."

@@ -18,6 +18,7 @@ from typing import Any, TextIO
 from gin import config_parser
 from mixlm.errors import UserError, nearest
 from mixlm.gin_config.folder import gin_folder
+from mixlm.gin_config.moved import moved_module, moved_name, old_module
 from mixlm.gin_config.program import Binding, Macro, Program, Reference, Target, check_macros, parameters
 
 GIN_FOLDER = gin_folder()
@@ -70,6 +71,8 @@ class _Names:
 def _read_file(program: Program, path: Path, places: tuple[Path, ...], within: tuple[Path, ...]) -> None:
     shown = str(path.relative_to(GIN_FOLDER) if path.is_relative_to(GIN_FOLDER) else path)
     symbols: dict[str, Any] = {}
+    # A run's own record: one written by 0.4.3 names its modules.
+    of_run = path.name == "config.gin" and (path.parent / "recipe.json").is_file()
 
     def resolve(selector: str) -> Target:
         return _resolve(program, symbols, selector)
@@ -78,7 +81,7 @@ def _read_file(program: Program, path: Path, places: tuple[Path, ...], within: t
         for statement, where in _statements(lines, shown, _Names(resolve)):
             with _placed(where):
                 if isinstance(statement, config_parser.ImportStatement):
-                    _import(symbols, statement)
+                    _import(symbols, statement, of_run)
                 elif isinstance(statement, config_parser.BlockDeclaration):
                     resolve(statement.selector)
                 elif isinstance(statement, config_parser.BindingStatement):
@@ -165,19 +168,25 @@ def _bind(program: Program, statement: Any, binding: Binding, resolve: Callable[
     program.bindings.setdefault((scope, target), {})[name] = binding
 
 
-def _import(symbols: dict[str, Any], statement: Any) -> None:
-    """Binds a module to the name that gin gives it."""
+def _import(symbols: dict[str, Any], statement: Any, of_run: bool) -> None:
+    """Binds a module to the name that gin gives it; in the configuration of a run it may be a module of 0.4.3."""
     module = statement.module
     if module == "__gin__.dynamic_registration":
+        return
+    if of_run and statement.is_from and (old := old_module(module)) is not None:
+        symbols[statement.bound_name()] = old
         return
     try:
         imported = importlib.import_module(module)
     except ImportError as error:
         # A library that is missing inside of an existing module is no misspelling: that error speaks for itself.
         if not error.name or not f"{module}.".startswith(f"{error.name}."):
+            if moved := moved_module(error.name or ""):
+                raise UserError(f"{module} imports {error.name}.{moved}") from None
             raise
         parent, _, last = module.rpartition(".")
-        raise UserError(f"there is no module {module!r}.{_nearest_module(parent, last)}") from None
+        hint = moved_module(module) or _nearest_module(parent, last)
+        raise UserError(f"there is no module {module!r}.{hint}") from None
     by_its_end = statement.is_from or statement.alias
     symbols[statement.bound_name()] = imported if by_its_end else sys.modules[statement.bound_name()]
 
@@ -201,7 +210,9 @@ def _resolve(program: Program, symbols: dict[str, Any], selector: str) -> Target
     for attribute in attributes:
         if not hasattr(value, attribute):
             known = [name for name in dir(value) if not name.startswith("_") and callable(getattr(value, name, None))]
-            raise UserError(f"{getattr(value, '__name__', value)} has no {attribute!r}.{nearest(attribute, known)}")
+            shown = getattr(value, "__name__", str(value))
+            hint = moved_name(shown, attribute) or nearest(attribute, known)
+            raise UserError(f"{shown} has no {attribute!r}.{hint}")
         if isinstance(value, ModuleType):
             module, path = value.__name__, ""
         value, path = getattr(value, attribute), f"{path}.{attribute}".lstrip(".")

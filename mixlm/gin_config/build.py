@@ -5,7 +5,7 @@ import inspect
 import pprint
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import gin
 from mixlm.errors import UserError
@@ -15,6 +15,13 @@ from mixlm.gin_config.reader import GIN_FOLDER, read
 from mixlm.gin_config.types import MISFIT, annotations, described, fitted
 
 _WIDTH = 110
+
+
+@runtime_checkable
+class _KeepsConfig(Protocol):
+    """Is a Recipe, whose module is not imported for it: a mistake in a gin file is told before JAX is loaded."""
+
+    def with_config(self, config: str) -> Any: ...
 
 
 def configured(flags: Flags, entry: Callable[..., Any]) -> Any:
@@ -39,9 +46,7 @@ def configured_all(flags: Flags, entries: Sequence[Callable[..., Any]], files: S
     except UserError as error:
         # gin appends to the sentence which classes it was building.
         raise UserError(str(error).partition("\n")[0]) from None
-    from mixlm.recipe import Recipe
-
-    return [value.with_config(operative_config()) if isinstance(value, Recipe) else value for value in built]
+    return [value.with_config(operative_config()) if isinstance(value, _KeepsConfig) else value for value in built]
 
 
 def config_text(

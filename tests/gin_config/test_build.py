@@ -515,7 +515,7 @@ def test_a_script_prints_one_line_and_exits_with_2(write, library, tmp_path):
     def ran(*argv):
         command = [sys.executable, str(tmp_path / "sell.py"), *argv]
         path = f"{library}:{ROOT}"
-        return subprocess.run(command, capture_output=True, text=True, cwd=library, env={"PYTHONPATH": path})
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path / "gin", env={"PYTHONPATH": path})
 
     good = ran("--gin_file=spans.gin", "--gin.TAU=5")
     assert (good.returncode, good.stderr) == (0, "") and "tau=5" in good.stdout

@@ -3,7 +3,6 @@
 
 import os
 import random
-import sys
 import tempfile
 from pathlib import Path
 
@@ -18,7 +17,6 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # One folder for the whole run: jax keeps the place of its compilation cache for good.
 _CACHE = tempfile.TemporaryDirectory(prefix="mixlm-tests-")
 os.environ["MIXLM_CACHE"] = _CACHE.name
-sys.path[:0] = [str(Path(__file__).parent), *(str(path) for path in Path(__file__).parent.iterdir() if path.is_dir())]
 
 from jaxtyping import install_import_hook
 

@@ -13,9 +13,9 @@ import msgpack
 import numpy as np
 import pytest
 from support import places
-from test_manager import abstract, some_state, tree_bytes, write
-from test_t5_decoder_runs import recipe
-from test_token_store import DOCUMENTS, built, documents
+from support.decoder_runs import recipe
+from support.states import abstract, some_state, tree_bytes, write
+from support.stores import DOCUMENTS, built, documents
 
 from mixlm.checkpoints import from_t5x
 from mixlm.checkpoints.load import restored

@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import struct
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from support.states import State, abstract, assert_same_bits, placed, some_state, tree_bytes, write
 
 from mixlm.checkpoints.manager import Checkpoints, size_in_bytes
 from mixlm.errors import UserError
@@ -26,63 +25,9 @@ from mixlm.schedules import Constant
 from mixlm.training.step import initial_state
 
 
-class State(struct.PyTreeNode):
-    step: jax.Array
-    params: dict
-    opt_state: dict
-
-
-def mesh(devices: int) -> Mesh:
-    return Mesh(np.array(jax.devices()[:devices]), ("data",))
-
-
-def placed(state: State, devices: int) -> State:
-    """`state` on `devices`, its matrices cut along their rows."""
-
-    def place(leaf):
-        spec = PartitionSpec("data") if leaf.ndim == 2 and leaf.shape[0] % devices == 0 else PartitionSpec()
-        return jax.device_put(leaf, NamedSharding(mesh(devices), spec))
-
-    return jax.tree.map(place, state)
-
-
-def some_state(step: int = 7, rule=None, width: int = 24) -> State:
-    rng = np.random.default_rng(step)
-
-    def normal(*shape):
-        return jnp.asarray(rng.normal(size=shape), jnp.float32)
-
-    params = {
-        "model": {"mlp": {"kernel": normal(16, width)}, "norm": {"scale": normal(16)}},
-        "generator": {"kernel": normal(16, 16)},
-    }
-    rule = rule if rule is not None else Adafactor(min_dim_size_to_factor=8)
-    opt_state = Optimizer(rule, Constant(1.0)).init(params)
-    opt_state = jax.tree.map(lambda leaf: leaf + step, opt_state)
-    return State(step=jnp.int32(step), params=params, opt_state=opt_state)
-
-
-def abstract(state: State) -> State:
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
-
-
-def assert_same_bits(left, right) -> None:
-    assert jax.tree.structure(left) == jax.tree.structure(right)
-    for one, other in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
-        assert one.dtype == other.dtype
-        assert np.asarray(one).tobytes() == np.asarray(other).tobytes()
-
-
 @pytest.fixture
 def folder(tmp_path):
     return tmp_path / "run" / "checkpoints"
-
-
-def write(folder: Path, steps: tuple[int, ...], keep: int = 5) -> None:
-    checkpoints = Checkpoints(folder, keep=keep)
-    for step in steps:
-        assert checkpoints.save(step, some_state(step))
-    checkpoints.close()
 
 
 @pytest.mark.parametrize("rule", [Adafactor(min_dim_size_to_factor=8), Adafactor(weight_decay=0.1), AdamW()])
@@ -322,11 +267,6 @@ def test_another_network_s_checkpoint_names_the_first_difference(folder, what, w
     checkpoints.close()
     # A mistake of the user's is no reason to touch the checkpoint.
     assert [entry.name for entry in folder.iterdir()] == ["10"]
-
-
-def tree_bytes(folder: Path) -> dict[str, tuple[int, bytes]]:
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
 @pytest.mark.parametrize("rule", [Adafactor(min_dim_size_to_factor=8), AdamW()])

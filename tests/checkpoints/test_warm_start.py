@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 from support import places
-from test_run import DEVICES, SIZE, Killed, assert_same, final_state, lines, recipe
-from test_t5_decoder_runs import CAUSAL, MASKED, TOKENS, text
-from test_t5_decoder_runs import recipe as decoder_recipe
+from support.decoder_runs import CAUSAL, MASKED, TOKENS, text
+from support.decoder_runs import recipe as decoder_recipe
+from support.runs import DEVICES, SIZE, Killed, assert_same, begun, final_state, lines, recipe
 
 from mixlm.checkpoints import from_t5x
 from mixlm.checkpoints.load import restored
@@ -50,15 +50,6 @@ def quiet(made) -> list[str]:
     said = []
     loop.train(made, said.append)
     return said
-
-
-def begun(made):
-    """What a run says of where it begins, and its first state, without its text."""
-    planned = loop.plan(made, None, origin=origin_of(made))
-    try:
-        return planned.origin.described(made.identity()), planned.origin.state(planned.create, planned.state)
-    finally:
-        planned.close()
 
 
 @pytest.fixture(scope="module")

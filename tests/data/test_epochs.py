@@ -6,18 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.stores import split_of
 
 from mixlm.data.loader.epochs import Repeated, sequential, unique_documents
 from mixlm.data.loader.permutation import permutation, round_keys, shuffled
-from mixlm.data.store.token_store import StoreSplit
 from mixlm.errors import UserError
-
-
-def split_of(lengths) -> StoreSplit:
-    """A split in which token t is the number t, so that a token tells where it comes from."""
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return StoreSplit(np.arange(offsets[-1], dtype=np.uint32), offsets, text_bytes=0)
-
 
 lengths_of_documents = st.lists(st.integers(0, 12), min_size=1, max_size=12).filter(any)
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.decoder_runs import recipe
 from support.places import GIN
-from test_epochs import split_of
-from test_run import DEVICES, lines
-from test_t5_decoder_runs import recipe
+from support.runs import DEVICES, lines
+from support.stores import split_of
 
 from mixlm.checkpoints.manager import Checkpoints
 from mixlm.data.loader.batches import Batches

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.stats
 from flax.core import meta
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.statistics import agrees, softmax
 
 from mixlm.decoding.autoregressive import Choice, check_choice, continued, encoder_prompts, fill_spans, prompts
 from mixlm.decoding.beam import beam_search
@@ -127,22 +127,6 @@ def drawn(choice, logits, count=20_000, seed=5):
     noise = jax.random.uniform(jax.random.key(seed), (count,))
     rows = jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (count, len(logits)))
     return np.bincount(np.asarray(CHOOSE(choice, rows, noise)), minlength=len(logits))
-
-
-def softmax(logits):
-    weights = np.exp(np.asarray(logits, np.float64) - np.max(logits))
-    return weights / weights.sum()
-
-
-def agrees(counts, shares):
-    """Whether counts may come from these shares (chi-square, 1 in 1000)."""
-    assert counts[shares == 0].sum() == 0
-    expected = shares * counts.sum()
-    # The approximation needs a few of each kind: the rare ones are counted together.
-    rare = expected < 8
-    found, expected = (np.append(x[~rare], x[rare].sum()) for x in (counts, expected))
-    keep = expected > 0
-    return scipy.stats.chisquare(found[keep], expected[keep]).pvalue > 1e-3
 
 
 LOGITS = np.array([0.3, 2.0, -1.0, 1.5, 1.4, -0.2, 0.9, 0.0])

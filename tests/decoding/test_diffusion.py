@@ -11,7 +11,7 @@ import pytest
 from flax.core import meta
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_autoregressive import agrees, softmax
+from support.statistics import agrees, softmax
 
 from mixlm.decoding.autoregressive import Choice, prompts
 from mixlm.decoding.diffusion import ancestral, most_confident, schedule, unmasked, unrolled

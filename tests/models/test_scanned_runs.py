@@ -3,9 +3,8 @@
 import jax
 import numpy as np
 import pytest
-from test_run import DEVICES, SIZE, final_state, lines
-from test_t5_decoder_runs import recipe
-from test_warm_start import begun
+from support.decoder_runs import recipe
+from support.runs import DEVICES, SIZE, begun, final_state, lines
 
 from mixlm.checkpoints.load import restored
 from mixlm.errors import UserError

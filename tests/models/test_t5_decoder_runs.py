@@ -3,55 +3,24 @@
 import jax
 import numpy as np
 import pytest
-from test_run import DEVICES, SIZE, final_state, lines
+from support.decoder_runs import CAUSAL, MASKED, TOKENS, recipe, text
+from support.runs import DEVICES, SIZE, final_state, lines
 
 from mixlm.checkpoints.manager import Checkpoints
-from mixlm.data.dataset import Dataset
-from mixlm.data.tasks import TextFiles, TextTask
-from mixlm.data.vocabulary import TrainedSentencePiece
 from mixlm.errors import NotHere, UserError
 from mixlm.losses.token_losses import MiLe
 from mixlm.models.t5_decoder import DecoderOnly
 from mixlm.objectives.causal import Causal
 from mixlm.objectives.curriculum import Blocks, Curriculum, Stage
 from mixlm.objectives.masked_diffusion import MaskedDiffusion
-from mixlm.objectives.masked_lm import MaskedLM
 from mixlm.objectives.mixing import PerExample
 from mixlm.objectives.prefix_lm import PrefixLM
 from mixlm.optim.adamw import AdamW
 from mixlm.optim.optimizer import Optimizer
-from mixlm.recipe import Recipe
 from mixlm.schedules import WSD, Constant
-from mixlm.tokens import TokenIds
 from mixlm.training import run as loop
 from mixlm.training.prepare import plan
 from mixlm.training.summary import explanation
-
-TOKENS = TokenIds(vocab_size=112, mask=4, bos=3, sentinels=20)
-CAUSAL, MASKED = Causal(TOKENS), MaskedLM(TOKENS)
-
-
-def text(path: str, unique_tokens: int | None = None) -> Dataset:
-    return Dataset(TextTask("text", TextFiles(path), TrainedSentencePiece(112, sentinels=20)), unique_tokens)
-
-
-def recipe(corpus, folder, **changes) -> Recipe:
-    settings = {
-        "name": "small",
-        "networks": {"model": DecoderOnly(**SIZE, num_layers=1)},
-        "curriculum": Curriculum((Stage(0, CAUSAL),)),
-        "dataset": text(str(corpus)),
-        "tokens": TOKENS,
-        "optimizer": Optimizer(AdamW(), Constant(0.01)),
-        "train_steps": 3,
-        "batch_size": 8,
-        "lengths": {"targets": 16},
-        "model_dir": str(folder),
-        "log_period": 1,
-        "eval_batches": 2,
-        "checkpoint_period": 3,
-    }
-    return Recipe(**(settings | changes))
 
 
 @pytest.fixture(scope="module", autouse=True)

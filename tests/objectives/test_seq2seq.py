@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_run import DEVICES, SIZE
+from support.runs import DEVICES, SIZE
 
 from mixlm.data.dataset import Dataset
 from mixlm.data.seqio_task import SeqioTask

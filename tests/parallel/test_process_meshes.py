@@ -8,8 +8,8 @@ import threading
 import jax
 import pytest
 from jax._src.clusters import cloud_tpu_cluster
+from support.process_runs import DEVICES, STOPPED, Run, assert_equal_runs, at_step
 from support.small_run import recipe
-from test_processes import DEVICES, STOPPED, Run, assert_equal_runs, at_step
 
 from mixlm.parallel.processes import Place, place
 from mixlm.training import run as loop

@@ -5,7 +5,7 @@ from functools import cache
 import jax
 import numpy as np
 import pytest
-from test_step import (
+from support.steps import (
     BATCHES,
     LENGTH,
     ONE,

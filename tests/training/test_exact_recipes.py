@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import pytest
 from support.places import GIN
-from test_run import DEVICES, assert_same, lines
+from support.runs import DEVICES, assert_same, lines
 
 from mixlm.checkpoints.manager import Checkpoints
 from mixlm.gin_config.build import configured

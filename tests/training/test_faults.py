@@ -12,8 +12,8 @@ from pathlib import Path
 import jax
 import pytest
 from support.places import TESTS
+from support.runs import assert_same, final_state, lines
 from support.small_run import recipe
-from test_run import assert_same, final_state, lines
 
 from mixlm.checkpoints.manager import Checkpoints
 from mixlm.errors import UserError

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_step import BATCHES, LENGTH, NETWORKS, QUICK, ROWS, SPACTOR, SPANS, TOKENS, Bag
+from support.steps import BATCHES, LENGTH, NETWORKS, QUICK, ROWS, SPACTOR, SPANS, TOKENS, Bag
 
 from mixlm.losses.terms import Term
 from mixlm.network import bind

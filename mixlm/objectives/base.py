@@ -1,7 +1,7 @@
 """What an objective is: a frozen dataclass that turns a batch of token blocks into loss terms, given networks."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from jaxtyping import Array, Int, Key, Shaped
 
@@ -53,6 +53,13 @@ class RowObjective(Objective, Protocol):
     def corrupt(self, keys: Key[Array, " B"], batch: Batch, step: Step = 0) -> Example:
         """The examples of a batch, row by row; `step` is for rates that follow it."""
         ...
+
+
+@runtime_checkable
+class PairObjective(Objective, Protocol):
+    """An objective that says whether its rows are pairs (`data.loader.pairs`); all others read text."""
+
+    pairs: ClassVar[bool]
 
 
 def score_example(net: Any, example: Example, name: str, loss: TokenLoss) -> dict[str, Term]:

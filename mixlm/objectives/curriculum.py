@@ -51,7 +51,7 @@ class Curriculum:
         return [(stage, end - stage.start) for stage, end in zip(self.stages, ends) if end > stage.start]
 
     @property
-    def objectives(self) -> tuple[Objective, ...]:
+    def distinct(self) -> tuple[Objective, ...]:
         """The distinct objectives, in order of their first stage."""
         return tuple(dict.fromkeys(stage.objective for stage in self.stages))
 
@@ -68,6 +68,11 @@ class Blocks:
 
     def __post_init__(self) -> None:
         _ = self.blocks
+
+    @property
+    def distinct(self) -> tuple[Objective, ...]:
+        """The distinct objectives that can be named."""
+        return tuple(dict.fromkeys(self.objectives.values()))
 
     @property
     def blocks(self) -> list[tuple[float, str]]:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from mixlm.errors import UserError, nearest
+
 # Okabe & Ito's palette, told apart under every common colour blindness; black is kept for the baseline.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 # Ours: enough points for a picture 1,400 pixels wide, and a mean over a fiftieth of the run.
@@ -19,6 +21,18 @@ AXES = {"step": "step", "flops": "cumulative FLOPs", "tokens": "tokens read", "e
 _NO_SHARES = ("/cross_entropy", "/tokens", "/mass", "%")
 # Inches of each row: the terms are what one reads, the weighted total and the shares are beside it.
 HEIGHTS = {"nats per scored token": 4.0, "loss": 1.5, "share": 1.8}
+
+
+def check_axes(names: Sequence[str]) -> None:
+    """Raises UserError unless `names` are some of AXES."""
+    if not names:
+        raise UserError(f"CURVES names nothing to draw against; give some of {', '.join(AXES)}.")
+    for name in names:
+        if name not in AXES:
+            raise UserError(
+                f"CURVES = {tuple(names)} names {name!r}, and curves are drawn against {', '.join(AXES)}."
+                f"{nearest(str(name), AXES)}"
+            )
 
 
 def smooth(values: Float[np.ndarray, " N"], window: int) -> Float[np.ndarray, " N"]:

@@ -1,5 +1,7 @@
 """What a run will do, said before it does it: sizes, data, repeats, stages with their FLOPs, devices, places."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -9,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mixlm.checkpoints.warm_start import Origin
-from mixlm.errors import UserError
+from mixlm.errors import UserError, nearest
 from mixlm.parallel.logical_axes import Layout, under
 from mixlm.parallel.mesh import batch_sharding, check_batch, check_lengths, check_networks, held_rows, replicated
 from mixlm.perf.accounting import flops_by_part, model_flops
@@ -184,7 +186,7 @@ def plan(
         origin.check(planned.fingerprints, recipe.steps)
         first = max(first, origin.first)
     if recipe.best_metric is not None:
-        recipe.check_best(reported(planned))
+        _check_best(recipe, reported(planned))
     for objective in recipe.objectives:
         planned.steps.trace(objective)
     for stage, steps in recipe.stages.spans(recipe.steps):
@@ -198,3 +200,19 @@ def reported(plan: Plan) -> list[str]:
     traces = [plan.validations.trace(objective) for objective in plan.recipe.validated]
     # A dict's tree knows its keys.
     return list(dict.fromkeys(name for trace in traces for name in trace.result().out_tree.node_data()[1]))
+
+
+def _check_best(recipe: Recipe, reported: Sequence[str]) -> None:
+    """Raises UserError where `best_metric` is no figure that validation reports, or never one of a checkpoint."""
+    if recipe.best_metric not in reported:
+        raise UserError(
+            f"BEST_METRIC = {recipe.best_metric!r} is no figure of this run's validation, which reports "
+            f"{', '.join(name for name in reported if '/' not in name)}.{nearest(recipe.best_metric, reported)}"
+        )
+    meet = math.lcm(recipe.checkpoint_period, recipe.eval_period)
+    if meet > recipe.steps:
+        raise UserError(
+            f"No checkpoint before the last would be validated, so BEST_METRIC has none to choose from: "
+            f"CHECKPOINT_PERIOD = {recipe.checkpoint_period} and EVAL_PERIOD = {recipe.eval_period} first meet at step "
+            f"{meet} of {recipe.steps}."
+        )

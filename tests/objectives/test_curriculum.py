@@ -92,7 +92,7 @@ def test_a_curriculum_ascends():
 
 def test_objectives_are_distinct_by_value_and_in_order():
     spans, again = SpanCorruption(TOKENS), SpanCorruption(TOKENS)
-    found = Curriculum((Stage(0, spans), Stage(3, OBJECTIVES[2]), Stage(5, again))).objectives
+    found = Curriculum((Stage(0, spans), Stage(3, OBJECTIVES[2]), Stage(5, again))).distinct
     assert found == (spans, OBJECTIVES[2])
 
 

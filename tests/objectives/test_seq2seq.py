@@ -200,7 +200,7 @@ def test_pairs_and_what_reads_them_go_together(module, changes, words):
     with pytest.raises(UserError, match=r"Seq2Seq\.lengths are .* and TASK_FEATURE_LENGTHS "):
         Seq2Seq(TOKENS, LENGTHS).block_length({"inputs": 5, "targets": 3})
     blocks = Blocks("2 pairs", {"pairs": made.declared[0]})
-    with pytest.raises(UserError, match=r"^Blocks of epochs are counted in text, and the data's rows are pairs: "):
+    with pytest.raises(UserError, match=r"^Blocks of epochs count text, and the data's rows are pairs: "):
         Recipe(**given | {"curriculum": blocks}, dataset=made.dataset, train_steps=3, batch_size=2)
     with pytest.raises(UserError, match=r"^Scoring reads rows of text, and the rows of this recipe's data are pairs "):
         prepare(made, Scoring(), print)

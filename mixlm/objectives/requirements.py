@@ -1,0 +1,51 @@
+"""Checks that a recipe gives its objectives what they read and train: names, rows, networks."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mixlm.errors import UserError, nearest
+from mixlm.network import FixedVocabulary
+from mixlm.objectives.base import Objective, PairObjective
+
+
+def check_names(*groups: Sequence[Objective]) -> None:
+    """Raises UserError where two distinct objectives of one group have the same name."""
+    for names in ([objective.name for objective in group] for group in groups):
+        for name in (name for name in names if names.count(name) > 1):
+            raise UserError(f"Two different objectives are named {name!r}, so their figures could not be told apart.")
+
+
+def check_rows(objectives: Sequence[Objective], pairs: Mapping[str, int] | None, lengths: Mapping[str, int]) -> None:
+    """Raises UserError unless rows of pairs meet objectives that read pairs, and rows of text the others.
+
+    `pairs` are the feature lengths of the data's pairs, None where its rows are text; `lengths` those of the recipe.
+    """
+    for objective in objectives:
+        reads_pairs = isinstance(objective, PairObjective) and objective.pairs
+        if pairs is not None and not reads_pairs:
+            raise UserError(
+                f"The objective {objective.name!r} reads text, and the data's rows are pairs of inputs and targets."
+            )
+        if pairs is None and reads_pairs:
+            raise UserError(
+                f"The objective {objective.name!r} reads pairs of inputs and targets, and the data's rows are "
+                "text: bind `pairs` of the data to TASK_FEATURE_LENGTHS, as objectives/seq2seq.gin does."
+            )
+    if pairs is not None and dict(pairs) != dict(lengths):
+        raise UserError(f"The data's pairs have lengths {dict(pairs)}, and TASK_FEATURE_LENGTHS {lengths}.")
+
+
+def check_networks(objectives: Sequence[Objective], networks: Mapping[str, Any], vocab_size: int) -> None:
+    """Raises UserError where an objective trains a network that is not there, or one has fewer tokens than the text."""
+    for objective in objectives:
+        for name in objective.networks:
+            if name not in networks:
+                raise UserError(
+                    f"The objective {objective.name!r} trains a network {name!r}, and the recipe's networks are "
+                    f"{sorted(networks)}.{nearest(name, networks)}"
+                )
+    for name, module in networks.items():
+        if isinstance(module, FixedVocabulary) and module.vocab_size < vocab_size:
+            raise UserError(
+                f"The network {name!r} has {module.vocab_size} tokens, and the vocabulary {vocab_size} (VOCAB_SIZE)."
+            )

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Key
 
 from mixlm.errors import UserError
 from mixlm.example import Example
+from mixlm.rng import network_key
 
 
 @runtime_checkable
@@ -114,6 +115,6 @@ def bind(
 ) -> dict[str, Net]:
     """The networks of an objective, each with its parameters and, in training, its own stream of dropout noise."""
     return {
-        name: Net(modules[name], tree, None if dropout_key is None else jax.random.fold_in(dropout_key, index), name)
+        name: Net(modules[name], tree, None if dropout_key is None else network_key(dropout_key, index), name)
         for index, (name, tree) in enumerate(sorted(params.items()))
     }

@@ -19,6 +19,7 @@ from mixlm.errors import UserError
 from mixlm.example import Example
 from mixlm.network import EncoderDecoderNetwork, Net
 from mixlm.objectives.corruption import sample
+from mixlm.rng import fold_rows
 from mixlm.tokens import TokenIds
 
 Number = float | Float[Array, ""]
@@ -155,7 +156,7 @@ def continued(
     net = Net(module, params)
 
     def pick(hidden: Float[Array, "B D"], place: Int[Array, ""] | int) -> Int[Array, " B"]:
-        noise = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, place)))(keys)
+        noise = jax.vmap(jax.random.uniform)(fold_rows(keys, place))
         return choice(net.logits(hidden)[:, : ids.vocab_size], noise)
 
     return _continued(module, net, prompt, pick, length, ids.eos, ids.pad)

@@ -20,6 +20,7 @@ from mixlm.errors import UserError
 from mixlm.example import Example
 from mixlm.losses.token_losses import cross_entropy
 from mixlm.network import Net
+from mixlm.rng import fold_rows, sample_keys
 from mixlm.tokens import TokenIds
 
 ROWS_AT_ONCE = 8  # Ours: the logits of more rows than that never exist at once.
@@ -146,7 +147,7 @@ def unrolled(
     """
     net = Net(module, params)
     rows = keys.shape[0]
-    of_samples = jax.vmap(lambda key: jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(samples)))(keys).reshape(-1)
+    of_samples = sample_keys(keys, samples)
     prompt = jax.tree.map(lambda leaf: jnp.repeat(leaf, samples, axis=0), prompt)
 
     def onward(target, index):
@@ -154,9 +155,9 @@ def unrolled(
         return said, (said, jnp.mean(costs, axis=1))
 
     def random(key):
-        return jax.random.randint(jax.random.fold_in(key, steps), (length,), 0, ids.vocab_size, jnp.int32)
+        return jax.random.randint(key, (length,), 0, ids.vocab_size, jnp.int32)
 
-    start = jax.vmap(random)(of_samples)
+    start = jax.vmap(random)(fold_rows(of_samples, steps))
     _, (states, costs) = jax.lax.scan(onward, start, jnp.arange(steps))
     score = -costs[-1].reshape(rows, samples)
     best = jnp.arange(rows) * samples + jnp.argmax(score, axis=1)
@@ -188,7 +189,7 @@ def _say(net, prompt, target, choice, noise, shifted, ids, forbidden=None):
 
 def _noise(keys, index, shape):
     """Uniform numbers for every row, from its key and the step alone."""
-    return jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, index), shape))(keys)
+    return jax.vmap(lambda key: jax.random.uniform(key, shape))(fold_rows(keys, index))
 
 
 def _history(start, states):

@@ -18,6 +18,7 @@ from mixlm.errors import UserError
 from mixlm.example import Example
 from mixlm.losses.score import token_costs
 from mixlm.losses.token_losses import cross_entropy
+from mixlm.rng import place_keys
 from mixlm.tokens import TokenIds
 
 
@@ -164,10 +165,7 @@ class DiffusionBound:
         uniform, length = jax.random.uniform, rows.tokens.shape[1]
 
         def noise(name, copy):
-            key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.seed), name), copy)
-            # One key a place, so that the noise of a place does not depend on how far the row is padded.
-            keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(1 + 2 * length))
-            return jax.vmap(uniform)(keys)
+            return jax.vmap(uniform)(place_keys(self.seed, name, copy, 1 + 2 * length))
 
         drawn = jax.vmap(noise)(rows.noise, rows.copies)
         level = (rows.copies + drawn[:, 0]) / self.samples

@@ -8,13 +8,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from mixlm.errors import UserError
-from mixlm.rng import START_STREAM, ranks
 from mixlm.schedules import Schedule, Step, check_number
 from mixlm.tokens import TokenIds
 
 Rate = float | Schedule | Float[Array, ""]  # the last where a number of a recipe is traced
 SAMPLE_BLOCK = 128  # Ours: near the square root of a vocabulary, which keeps both running sums short.
-GOLDEN_STEP = 2654435769  # 2^32 times the golden ratio's fraction: its multiples fill a circle evenly.
 
 
 def span_counts(length: int, noise_density: float, mean_span_length: float) -> tuple[int, int]:
@@ -78,7 +76,7 @@ def before_padding(rows: Int[Array, "*n L"], pad: int) -> Bool[Array, "*n L"]:
     return jnp.cumsum((rows != pad)[..., ::-1], axis=-1)[..., ::-1] > 0
 
 
-def choose(
+def choose_positions(
     key: Key[Array, ""], candidates: Bool[Array, " S"], count: int, wanted: int | Int[Array, ""]
 ) -> tuple[Int[Array, " N"], Bool[Array, " N"]]:
     """Exactly `count` distinct positions, uniform among the candidates, ascending; and which `wanted` of them count."""
@@ -176,33 +174,21 @@ def _low_specials(tokens: TokenIds) -> list[int]:
     return sorted(token for token in low if token <= tokens.first_sentinel - tokens.sentinels)
 
 
-def first_of(scores: Float[Array, " L"], candidates: Bool[Array, " L"], count: Int[Array, ""]) -> Bool[Array, " L"]:
-    """The `count` candidates of the lowest scores, in the row's order where scores are equal; all if there are fewer.
+def mask_k_lowest(scores: Float[Array, " L"], candidates: Bool[Array, " L"], k: Int[Array, ""]) -> Bool[Array, " L"]:
+    """The `k` candidates of the lowest scores, in the row's order where scores are equal; all if there are fewer.
 
-    The count may be traced; with uniform scores every set of that size is equally likely.
+    `k` may be traced; with uniform scores every set of that size is equally likely.
     """
     order = jnp.argsort(jnp.where(candidates, scores, jnp.inf), stable=True)
     place = jnp.argsort(order)
-    return (place < count) & candidates
+    return (place < k) & candidates
 
 
-def spans_of(key: Key[Array, ""], length: int, span_lengths: tuple[float, ...]) -> Int[Array, " L"]:
+def random_spans(key: Key[Array, ""], length: int, span_lengths: tuple[float, ...]) -> Int[Array, " L"]:
     """Cuts a row into spans whose lengths are drawn from the probabilities of 1, 2, ...: the number of each's span."""
     chances = jnp.cumsum(jnp.asarray(span_lengths, jnp.float32))
     drawn = jnp.searchsorted(chances / chances[-1], jax.random.uniform(key, (length,)), side="right") + 1
     return jnp.searchsorted(jnp.cumsum(drawn), jnp.arange(length), side="right")
-
-
-def even_levels(keys: Key[Array, " B"]) -> Float[Array, " B"]:
-    """Noise levels that share one random start: `frac(start + rank * 0.618...)`, so each is uniform over [0, 1).
-
-    Rows of neighbouring ranks, such as those of one objective in a mix, are spread evenly, however many they are.
-    """
-    rank = ranks(keys)
-    start = jax.random.bits(jax.random.fold_in(keys[jnp.argmin(rank)], START_STREAM))
-    # In whole numbers that wrap around: a float's fraction would lose its digits to the rank.
-    turns = start + rank.astype(jnp.uint32) * jnp.uint32(GOLDEN_STEP)
-    return (turns >> 8).astype(jnp.float32) / 2**24
 
 
 def block_mask(keys: Key[Array, " B"], length: int, bidirectional: Rate, step: Step) -> Int[Array, "B T"]:

@@ -19,11 +19,10 @@ from mixlm.objectives.corruption import (
     check_rate,
     decoder_inputs,
     documents,
-    even_levels,
-    first_of,
     is_text,
+    mask_k_lowest,
 )
-from mixlm.rng import subkeys
+from mixlm.rng import stratified_levels, subkeys
 from mixlm.schedules import Schedule, Step, check_number
 from mixlm.tokens import TokenIds
 
@@ -45,7 +44,7 @@ class MaskedDiffusion:
     well, also by 1/p, so that a row costs (k + 1) / k times as much as it should, up to twice at low noise.
     `floor` is the release's 1e-4 in p' = (1 - floor) p + floor; it makes 1/p' a little too small.
 
-    `stratified` levels (ours) spread the batch's t evenly over [0, 1), see `corruption.even_levels`; `bidirectional`
+    `stratified` levels (ours) spread the batch's t evenly over [0, 1), see `rng.stratified_levels`; `bidirectional`
     anneals the mask from causal (0) to bidirectional (1), see `corruption.block_mask`. With `separate_documents`
     attention ends where a document does (`tokens.bos` starts one).
     """
@@ -83,7 +82,7 @@ class MaskedDiffusion:
 
     def drawn(self, keys: Key[Array, " B"], step: Step = 0) -> dict[str, Float[Array, " B"]]:
         """The noise levels of a whole batch, where they depend on one another."""
-        return {"level": even_levels(keys)} if self.stratified else {}
+        return {"level": stratified_levels(keys)} if self.stratified else {}
 
     def corrupt(self, keys: Key[Array, " B"], batch: Batch, step: Step = 0) -> Example:
         """Tokens [B, T] -> the same as targets, partly masked as inputs, weighted by 1/p where masked."""
@@ -118,7 +117,7 @@ class MaskedDiffusion:
         if self.score_last:
             candidates = candidates.at[:, -1].set(False)
         scores = jax.vmap(lambda key: jax.random.uniform(key, targets.shape[1:]))(keys)
-        return jax.vmap(first_of)(scores, candidates, counts)
+        return jax.vmap(mask_k_lowest)(scores, candidates, counts)
 
     def _weights(self, masked: Bool[Array, "B T"], real: Bool[Array, "B T"]) -> Float[Array, "B T"]:
         count = jnp.sum(masked, axis=1, keepdims=True)

@@ -20,11 +20,11 @@ from mixlm.objectives.corruption import (
     check_rate,
     decoder_inputs,
     documents,
-    first_of,
     is_text,
+    mask_k_lowest,
+    random_spans,
     random_text,
     rate_at,
-    spans_of,
 )
 from mixlm.rng import subkeys
 from mixlm.schedules import Schedule, Step, check_number
@@ -109,10 +109,10 @@ class MaskedLM:
         """Returns (the row as it is shown, which of its tokens are to be said)."""
         span_key, order_key, round_key, fate_key, token_key = jax.random.split(key, 5)
         length = row.shape[0]
-        span = spans_of(span_key, length, self.span_lengths)
+        span = random_spans(span_key, length, self.span_lengths)
         text = is_text(row, self.tokens)
         count = jnp.floor(rate * jnp.sum(text) + jax.random.uniform(round_key)).astype(jnp.int32)
-        chosen = first_of(jax.random.uniform(order_key, (length,))[span], text, count)
+        chosen = mask_k_lowest(jax.random.uniform(order_key, (length,))[span], text, count)
         fate = jax.random.uniform(fate_key, (length,))[span]
         hidden = jnp.where(
             fate < self.keep + self.random, random_text(token_key, length, self.tokens), self.tokens.mask

@@ -16,7 +16,7 @@ from mixlm.losses.terms import Term
 from mixlm.losses.token_losses import CrossEntropy
 from mixlm.objectives.base import Batch, Nets, Objective, RowObjective, drawn
 from mixlm.objectives.corruption import Rate, rate_at
-from mixlm.rng import ranks
+from mixlm.rng import fold_rows, random_row_order
 from mixlm.schedules import Schedule, Step
 
 MAX_ROWS = 2**16
@@ -82,9 +82,9 @@ class PerExample:
         return _agreed_length(self, lengths)
 
     def assigned(self, keys: Key[Array, " B"], step: Step = 0) -> Int[Array, " B"]:
-        """The number of each row's objective; neighbouring ranks (`corruption.ranks`) share one."""
+        """The number of each row's objective; neighbouring ranks (`rng.random_row_order`) share one."""
         shares = [rate_at(share, step) for share in self.shares]
-        return apportioned(step, keys.shape[0], shares)[ranks(keys)]
+        return apportioned(step, keys.shape[0], shares)[random_row_order(keys)]
 
     def drawn(self, keys: Key[Array, " B"], step: Step = 0) -> dict[str, Shaped[Array, "B ..."]]:
         """Each row's objective, the batch's share of each, and what the objectives draw for a whole batch."""
@@ -199,8 +199,7 @@ class Sum:
         """The terms of all objectives, their weights multiplied."""
         terms: dict[str, Term] = {}
         for index, (objective, weight) in enumerate(zip(self.objectives, self.weights)):
-            own_keys = jax.vmap(lambda key, index=index: jax.random.fold_in(key, index))(keys)
-            found = objective(nets, batch, own_keys, step)
+            found = objective(nets, batch, fold_rows(keys, index), step)
             for name in terms.keys() & found.keys():
                 raise UserError(f"Sum has two terms named {name!r}, one of them of {objective.name}.")
             factor = rate_at(weight, step)

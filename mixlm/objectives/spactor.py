@@ -16,7 +16,7 @@ from mixlm.losses.score import Scored, score
 from mixlm.losses.terms import Term, binary_terms
 from mixlm.losses.token_losses import CrossEntropy, TokenLoss
 from mixlm.objectives.base import Batch, Nets, scored
-from mixlm.objectives.corruption import choose, sample, span_counts
+from mixlm.objectives.corruption import choose_positions, sample, span_counts
 from mixlm.objectives.span_corruption import SpanCorruption
 from mixlm.rng import subkeys
 from mixlm.schedules import Step
@@ -89,7 +89,7 @@ class SpacTor:
         text = self._is_text(example.encoder_tokens)
         padded = batch["tokens"][:, -1] == self.spans.tokens.pad
         wanted = jnp.where(padded, jnp.round(self.mask_rate * jnp.sum(text, axis=1)).astype(jnp.int32), count)
-        places, masked = jax.vmap(partial(choose, count=count))(choice_keys, text, wanted=wanted)
+        places, masked = jax.vmap(partial(choose_positions, count=count))(choice_keys, text, wanted=wanted)
         return example, places, jax.vmap(lambda key: jax.random.uniform(key, (count,)))(sample_keys), masked
 
     def generate(self, nets: Nets, keys: Key[Array, " B"], batch: Batch) -> Replaced:

@@ -22,7 +22,7 @@ from mixlm.optim.per_layer import state_shardings
 from mixlm.parallel.logical_axes import Layout
 from mixlm.parallel.mesh import boxed_parameters, parameter_shardings, pinned_gradients, replicated
 from mixlm.perf.accounting import OPTIMIZER
-from mixlm.rng import row_keys
+from mixlm.rng import dropout_key, init_key, microbatch_key, row_keys
 
 Metrics = dict[str, Float[Array, ""]]
 
@@ -60,10 +60,10 @@ class Step:
         rows = next(iter(batch.values())).shape[0]
         keys = row_keys(seed, state.step, rows)
         batch = dict(batch) | drawn(objective, keys, state.step)
-        dropout = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), state.step), rows)
+        dropout = dropout_key(seed, state.step, rows)
 
         def terms(params, index, part, part_keys):
-            nets = bind(modules, params, jax.random.fold_in(dropout, index))
+            nets = bind(modules, params, microbatch_key(dropout, index))
             return objective(nets, part, part_keys, state.step)
 
         gradients, sums = self._gradients(terms, trained, batch, keys)
@@ -127,9 +127,8 @@ def initial_state(
     """
 
     def boxed(seed):
-        key = jax.random.key(seed)
         return {
-            name: module.init(jax.random.fold_in(key, index), *module.inputs())["params"]
+            name: module.init(init_key(seed, index), *module.inputs())["params"]
             for index, (name, module) in enumerate(sorted(modules.items()))
         }
 

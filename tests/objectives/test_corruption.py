@@ -17,23 +17,22 @@ from mixlm.objectives.corruption import (
     block_mask,
     check_documents,
     check_rate,
-    choose,
+    choose_positions,
     decoder_inputs,
     documents,
-    even_levels,
-    first_of,
     fold_spans,
     is_text,
+    mask_k_lowest,
     random_segmentation,
+    random_spans,
     random_text,
     rate_at,
     sample,
     shift_right,
     span_counts,
     span_mask,
-    spans_of,
 )
-from mixlm.rng import ranks
+from mixlm.rng import random_row_order, stratified_levels
 from mixlm.schedules import Linear
 from mixlm.tokens import TokenIds
 
@@ -179,7 +178,9 @@ def test_folding_is_the_slow_loops_wherever_spans_lie(bits: list[bool], seed: in
 
 @cache
 def chosen(size: int, count: int):
-    return jax.jit(jax.vmap(lambda key, candidates: choose(key, candidates, count, count)[0], in_axes=(0, None)))
+    return jax.jit(
+        jax.vmap(lambda key, candidates: choose_positions(key, candidates, count, count)[0], in_axes=(0, None))
+    )
 
 
 @settings(deadline=None, derandomize=True, max_examples=40)
@@ -287,36 +288,38 @@ def test_the_first_candidates_are_those_a_stable_sort_would_take(row: list[tuple
 
 @cache
 def taking():
-    return jax.jit(first_of)
+    return jax.jit(mask_k_lowest)
 
 
 def test_spans_cut_a_row_into_lengths_of_the_given_probabilities():
-    drawn = np.asarray(jax.jit(jax.vmap(partial(spans_of, length=120, span_lengths=(0.2, 0.0, 0.8))))(keys(300)))
+    drawn = np.asarray(jax.jit(jax.vmap(partial(random_spans, length=120, span_lengths=(0.2, 0.0, 0.8))))(keys(300)))
     assert np.all(drawn[:, 0] == 0) and set(np.unique(np.diff(drawn, axis=1))) == {0, 1}
     # The last span of a row may be cut by its end.
     lengths = np.concatenate([np.bincount(row)[:-1] for row in drawn])
     assert set(lengths) == {1, 3}
     share = np.mean(lengths == 1)
     assert abs(share - 0.2) < 4 * np.sqrt(0.2 * 0.8 / len(lengths))
-    assert np.asarray(spans_of(jax.random.key(0), 5, (1.0,))).tolist() == [0, 1, 2, 3, 4]
+    assert np.asarray(random_spans(jax.random.key(0), 5, (1.0,))).tolist() == [0, 1, 2, 3, 4]
 
 
 def test_ranks_are_a_uniform_permutation_that_moves_with_the_rows():
-    drawn = np.asarray(jax.jit(jax.vmap(lambda key: ranks(jax.random.split(key, 3))))(keys(6000)))
+    drawn = np.asarray(jax.jit(jax.vmap(lambda key: random_row_order(jax.random.split(key, 3))))(keys(6000)))
     orders, counts = np.unique(drawn, axis=0, return_counts=True)
     assert len(orders) == 6 and np.all(np.sort(orders, axis=1) == np.arange(3))
     assert chi_square(counts, np.full(6, 1000)) < 23  # 5 degrees of freedom
     some, order = keys(9), np.random.default_rng(0).permutation(9)
-    np.testing.assert_array_equal(ranks(some)[order], ranks(some[order]))
+    np.testing.assert_array_equal(random_row_order(some)[order], random_row_order(some[order]))
 
 
 def test_even_levels_are_uniform_each_and_a_golden_turn_apart():
-    drawn = np.asarray(jax.jit(jax.vmap(lambda key: even_levels(jax.random.split(key, 8))))(keys(4000)), np.float64)
+    drawn = np.asarray(
+        jax.jit(jax.vmap(lambda key: stratified_levels(jax.random.split(key, 8))))(keys(4000)), np.float64
+    )
     assert drawn.min() >= 0 and drawn.max() < 1
     for row in (0, 5):
         assert chi_square(np.histogram(drawn[:, row], 16, (0, 1))[0], np.full(16, 250)) < 40
     some = keys(2048, seed=3)
-    rank, levels = np.asarray(ranks(some)), np.asarray(even_levels(some), np.float64)
+    rank, levels = np.asarray(random_row_order(some)), np.asarray(stratified_levels(some), np.float64)
     levels = levels[np.argsort(rank)]
     golden = (np.sqrt(5) - 1) / 2
     apart = (levels - levels[0] - golden * np.arange(2048)) % 1

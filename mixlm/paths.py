@@ -1,12 +1,23 @@
 """How runs are named (RUN, RUN@STEP, RUN@best), and names read from files, which must not lead out of their folder."""
 
+import os
 import re
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path, PurePosixPath
 
 from mixlm.errors import UserError
 
 BEST = "best"
+# Two letters at least, so that a drive is no scheme; pathlib makes one slash of two.
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+
+
+def local(text: str | PathLike[str], name: str = "The path") -> Path:
+    """Returns the local path that a user gave, with ~ expanded; raises UserError, with its `name`, for a URL."""
+    if _URL.match(str(text)):
+        raise UserError(f"{name} {str(text)!r} is a URL, and only local paths are read and written: copy or mount it.")
+    return Path(os.path.expanduser(text))
 
 
 @dataclass(frozen=True)

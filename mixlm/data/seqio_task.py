@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mixlm.data.quiet_tensorflow import import_seqio
-from mixlm.data.sources.base import TASK_VERSION, digest, known
+from mixlm.data.sources.base import check_split, digest
 from mixlm.data.store.fingerprint_cache import keep, recall, seen, settled, sha256_of
 from mixlm.data.store.journal import Tokenized
 from mixlm.data.user_module import files_of, imported
@@ -20,6 +20,9 @@ from mixlm.errors import NotHere, UserError, nearest
 
 if TYPE_CHECKING:
     import seqio
+
+# To be raised whenever the same Task would give other tokens, so that a stale store is not used.
+TASK_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ class SeqioTask:
             )
 
     def _split(self, split: str) -> str:
-        return self.train_split if known(split) == "train" else self.validation_split
+        return self.train_split if check_split(split) == "train" else self.validation_split
 
     def _facts(self) -> dict[str, Any]:
         """The digest of the source, and SHA-256 and extra_ids of the vocabulary; remembered with what they rest on."""

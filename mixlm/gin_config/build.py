@@ -57,7 +57,7 @@ def config_text(
         raise UserError(f"Which recipe? Name one with --gin_file=NAME: {_listed(recipes(entry))}.")
     # A file of that name in the working folder is another one.
     own = tuple(str(GIN_FOLDER / name) for name in files)
-    program = read((*own, *flags.gin_files), flags.search_paths, flags.bindings)
+    program = read((*own, *flags.gin_files), flags.search_paths, flags.bindings, flags.text, len(own))
     target = program.target(entry, entry.__module__, entry.__qualname__)
     missing = _missing(program, target)
     if missing or not any(bound == target for _, bound in program.bindings):

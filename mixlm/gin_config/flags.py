@@ -7,9 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from mixlm.data.sources.file_kinds import kind_of
 from mixlm.errors import UserError, nearest
-from mixlm.gin_config.folder import gin_folder
 from mixlm.perf.profiler import Profile
 
 _OPTIONS = (
@@ -25,17 +23,19 @@ _OPTIONS = (
     "--process",
     "--help",
 )
-# What reads each kind of text; its gin file has the kind's name.
-_SOURCES = {"text": "TextFiles", "jsonl": "JsonLines", "tfrecord": "TFRecords"}
 
 
 @dataclass(frozen=True)
 class Flags:
-    """What a command line asks for; `bindings` hold one `NAME = value` of gin text for each `--gin.NAME=value`."""
+    """What a command line asks for; `bindings` hold one `NAME = value` of gin text for each `--gin.NAME=value`.
+
+    `text` is the path of `--text`.
+    """
 
     gin_files: tuple[str, ...] = ()
     search_paths: tuple[str, ...] = ()
     bindings: tuple[str, ...] = ()
+    text: str | None = None
     print_config: bool = False
     explain: bool = False
     aot: str | None = None
@@ -64,7 +64,9 @@ def parse_flags(argv: Sequence[str], description: str, several: bool = False) ->
         "--gin_search_paths", action="append", default=[], metavar="A,B", help="folders to look for gin files in"
     )
     parser.add_argument(
-        "--text", metavar="PATH", help="your own text: a file, or a folder of .txt, .jsonl or .tfrecord files"
+        "--text",
+        metavar="PATH",
+        help="your own text: a file, or a folder of .txt, .jsonl, .tfrecord or other files of one kind",
     )
     parser.add_argument("--print_config", action="store_true", help="print the configuration and stop")
     parser.add_argument("--explain", action="store_true", help="say what would run, with examples, and stop")
@@ -89,13 +91,11 @@ def parse_flags(argv: Sequence[str], description: str, several: bool = False) ->
         raise UserError(_unknown(unknown[0]))
     if known.explain and known.profile is not None:
         raise UserError("--explain takes no step that --profile could trace: give one of them.")
-    gin_files = known.gin_file
-    if known.text is not None:
-        gin_files, bindings = _with_text(known.text, gin_files, bindings)
     return Flags(
-        gin_files=tuple(gin_files),
+        gin_files=tuple(known.gin_file),
         search_paths=tuple(path for paths in known.gin_search_paths for path in paths.split(",") if path),
         bindings=tuple(bindings),
+        text=known.text,
         print_config=known.print_config,
         explain=known.explain,
         aot=known.aot,
@@ -118,16 +118,6 @@ def run_or_explain_error(main: Callable[[], None]) -> None:
         sys.stdout.flush()
         # Not sys.exit, which would wait for what is being compiled.
         os._exit(getattr(signal, "code", 130))
-
-
-def _with_text(path: str, gin_files: list[str], bindings: list[str]) -> tuple[list[str], list[str]]:
-    """The data file for what lies at `path` right behind the recipe, so that what comes later keeps its vocabulary."""
-    if any(binding.startswith("TEXT = ") for binding in bindings):
-        raise UserError("--text and --gin.TEXT both name a text: give one of them.")
-    kind = kind_of(path)
-    own = [f"TEXT = {path!r}", f"MIXTURE_OR_TASK_NAME = {kind!r}", f"TextTask.source = @{_SOURCES[kind]}()"]
-    data = str(gin_folder() / "data" / f"{kind}.gin")
-    return [*gin_files[:1], data, *gin_files[1:]] if gin_files else [], own + bindings
 
 
 def _split_bindings(argv: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -9,23 +9,26 @@ import inspect
 import pkgutil
 import sys
 import tokenize
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TextIO
 
 from gin import config_parser
+from mixlm.data.sources.files import is_builtin, kind_of
 from mixlm.errors import UserError, nearest
 from mixlm.gin_config.folder import gin_folder
 from mixlm.gin_config.moved import moved_module, moved_name, old_module
 from mixlm.gin_config.program import Binding, Macro, Program, Reference, Target, check_macros, parameters
+from mixlm.paths import local
 
 GIN_FOLDER = gin_folder()
 
 
 def find(name: str, places: tuple[Path, ...]) -> Path:
     """Returns the first of `places` that has the gin file `name` (its ending may be left out), or raises UserError."""
+    name = str(local(name, "The gin file"))
     for place in places:
         for candidate in (place / name, place / f"{name}.gin"):
             if candidate.is_file():
@@ -38,20 +41,56 @@ def find(name: str, places: tuple[Path, ...]) -> Path:
     raise UserError(f"There is no gin file {name!r} in {looked}.{hint}")
 
 
-def read(gin_files: tuple[str, ...], search_paths: tuple[str, ...], bindings: tuple[str, ...]) -> Program:
-    """Reads the files and then the bindings, each found and resolved; raises UserError for the first mistake."""
+def read(
+    gin_files: Sequence[str],
+    search_paths: Sequence[str],
+    bindings: Sequence[str],
+    text: str | None = None,
+    recipe: int = 0,
+) -> Program:
+    """Reads the files and then the bindings, each found and resolved; raises UserError for the first mistake.
+
+    `text` is a path to train on; the gin file that reads its kind comes right after the recipe, which is file number
+    `recipe`, so that files after it keep their say.
+    """
     for path in search_paths:
-        if not Path(path).is_dir():
+        if not local(path, "--gin_search_paths").is_dir():
             raise UserError(f"The gin search path {path!r} is not a folder.")
-    program = Program()
-    places = (Path(), *map(Path, search_paths), GIN_FOLDER)
-    for name in gin_files:
-        _read_file(program, find(name, places), places, ())
+    places = (Path(), *(local(path) for path in search_paths), GIN_FOLDER)
+    program = _read_files(gin_files, places)
+    if text is not None:
+        added, own = _text_bindings(text, bindings, program)
+        bindings = [*own, *bindings]
+        program = _read_files([*gin_files[: recipe + 1], *added, *gin_files[recipe + 1 :]], places)
     declared = set(program.macros)
     for binding in bindings:
         _read_binding(program, binding)
     check_macros(program, declared)
     return program
+
+
+def _read_files(gin_files: Sequence[str], places: tuple[Path, ...]) -> Program:
+    program = Program()
+    for name in gin_files:
+        _read_file(program, find(name, places), places, ())
+    return program
+
+
+def _text_bindings(text: str, bindings: Sequence[str], program: Program) -> tuple[list[str], list[str]]:
+    """The gin file and the bindings that `--text` stands for; the file of a kind from outside of mixlm is there already.
+
+    `program` is what the other files say: such a kind is known only once they have been read.
+    """
+    if any(binding.startswith("TEXT = ") for binding in bindings):
+        raise UserError("--text and --gin.TEXT both name a text: give one of them.")
+    kind = kind_of(text)
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    own = [f"TEXT = {text!r}", f"TextTask.source = @{name}()"]
+    if not is_builtin(kind):
+        if name not in [f"{target.module}.{target.path}" for target in program.mentioned]:
+            raise UserError(f"{text!r} is read by {name}, which no gin file here names: add its --gin_file.")
+        return [], own
+    return [str(GIN_FOLDER / "data" / f"{kind.kind()}.gin")], [*own, f"MIXTURE_OR_TASK_NAME = {kind.kind()!r}"]
 
 
 class _Names:

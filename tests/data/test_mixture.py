@@ -359,8 +359,8 @@ def test_a_mixture_is_written_on_the_command_line():
 def test_parts_of_different_kinds_are_written_as_the_files_comment_says(tmp_path):
     comment = (GIN / "data" / "mixture.gin").read_text()
     example = [line[4:] for line in comment.splitlines() if line.startswith("#   ")]
-    names = ("parts", "tasks", "corpora")
-    imports = ["from __gin__ import dynamic_registration", *(f"from mixlm.data import {name}" for name in names)]
+    names = ("data import mixture", "data import tasks", "data.sources import jsonl", "data.sources import tfds")
+    imports = ["from __gin__ import dynamic_registration", *(f"from mixlm.{name}" for name in names)]
     (tmp_path / "own.gin").write_text("\n".join([*imports, *example]) + "\n")
     made = built(f"--gin_file={tmp_path / 'own.gin'}", "--gin.RATES=(1, 1)").dataset
     assert made.names == ["wikipedia", "talk"]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sentencepiece import SentencePieceProcessor
 
 from mixlm.data import tasks
-from mixlm.data.sources.base import SPLITS, Source, tidy
+from mixlm.data.sources.base import SPLITS, Source, normalize_whitespace
 from mixlm.data.sources.sotu import SotU, without_notes
 from mixlm.data.sources.text import TextFiles
 from mixlm.data.tasks import TextTask
@@ -78,7 +78,7 @@ def test_notes(raw, clean):
 
 
 def test_tidy_keeps_paragraphs():
-    assert tidy("a  b\t\tc \r\nd\r\r\n\n  e\u00a0f  \n\n\n\n") == "a b c\nd\n\ne f"
+    assert normalize_whitespace("a  b\t\tc \r\nd\r\r\n\n  e\u00a0f  \n\n\n\n") == "a b c\nd\n\ne f"
 
 
 def both(source: Source) -> dict[str, list[str]]:

@@ -1,21 +1,18 @@
-"""Text of any kind that is read here, told by the names of its files."""
+"""Text of any kind, told by the names of its files."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
-from mixlm.data.sources.base import Source
-from mixlm.data.sources.file_kinds import kind_of
-from mixlm.data.sources.jsonl import JsonLines
-from mixlm.data.sources.text import TextFiles
-from mixlm.data.sources.tfrecord import TFRecords
+from mixlm.data.sources.files import TextSource, kind_of
 
 
 @dataclass(frozen=True)
 class Text:
-    """A file or folder of plain text, JSON lines or TFRecords, whichever lies at `path`.
+    """A file or folder of any kind of text (see `mixlm.data.sources.files.kinds`), whichever lies at `path`.
 
-    `feature` is where the documents of the latter two are. It is looked at when it is read, so that a run can be
-    explained where the text is not. Raises UserError for a folder with files of several kinds.
+    `feature` is that of JSON lines and TFRecords. The path is looked at when it is read, so that a run can be explained
+    where the text is not. Raises UserError for a folder with files of several kinds.
     """
 
     path: str = field(repr=False)  # where the text lies; what it says has a fingerprint
@@ -31,10 +28,8 @@ class Text:
         return source_of(self).fingerprint()
 
 
-def source_of(text: Text) -> Source:
-    """The source for what lies at a text's path."""
-    kind = kind_of(text.path)
-    if kind == "text":
-        return TextFiles(text.path, text.validation_fraction)
-    reader = JsonLines if kind == "jsonl" else TFRecords
-    return reader(text.path, text.feature, text.validation_fraction)
+def source_of(text: Text) -> TextSource:
+    """The source for what lies at a text's path, with those of its settings that this kind has."""
+    kind: Any = kind_of(text.path)
+    taken = {setting.name for setting in fields(kind)} & {"feature", "validation_fraction"}
+    return kind(text.path, **{name: getattr(text, name) for name in taken})

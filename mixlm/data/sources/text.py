@@ -2,11 +2,12 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-from mixlm.data.sources.base import digest_files, known, tidy
-from mixlm.data.sources.file_kinds import files_of_kind
+from mixlm.data.sources.base import check_split, digest_files, normalize_whitespace
+from mixlm.data.sources.files import TextSource
 from mixlm.errors import UserError
 
 # Ours: one file is cut into at least about 40 documents, of at most about 8 kB, at its blank lines.
@@ -21,7 +22,7 @@ LEAST_CHARACTERS = 100  # Ours: less text than this can neither train nor test a
 
 
 @dataclass(frozen=True)
-class TextFiles:
+class TextFiles(TextSource):
     """Your own text: a folder in which each .txt file is a document, or one UTF-8 file that is cut at blank lines.
 
     Validation holds about `validation_fraction` of the bytes in whole documents, chosen by a hash of the file's name
@@ -29,8 +30,8 @@ class TextFiles:
     gives its end. Raises UserError for a missing, empty or non-UTF-8 file and for too little text.
     """
 
-    path: str = field(repr=False)  # where the text lies; what it says has a fingerprint
     validation_fraction: float = 0.05
+    endings: ClassVar[tuple[str, ...]] = (".txt",)
 
     def __post_init__(self) -> None:
         if not 0 < self.validation_fraction < 1:
@@ -38,24 +39,25 @@ class TextFiles:
 
     def documents(self, split: str) -> Iterator[str]:
         """The documents of a split in the order of the file, or of the files' names."""
-        files = self._files()
+        files = self.files()
         if len(files) == 1:
-            yield from self._documents_of_one_file(files[0], known(split))
+            yield from self._documents_of_one_file(files[0], check_split(split))
             return
         names = [path.name.encode() for path in files]
         chosen = _held_out(names, [path.stat().st_size for path in files], self.validation_fraction)
         for position, path in enumerate(files):
-            if (position in chosen) == (known(split) == "validation"):
-                yield _not_blank(path, tidy("".join(_lines(path))))
+            if (position in chosen) == (check_split(split) == "validation"):
+                yield _not_blank(path, normalize_whitespace("".join(_lines(path))))
 
     def fingerprint(self) -> str:
         """SHA-256 over all files, their names and the rule of the split; not over where they lie."""
-        files = self._files()
+        files = self.files()
         rule = ["text", self.validation_fraction, FILE_DOCUMENTS, DOCUMENT_BYTES, PATIENCE]
         return digest_files(files, [*rule, *(path.name for path in files if len(files) > 1)])
 
-    def _files(self) -> list[Path]:
-        files = files_of_kind(self.path, "text")
+    def files(self) -> list[Path]:
+        """The file itself, or a folder's .txt files; UserError where one is empty."""
+        files = super().files()
         for file in files:
             if file.stat().st_size == 0:
                 raise UserError(f"The text file {str(file)!r} is empty.")
@@ -106,10 +108,10 @@ def _cut(lines: Iterable[str], size: int) -> Iterator[str]:
         pending.append(line)
         length += len(line.encode())
         if (length >= wished and not line.strip()) or length >= PATIENCE * wished:
-            if document := tidy("".join(pending)):
+            if document := normalize_whitespace("".join(pending)):
                 yield document
             pending, length = [], 0
-    if document := tidy("".join(pending)):
+    if document := normalize_whitespace("".join(pending)):
         yield document
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mixlm.data.quiet_tensorflow import import_tensorflow
-from mixlm.data.sources.base import TASK_VERSION, digest, known, tidy
+from mixlm.data.sources.base import SOURCE_VERSION, check_split, digest, normalize_whitespace
 from mixlm.errors import NotHere, UserError, nearest
 
 VERSION = re.compile(r"\d+\.\d+\.\d+")
@@ -37,7 +37,7 @@ class Tfds:
 
     def documents(self, split: str) -> Iterator[str]:
         """The documents of a split in the order of the files; imports TensorFlow."""
-        wanted = self.train_split if known(split) == "train" else self.validation_split
+        wanted = self.train_split if check_split(split) == "train" else self.validation_split
         folder, _ = self._prepared()
         import_tensorflow()
         import tensorflow_datasets as tfds
@@ -54,7 +54,7 @@ class Tfds:
             read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
         )
         for example in examples.as_numpy_iterator():
-            if document := tidy(example[self.feature].decode("utf-8", "replace")):
+            if document := normalize_whitespace(example[self.feature].decode("utf-8", "replace")):
                 yield document
 
     def fingerprint(self) -> str:
@@ -64,7 +64,7 @@ class Tfds:
             [split, splits[_base(split)].get("shardLengths"), splits[_base(split)].get("numBytes")]
             for split in (self.train_split, self.validation_split)
         ]
-        return digest(TASK_VERSION, ["tfds", self.name.split(":")[0], folder.name, self.feature], sizes)
+        return digest(SOURCE_VERSION, ["tfds", self.name.split(":")[0], folder.name, self.feature], sizes)
 
     def _prepared(self) -> tuple[Any, dict[str, dict[str, Any]]]:
         """The data set's folder, and what its record says of each split."""

@@ -4,50 +4,31 @@ import gzip
 import re
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from mixlm.data.quiet_tensorflow import import_tensorflow
-from mixlm.data.sources.base import digest_files, tidy
-from mixlm.data.sources.file_kinds import files_of_kind
-from mixlm.data.sources.holdout import by_hash
+from mixlm.data.sources.files import RecordFiles
 from mixlm.errors import UserError, nearest
 
 FRAME = 16  # a record's length (8 bytes), and the checksums of the length and of the record (4 each)
 
 
 @dataclass(frozen=True)
-class TFRecords:
-    """A file, or a folder of .tfrecord, .tfrecord.gz and .tfrecord-0000-of-0010 files, a document an Example.
+class TFRecords(RecordFiles):
+    """A file, or a folder of files, of one tf.train.Example for each document; reading imports TensorFlow.
 
-    The document is the Example's `feature`, UTF-8; blank ones are passed over. Documents are held out by a hash of
-    their text, about `validation_fraction` of them. Raises UserError that names the file, and the record where one can
-    be told, for what is damaged or is no such Example. Reading imports TensorFlow.
+    The document is the Example's `feature`, in UTF-8. Raises UserError that names the file, and the record where one
+    can be told, for what is damaged or is no such Example.
     """
 
-    path: str = field(repr=False)  # where the text lies; what it says has a fingerprint
-    feature: str = "text"
-    validation_fraction: float = 0.05
+    endings: ClassVar[tuple[str, ...]] = (".tfrecord", ".tfrecords", ".tfrecord.gz", ".tfrecords.gz")
 
-    def __post_init__(self) -> None:
-        if not 0 < self.validation_fraction < 1:
-            raise UserError(f"TFRecords.validation_fraction is between 0 and 1, not {self.validation_fraction}.")
-
-    def documents(self, split: str) -> Iterator[str]:
-        """The documents of a split in the order of the files' names and of the records."""
-        return by_hash(self._all, self.validation_fraction, split, self.path)
-
-    def fingerprint(self) -> str:
-        """SHA-256 over all files, their names and the rule of the split; not over where they lie."""
-        files, folder = files_of_kind(self.path, "tfrecord"), Path(self.path).expanduser()
-        names = [path.relative_to(folder).as_posix() for path in files if len(files) > 1]
-        return digest_files(files, ["tfrecord", self.feature, self.validation_fraction, *names])
-
-    def _all(self) -> Iterator[str]:
-        for path in files_of_kind(self.path, "tfrecord"):
-            for number, record in enumerate(_records(path), 1):
-                if document := tidy(self._document(record, f"Record {number} of {str(path)!r}")):
-                    yield document
+    def read(self, path: Path) -> Iterator[str]:
+        """The documents of one file, record by record."""
+        for number, record in enumerate(_records(path), 1):
+            yield self._document(record, f"Record {number} of {str(path)!r}")
 
     def _document(self, record: bytes, where: str) -> str:
         import tensorflow as tf

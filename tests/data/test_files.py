@@ -1,4 +1,4 @@
-"""What lies in a folder is told by the ends of names, and --text picks the gin file that reads it."""
+"""The kind of a file or folder is told by the endings of names, and --text picks the gin file that reads it."""
 
 import gzip
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from mixlm.cli import decode
 from mixlm.data.sources.base import SPLITS
-from mixlm.data.sources.file_kinds import KINDS, files_of_kind, kind_of
+from mixlm.data.sources.files import kind_of, kinds
 from mixlm.data.sources.jsonl import JsonLines
 from mixlm.data.sources.text import TextFiles
 from mixlm.data.sources.tfrecord import TFRecords
@@ -28,25 +28,33 @@ NAMES = {
 def put(folder: Path, *names: str) -> Path:
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(b"")
+        (folder / name).write_bytes(b"word")
     return folder
 
 
-@pytest.mark.parametrize("kind", KINDS)
+READ = {"text": TextFiles, "jsonl": JsonLines, "tfrecord": TFRecords}
+
+
+def test_the_kinds_of_this_package_are_found_by_their_classes():
+    assert {kind.kind(): kind for kind in kinds() if kind.__module__.startswith("mixlm.")} == READ
+
+
+@pytest.mark.parametrize("kind", READ)
 def test_a_folder_is_of_its_files_kind(tmp_path, kind):
     folder = put(tmp_path, *reversed(NAMES[kind]), "README.md", "dataset_info.json", "a.txt.old", "tfrecord.py")
-    assert kind_of(str(folder)) == kind
-    assert [path.relative_to(folder).as_posix() for path in files_of_kind(str(folder), kind)] == NAMES[kind]
-    for name in NAMES[kind]:
-        assert kind_of(str(folder / name)) == kind
-        assert files_of_kind(str(folder / name), kind) == [folder / name]
-    for other in set(KINDS) - {kind}:
+    for path in (folder, *(folder / name for name in NAMES[kind])):
+        assert kind_of(str(path)) is READ[kind]
+        read = READ[kind](str(path)).files()
+        assert [file.relative_to(folder).as_posix() for file in read] == [
+            name for name in NAMES[kind] if path in (folder, folder / name)
+        ]
+    for other in set(READ) - {kind}:
         with pytest.raises(UserError, match=r"holds no file that ends in \.\w+"):
-            files_of_kind(str(folder), other)
+            READ[other](str(folder)).files()
 
 
 def test_a_file_of_any_other_name_is_text(tmp_path):
-    assert kind_of(str(put(tmp_path, "corpus.md") / "corpus.md")) == "text"
+    assert kind_of(str(put(tmp_path, "corpus.md") / "corpus.md")) is TextFiles
 
 
 @pytest.mark.parametrize(
@@ -54,13 +62,13 @@ def test_a_file_of_any_other_name_is_text(tmp_path):
     [
         (
             ["a.txt", "b.jsonl"],
-            r"^The folder '[^']*' holds several kinds of text, \.txt and \.jsonl, [^:]*: give each a",
+            r"^The folder '[^']*' holds several kinds of text, \.jsonl, [^:]* and \.txt: give each a",
         ),
         (
             ["a.txt", "b.jsonl", "c.tfrecord"],
-            r"several kinds of text, \.txt and \.jsonl[^:]* and \.tfrecord[^:]*: give",
+            r"several kinds of text, \.jsonl[^:]* and \.txt and \.tfrecord[^:]*: give",
         ),
-        (["a.md"], r"^The folder '[^']*' holds no text: no file ends in \.txt, \.jsonl, [^\n]*\.$"),
+        (["a.md"], r"^The folder '[^']*' holds no text: no file ends in \.jsonl, [^\n]*\.txt, [^\n]*\.$"),
     ],
 )
 def test_a_folder_that_is_of_no_kind_is_one_sentence(tmp_path, names, words):
@@ -80,10 +88,7 @@ def built(*arguments: str) -> Recipe:
     return configured(parse_flags(["--gin_file=spactor.gin", *arguments], ""), Recipe)
 
 
-READ = {"text": TextFiles, "jsonl": JsonLines, "tfrecord": TFRecords}
-
-
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", READ)
 def test_one_flag_names_the_text(tmp_path, kind):
     put(tmp_path, *NAMES[kind])
     flag = f"--text={tmp_path}"

@@ -1,0 +1,162 @@
+"""Kinds of text files: each is a class whose `endings` say which files it reads."""
+
+import importlib
+import os
+import pkgutil
+import re
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+from mixlm.data.sources.base import digest_files, normalize_whitespace
+from mixlm.data.sources.holdout import by_hash
+from mixlm.data.store.fingerprint_cache import sha256_of
+from mixlm.errors import NotHere, UserError, nearest
+from mixlm.paths import local
+
+# The number of a shard, such as -00000-of-00010, which may stand behind an ending.
+_SHARD = re.compile(r"-\d+-of-\d+(?=$|\.gz$)")
+
+
+@dataclass(frozen=True)
+class TextSource(ABC):
+    """A file, or all files of a folder that end in one of `endings`, as a source of documents.
+
+    A subclass that gives `endings` is a kind of text, named as its module. It need not be registered: a kind is known
+    once its module is imported, as gin files import it.
+    """
+
+    path: str = field(repr=False)  # the fingerprint covers the text, wherever it lies
+    endings: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def documents(self, split: str) -> Iterator[str]:
+        """The documents of a split, always in the same order; never an empty one."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """SHA-256 over the bytes of the text and over the rule of the split."""
+
+    def files(self) -> list[Path]:
+        """The file itself, or a folder's files of this kind, sorted by path; UserError where there is none."""
+        place = existing(self.path)
+        if not place.is_dir():
+            return [place]
+        files = sorted(file for file in place.rglob("*") if self.reads(file.name))
+        if not files:
+            raise UserError(f"The folder {self.path!r} holds no file that ends in {', '.join(self.endings)}.")
+        return files
+
+    @classmethod
+    def reads(cls, name: str) -> bool:
+        """Whether a file of that name is of this kind."""
+        return _SHARD.sub("", name).endswith(cls.endings)
+
+    @classmethod
+    def kind(cls) -> str:
+        """The kind's name, that of the module which gives its endings."""
+        return _defining(cls).__module__.rpartition(".")[2]
+
+
+@dataclass(frozen=True)
+class RecordFiles(TextSource):
+    """Files that hold one record for each document; a subclass says how a file is read.
+
+    The document is the record's `feature`; blank ones are passed over. A document is held out by a hash of its text, so
+    that equal documents are on one side and memory does not grow with the corpus: validation is about
+    `validation_fraction` of the documents, and at least one document is on each side. Raises UserError for a corpus of
+    fewer than two different documents. The fingerprint of a kind defined outside of mixlm covers its module's file.
+    """
+
+    feature: str = "text"
+    validation_fraction: float = 0.05
+
+    @abstractmethod
+    def read(self, path: Path) -> Iterator[str]:
+        """The documents of one file, in its order; UserError names the file and the record at fault."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.validation_fraction < 1:
+            name = type(self).__name__
+            raise UserError(f"{name}.validation_fraction is between 0 and 1, not {self.validation_fraction}.")
+
+    def documents(self, split: str) -> Iterator[str]:
+        """The documents of a split in the order of the files' paths and of the records."""
+        return by_hash(self._all, self.validation_fraction, split, self.path)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over all files, their names, the settings and the rule of the split; not over where they lie."""
+        files, folder = self.files(), local(self.path, "TEXT")
+        names = [path.relative_to(folder).as_posix() for path in files if len(files) > 1]
+        settings = [getattr(self, setting.name) for setting in fields(self) if setting.name != "path"]
+        return digest_files(files, [self.kind(), *settings, *names, *self._definition()])
+
+    def _all(self) -> Iterator[str]:
+        for path in self.files():
+            for document in self.read(path):
+                if document := normalize_whitespace(document):
+                    yield document
+
+    def _definition(self) -> list[str]:
+        """The digest of a module outside of mixlm that defines this kind: its reader may change as its text does."""
+        module = _defining(type(self)).__module__
+        file = getattr(sys.modules[module], "__file__", None)
+        return [] if module.startswith("mixlm.") or file is None else sha256_of([Path(file)])
+
+
+def _defining(kind: type[TextSource]) -> type[TextSource]:
+    """The class that gives a kind its endings."""
+    return next(base for base in kind.__mro__ if "endings" in vars(base))
+
+
+def kinds() -> list[type[TextSource]]:
+    """All kinds of text: those defined outside of mixlm first, then those of this folder."""
+    here = __name__.rpartition(".")[0]
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        importlib.import_module(f"{here}.{module.name}")
+
+    def below(parent: Any) -> Iterator[type[TextSource]]:
+        for child in parent.__subclasses__():
+            yield from [child] if vars(child).get("endings") else []
+            yield from below(child)
+
+    # A module that was reloaded has left its former class behind.
+    newest = {(kind.__module__, kind.__qualname__): kind for kind in below(TextSource)}
+    return sorted(newest.values(), key=lambda kind: (is_builtin(kind), kind.kind()))
+
+
+def is_builtin(kind: type[TextSource]) -> bool:
+    """Whether a kind is one of this folder's, which have a gin file of their name in gin/data."""
+    return kind.__module__.startswith("mixlm.")
+
+
+def kind_of(path: str) -> type[TextSource]:
+    """The kind of a file, plain text where its name says nothing, or of all files in a folder that are of any kind.
+
+    Raises UserError where nothing is there, where a folder holds no text, and where it holds several kinds.
+    """
+    place, known = existing(path), kinds()
+    names = [file.name for file in place.rglob("*") if file.is_file()] if place.is_dir() else [place.name]
+    first = (next((kind for kind in known if kind.reads(name)), None) for name in names)
+    found = sorted({kind for kind in first if kind is not None}, key=known.index)
+    if len(found) > 1:
+        several = " and ".join(", ".join(kind.endings) for kind in found)
+        raise UserError(f"The folder {path!r} holds several kinds of text, {several}: give each a folder of its own.")
+    if not found and place.is_dir():
+        endings = ", ".join(ending for kind in known for ending in kind.endings)
+        raise UserError(f"The folder {path!r} holds no text: no file ends in {endings}.")
+    return found[0] if found else next(kind for kind in known if kind.kind() == "text" and is_builtin(kind))
+
+
+def existing(path: str) -> Path:
+    """The file or folder; UserError with the nearest name where there is none, NotHere where none was given."""
+    if not isinstance(path, str) or not path:
+        raise NotHere("No text was given: say --gin.TEXT=FILE_OR_FOLDER.")
+    place = local(path, "TEXT")
+    if not place.exists():
+        siblings = [str(place.parent / name) for name in os.listdir(place.parent)] if place.parent.is_dir() else []
+        raise UserError(f"There is no file or folder {path!r}.{nearest(str(place), siblings)}")
+    return place

@@ -18,7 +18,7 @@ MOVED = {
     "curves": "reports.curves",
     "data.corpora": "data.sources.jsonl data.sources.tfds",
     "data.held_out": "data.sources.holdout",
-    "data.kinds": "data.sources.file_kinds",
+    "data.kinds": "data.sources.files",
     "data.mixed": "data.loader.interleave",
     "data.mixture": "data.dataset data.loader.batches data.store.cache",
     "data.modules": "data.user_module",

@@ -77,7 +77,7 @@ def _read_files(gin_files: Sequence[str], places: tuple[Path, ...]) -> Program:
 
 
 def _text_bindings(text: str, bindings: Sequence[str], program: Program) -> tuple[list[str], list[str]]:
-    """The gin file and the bindings that `--text` stands for; the file of a kind from outside of mixlm is there already.
+    """The gin file and the bindings that `--text` stands for; that of a kind from outside of mixlm is there already.
 
     `program` is what the other files say: such a kind is known only once they have been read.
     """

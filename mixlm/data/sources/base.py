@@ -30,7 +30,7 @@ class Source(Protocol):
 
 
 def normalize_whitespace(text: str) -> str:
-    """Returns text with line breaks as \\n, single spaces, no space at the ends of lines, at most one empty line."""
+    """Returns text with LF line breaks, single spaces, no space at the ends of lines, at most one empty line."""
     text = re.sub(r"\r\n?", "\n", text)
     text = re.sub(r"[^\S\n]+", " ", text)
     text = re.sub(r" ?\n ?", "\n", text)

@@ -6,12 +6,10 @@ import random
 import tempfile
 from pathlib import Path
 
-# Compiling is what most tests wait for, and what they compile is small: XLA need not try hard.
-FLAGS = (
-    "--xla_force_host_platform_device_count=8",
-    "--xla_backend_optimization_level=0",
-    "--xla_cpu_use_fusion_emitters=false",
-)
+from support.xla import COMPILE_QUICKLY
+
+FLAGS = ["--xla_force_host_platform_device_count=8"]
+FLAGS += [f"--{name}={str(value).lower()}" for name, value in COMPILE_QUICKLY.items()]
 os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *FLAGS))
 os.environ["JAX_PLATFORMS"] = "cpu"
 # One folder for the whole run: jax keeps the place of its compilation cache for good.

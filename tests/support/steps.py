@@ -18,6 +18,7 @@ from mixlm.parallel.mesh import Partitioning, batch_sharding, replicated
 from mixlm.schedules import Constant
 from mixlm.tokens import TokenIds
 from mixlm.training.step import Step, initial_state
+from support.xla import COMPILE_QUICKLY
 
 TOKENS = TokenIds(vocab_size=64, mask=3, sentinels=8)
 SPANS = SpanCorruption(TOKENS)
@@ -65,8 +66,6 @@ MODULES = tuple(sorted(NETWORKS.items()))
 # An eps that keeps Adam from blowing rounding errors of tiny gradients up to whole steps.
 OPTIMIZER = Optimizer(AdamW(eps=1e-3), Constant(0.02))
 
-# XLA's compiler in a hurry: the laws hold for any machine code.
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 ONE = Partitioning().mesh(jax.devices()[:1])
 
 
@@ -80,7 +79,7 @@ def jitted(microbatches: int = 1, mesh=ONE, modules=MODULES):
         static_argnums=3,
         donate_argnums=0,
         out_shardings=(shardings, replicated(mesh)),
-        compiler_options=QUICK,
+        compiler_options=COMPILE_QUICKLY,
     )
     return create, step
 

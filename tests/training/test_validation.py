@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support.steps import BATCHES, LENGTH, NETWORKS, QUICK, ROWS, SPACTOR, SPANS, TOKENS, Bag
+from support.steps import BATCHES, LENGTH, NETWORKS, ROWS, SPACTOR, SPANS, TOKENS, Bag
+from support.xla import COMPILE_QUICKLY
 
 from mixlm.losses.terms import Term
 from mixlm.network import bind
@@ -19,7 +20,7 @@ def validation(rate: float, objective):
     """(the parameters, the jitted validation) of networks that drop at `rate` where they are given dropout noise."""
     networks = NETWORKS | {"model": Bag(rate), "generator": Bag(rate)}
     params = {name: module.init(jax.random.key(1), *module.inputs())["params"] for name, module in networks.items()}
-    run = jax.jit(Validation(tuple(networks.items())).__call__, static_argnums=6, compiler_options=QUICK)
+    run = jax.jit(Validation(tuple(networks.items())).__call__, static_argnums=6, compiler_options=COMPILE_QUICKLY)
 
     def values(seed, index):
         batch = {"tokens": jnp.asarray(BATCHES[0]["tokens"])}

@@ -10,7 +10,6 @@ from support.steps import (
     LENGTH,
     ONE,
     OPTIMIZER,
-    QUICK,
     ROWS,
     SPACTOR,
     SPANS,
@@ -21,6 +20,7 @@ from support.steps import (
     jitted,
     placed,
 )
+from support.xla import COMPILE_QUICKLY
 
 from mixlm.models.heads import TokenHead
 from mixlm.models.t5 import EncoderDecoder
@@ -52,7 +52,7 @@ def mesh_of(name: str):
 @cache
 def corrupted(mesh):
     """What SpacTor makes of a batch before any network is asked, on the host."""
-    made = jax.jit(lambda batch, seed: SPACTOR.mask(row_keys(seed, 3, ROWS), batch), compiler_options=QUICK)
+    made = jax.jit(lambda batch, seed: SPACTOR.mask(row_keys(seed, 3, ROWS), batch), compiler_options=COMPILE_QUICKLY)
     return jax.device_get(jax.tree.leaves(made(*placed(mesh, BATCHES[0]))))
 
 
@@ -115,7 +115,10 @@ def traced(objective, modules, microbatches=1):
     seed = jax.ShapeDtypeStruct((), np.int32, sharding=replicated(ONE))
     # Donated as in a run: without it XLA would copy what the stage does not touch.
     step = jax.jit(
-        Step(modules, OPTIMIZER, microbatches).__call__, static_argnums=3, donate_argnums=0, compiler_options=QUICK
+        Step(modules, OPTIMIZER, microbatches).__call__,
+        static_argnums=3,
+        donate_argnums=0,
+        compiler_options=COMPILE_QUICKLY,
     )
     return step.trace(shapes, {"tokens": rows}, seed, objective)
 

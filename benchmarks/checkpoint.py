@@ -24,7 +24,7 @@ from mixlm.optim.optimizer import Optimizer
 from mixlm.parallel.mesh import Partitioning
 from mixlm.schedules import Constant
 from mixlm.tokens import TokenIds
-from mixlm.training.step import Step, initial_state
+from mixlm.training.step import TrainStep, initial_state
 
 TOKENS = TokenIds(8192, mask=4, bos=3)
 
@@ -92,7 +92,7 @@ def network(width: int, layers: int) -> tuple[Callable[..., Any], Callable[[], A
     )
     modules, optimizer = {"model": module}, Optimizer(AdamW(), Constant(1e-3))
     create, _ = initial_state(modules, optimizer, 0, Partitioning().mesh())
-    step = Step(tuple(modules.items()), optimizer)
+    step = TrainStep(tuple(modules.items()), optimizer)
     return jax.jit(partial(step, objective=Causal(TOKENS)), donate_argnums=0), create
 
 

@@ -57,7 +57,7 @@ def overhead(name: str, folder: Path, steps: int, rounds: int) -> dict[str, Any]
     import jax
 
     from mixlm.checkpoints.manager import Checkpoints
-    from mixlm.checkpoints.run_dir import RunFolder
+    from mixlm.checkpoints.run_dir import RunDir
     from mixlm.data.loader.batches import Batches
     from mixlm.gin_config.build import configured
     from mixlm.gin_config.flags import parse_flags
@@ -74,8 +74,8 @@ def overhead(name: str, folder: Path, steps: int, rounds: int) -> dict[str, Any]
     recipe = configured(parse_flags([f"--gin_file={name}.gin", *given], ""), Recipe)
     keep_executables(recipe.dataset.cache / "executables")
     planned = plan(recipe, recipe.dataset.prepare(lambda _: None))
-    recipe, run = planned.recipe, RunFolder(recipe.folder)
-    run.claim(recipe.identity(), "")
+    recipe, run = planned.recipe, RunDir(recipe.folder)
+    run.acquire(recipe.identity(), "")
     checkpoints = Checkpoints(run.checkpoints, recipe.keep)
     loop = Loop(planned, run, checkpoints, lambda _: None, Signals())
     batches = Batches(planned.train, recipe.batch_size).iterate(0)

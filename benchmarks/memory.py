@@ -39,7 +39,7 @@ from mixlm.parallel.mesh import Partitioning, batch_sharding, replicated
 from mixlm.schedules import Constant
 from mixlm.tokens import TokenIds
 from mixlm.training.executables import Executables
-from mixlm.training.step import Step, initial_state
+from mixlm.training.step import TrainStep, initial_state
 
 MIB = 2**20
 VOCABULARY, ROWS, LENGTH, LAYERS = 8192, 16, 256, 6
@@ -97,7 +97,7 @@ class Way:
         self.create, shapes = initial_state({"model": network}, optimizer, 0, layout)
         batch = {"tokens": jax.ShapeDtypeStruct((ROWS, LENGTH), np.int32, sharding=batch_sharding(layout))}
         seed = jax.ShapeDtypeStruct((), np.int32, sharding=replicated(layout))
-        step = under(layout, Step((("model", network),), optimizer, microbatches))
+        step = under(layout, TrainStep((("model", network),), optimizer, microbatches))
         executables = Executables(step, shapes, batch, seed, donate_argnums=0)
         self.products = executables.matmul_flops(objective)
         begun = time.perf_counter()

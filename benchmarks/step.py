@@ -45,7 +45,7 @@ from mixlm.recipe import Recipe
 from mixlm.schedules import Constant
 from mixlm.tokens import TokenIds
 from mixlm.training.executables import Executables
-from mixlm.training.step import Step, initial_state
+from mixlm.training.step import TrainStep, initial_state
 
 CEILING = 4096  # rows and columns of the product that is the ceiling
 
@@ -67,7 +67,7 @@ class Case:
     def _made(self) -> tuple[Any, Any]:
         mesh = Partitioning().mesh(jax.devices()[:1])
         create, shapes = initial_state(self.modules, self.optimizer, 0, mesh)
-        step = Step(tuple(self.modules.items()), self.optimizer, self.microbatches)
+        step = TrainStep(tuple(self.modules.items()), self.optimizer, self.microbatches)
         batch = {"tokens": jax.ShapeDtypeStruct((self.batch_size, self.block_length), np.int32)}
         seed = jax.ShapeDtypeStruct((), np.int32)
         return create, Executables(step, shapes, batch, seed, donate_argnums=0)

@@ -32,7 +32,7 @@ from mixlm.perf.hlo_costs import hbm_bytes
 from mixlm.perf.tpu_topology import topology_devices
 from mixlm.schedules import Constant
 from mixlm.tokens import TokenIds
-from mixlm.training.step import Step, initial_state
+from mixlm.training.step import TrainStep, initial_state
 from mixlm.training.traced_hparams import with_numbers, without_numbers
 
 
@@ -102,9 +102,9 @@ class Sweep:
         mesh = Partitioning().mesh(jax.devices()[:1])
         self.create = initial_state(self.modules, self.step(Cell(0.5, 0.1, 0)).optimizer, 0, mesh)[0].func
 
-    def step(self, cell: Cell) -> Step:
+    def step(self, cell: Cell) -> TrainStep:
         """The step with the cell's learning rate."""
-        return Step(tuple(self.modules.items()), Optimizer(AdamW(), Constant(cell.learning_rate)))
+        return TrainStep(tuple(self.modules.items()), Optimizer(AdamW(), Constant(cell.learning_rate)))
 
     def objective(self, cell: Cell) -> PerExample:
         """Dual with the cell's share of causal rows."""

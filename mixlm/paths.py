@@ -52,6 +52,9 @@ def within(folder: Path, name: object) -> Path:
 
 
 def refuse_link(path: Path) -> None:
-    """Raises UserError where `path` is a symbolic link, which may lead anywhere."""
+    """Raises UserError where `path`, inside of a run, store or checkpoint, is a symbolic link."""
     if path.is_symlink():
-        raise UserError(f"{path} is a link, and links are followed in no run, store or checkpoint: put the file there.")
+        raise UserError(
+            f"{path} is a link, and inside of a run, store or checkpoint no links are followed (MODEL_DIR and its "
+            f"checkpoints folder may be links): put the file there."
+        )

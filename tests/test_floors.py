@@ -134,7 +134,7 @@ def test_a_breach_is_seen(name, source, breach):
 @pytest.mark.parametrize(
     ("name", "source"),
     [
-        ("training.run", "from mixlm.training import report\nfrom mixlm.training.step import Step"),
+        ("training.run", "from mixlm.training import report\nfrom mixlm.training.step import TrainStep"),
         ("reports.curves", "def f():\n    from matplotlib import pyplot"),
         ("data.tasks", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import seqio"),
         ("data.dataset", "import jaxtyping"),

@@ -18,10 +18,10 @@ from support.states import abstract, some_state, tree_bytes, write
 from support.stores import DOCUMENTS, built, documents
 
 from mixlm.checkpoints import from_t5x
-from mixlm.checkpoints.load import restored
+from mixlm.checkpoints.load import load_params
 from mixlm.checkpoints.manager import Checkpoints
-from mixlm.checkpoints.run_dir import RunFolder
-from mixlm.checkpoints.warm_start import origin_of
+from mixlm.checkpoints.run_dir import RunDir
+from mixlm.checkpoints.warm_start import find_warm_start
 from mixlm.data.store.token_store import TokenStore
 from mixlm.errors import UserError
 from mixlm.paths import within
@@ -117,8 +117,8 @@ HOOKS: list = []
 def run(corpus, tmp_path_factory):
     """A run with the checkpoint of step 2, whose config.gin is no gin."""
     made = recipe(corpus, tmp_path_factory.mktemp("runs") / "run")
-    folder, checkpoints = RunFolder(made.folder), Checkpoints(made.folder / "checkpoints")
-    folder.claim(made.identity(), "import os; os.abort()")
+    folder, checkpoints = RunDir(made.folder), Checkpoints(made.folder / "checkpoints")
+    folder.acquire(made.identity(), "import os; os.abort()")
     folder.release()
     checkpoints.save(2, initial_state(dict(made.modules), made.optimizer, 0, made.partitioning.mesh())[0]())
     checkpoints.close()
@@ -127,10 +127,10 @@ def run(corpus, tmp_path_factory):
 
 def test_a_runs_config_is_not_read_and_its_checkpoints_unpickle_nothing(run, corpus, tmp_path):
     with watched() as events:
-        assert restored(run)[0] == 2
+        assert load_params(run)[0] == 2
         for optimizer in (False, True):
             made = recipe(corpus, tmp_path / "new", init_from=str(run.folder), init_optimizer=optimizer)
-            planned = loop.plan(made, None, origin=origin_of(made))
+            planned = loop.plan(made, None, origin=find_warm_start(made))
             planned.origin.state(planned.create, planned.state)
             planned.close()
         from_t5x.load_checkpoint(GOLDEN)
@@ -157,7 +157,7 @@ def test_a_link_is_refused_wherever_it_is_on_the_way(tmp_path, link):
     place = tmp_path / link
     place.parent.mkdir(exist_ok=True)
     place.symlink_to(tmp_path)
-    with pytest.raises(UserError, match="is a link, and links are followed in no run"):
+    with pytest.raises(UserError, match="is a link, and inside of a run, store or checkpoint no links are followed"):
         within(tmp_path, "a/b/c")
 
 
@@ -228,9 +228,7 @@ def test_a_link_among_checkpoints_is_refused_by_everything_that_reads_or_clears_
     assert tree_bytes(secret.parent) == before
 
 
-@pytest.mark.parametrize(
-    "name", ["metrics.jsonl", "samples.txt", "curves.png", "recipe.json", "checkpoints", ".lock", "evaluation"]
-)
+@pytest.mark.parametrize("name", ["metrics.jsonl", "samples.txt", "curves.png", "recipe.json", ".lock", "evaluation"])
 def test_a_link_in_a_runs_folder_is_refused_before_anything_is_read_or_written(run, corpus, tmp_path, name):
     copy, other = tmp_path / "copy", tmp_path / "other"
     shutil.copytree(run.folder, copy)
@@ -240,9 +238,9 @@ def test_a_link_in_a_runs_folder_is_refused_before_anything_is_read_or_written(r
     (copy / name).symlink_to(other / name)
     asks = [
         lambda: loop.train(recipe(corpus, copy), lambda _: None),
-        lambda: restored(recipe(corpus, copy)),
-        lambda: origin_of(recipe(corpus, tmp_path / "new", init_from=str(copy))),
-        lambda: RunFolder(copy).claim(run.identity(), ""),
+        lambda: load_params(recipe(corpus, copy)),
+        lambda: find_warm_start(recipe(corpus, tmp_path / "new", init_from=str(copy))),
+        lambda: RunDir(copy).acquire(run.identity(), ""),
     ]
     for ask in asks:
         with watched() as events, pytest.raises(UserError, match=f"{name} is a link"):
@@ -251,13 +249,41 @@ def test_a_link_in_a_runs_folder_is_refused_before_anything_is_read_or_written(r
     assert (other / name).read_text() == "{}"
 
 
+def test_a_run_may_be_reached_through_links_and_keep_its_checkpoints_behind_one(run, corpus, tmp_path):
+    """`runs -> /scratch/runs`, MODEL_DIR itself a link, `RUN/checkpoints -> elsewhere`: the user made them all."""
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "runs").symlink_to(tmp_path / "scratch")
+    shutil.copytree(run.folder, tmp_path / "scratch" / "copy")
+    shutil.move(tmp_path / "scratch" / "copy" / "checkpoints", tmp_path / "elsewhere")
+    (tmp_path / "scratch" / "copy" / "checkpoints").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "linked").symlink_to(tmp_path / "runs" / "copy")
+    made = recipe(corpus, tmp_path / "linked")
+    assert load_params(made)[0] == 2
+    assert find_warm_start(recipe(corpus, tmp_path / "new", init_from=str(tmp_path / "linked"))).step == 2
+    folder, checkpoints = RunDir(made.folder), Checkpoints(RunDir(made.folder).checkpoints)
+    folder.acquire(made.identity(), "")
+    folder.release()
+    state = initial_state(dict(made.modules), made.optimizer, 0, made.partitioning.mesh())[0]()
+    assert checkpoints.save(4, state)
+    checkpoints.close()
+    assert load_params(made)[0] == 4 and (tmp_path / "elsewhere" / "4" / "checksums.json").exists()
+
+
+def test_a_link_to_no_folder_is_no_place_for_checkpoints(run, corpus, tmp_path):
+    shutil.copytree(run.folder, tmp_path / "copy")
+    shutil.rmtree(tmp_path / "copy" / "checkpoints")
+    (tmp_path / "copy" / "checkpoints").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="checkpoints must be a folder, or a link to a folder that exists"):
+        loop.train(recipe(corpus, tmp_path / "copy"), lambda _: None)
+
+
 def test_the_record_of_where_a_run_began_names_no_place(run, corpus, tmp_path):
     """Its step alone is taken; the folder is the one that the command names."""
     made = recipe(corpus, tmp_path / "new", init_from=str(run.folder))
-    assert origin_of(made, "/etc/passwd@2").folder == run.folder
+    assert find_warm_start(made, "/etc/passwd@2").folder == run.folder
     for damaged in ("/etc/passwd", "x@", "x@-1", "@two"):
         with pytest.raises(UserError, match=r"record of where this run began .* is damaged"):
-            origin_of(made, damaged)
+            find_warm_start(made, damaged)
 
 
 def changed(folder: Path, change) -> None:
@@ -325,7 +351,7 @@ def test_a_link_in_a_t5x_checkpoint_is_refused(foreign, name):
     copy, _ = foreign
     (copy / name).rename(copy.parent / "secret")
     (copy / name).symlink_to(copy.parent / "secret")
-    with pytest.raises(UserError, match="is a link, and links are followed in no run"):
+    with pytest.raises(UserError, match="is a link, and inside of a run, store or checkpoint no links are followed"):
         from_t5x.load_checkpoint(copy)
 
 

@@ -1,4 +1,4 @@
-"""Whether a checkpoint is whole: each has a list of its files, with the length and CRC-32 of every one."""
+"""Checksum manifests: each checkpoint lists its files with their lengths and CRC-32 sums, so corruption is found."""
 
 import json
 import os
@@ -10,13 +10,13 @@ from mixlm.errors import UserError
 from mixlm.paths import refuse_link, within
 
 CHECKSUMS = "checksums.json"
-FIGURES = "figures.json"  # What validation said of the state, where it was validated.
-# Orbax's own note on a step, completed after our checksums; without it Orbax complains on every reading.
+FIGURES = "figures.json"  # Validation metrics of the state, where it was validated.
+# Orbax's own metadata of a step, completed after our checksums; without it Orbax complains on every reading.
 NOTE = "_CHECKPOINT_METADATA"
 
 
-def seal(folder: Path) -> None:
-    """Lists what all have written to `folder`, on the disk when this returns."""
+def write_manifest(folder: Path) -> None:
+    """Writes the manifest of all files in `folder`, and flushes it to the disk."""
     sums = {name: [path.stat().st_size, _crc32(path)] for name, path in _files(folder)}
     with (folder / CHECKSUMS).open("w") as file:
         json.dump(sums, file, indent=0)
@@ -24,8 +24,11 @@ def seal(folder: Path) -> None:
         os.fsync(file.fileno())
 
 
-def fault(folder: Path, lengths_only: bool = False) -> str | None:
-    """What keeps the checkpoint in `folder` from being whole, None when nothing does."""
+def find_corruption(folder: Path, lengths_only: bool = False) -> str | None:
+    """Returns the first difference between the checkpoint in `folder` and its manifest, None for a whole checkpoint.
+
+    With `lengths_only` the contents stay unread. Links inside of the folder count as corruption.
+    """
     try:
         for note in (NOTE, CHECKSUMS):
             sums = json.loads(within(folder, note).read_text())

@@ -1,4 +1,4 @@
-"""What a checkpoint holds, against what is asked of it."""
+"""Compatibility of a checkpoint with the arrays that a run asks for: names, shapes, types."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from mixlm.errors import UserError, nearest
 
 
 def named(tree: PyTree) -> dict[str, Any]:
-    """The leaves by a path such as params/model/kernel; Orbax's records hold fields and keys alike."""
+    """The leaves by a path such as params/model/kernel; Orbax's metadata hold fields and keys alike."""
 
     def name(entry: Any) -> str:
         return str(next(getattr(entry, field) for field in ("key", "name", "idx") if hasattr(entry, field)))
@@ -20,19 +20,19 @@ def named(tree: PyTree) -> dict[str, Any]:
 
 
 def networks_in(metadata: Any) -> list[str]:
-    """The names of the networks whose parameters Orbax's record of a checkpoint lists."""
+    """The names of the networks whose parameters a checkpoint's metadata list."""
     return sorted({name.split("/")[1] for name in named(metadata.tree) if name.startswith("params/")})
 
 
 def params_in(metadata: Any, network: str) -> dict[str, Any]:
-    """What Orbax's record of a checkpoint lists of one network's parameters, as their tree."""
+    """One network's parameters in a checkpoint's metadata, as a tree of shapes."""
     start = f"params/{network}/"
     found = {name.removeprefix(start): leaf for name, leaf in named(metadata.tree).items() if name.startswith(start)}
     return dict(unflatten_dict(found, sep="/"))
 
 
 def check_networks(abstract_params: dict[str, PyTree], metadata: Any, folder: Path) -> None:
-    """Raises UserError for the first network that the checkpoint in `folder` has not."""
+    """Raises UserError for the first network that the checkpoint in `folder` lacks."""
     written = networks_in(metadata)
     for network in abstract_params:
         if network not in written:

@@ -1,4 +1,4 @@
-"""What a run has learnt, for scoring and decoding: the parameters of one of its checkpoints, by default the newest."""
+"""Parameters of a run for scoring and decoding, from one of its checkpoints, by default the newest."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,28 +9,28 @@ from flax.core import meta
 from jax.sharding import Mesh
 
 from mixlm.checkpoints.manager import Checkpoints
-from mixlm.checkpoints.run_dir import RunFolder
+from mixlm.checkpoints.run_dir import RunDir
 from mixlm.errors import UserError, nearest
 from mixlm.parallel.logical_axes import Layout
 from mixlm.parallel.mesh import boxed_parameters, parameter_shardings
 from mixlm.recipe import Recipe
 
-# What a checkpoint's parameters mean nothing without.
+# Parts of a run's identity that its parameters depend on.
 NEEDED = ("networks", "tokens")
 
 
-def restored(
+def load_params(
     recipe: Recipe, networks: Sequence[str] = ("model",), vocabulary: str | None = None
 ) -> tuple[int, dict[str, Any]]:
     """Returns (step, parameters by network) of the run in the recipe's folder, on the recipe's mesh.
 
     The step is that of MODEL_DIR = RUN@STEP or RUN@best, or the newest. Only these networks are read; the others and
-    the optimizer's state stay on the disk, and nothing is written. `vocabulary` is the fingerprint of the one that is
-    at hand. Raises UserError where the folder holds no run, a run of other networks or another vocabulary, or no such
+    the optimizer's state stay on the disk, and nothing is written. `vocabulary` is the fingerprint of the one
+    in use. Raises UserError where the folder holds no run, a run of other networks or another vocabulary, or no such
     whole checkpoint.
     """
     check_networks(recipe, networks)
-    folder = RunFolder(recipe.folder)
+    folder = RunDir(recipe.folder)
     check_run(recipe, vocabulary)
     layout = recipe.partitioning.layout()
     shapes = {name: abstract_params(recipe.networks[name], layout) for name in networks}
@@ -51,10 +51,10 @@ def check_networks(recipe: Recipe, networks: Sequence[str]) -> None:
 
 def check_run(recipe: Recipe, vocabulary: str | None = None) -> None:
     """Raises UserError unless the recipe's folder holds a run of its networks, tokens and vocabulary."""
-    folder = RunFolder(recipe.folder)
+    folder = RunDir(recipe.folder)
     if not folder.recipe.exists():
         raise UserError(f"There is no run in {folder.path} (no recipe.json).{_nearest_run(folder.path)}")
-    held, identity = folder.held(), recipe.identity()
+    held, identity = folder.read_identity(), recipe.identity()
     needed = {name: identity[name] for name in NEEDED}
     if vocabulary is not None and "vocabulary" in held:
         needed["vocabulary"] = vocabulary

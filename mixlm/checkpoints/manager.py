@@ -17,11 +17,11 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from mixlm.checkpoints.checksums import FIGURES, NOTE, fault, seal
+from mixlm.checkpoints.checksums import FIGURES, NOTE, find_corruption, write_manifest
 from mixlm.checkpoints.compatibility import check_networks, check_same_arrays, networks_in, params_in
 from mixlm.checkpoints.retention import Policy, Retention
 from mixlm.errors import UserError
-from mixlm.parallel.processes import agreed, first
+from mixlm.parallel.processes import broadcast, is_main
 from mixlm.params import is_stacked, laid_out_as
 from mixlm.paths import BEST, RunRef, refuse_link
 
@@ -72,12 +72,12 @@ class Checkpoints:
         they may be donated; an earlier save is waited for first.
         """
         self.wait()
-        if agreed(lambda: step in self._steps() and self._fault(step, lengths_only=True) is None):
+        if broadcast(lambda: step in self._steps() and self._corruption(step, lengths_only=True) is None):
             return False
         self._set_aside(step)
         self._saving = step
         self._figures[step] = dict(figures or {})
-        agreed(lambda: self._check_space(state))
+        broadcast(lambda: self._check_space(state))
         with self._writing():
             said = None if note is None else dict(note)
             self._open().save(step, args=_orbax().args.StandardSave(state), force=True, custom_metadata=said)
@@ -96,10 +96,10 @@ class Checkpoints:
         UserError for the first parameter whose name, shape or type differs.
         """
         self.wait()
-        step, torn = agreed(self._newest_whole)
+        step, torn = broadcast(self._newest_whole)
         for torn_step, _ in torn:
             self._set_aside(torn_step)
-        if torn and first():
+        if torn and is_main():
             _tell(self.folder, torn, step)
         if step is None:
             return None
@@ -125,15 +125,15 @@ class Checkpoints:
         self.wait()
         with _failures(f"The checkpoints in {self.folder} could not be read"):
             if step is not None:
-                return agreed(lambda: self._asked(step))
-            newest, torn = agreed(self._newest_whole)
-        if torn and first():
+                return broadcast(lambda: self._asked(step))
+            newest, torn = broadcast(self._newest_whole)
+        if torn and is_main():
             _tell(self.folder, torn, newest)
         return newest
 
     def _asked(self, step: int) -> int:
-        if fault := self._fault(self.kept(step)):
-            raise UserError(f"The checkpoint {self.folder / str(step)} is not whole: {fault}.")
+        if problem := self._corruption(self.kept(step)):
+            raise UserError(f"The checkpoint {self.folder / str(step)} is not whole: {problem}.")
         return step
 
     def networks(self, step: int) -> list[str]:
@@ -206,7 +206,7 @@ class Checkpoints:
     def best(self, metric: str) -> tuple[int, float] | None:
         """The step with the lowest `metric` among the checkpoints that have all of their files, and that figure."""
         self.wait()
-        figures = {step: self.figures(step) for step in self._steps() if self._fault(step, True) is None}
+        figures = {step: self.figures(step) for step in self._steps() if self._corruption(step, True) is None}
         ranked = Retention(metric=metric).ranked(figures)
         return (ranked[0], figures[ranked[0]][metric]) if ranked else None
 
@@ -240,11 +240,13 @@ class Checkpoints:
     def latest(self) -> int | None:
         """The newest step whose checkpoint has all of its files in full length, None without one."""
         self.wait()
-        return agreed(self.written)
+        return broadcast(self.written)
 
     def written(self) -> int | None:
         """As `latest`, but from this process alone and without waiting for what is being saved."""
-        return next((step for step in sorted(self._steps(), reverse=True) if self._fault(step, True) is None), None)
+        return next(
+            (step for step in sorted(self._steps(), reverse=True) if self._corruption(step, True) is None), None
+        )
 
     def wait(self) -> None:
         """Returns when the save that runs in the background is on the disk; raises UserError when it failed."""
@@ -299,10 +301,10 @@ class Checkpoints:
         """The newest step whose checkpoint is whole, and the steps after it with what is wrong with each."""
         torn: list[tuple[int, str]] = []
         for step in sorted(self._steps(), reverse=True):
-            fault = self._fault(step)
-            if fault is None:
+            problem = self._corruption(step)
+            if problem is None:
                 return step, torn
-            torn.append((step, fault))
+            torn.append((step, problem))
         return None, torn
 
     def _write_checksums(self) -> None:
@@ -310,10 +312,10 @@ class Checkpoints:
         (folder,) = self.folder.glob(f"{self._saving}.*tmp*")
         if self._saving is not None and self._figures[self._saving]:
             (folder / FIGURES).write_text(json.dumps(self._figures[self._saving], indent=1))
-        seal(folder)
+        write_manifest(folder)
 
-    def _fault(self, step: int, lengths_only: bool = False) -> str | None:
-        return fault(self.folder / str(step), lengths_only)
+    def _corruption(self, step: int, lengths_only: bool = False) -> str | None:
+        return find_corruption(self.folder / str(step), lengths_only)
 
     def _set_aside(self, step: int) -> None:
         def move() -> None:
@@ -322,7 +324,7 @@ class Checkpoints:
                 shutil.rmtree(aside, ignore_errors=True)
                 (self.folder / str(step)).rename(aside)
 
-        agreed(move)
+        broadcast(move)
         if self._manager is not None:
             self._manager.reload()
 

@@ -1,4 +1,4 @@
-"""Which checkpoints of a run stay: the newest, the best, and every so many steps one for ever."""
+"""Retention of checkpoints: the newest, the best by a validation metric, and one every so many steps."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ class Retention:
             raise UserError(f"{self.newest} checkpoints cannot be kept; keep at least 1.")
 
     def kept(self, figures: Mapping[int, Figures]) -> set[int]:
-        """The steps that stay of those that are there, each with the figures of its validation."""
+        """The steps that are kept, of those in `figures`, which holds the validation metrics of each."""
         steps = sorted(figures)
         stay = set(steps[-self.newest :])
         stay |= {step for step in steps if self.period is not None and step % self.period == 0}
@@ -43,7 +43,7 @@ class Retention:
 
 
 class Policy:
-    """A Retention as Orbax asks for it (its protocol PreservationPolicy); `figures_of` knows a step's figures."""
+    """A Retention as Orbax's protocol PreservationPolicy; `figures_of(step)` returns a step's metrics."""
 
     def __init__(self, retention: Retention, figures_of: Any):
         self._retention, self._figures_of = retention, figures_of

@@ -1,4 +1,4 @@
-"""A run's folder: what lies where, and whose run it is."""
+"""Run directories: the files of a run, and the identity of the run that they belong to."""
 
 import fcntl
 import json
@@ -10,34 +10,36 @@ from pathlib import Path
 from mixlm.errors import UserError
 from mixlm.paths import refuse_link
 
-# What is known of a run only once its data are prepared, or its first state is made.
+# Parts of an identity that are known only once the data are prepared, or the first state is made.
 LATE = ("data", "vocabulary", "began", "plain_text")
 # The library that tokenises plain text. Runs of versions before 0.5.0, where it was tensorflow-text, do not say.
 PLAIN_TEXT = {"plain_text": "sentencepiece"}
 
 
-class RunFolder:
-    """`recipe.json` (whose run it is), `config.gin`, `metrics.jsonl`, `tensorboard/`, `checkpoints/`, `curves.png`.
+class RunDir:
+    """The directory of one run: `recipe.json` (its identity), `config.gin`, `metrics.jsonl`, `tensorboard/`,
+    `checkpoints/`, `curves.png`, `samples.txt`, and `profile/` where steps were traced.
 
-    Where steps were traced, `profile/` as well.
+    `path` may be a symbolic link, and so may `checkpoints/`, as on clusters with a scratch file system; any other link
+    inside is refused.
     """
 
     def __init__(self, path: Path):
         self.path = path
-        self._held: int | None = None
+        self._lock_fd: int | None = None
         self.recipe, self.config = path / "recipe.json", path / "config.gin"
         self.checkpoints, self.curves, self.samples = path / "checkpoints", path / "curves.png", path / "samples.txt"
         self.profile = path / "profile"
 
     def check(self, identity: Mapping[str, str]) -> None:
-        """Raises UserError where the folder holds a run of another identity, or files and no run; writes nothing."""
+        """Raises UserError where the directory holds a run of another identity, or files and no run; writes nothing."""
         if not self.recipe.exists():
             if self.path.exists() and (not self.path.is_dir() or any(p.name[0] != "." for p in self.path.iterdir())):
                 raise UserError(
                     f"{self.path} exists and is no run's folder (it has no recipe.json); choose another MODEL_DIR."
                 )
             return
-        held = self.held()
+        held = self.read_identity()
         names = [name for name in {**held, **identity} if not _late(name) or (name in identity and name in held)]
         differing = [name for name in names if held.get(name) != identity.get(name)]
         if differing and all(map(_is_data, differing)) and was_retokenised(held):
@@ -51,10 +53,11 @@ class RunFolder:
                 f"give this one a folder of its own with --gin.MODEL_DIR=FOLDER."
             )
 
-    def held(self) -> dict[str, str]:
-        """Whose run the folder holds, as text; {} where it holds none, UserError where that cannot be told.
+    def read_identity(self) -> dict[str, str]:
+        """The identity of the run in this directory, {} where it holds none.
 
-        Nothing in the folder may be a link: what a run reads, cuts short and writes over would be somewhere else.
+        Raises UserError for a damaged record, and for a link inside: the files that a run reads, truncates and
+        overwrites would be somewhere else.
         """
         if not self.recipe.exists():
             return {}
@@ -66,10 +69,13 @@ class RunFolder:
 
     def _refuse_links(self) -> None:
         for entry in self.path.iterdir():
-            refuse_link(entry)
+            if entry != self.checkpoints:
+                refuse_link(entry)
+            elif not entry.is_dir():
+                raise UserError(f"{entry} must be a folder, or a link to a folder that exists.")
 
-    def claim(self, identity: Mapping[str, str], config: str) -> None:
-        """Makes the folder this run's; `config` is written anew at every start, as periods and meshes may change."""
+    def acquire(self, identity: Mapping[str, str], config: str) -> None:
+        """Locks the directory for this run and records its identity; `config` is written anew at every start."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._refuse_links()
@@ -81,7 +87,7 @@ class RunFolder:
 
     @contextmanager
     def written(self, kept: Callable[[], str]) -> Iterator[None]:
-        """Turns what the disk refuses while this lasts into UserError; `kept` says what the run still has."""
+        """Turns an OSError inside of the block into UserError; `kept` describes the checkpoints that are left."""
         try:
             yield
         except OSError as error:
@@ -104,21 +110,21 @@ class RunFolder:
             path.unlink(missing_ok=True)
 
     def _lock(self) -> None:
-        """Holds the folder until this process ends, however it does."""
-        if self._held is not None:
+        """Locks the directory until `release`, or until this process ends in any way."""
+        if self._lock_fd is not None:
             return
-        self._held = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT)
+        self._lock_fd = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT)
         try:
-            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self.release()
             raise UserError(f"{self.path} is being written to by another process; wait for it, or stop it.") from None
 
     def release(self) -> None:
-        """Lets other processes have the folder."""
-        if self._held is not None:
-            os.close(self._held)
-            self._held = None
+        """Unlocks the directory."""
+        if self._lock_fd is not None:
+            os.close(self._lock_fd)
+            self._lock_fd = None
 
 
 RETOKENISED = "its text has changed or is tokenised otherwise since version 0.5.0 (by sentencepiece alone)"
@@ -147,7 +153,7 @@ def _difference(name: str, held: Mapping[str, str], wanted: Mapping[str, str]) -
 
 
 def _write(path: Path, text: str) -> None:
-    """All of it or nothing."""
+    """Writes a file atomically."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     with partial.open("w", encoding="utf-8") as file:
         file.write(text)

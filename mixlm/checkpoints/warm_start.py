@@ -10,7 +10,7 @@ import numpy as np
 
 from mixlm.checkpoints import from_t5x
 from mixlm.checkpoints.manager import Checkpoints
-from mixlm.checkpoints.run_dir import RETOKENISED, RunFolder, was_retokenised
+from mixlm.checkpoints.run_dir import RETOKENISED, RunDir, was_retokenised
 from mixlm.errors import UserError, nearest
 from mixlm.paths import RunRef
 from mixlm.recipe import Recipe
@@ -22,7 +22,7 @@ WALK = ("seed", "batch_size", "lengths")
 
 
 @dataclass(frozen=True)
-class Origin:
+class WarmStart:
     """The checkpoint of `step` in `folder`, of which `networks` are taken; the networks in `afresh` are not in it.
 
     `held` is what the run there says of itself, None for a T5X checkpoint; with `optimizer` the run goes on at `step`.
@@ -91,7 +91,7 @@ class Origin:
 
     def state(self, create: Any, abstract_state: Any) -> Any:
         """The state that the run begins with, on the mesh of `abstract_state`; `create()` makes one afresh."""
-        checkpoints = Checkpoints(RunFolder(self.folder).checkpoints)
+        checkpoints = Checkpoints(RunDir(self.folder).checkpoints)
         if self.optimizer:
             return checkpoints.read_state(self.step, abstract_state)
         shapes = {name: abstract_state.params[name] for name in self.networks}
@@ -106,10 +106,10 @@ class Origin:
 
     def note(self) -> dict[str, Any]:
         """What the checkpoint says of the steps before it, where the run counts them as its own."""
-        return Checkpoints(RunFolder(self.folder).checkpoints).note(self.step) if self.optimizer else {}
+        return Checkpoints(RunDir(self.folder).checkpoints).note(self.step) if self.optimizer else {}
 
 
-def origin_of(recipe: Recipe, began: str | None = None) -> Origin | None:
+def find_warm_start(recipe: Recipe, began: str | None = None) -> WarmStart | None:
     """Where the recipe's run begins, None where it begins afresh; `began` is the record of an earlier start of it.
 
     Raises UserError where INIT_FROM holds no such checkpoint, or one of other networks.
@@ -122,14 +122,14 @@ def origin_of(recipe: Recipe, began: str | None = None) -> Origin | None:
     ref = RunRef.parse(text)
     if began is not None:
         ref = RunRef(ref.folder, _step_of(began))
-    if not RunFolder(ref.folder).recipe.exists():
+    if not RunDir(ref.folder).recipe.exists():
         found = _from_t5x(recipe, text, ref)
         if found is None:
             siblings = [str(path.parent) for path in ref.folder.parent.glob("*/recipe.json")]
             raise UserError(f"INIT_FROM = {text!r} holds no run with a checkpoint.{nearest(str(ref.folder), siblings)}")
         return found
-    folder = RunFolder(ref.folder)
-    held, checkpoints = folder.held(), Checkpoints(folder.checkpoints)
+    folder = RunDir(ref.folder)
+    held, checkpoints = folder.read_identity(), Checkpoints(folder.checkpoints)
     step = checkpoints.whole(checkpoints.resolve(ref, recipe.best_metric))
     if step is None:
         raise UserError(f"INIT_FROM = {text!r} holds no run with a checkpoint.")
@@ -139,7 +139,7 @@ def origin_of(recipe: Recipe, began: str | None = None) -> Origin | None:
             f"the same, or begin with the parameters alone (INIT_OPTIMIZER=False)."
         )
     networks, afresh = _shared(recipe, text, checkpoints.networks(step))
-    return Origin(text, ref.folder, step, networks, afresh, recipe.init_optimizer, held)
+    return WarmStart(text, ref.folder, step, networks, afresh, recipe.init_optimizer, held)
 
 
 def _shared(recipe: Recipe, text: str, written: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -161,7 +161,7 @@ def _shared(recipe: Recipe, text: str, written: list[str]) -> tuple[tuple[str, .
     return taken, afresh
 
 
-def _from_t5x(recipe: Recipe, text: str, ref: RunRef) -> Origin | None:
+def _from_t5x(recipe: Recipe, text: str, ref: RunRef) -> WarmStart | None:
     """The T5X checkpoint that the ref names, None where its folder holds none."""
     found = from_t5x.checkpoints_in(ref.folder)
     if not found:
@@ -175,7 +175,7 @@ def _from_t5x(recipe: Recipe, text: str, ref: RunRef) -> Origin | None:
         kept = ", ".join(map(str, sorted(found)))
         raise UserError(f"INIT_FROM = {text!r}: {ref.folder} holds T5X's checkpoints of step {kept} alone.")
     networks, afresh = _shared(recipe, text, list(T5X_NETWORKS))
-    return Origin(text, found[step], step, networks, afresh, False, None)
+    return WarmStart(text, found[step], step, networks, afresh, False, None)
 
 
 def _step_of(began: str) -> int:

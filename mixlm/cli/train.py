@@ -28,12 +28,12 @@ def main() -> None:
         compile_ahead(configured(flags, Recipe), flags.aot, say)
         return
     recipe = configured(flags, Recipe)
-    from mixlm.parallel.processes import joined, place
+    from mixlm.parallel.processes import join, process_spec
     from mixlm.perf.malloc import keep_freed
     from mixlm.training.run import explain, train
 
     keep_freed()
-    with joined(place(flags.coordinator, flags.processes, flags.process)):
+    with join(process_spec(flags.coordinator, flags.processes, flags.process)):
         if flags.explain:
             explain(recipe, say)
         else:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key
 
-from mixlm.checkpoints.load import restored
+from mixlm.checkpoints.load import load_params
 from mixlm.decoding.autoregressive import Decoded
 from mixlm.decoding.select import Way, way_of
 from mixlm.decoding.strategies import Masked, Spans, Unrolled
@@ -159,7 +159,7 @@ def prepare(
 def load(request: Request) -> tuple[int, Any]:
     """Returns (step, parameters of the network) of the checkpoint that the recipe's MODEL_DIR names."""
     network = request.way.network
-    step, params = restored(request.recipe, (network,), request.vocabulary.fingerprint)
+    step, params = load_params(request.recipe, (network,), request.vocabulary.fingerprint)
     return step, params[network]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mixlm.checkpoints.load import check_networks, check_run, restored
+from mixlm.checkpoints.load import check_networks, check_run, load_params
 from mixlm.errors import UserError
 from mixlm.evaluation.likelihood import Fused, Mode
 from mixlm.evaluation.minimal_pairs import Accuracies, Paradigm, judge, pair_sentences, read_pairs
@@ -87,7 +87,7 @@ def prepare(recipe: Recipe, scoring: Scoring, say: Say = print) -> Prepared:
     # Whether there is a run is known at once; preparing its data may take a while.
     check_run(recipe)
     data = recipe.dataset.prepare(say)
-    step, params = restored(recipe, (scoring.network,), data.vocabulary.fingerprint)
+    step, params = load_params(recipe, (scoring.network,), data.vocabulary.fingerprint)
     if data.vocabulary.token_ids != recipe.tokens:
         raise UserError(f"The recipe's TOKENS are {recipe.tokens}, and its vocabulary has {data.vocabulary.token_ids}.")
     rows = min(scoring.rows, data.validation_size(recipe.block_length))

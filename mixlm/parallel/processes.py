@@ -1,7 +1,7 @@
-"""Several processes are one run: they find each other, agree, stop after the same step, and end when one of them does.
+"""Multi-process runs: rendezvous, decisions broadcast by process 0, a common last step, and a common end.
 
-The same command starts on every host. Process 0 alone writes and decides; a run of one process needs none of this, and
-every function here is then the plain thing.
+The same command starts on every host. Process 0 alone writes files and takes decisions. In a run of one process every
+function here is trivial: `broadcast(decide)` is `decide()`.
 """
 
 import atexit
@@ -15,15 +15,15 @@ from typing import NoReturn, TypeVar
 import jax
 
 from mixlm.errors import UserError
-from mixlm.parallel.peers import Alone, Peers
-from mixlm.parallel.wire import ARRIVAL
+from mixlm.parallel.control_channel import ARRIVAL
+from mixlm.parallel.process_group import ProcessGroup, SingleProcess
 
 Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a process stands: the coordinator's HOST:PORT, how many processes there are, and which one this is."""
+class ProcessSpec:
+    """A process of a distributed run: the coordinator's HOST:PORT, the number of processes, and this one's index."""
 
     coordinator: str
     processes: int
@@ -35,9 +35,11 @@ class Place:
             raise UserError(f"There is no process {self.process} of {self.processes}; they count from 0.")
 
 
-def place(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> Place | None:
-    """Where this process stands by its flags, by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or by
-    the cluster that JAX detects (TPU pods, SLURM, Open MPI, indexed jobs of Kubernetes); None where it stands alone.
+def process_spec(
+    coordinator: str | None = None, processes: int | None = None, process: int | None = None
+) -> ProcessSpec | None:
+    """The process as its flags have it, or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or the
+    cluster that JAX detects (TPU pods, SLURM, Open MPI, indexed jobs of Kubernetes); None for a single process.
     """
     given = {
         "--coordinator": coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS"),
@@ -52,7 +54,7 @@ def place(coordinator: str | None = None, processes: int | None = None, process:
             f"A run of several processes needs --coordinator=HOST:PORT, --processes=N and --process=I; "
             f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing."
         )
-    found = Place(*given.values())  # type: ignore[arg-type]
+    found = ProcessSpec(*given.values())  # type: ignore[arg-type]
     return found if found.processes > 1 else None
 
 
@@ -63,7 +65,7 @@ def _number(name: str) -> int | None:
     return None if text is None else int(text)
 
 
-def _detected() -> Place | None:
+def _detected() -> ProcessSpec | None:
     # JAX detects clusters only while it initialises, and we must know the address before.
     from jax._src.clusters import ClusterEnv
 
@@ -78,29 +80,29 @@ def _detected() -> Place | None:
         port = os.environ.get("JAX_COORDINATOR_PORT")
         address = cluster.get_coordinator_address(timeout_secs=int(ARRIVAL), override_coordinator_port=port)
         local = None if cluster.__name__.endswith("TpuCluster") else cluster.get_local_process_id()
-        return Place(address, count, cluster.get_process_id(), None if local is None else (local,))
+        return ProcessSpec(address, count, cluster.get_process_id(), None if local is None else (local,))
     return None
 
 
-_peers: Alone | Peers = Alone()
+_group: SingleProcess | ProcessGroup = SingleProcess()
 
 
-def peers() -> Alone | Peers:
-    """What this process knows of the others."""
-    return _peers
+def group() -> SingleProcess | ProcessGroup:
+    """The processes of this run, as this one knows them."""
+    return _group
 
 
 @contextmanager
-def joined(place: Place | None) -> Iterator[None]:
-    """Inside, this process is the one of its `place`; all of them leave together, whether well or not."""
-    global _peers
-    if place is None:
+def join(spec: ProcessSpec | None) -> Iterator[None]:
+    """Joins the processes of a run; all of them end together, with or without an error. None is a single process."""
+    global _group
+    if spec is None:
         yield
         return
-    here, code = Peers(place.coordinator, place.processes, place.process), 1
+    here, code = ProcessGroup(spec.coordinator, spec.processes, spec.process), 1
     try:
-        _connect(here, place)
-        _peers = here
+        _connect(here, spec)
+        _group = here
         yield
         here.finish()
         code = 0
@@ -112,18 +114,18 @@ def joined(place: Place | None) -> Iterator[None]:
         atexit.register(_exit, code)
 
 
-def _connect(here: Peers, place: Place) -> None:
+def _connect(here: ProcessGroup, spec: ProcessSpec) -> None:
     """Waits for all processes, then initialises JAX among them."""
-    address = here.wire.open()
+    address = here.channel.open()
     # JAX's handler of SIGTERM would stand in the way of ours.
     jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(
         address,
-        place.processes,
-        place.process,
-        local_device_ids=place.local_devices,
+        spec.processes,
+        spec.process,
+        local_device_ids=spec.local_devices,
         cluster_detection_method="deactivate",
-        coordinator_bind_address=address if here.first else None,
+        coordinator_bind_address=address if here.is_main else None,
     )
 
 
@@ -133,31 +135,31 @@ def _exit(code: int) -> NoReturn:
     os._exit(code)
 
 
-def first() -> bool:
-    """Whether this process is the one that writes and decides."""
-    return _peers.first
+def is_main() -> bool:
+    """True in process 0, which alone writes files and takes decisions."""
+    return _group.is_main
 
 
-def agreed(decide: Callable[[], Value]) -> Value:
-    """What process 0 decides (as JSON holds it), in every process; all must call this in the same order."""
-    return _peers.agreed(decide)
+def broadcast(decide: Callable[[], Value]) -> Value:
+    """Returns in every process what `decide` returns in process 0, a value of JSON; all call it in the same order."""
+    return _group.broadcast(decide)
 
 
-def after_first(make: Callable[[], Value]) -> Value:
-    """What every process makes, process 0 before the others: it fills the caches that they find."""
-    if not _peers.first:
-        agreed(lambda: None)
+def main_first(make: Callable[[], Value]) -> Value:
+    """Returns `make()` of this process; process 0 calls it before the others, and fills the caches that they find."""
+    if not _group.is_main:
+        broadcast(lambda: None)
         return make()
     try:
         return make()
     finally:
-        # What process 0 cannot make, the others shall find out for themselves.
-        agreed(lambda: None)
+        # Where process 0 fails, the others fail by themselves.
+        broadcast(lambda: None)
 
 
-def check_same(what: dict[str, str]) -> None:
-    """Raises UserError where this process says something else than process 0."""
-    for name, value in agreed(lambda: what).items():
+def check_agreement(what: dict[str, str]) -> None:
+    """Raises UserError where a value differs from that of process 0, such as the seed that this process was given."""
+    for name, value in broadcast(lambda: what).items():
         if what.get(name) != value:
             raise UserError(
                 f"Process {jax.process_index()} was started with {name} {what.get(name)}, and process 0 with {value}."

@@ -23,7 +23,7 @@ from mixlm.perf.tpu_topology import topology_devices
 from mixlm.recipe import Recipe
 from mixlm.reports.units import count, parameters, size
 from mixlm.training.prepare import Plan, plan
-from mixlm.training.step import Step
+from mixlm.training.step import TrainStep
 
 # The compiler's two ways to refuse: once it has placed every array, or before, by what temporaries alone must take.
 _REFUSALS = (
@@ -113,7 +113,7 @@ def model_flops(planned: Plan, objective: Objective) -> float:
     """The FLOPs of a step's matrix products over all chips, nothing computed again and no attention in a kernel."""
     recipe = planned.recipe
     modules = tuple((name, _plainly(network)) for name, network in recipe.modules)
-    step = Step(modules, recipe.optimizer, recipe.microbatches)
+    step = TrainStep(modules, recipe.optimizer, recipe.microbatches)
     state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), planned.state)
     rows = jax.ShapeDtypeStruct((recipe.batch_size, recipe.block_length), np.int32)
     traced = jax.make_jaxpr(partial(step, objective=objective))(state, {"tokens": rows}, np.int32(0))

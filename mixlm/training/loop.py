@@ -10,10 +10,10 @@ from typing import Any
 import jax
 
 from mixlm.checkpoints.manager import Checkpoints
-from mixlm.checkpoints.run_dir import RunFolder
+from mixlm.checkpoints.run_dir import RunDir
 from mixlm.data.loader.batches import Batches
 from mixlm.errors import UserError
-from mixlm.parallel.processes import first, peers
+from mixlm.parallel.processes import group, is_main
 from mixlm.perf.accounting import Spent
 from mixlm.perf.profiler import Profile, Tracer
 from mixlm.reports.metrics import VALIDATION, Progress, Recorder
@@ -30,7 +30,7 @@ class Loop:
     def __init__(
         self,
         planned: Plan,
-        folder: RunFolder,
+        folder: RunDir,
         checkpoints: Checkpoints,
         say: Say,
         signals: Signals,
@@ -42,7 +42,7 @@ class Loop:
         self.saved: int | None = None
         self.validated: tuple[int, dict[str, float]] = (0, {})  # the step that was validated last, and its figures
         # The hosts of a run do the same: the first one's trace stands for all.
-        self.tracer = Tracer(profile if first() else None, folder.profile)
+        self.tracer = Tracer(profile if is_main() else None, folder.profile)
 
     def run(self, begun: int, state: Any, note: Mapping[str, Any]) -> Any | None:
         """Returns the last state, or None where a signal ended the run early, with its state saved.
@@ -53,17 +53,17 @@ class Loop:
         batches = Batches(self.plan.train, recipe.batch_size, *self.plan.rows)
         with ExitStack() as shown:
             self.begin(begun, note, shown)
-            with self.signals.noted(peers().ask_to_stop):
+            with self.signals.noted(group().request_stop):
                 done, state = self.steps(begun, state, batches.iterate(begun))
                 if 0 < done < recipe.steps:
-                    self.say(f"{peers().asked} came: saving; another signal leaves at once.")
+                    self.say(f"{group().stop_reason} came: saving; another signal leaves at once.")
                 if done != (self.saved or 0):
                     self.save(done, state)
                 # A signal now must not take away what is being saved.
                 self.checkpoints.wait()
         if done < recipe.steps:
             what = f"saved after step {done}" if done else "no step was taken yet"
-            self.say(f"{peers().asked} came: {what}; the same command goes on from there.")
+            self.say(f"{group().stop_reason} came: {what}; the same command goes on from there.")
             return None
         return state
 
@@ -77,9 +77,9 @@ class Loop:
         for objective in recipe.validated:
             self.plan.validations.prepare(objective)
         self.clock = Clock(begun)
-        peers().begin(begun)
-        self.recorder = shown.enter_context(Recorder(self.folder.path, begun)) if first() else None
-        self.progress = shown.enter_context(Progress(recipe.steps, begun)) if first() else None
+        group().begin(begun)
+        self.recorder = shown.enter_context(Recorder(self.folder.path, begun)) if is_main() else None
+        self.progress = shown.enter_context(Progress(recipe.steps, begun)) if is_main() else None
         shown.callback(self.tracer.close)
 
     def steps(self, begun: int, state: Any, batches: Iterator[tuple[int, dict[str, Any]]]) -> tuple[int, Any]:
@@ -89,7 +89,7 @@ class Loop:
         for step, batch in batches:
             with self.clock.stopped():
                 self.await_compiled(step)
-                if not peers().may_go_on(step):
+                if not group().may_step(step):
                     break
                 executable = self.plan.steps[recipe.stages.at(step).objective]
                 self.tracer.begin(step, state)
@@ -119,7 +119,7 @@ class Loop:
     def await_compiled(self, step: int) -> None:
         """Waits for the executable of a step, unless a signal comes: a large one takes minutes."""
         compiled = self.plan.steps.prepare(self.recipe.stages.at(step).objective)
-        while not compiled.done() and peers().asked is None:
+        while not compiled.done() and group().stop_reason is None:
             wait([compiled], timeout=0.1)
 
     def settle(self, done: int, metrics: dict[str, Any], params: Any = None) -> None:
@@ -204,7 +204,7 @@ class Clock:
             self.start += time.perf_counter() - begun
 
 
-def kept(step: int | None, folder: RunFolder) -> str:
+def kept(step: int | None, folder: RunDir) -> str:
     """What a run still has, for a sentence: its last whole checkpoint is that of `step`."""
     if step is None:
         return "there is no checkpoint yet"

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from mixlm.checkpoints.warm_start import Origin
+from mixlm.checkpoints.warm_start import WarmStart
 from mixlm.errors import UserError, nearest
 from mixlm.parallel.logical_axes import Layout, under
 from mixlm.parallel.mesh import batch_sharding, check_batch, check_lengths, check_networks, held_rows, replicated
@@ -18,8 +18,8 @@ from mixlm.perf.accounting import flops_by_part, model_flops
 from mixlm.perf.chips import chip
 from mixlm.recipe import Recipe
 from mixlm.training.executables import Executables
-from mixlm.training.step import Step, initial_state
-from mixlm.training.validation import Validation, frequency_bands
+from mixlm.training.step import TrainStep, initial_state
+from mixlm.training.validation import ValidationStep, frequency_bands
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Plan:
     state: Any
     steps: Executables
     validations: Executables
-    origin: Origin | None = None
+    origin: WarmStart | None = None
 
     @property
     def mesh(self) -> Mesh:
@@ -144,7 +144,7 @@ class Plan:
 
 
 def plan(
-    recipe: Recipe, data: Any, first: int = 0, origin: Origin | None = None, devices: list[Any] | None = None
+    recipe: Recipe, data: Any, first: int = 0, origin: WarmStart | None = None, devices: list[Any] | None = None
 ) -> Plan:
     """Checks the recipe against its devices, its vocabulary and its origin, and begins to compile what comes after
     step `first`, or after the origin's. `devices` are all of this machine's by default.
@@ -167,8 +167,8 @@ def plan(
     rows = jax.ShapeDtypeStruct((recipe.batch_size, recipe.block_length), np.int32, sharding=batch_sharding(layout))
     number = jax.ShapeDtypeStruct((), np.int32, sharding=whole)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    step = under(layout, Step(recipe.modules, recipe.optimizer, recipe.microbatches))
-    validation = under(layout, Validation(recipe.modules, recipe.frequency_bands))
+    step = under(layout, TrainStep(recipe.modules, recipe.optimizer, recipe.microbatches))
+    validation = under(layout, ValidationStep(recipe.modules, recipe.frequency_bands))
     bands = jax.ShapeDtypeStruct((recipe.tokens.vocab_size,), np.int32, sharding=whole)
     batch = {"tokens": rows}
     planned = Plan(

@@ -7,9 +7,9 @@ import jax
 import numpy as np
 from jax.experimental.multihost_utils import process_allgather
 
-from mixlm.checkpoints.run_dir import RunFolder
+from mixlm.checkpoints.run_dir import RunDir
 from mixlm.network import CachedNetwork, EncoderDecoderNetwork, bind
-from mixlm.parallel.processes import agreed, first
+from mixlm.parallel.processes import broadcast, is_main
 from mixlm.reports import curves
 from mixlm.reports.metrics import read
 from mixlm.reports.units import INDENT
@@ -39,15 +39,15 @@ def validate(planned: Plan, params: Any, seed: Any, step: int) -> dict[str, floa
     return found
 
 
-def finish(planned: Plan, folder: RunFolder, state: Any, say: Callable[[str], None]) -> None:
+def finish(planned: Plan, folder: RunDir, state: Any, say: Callable[[str], None]) -> None:
     """Prints the validation, some examples and the places; draws the curves. Process 0 does, with the others' help."""
-    recipe, records = planned.recipe, read(folder.path) if first() else [{}]
-    if not agreed(lambda: any(name.startswith("validation/") for name in records[-1])):
+    recipe, records = planned.recipe, read(folder.path) if is_main() else [{}]
+    if not broadcast(lambda: any(name.startswith("validation/") for name in records[-1])):
         records[-1] |= validate(planned, state.params, planned.number(recipe.seed), recipe.steps)
     if jax.process_count() > 1:
         # One process decodes, so it needs all of each parameter.
         state = state.replace(params=process_allgather(state.params, tiled=True))
-    if not first():
+    if not is_main():
         return
     lines = ["", "validation", *(INDENT + line for line in _validation_lines(records[-1]))]
     baseline = None

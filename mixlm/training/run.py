@@ -6,10 +6,10 @@ from typing import Any
 import jax
 
 from mixlm.checkpoints.manager import Checkpoints
-from mixlm.checkpoints.run_dir import RunFolder
-from mixlm.checkpoints.warm_start import origin_of
+from mixlm.checkpoints.run_dir import RunDir
+from mixlm.checkpoints.warm_start import find_warm_start
 from mixlm.errors import NotHere, UserError
-from mixlm.parallel.processes import after_first, agreed, check_same, first, peers
+from mixlm.parallel.processes import broadcast, check_agreement, group, is_main, main_first
 from mixlm.perf.profiler import Profile
 from mixlm.recipe import Recipe
 from mixlm.training.loop import Loop, Say, kept
@@ -28,14 +28,14 @@ def keep_executables(folder: Path) -> None:
 def explain(recipe: Recipe, say: Say = print) -> None:
     """Says what a run would do, with examples of every objective, and trains nothing."""
     keep_executables(recipe.dataset.cache / "executables")
-    say = say if first() else _silent
+    say = say if is_main() else _silent
     try:
-        data = after_first(lambda: recipe.dataset.prepare(say))
+        data = main_first(lambda: recipe.dataset.prepare(say))
     except NotHere as missing:
         data = None
         say(str(missing))
-    begins = not Checkpoints(RunFolder(recipe.folder).checkpoints).latest()
-    planned = plan(recipe, data, origin=origin_of(recipe) if begins else None)
+    begins = not Checkpoints(RunDir(recipe.folder).checkpoints).latest()
+    planned = plan(recipe, data, origin=find_warm_start(recipe) if begins else None)
     try:
         for line in explanation(planned):
             say(line)
@@ -57,7 +57,7 @@ def train(recipe: Recipe, say: Say = print, profile: Profile | None = None) -> N
         )
     signals = Signals()
     with signals.awaited():
-        _train(recipe, say if first() else _silent, signals, profile)
+        _train(recipe, say if is_main() else _silent, signals, profile)
 
 
 def _silent(_: str) -> None:
@@ -65,25 +65,25 @@ def _silent(_: str) -> None:
 
 
 def _train(recipe: Recipe, say: Say, signals: Signals, profile: Profile | None) -> None:
-    folder, identity = RunFolder(recipe.folder), recipe.identity()
-    check_same(identity)
-    agreed(lambda: folder.check(identity))
-    began = agreed(lambda: folder.held().get("began"))
+    folder, identity = RunDir(recipe.folder), recipe.identity()
+    check_agreement(identity)
+    broadcast(lambda: folder.check(identity))
+    began = broadcast(lambda: folder.read_identity().get("began"))
     checkpoints = Checkpoints(folder.checkpoints, recipe.keep, recipe.best_metric, recipe.keep_best, recipe.keep_period)
 
     def stands() -> str:
         return kept(checkpoints.written(), folder)
 
-    signals.stands = peers().kept = stands
+    signals.stands = group().describe_kept = stands
     latest = checkpoints.latest() or 0
     if profile is not None and recipe.train_steps is not None:
         profile.check(latest, recipe.train_steps)
     if recipe.train_steps is not None and _finished(recipe.train_steps, latest, folder, say):
         return
     keep_executables(recipe.dataset.cache / "executables")
-    origin = None if latest else origin_of(recipe, began)
-    check_same({"INIT_FROM": "no run" if origin is None else origin.name})
-    planned = plan(recipe, after_first(lambda: recipe.dataset.prepare(say)), latest, origin)
+    origin = None if latest else find_warm_start(recipe, began)
+    check_agreement({"INIT_FROM": "no run" if origin is None else origin.name})
+    planned = plan(recipe, main_first(lambda: recipe.dataset.prepare(say)), latest, origin)
     recipe = planned.recipe
     try:
         if profile is not None:
@@ -91,15 +91,15 @@ def _train(recipe: Recipe, say: Say, signals: Signals, profile: Profile | None) 
         if _finished(recipe.steps, latest, folder, say):
             return
         identity |= planned.fingerprints
-        check_same(identity)
-        agreed(lambda: folder.check(identity))
+        check_agreement(identity)
+        broadcast(lambda: folder.check(identity))
         if (place := began if origin is None else origin.name) is not None:
             identity |= {"began": place}
         for line in summary(planned):
             say(line)
         # An origin that does not fit leaves no trace.
         begun = None if latest else _begun(planned, began)
-        agreed(lambda: folder.claim(identity, recipe.config))
+        broadcast(lambda: folder.acquire(identity, recipe.config))
         folder.check_shared()
         restored = checkpoints.restore(planned.state)
         if restored is not None:
@@ -109,7 +109,7 @@ def _train(recipe: Recipe, say: Say, signals: Signals, profile: Profile | None) 
         with folder.written(stands):
             if done < recipe.steps:
                 # A longer run's report is not the shorter one's.
-                agreed(folder.remove_report)
+                broadcast(folder.remove_report)
                 state = Loop(planned, folder, checkpoints, say, signals, profile).run(done, state, note)
             if state is not None:
                 finish(planned, folder, state, say)
@@ -122,8 +122,8 @@ def _train(recipe: Recipe, say: Say, signals: Signals, profile: Profile | None) 
             folder.release()
 
 
-def _finished(steps: int, latest: int, folder: RunFolder, say: Say) -> bool:
-    if not agreed(lambda: latest >= steps and folder.curves.exists()):
+def _finished(steps: int, latest: int, folder: RunDir, say: Say) -> bool:
+    if not broadcast(lambda: latest >= steps and folder.curves.exists()):
         return False
     say(f"{folder.path} has finished its {steps} steps; its curves are in {folder.curves}.")
     return True
@@ -132,7 +132,7 @@ def _finished(steps: int, latest: int, folder: RunFolder, say: Say) -> bool:
 def _begun(planned: Plan, began: str | None) -> tuple[int, Any, dict[str, Any]]:
     """The steps that are done, the state and its checkpoint's note, afresh or as the run's origin has them."""
     # All checkpoints of its own may have been found torn only now.
-    origin = planned.origin or origin_of(planned.recipe, began)
+    origin = planned.origin or find_warm_start(planned.recipe, began)
     if origin is None:
         return 0, planned.create(), {}
     return origin.first, origin.state(planned.create, planned.state), origin.note()

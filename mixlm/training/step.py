@@ -36,7 +36,7 @@ class TrainState(struct.PyTreeNode):
 
 
 @dataclass(frozen=True)
-class Step:
+class TrainStep:
     """`step(state, batch, seed, objective)`: one update, the objective a static argument.
 
     Microbatches are exact: each term is its total over all of them divided by its count over all of them. The counts

@@ -20,7 +20,7 @@ from mixlm.training.traced_hparams import with_numbers, without_numbers
 
 
 @dataclass(frozen=True)
-class Validation:
+class ValidationStep:
     """`validation(params, batch, seed, index, step, band_of, objective)`: the terms of batch `index` after `step`.
 
     `band_of` [V] holds the frequency band of every token; `bands` are the bands' shares, from the most frequent on.
@@ -90,8 +90,8 @@ def mean_terms(batches: Iterable[dict[str, Term]]) -> dict[str, float]:
 def unigram_entropy(objective: Any, batches: Iterable[Mapping[str, Any]], seed: int, step: int = 0) -> float | None:
     """What the best model without context pays for the validation targets, in nats a token: their entropy.
 
-    The targets are those that `Validation` scores, with the same noise; None for an objective that needs networks to
-    make them.
+    The targets are those that `ValidationStep` scores, with the same noise; None for an objective that needs
+    networks to make them.
     """
     if not isinstance(objective, RowObjective):
         return None

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mixlm.checkpoints.run_dir import RunFolder
+from mixlm.checkpoints.run_dir import PLAIN_TEXT, RunDir
 from mixlm.errors import UserError
 
 MINE = {"seed": "0", "networks": "{'model': EncoderDecoder( emb_dim = 16 mlp_dim = 32 )}", "train_steps": "600"}
@@ -22,20 +22,20 @@ def contents(path: Path) -> dict[str, tuple[bytes, int]]:
 
 @pytest.fixture
 def claimed(tmp_path):
-    folder = RunFolder(tmp_path / "run")
-    folder.claim(MINE, "SEED = 0\n")
+    folder = RunDir(tmp_path / "run")
+    folder.acquire(MINE, "SEED = 0\n")
     yield folder
     folder.release()
 
 
 def test_a_run_finds_its_own_folder_again(claimed):
     claimed.check(dict(reversed(MINE.items())))
-    assert json.loads(claimed.recipe.read_text()) == MINE
+    assert json.loads(claimed.recipe.read_text()) == MINE | PLAIN_TEXT
     assert claimed.config.read_text() == "SEED = 0\n"
 
 
 def test_a_second_start_writes_its_own_config_and_leaves_no_scraps(claimed):
-    claimed.claim(MINE, "LOG_PERIOD = 3\n")
+    claimed.acquire(MINE, "LOG_PERIOD = 3\n")
     assert claimed.config.read_text() == "LOG_PERIOD = 3\n"
     assert sorted(contents(claimed.path)) == [".lock", "config.gin", "recipe.json"]
 
@@ -51,7 +51,7 @@ def test_a_second_start_writes_its_own_config_and_leaves_no_scraps(claimed):
 def test_another_recipes_folder_is_an_error_that_names_what_differs(claimed, change, named):
     before = contents(claimed.path)
     with pytest.raises(UserError) as caught:
-        RunFolder(claimed.path).check(MINE | change)
+        RunDir(claimed.path).check(MINE | change)
     assert str(claimed.path) in str(caught.value) and f"with {named};" in str(caught.value)
     assert contents(claimed.path) == before
 
@@ -66,7 +66,7 @@ def test_a_long_field_is_shown_where_it_differs(claimed):
 
 
 def test_a_field_that_this_version_does_not_know_differs(claimed):
-    claimed.claim(MINE | {"clipping": "1.0"}, "")
+    claimed.acquire(MINE | {"clipping": "1.0"}, "")
     with pytest.raises(UserError, match=r"clipping 1\.0 instead of none"):
         claimed.check(MINE)
 
@@ -75,21 +75,21 @@ def test_a_folder_with_foreign_files_is_an_error(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
     before = contents(tmp_path)
     with pytest.raises(UserError, match=r"is no run's folder .*choose another MODEL_DIR"):
-        RunFolder(tmp_path).check(MINE)
+        RunDir(tmp_path).check(MINE)
     assert contents(tmp_path) == before
 
 
 def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match="is no run's folder"):
-        RunFolder(tmp_path / "file").check(MINE)
+        RunDir(tmp_path / "file").check(MINE)
     assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_checking_makes_nothing(tmp_path):
-    RunFolder(tmp_path / "a" / "b").check(MINE)
+    RunDir(tmp_path / "a" / "b").check(MINE)
     (tmp_path / "empty").mkdir()
-    RunFolder(tmp_path / "empty").check(MINE)
+    RunDir(tmp_path / "empty").check(MINE)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["empty"]
 
 
@@ -105,4 +105,4 @@ def test_a_damaged_recipe_is_an_error(claimed, text):
 def test_a_place_that_cannot_be_written_to_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written to"):
-        RunFolder(tmp_path / "file" / "run").claim(MINE, "")
+        RunDir(tmp_path / "file" / "run").acquire(MINE, "")

@@ -12,10 +12,10 @@ from support.decoder_runs import recipe as decoder_recipe
 from support.runs import DEVICES, SIZE, Killed, assert_same, begun, final_state, lines, recipe
 
 from mixlm.checkpoints import from_t5x
-from mixlm.checkpoints.load import restored
+from mixlm.checkpoints.load import load_params
 from mixlm.checkpoints.manager import Checkpoints
-from mixlm.checkpoints.run_dir import RunFolder
-from mixlm.checkpoints.warm_start import origin_of
+from mixlm.checkpoints.run_dir import RunDir
+from mixlm.checkpoints.warm_start import find_warm_start
 from mixlm.errors import UserError
 from mixlm.models.t5 import EncoderDecoder
 from mixlm.models.t5_decoder import DecoderOnly
@@ -180,7 +180,7 @@ def test_what_cannot_be_gone_on_with_is_one_sentence_and_leaves_no_trace(late, c
         assert "\n" not in str(error.value)
         assert not made.folder.exists()
     # With the parameters alone, other data are no matter.
-    assert origin_of(forked(corpus, tmp_path, init_from=f"{late.folder}@4", init_optimizer=False)).first == 0
+    assert find_warm_start(forked(corpus, tmp_path, init_from=f"{late.folder}@4", init_optimizer=False)).first == 0
 
 
 def test_training_in_a_checkpoint_is_refused(late, corpus):
@@ -193,8 +193,8 @@ def first(corpus, place):
     """A run of span corruption alone, with neither a generator nor a head, that has only begun."""
     model = {"model": EncoderDecoder(**SIZE, num_encoder_layers=1, num_decoder_layers=1)}
     made = recipe(corpus, place / "spans", networks=model, curriculum=Curriculum((Stage(0, SPANS),)), seed=5)
-    folder, checkpoints = RunFolder(made.folder), Checkpoints(made.folder / "checkpoints")
-    folder.claim(made.identity(), "")
+    folder, checkpoints = RunDir(made.folder), Checkpoints(made.folder / "checkpoints")
+    folder.acquire(made.identity(), "")
     folder.release()
     checkpoints.save(2, initial_state(dict(made.modules), made.optimizer, made.seed, made.partitioning.mesh())[0]())
     checkpoints.close()
@@ -214,11 +214,11 @@ def test_networks_that_are_not_needed_stay_behind(late, corpus, place):
     model = {"model": late.networks["model"]}
     spans = Curriculum((Stage(0, SPANS),))
     state = begun(recipe(corpus, place / "x", init_from=f"{late.folder}@2", networks=model, curriculum=spans))[1]
-    step, found = restored(recipe(corpus, f"{late.folder}@2", curriculum=until(6)), ("model",))
+    step, found = load_params(recipe(corpus, f"{late.folder}@2", curriculum=until(6)), ("model",))
     assert step == 2
     assert_same(state.params, found)
     assert state.step == 0
-    different = restored(late, ("model",))[1]["model"]
+    different = load_params(late, ("model",))[1]["model"]
     assert any((np.asarray(a) != b).any() for a, b in zip(jax.tree.leaves(different), jax.tree.leaves(found["model"])))
 
 
@@ -227,12 +227,12 @@ def test_a_run_that_shares_no_network_is_refused(late, corpus, tmp_path):
         corpus, tmp_path / "run", init_from=str(late.folder), curriculum=Curriculum((Stage(0, CAUSAL),)),
         networks={"model": small()["model"], "other": small()["model"]},
     )  # fmt: skip
-    assert origin_of(made).afresh == ("other",)
+    assert find_warm_start(made).afresh == ("other",)
     alone = {"generator_2": small()["model"]}
     with pytest.raises(
         UserError, match=r"none of this run's networks \(generator_2\), only generator, model, rtd_head"
     ):
-        origin_of(_renamed(made, alone))
+        find_warm_start(_renamed(made, alone))
 
 
 def _renamed(made, networks):
@@ -253,7 +253,7 @@ def test_the_best_checkpoint_stays_and_is_named(corpus, place, tmp_path):
     assert kept == sorted({best, 6})
     assert f"Best is step {best}, with {values[best]:.4f} of causal: {made.folder}@best." in said
     scored = decoder_recipe(corpus, f"{made.folder}@best", best_metric="causal")
-    assert restored(scored)[0] == best
+    assert load_params(scored)[0] == best
     usual = {"train_steps": 6, "best_metric": "causal", "validation": (CAUSAL, MASKED)}
     for change, sentence in (
         (

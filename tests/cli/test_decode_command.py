@@ -10,7 +10,7 @@ import pytest
 from flax.core import meta
 
 from mixlm.checkpoints.manager import Checkpoints
-from mixlm.checkpoints.run_dir import RunFolder
+from mixlm.checkpoints.run_dir import RunDir
 from mixlm.cli import decode
 from mixlm.decoding.select import way_of
 from mixlm.decoding.strategies import Autoregressive, Masked, Spans, Unrolled
@@ -40,8 +40,8 @@ def run_of(corpus, tmp_path_factory):
             module = recipe.networks["model"]
             params = meta.unbox(jax.jit(module.init)(jax.random.key(1), *module.inputs())["params"])
             params = jax.tree.map(lambda leaf: 2.0 * jnp.asarray(leaf), params)
-            run = RunFolder(folder)
-            run.claim(recipe.identity(), "")
+            run = RunDir(folder)
+            run.acquire(recipe.identity(), "")
             run.release()
             checkpoints = Checkpoints(run.checkpoints)
             checkpoints.save(4, {"params": {"model": params}})

@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from mixlm.checkpoints.manager import Checkpoints
-from mixlm.checkpoints.run_dir import RunFolder
+from mixlm.checkpoints.run_dir import RunDir
 from mixlm.cli import evaluate
 from mixlm.gin_config.build import configured, operative_config
 from mixlm.gin_config.flags import parse_flags, run_or_explain_error
@@ -96,8 +96,8 @@ def run_of(arguments):
     """Makes a run's folder with the checkpoint of step 7, without training."""
     recipe = configured(parse_flags(arguments, ""), Recipe)
     data = recipe.dataset.prepare(lambda _: None)
-    folder = RunFolder(recipe.folder)
-    folder.claim(recipe.identity() | {"vocabulary": data.vocabulary.fingerprint}, operative_config())
+    folder = RunDir(recipe.folder)
+    folder.acquire(recipe.identity() | {"vocabulary": data.vocabulary.fingerprint}, operative_config())
     create, _ = initial_state(dict(recipe.modules), recipe.optimizer, recipe.seed, recipe.partitioning.mesh())
     checkpoints = Checkpoints(folder.checkpoints)
     checkpoints.save(7, create())

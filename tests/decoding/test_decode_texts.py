@@ -7,7 +7,7 @@ from flax.core import meta
 from support.small_run import recipe as small_recipe
 
 from mixlm.checkpoints.manager import Checkpoints
-from mixlm.checkpoints.run_dir import RunFolder
+from mixlm.checkpoints.run_dir import RunDir
 from mixlm.decoding.run import decode_texts
 from mixlm.decoding.text import text_of
 from mixlm.errors import UserError
@@ -22,8 +22,8 @@ def recipe(corpus, tmp_path_factory):
     made = small_recipe(str(corpus), str(folder))
     module = made.networks["model"]
     params = meta.unbox(jax.jit(module.init)(jax.random.key(1), *module.inputs())["params"])
-    run = RunFolder(folder)
-    run.claim(made.identity(), "")
+    run = RunDir(folder)
+    run.acquire(made.identity(), "")
     run.release()
     checkpoints = Checkpoints(run.checkpoints)
     checkpoints.save(3, {"params": {"model": jax.tree.map(lambda leaf: 2.0 * jnp.asarray(leaf), params)}})

@@ -23,7 +23,7 @@ from mixlm.optim.optimizer import Optimizer
 from mixlm.parallel.mesh import Partitioning
 from mixlm.schedules import Constant
 from mixlm.tokens import TokenIds
-from mixlm.training.step import Step, initial_state
+from mixlm.training.step import TrainStep, initial_state
 
 TINY = {"vocab_size": 96, "emb_dim": 32, "num_heads": 4, "head_dim": 8, "mlp_dim": 64, "dtype": "bfloat16"}
 NETWORKS = {
@@ -79,7 +79,7 @@ def test_a_step_in_bfloat16_keeps_a_float32_state(rule):
     mesh = Partitioning().mesh(jax.devices()[:1])
     modules = {"model": NETWORKS["llama"]}
     _, shapes = initial_state(modules, optimizer, 0, mesh)
-    step = Step(tuple(modules.items()), optimizer, microbatches=2)
+    step = TrainStep(tuple(modules.items()), optimizer, microbatches=2)
     batch = {"tokens": jax.ShapeDtypeStruct((2, 8), np.int32)}
     after, figures = jax.eval_shape(lambda *given: step(*given, Causal(tokens)), shapes, batch, jnp.int32(0))
     same = jax.tree.map(lambda a, b: a.shape == b.shape and a.dtype == b.dtype, after, shapes)

@@ -6,7 +6,7 @@ import pytest
 from support.decoder_runs import recipe
 from support.runs import DEVICES, SIZE, begun, final_state, lines
 
-from mixlm.checkpoints.load import restored
+from mixlm.checkpoints.load import load_params
 from mixlm.errors import UserError
 from mixlm.models.layer_stack import Execution
 from mixlm.models.t5_decoder import DecoderOnly
@@ -70,8 +70,8 @@ def test_each_begins_with_what_the_other_has_learnt(runs, corpus, tmp_path):
 
 def test_either_network_reads_either_run(runs, corpus):
     plain, scanned = runs
-    equal(restored(made(corpus, plain.folder, SCANNED))[1]["model"], stack_layers(params_of(plain)))
-    equal(restored(made(corpus, scanned.folder, PLAIN))[1]["model"], unstack_layers(params_of(scanned)))
+    equal(load_params(made(corpus, plain.folder, SCANNED))[1]["model"], stack_layers(params_of(plain)))
+    equal(load_params(made(corpus, scanned.folder, PLAIN))[1]["model"], unstack_layers(params_of(scanned)))
 
 
 def test_a_state_is_not_taken_over_into_another_layout(runs, corpus, tmp_path):

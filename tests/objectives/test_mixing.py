@@ -34,7 +34,7 @@ from mixlm.parallel.mesh import Partitioning, batch_sharding
 from mixlm.rng import random_row_order, row_keys
 from mixlm.schedules import Constant, Piecewise
 from mixlm.tokens import TokenIds
-from mixlm.training.step import Step, TrainState
+from mixlm.training.step import TrainState, TrainStep
 
 VOCAB = 20
 TOKENS = TokenIds(VOCAB, mask=3, bos=4, sentinels=3)
@@ -262,7 +262,7 @@ def test_microbatches_change_nothing(share):
         optimizer = Optimizer(AdamW(), Constant(0.01))
         params = {"model": random_params()}
         state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
-        return jax.jit(partial(Step((("model", NETWORK),), optimizer, microbatches), objective=objective))(
+        return jax.jit(partial(TrainStep((("model", NETWORK),), optimizer, microbatches), objective=objective))(
             state, batch, jnp.asarray(0)
         )
 
@@ -386,7 +386,7 @@ def test_a_mix_in_blocks_is_the_mix(losses, microbatches: int, monkeypatch):
     def stepped():
         params = {"model": random_params()}
         state = TrainState(STEP, params, optimizer.init(params))
-        step = jax.jit(lambda *given: Step(modules, optimizer, microbatches)(*given, mix))
+        step = jax.jit(lambda *given: TrainStep(modules, optimizer, microbatches)(*given, mix))
         return step(state, text(8, 9), jnp.int32(0))
 
     wanted = stepped()

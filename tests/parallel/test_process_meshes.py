@@ -11,7 +11,7 @@ from jax._src.clusters import cloud_tpu_cluster
 from support.process_runs import DEVICES, STOPPED, Run, assert_equal_runs, at_step
 from support.small_run import recipe
 
-from mixlm.parallel.processes import Place, place
+from mixlm.parallel.processes import ProcessSpec, process_spec
 from mixlm.training import run as loop
 
 # Says which rows of which step a process asks its data for.
@@ -127,20 +127,20 @@ HOSTS = "a:0:10.0.0.1,b:1:10.0.0.2,c:2:10.0.0.3,d:3:10.0.0.4"
 def test_the_same_command_on_every_host_of_a_pod_is_one_run(pod):
     for worker in range(4):
         pod |= {"agent-worker-number": str(worker), "worker-network-endpoints": HOSTS, "tpu-env": "ZONE: 'here'"}
-        assert place() == Place("10.0.0.1:8482", 4, worker)
+        assert process_spec() == ProcessSpec("10.0.0.1:8482", 4, worker)
     # The flags still have the last word.
-    assert place("elsewhere:7", 2, 1) == Place("elsewhere:7", 2, 1)
+    assert process_spec("elsewhere:7", 2, 1) == ProcessSpec("elsewhere:7", 2, 1)
 
 
 def test_several_slices_are_one_run(pod):
     slices = "MEGASCALE_NUM_SLICES: '2'\nMEGASCALE_SLICE_ID: '1'\nMEGASCALE_COORDINATOR_ADDRESS: '10.0.9.9:8081'"
     pod |= {"agent-worker-number": "3", "worker-network-endpoints": HOSTS, "tpu-env": slices}
-    assert place() == Place("10.0.9.9:8482", 8, 7)
+    assert process_spec() == ProcessSpec("10.0.9.9:8482", 8, 7)
 
 
 def test_a_host_of_its_own_stands_alone(pod):
     pod |= {"agent-worker-number": "0", "worker-network-endpoints": "a:0:10.0.0.1", "tpu-env": ""}
-    assert place() is None
+    assert process_spec() is None
 
 
 def test_a_pod_of_kubernetes_is_one_run(pod, monkeypatch):
@@ -148,4 +148,4 @@ def test_a_pod_of_kubernetes_is_one_run(pod, monkeypatch):
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "10.0.0.5,10.0.0.6")
     monkeypatch.setenv("TPU_WORKER_ID", "1")
     pod["tpu-env"] = ""
-    assert place() == Place("10.0.0.5:8482", 2, 1)
+    assert process_spec() == ProcessSpec("10.0.0.5:8482", 2, 1)

@@ -16,10 +16,10 @@ from support.runs import lines
 from support.small_run import recipe
 
 from mixlm.errors import UserError
-from mixlm.parallel import wire
+from mixlm.parallel import control_channel
 from mixlm.parallel.mesh import aligned_run
-from mixlm.parallel.peers import LOST, Alone, Peers
-from mixlm.parallel.processes import Place, after_first, agreed, place
+from mixlm.parallel.process_group import LOST, ProcessGroup, SingleProcess
+from mixlm.parallel.processes import ProcessSpec, broadcast, main_first, process_spec
 from mixlm.training import run as loop
 
 
@@ -126,25 +126,25 @@ STOPPED_WIRES = []  # Kept, since what an event loop leaves open warns when it i
 
 @pytest.fixture(autouse=True)
 def wires_stop_with_their_test(monkeypatch):
-    """No wire goes on in the background of other tests."""
-    made, begin = [], wire.Wire.__init__
+    """No control channel goes on in the background of other tests."""
+    made, begin = [], control_channel.ControlChannel.__init__
 
     def noted(self, *given):
         begin(self, *given)
         made.append(self)
 
-    monkeypatch.setattr(wire.Wire, "__init__", noted)
+    monkeypatch.setattr(control_channel.ControlChannel, "__init__", noted)
     yield
     for each in made:
         each._loop.call_soon_threadsafe(each._loop.stop)
     STOPPED_WIRES.extend(made)
 
 
-def group(count: int, left: list | None = None) -> list[Peers]:
-    """Peers of one run, all in this process, connected; their threads outlive the test, and must not end it."""
+def group(count: int, left: list | None = None) -> list[ProcessGroup]:
+    """ProcessGroup of one run, all in this process, connected; their threads outlive the test, and must not end it."""
     coordinator, leave = f"127.0.0.1:{free_port()}", (left if left is not None else []).append
-    found = [Peers(coordinator, count, index, leave) for index in range(count)]
-    together(*(peer.wire.open for peer in found))
+    found = [ProcessGroup(coordinator, count, index, leave) for index in range(count)]
+    together(*(peer.channel.open for peer in found))
     return found
 
 
@@ -174,7 +174,8 @@ def test_all_get_what_the_first_decides():
     for value in (None, 7, "a", [[3, "torn"]], {"seed": "0"}):
         wanted = [value, "mine", "mine"]
         assert (
-            together(*(partial(peer.agreed, partial(wanted.__getitem__, peer.index)) for peer in here)) == [value] * 3
+            together(*(partial(each.broadcast, partial(wanted.__getitem__, each.index)) for each in here))
+            == [value] * 3
         )
     together(*(peer.finish for peer in here))
 
@@ -192,29 +193,29 @@ def test_all_stop_after_the_same_step_whoever_is_asked_and_however_far_each_is(d
     def steps(index):
         peer = here[index]
         peer.begin(begun)
-        while peer.may_go_on(done[index]):
+        while peer.may_step(done[index]):
             with change:
                 done[index] += 1
                 change.notify_all()
                 # A step's figures are there when all have begun it.
                 assert change.wait_for(lambda: min(done) >= done[index] - 1, 20)
             if index == asked and done[index] == begun + when:
-                peer.ask_to_stop("SIGTERM")
+                peer.request_stop("SIGTERM")
         return done[index]
 
     stopped = together(*(lambda i=index: steps(i) for index in range(count)))
     assert len(set(stopped)) == 1 and begun + when <= stopped[0] <= begun + when + 200
-    assert {peer.asked for peer in here} == {f"SIGTERM to process {asked}"}
+    assert {peer.stop_reason for peer in here} == {f"SIGTERM to process {asked}"}
     together(*(peer.finish for peer in here))
 
 
 def test_alone_stops_at_once():
-    here = Alone()
+    here = SingleProcess()
     here.begin(3)
-    assert here.may_go_on(3)
-    here.ask_to_stop("SIGINT")
-    assert not here.may_go_on(4) and here.asked == "SIGINT"
-    assert agreed(lambda: 5) == 5 and after_first(lambda: 6) == 6
+    assert here.may_step(3)
+    here.request_stop("SIGINT")
+    assert not here.may_step(4) and here.stop_reason == "SIGINT"
+    assert broadcast(lambda: 5) == 5 and main_first(lambda: 6) == 6
 
 
 def test_a_mistake_of_one_is_said_by_all(left, capsys):
@@ -225,46 +226,46 @@ def test_a_mistake_of_one_is_said_by_all(left, capsys):
 
 
 def test_a_silent_process_is_given_up(left, capsys, monkeypatch):
-    monkeypatch.setattr(wire, "BEAT", 0.05)
+    monkeypatch.setattr(control_channel, "BEAT", 0.05)
     here = group(2, left)
     # Its machine hangs: the line stays open, and nothing comes.
-    here[1].wire._loop.call_soon_threadsafe(threading.Event().wait, 3)
+    here[1].channel._loop.call_soon_threadsafe(threading.Event().wait, 3)
     assert awaited(left, 1)[0] == LOST
     assert "Process 1 of 2 is gone: nothing was heard of it for 1 s" in capsys.readouterr().err
 
 
 def test_who_does_not_come_is_named():
-    here = Peers(f"127.0.0.1:{free_port()}", 3, 0)
+    here = ProcessGroup(f"127.0.0.1:{free_port()}", 3, 0)
     with pytest.raises(UserError, match=r"Processes 1, 2 have not come to 127.0.0.1:\d+ in 0 s"):
-        here.wire.open(0.1)
-    other = Peers(f"127.0.0.1:{free_port()}", 2, 1)
+        here.channel.open(0.1)
+    other = ProcessGroup(f"127.0.0.1:{free_port()}", 2, 1)
     with pytest.raises(UserError, match=r"Process 0 does not answer at 127.0.0.1:\d+ \(.+\)"):
-        other.wire.open(0.1)
+        other.channel.open(0.1)
 
 
 def test_a_port_that_is_taken_is_named():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        here = Peers(f"127.0.0.1:{taken.getsockname()[1]}", 2, 0)
+        here = ProcessGroup(f"127.0.0.1:{taken.getsockname()[1]}", 2, 0)
         with pytest.raises(UserError, match=r"cannot listen at .*Address already in use.*another port"):
-            here.wire.open()
+            here.channel.open()
 
 
 def test_a_process_that_is_there_twice_is_refused(left, capsys):
     coordinator = f"127.0.0.1:{free_port()}"
-    first, second, again = (Peers(coordinator, 3, index, left.append) for index in (0, 1, 1))
+    first, second, again = (ProcessGroup(coordinator, 3, index, left.append) for index in (0, 1, 1))
 
     def wait():
         # The third never comes.
         with contextlib.suppress(UserError):
-            first.wire.open(30)
+            first.channel.open(30)
 
     threading.Thread(target=wait, daemon=True).start()
-    second.wire.open()
-    again.wire.open()
-    third = Peers(coordinator, 2, 1, left.append)
-    third.wire.open()
+    second.channel.open()
+    again.channel.open()
+    third = ProcessGroup(coordinator, 2, 1, left.append)
+    third.channel.open()
     assert awaited(left, 2) == [2, 2]
     errors = capsys.readouterr().err
     assert "Two processes were started as process 1 of 3" in errors
@@ -281,35 +282,35 @@ def test_a_process_that_is_there_twice_is_refused(left, capsys):
 )
 def test_half_a_place_is_a_mistake(given, words):
     with pytest.raises(UserError, match=words):
-        place(**given)
+        process_spec(**given)
 
 
 def test_a_coordinator_needs_a_port():
     with pytest.raises(UserError, match="'host' is not HOST:PORT"):
-        Peers("host", 2, 0)
+        ProcessGroup("host", 2, 0)
 
 
 def test_the_place_comes_from_flags_or_the_environment_or_the_cluster(monkeypatch):
-    assert place() is None
-    assert place("host:1", 1, 0) is None
-    assert place("host:1", 2, 1) == Place("host:1", 2, 1)
+    assert process_spec() is None
+    assert process_spec("host:1", 1, 0) is None
+    assert process_spec("host:1", 2, 1) == ProcessSpec("host:1", 2, 1)
     with monkeypatch.context() as patch:
         for name, value in (("COORDINATOR_ADDRESS", "h:2"), ("NUM_PROCESSES", "4"), ("PROCESS_ID", "3")):
             patch.setenv(f"JAX_{name}", value)
-        assert place() == Place("h:2", 4, 3)
-        assert place(process=0) == Place("h:2", 4, 0)
+        assert process_spec() == ProcessSpec("h:2", 4, 3)
+        assert process_spec(process=0) == ProcessSpec("h:2", 4, 0)
         patch.setenv("JAX_PROCESS_ID", "second")
         with pytest.raises(UserError, match="JAX_PROCESS_ID must be a whole number, got 'second'"):
-            place()
+            process_spec()
     slurm = {"JOB_ID": "7", "STEP_NODELIST": "node[01-02]", "NTASKS": "8", "PROCID": "5", "LOCALID": "1"}
     for name, value in slurm.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
-    found = place()
+    found = process_spec()
     assert (found.processes, found.process, found.local_devices) == (8, 5, (1,))
     assert found.coordinator.startswith("node01:")
     # An allocation's shell is one task.
     monkeypatch.setenv("SLURM_NTASKS", "1")
-    assert place() is None
+    assert process_spec() is None
 
 
 @given(st.integers(1, 12).flatmap(lambda n: st.tuples(st.just(n), st.sets(st.integers(0, n - 1), min_size=1))))

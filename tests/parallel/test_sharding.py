@@ -28,7 +28,7 @@ from mixlm.models.t5_decoder import DecoderOnly
 from mixlm.parallel.mesh import Partitioning, batch_sharding, replicated
 from mixlm.perf.flops import matmul_flops
 from mixlm.rng import row_keys
-from mixlm.training.step import Step, initial_state
+from mixlm.training.step import TrainStep, initial_state
 
 SIZES = {"vocab_size": TOKENS.vocab_size, "emb_dim": 16, "num_heads": 2, "head_dim": 8, "mlp_dim": 32}
 MODULES = (
@@ -115,7 +115,7 @@ def traced(objective, modules, microbatches=1):
     seed = jax.ShapeDtypeStruct((), np.int32, sharding=replicated(ONE))
     # Donated as in a run: without it XLA would copy what the stage does not touch.
     step = jax.jit(
-        Step(modules, OPTIMIZER, microbatches).__call__,
+        TrainStep(modules, OPTIMIZER, microbatches).__call__,
         static_argnums=3,
         donate_argnums=0,
         compiler_options=COMPILE_QUICKLY,

@@ -30,7 +30,7 @@ from mixlm.perf.flops import flops_by_scope, matmul_flops
 from mixlm.rng import row_keys
 from mixlm.schedules import Constant
 from mixlm.tokens import TokenIds
-from mixlm.training.step import Step, initial_state
+from mixlm.training.step import TrainStep, initial_state
 
 TOKENS = TokenIds(vocab_size=64, mask=3, bos=4, sentinels=8)
 # 40 tokens: 6 of them noise, in 2 spans; so 34 + 2 + 1 are read and 6 + 2 + 1 said, and 5 of the 34 are masked.
@@ -126,7 +126,7 @@ def jaxpr(objective, modules, optimizer=ADAM, microbatches: int = 1):
     _, shapes = initial_state(dict(modules), optimizer, 0, ONE)
     rows = jax.ShapeDtypeStruct((ROWS, LENGTH), np.int32, sharding=batch_sharding(ONE))
     seed = jax.ShapeDtypeStruct((), np.int32, sharding=replicated(ONE))
-    step = jax.jit(Step(modules, optimizer, microbatches).__call__, static_argnums=3)
+    step = jax.jit(TrainStep(modules, optimizer, microbatches).__call__, static_argnums=3)
     return step.trace(shapes, {"tokens": rows}, seed, objective).jaxpr
 
 

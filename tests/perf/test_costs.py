@@ -21,7 +21,7 @@ from mixlm.parallel.mesh import Partitioning, batch_sharding, replicated
 from mixlm.perf.flops import matmul_flops
 from mixlm.schedules import Constant
 from mixlm.tokens import TokenIds
-from mixlm.training.step import Step, initial_state
+from mixlm.training.step import TrainStep, initial_state
 
 TOKENS = TokenIds(vocab_size=8192, mask=3, bos=4)
 MODULES = (("model", Llama(8192, emb_dim=128, num_heads=4, head_dim=32, mlp_dim=344, num_layers=4)),)
@@ -40,7 +40,7 @@ def flops(objective, length: int = 128) -> float:
     _, shapes = initial_state(dict(MODULES), OPTIMIZER, 0, ONE)
     rows = jax.ShapeDtypeStruct((4, length), np.int32, sharding=batch_sharding(ONE))
     seed = jax.ShapeDtypeStruct((), np.int32, sharding=replicated(ONE))
-    step = jax.jit(Step(MODULES, OPTIMIZER).__call__, static_argnums=3)
+    step = jax.jit(TrainStep(MODULES, OPTIMIZER).__call__, static_argnums=3)
     return matmul_flops(step.trace(shapes, {"tokens": rows}, seed, objective).jaxpr)
 
 

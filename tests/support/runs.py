@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from mixlm.checkpoints.manager import Checkpoints
-from mixlm.checkpoints.warm_start import origin_of
+from mixlm.checkpoints.warm_start import find_warm_start
 from mixlm.data.dataset import Dataset
 from mixlm.data.tasks import TextFiles, TextTask
 from mixlm.data.vocabulary import TrainedSentencePiece
@@ -76,7 +76,7 @@ class Killed(Exception):
 
 def begun(made):
     """What a run says of where it begins, and its first state, without its text."""
-    planned = loop.plan(made, None, origin=origin_of(made))
+    planned = loop.plan(made, None, origin=find_warm_start(made))
     try:
         return planned.origin.described(made.identity()), planned.origin.state(planned.create, planned.state)
     finally:

@@ -56,7 +56,7 @@ def recipe(corpus: str, folder: str, **changes):
 def main() -> None:
     asked = json.loads(sys.argv[1])
     where, driver = asked.pop("place", {}), asked.pop("driver", "")
-    from mixlm.parallel.processes import joined, place
+    from mixlm.parallel.processes import join, process_spec
     from mixlm.training import run as loop
 
     def say(line: str) -> None:
@@ -64,7 +64,7 @@ def main() -> None:
 
     exec(driver, {"loop": loop})
     made = recipe(**asked)
-    with joined(place(**where)):
+    with join(process_spec(**where)):
         loop.train(made, say)
 
 

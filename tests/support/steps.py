@@ -17,7 +17,7 @@ from mixlm.optim.optimizer import Optimizer
 from mixlm.parallel.mesh import Partitioning, batch_sharding, replicated
 from mixlm.schedules import Constant
 from mixlm.tokens import TokenIds
-from mixlm.training.step import Step, initial_state
+from mixlm.training.step import TrainStep, initial_state
 from support.xla import COMPILE_QUICKLY
 
 TOKENS = TokenIds(vocab_size=64, mask=3, sentinels=8)
@@ -75,7 +75,7 @@ def jitted(microbatches: int = 1, mesh=ONE, modules=MODULES):
     create, shapes = initial_state(dict(modules), OPTIMIZER, 0, mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
     step = jax.jit(
-        Step(modules, OPTIMIZER, microbatches).__call__,
+        TrainStep(modules, OPTIMIZER, microbatches).__call__,
         static_argnums=3,
         donate_argnums=0,
         out_shardings=(shardings, replicated(mesh)),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from support.runs import DEVICES, Killed, assert_same, final_state, lines, recipe
 
-from mixlm.checkpoints.run_dir import RunFolder
+from mixlm.checkpoints.run_dir import RunDir
 from mixlm.errors import UserError
 from mixlm.optim.adafactor import Adafactor
 from mixlm.optim.optimizer import Optimizer
@@ -178,8 +178,8 @@ def test_one_row_a_batch_is_enough(corpus, tmp_path):
 
 def test_a_folder_is_written_by_one_process(whole, corpus, tmp_path):
     made = recipe(corpus, tmp_path / "shared")
-    held = RunFolder(made.folder)
-    held.claim(made.identity(), "")
+    held = RunDir(made.folder)
+    held.acquire(made.identity(), "")
     with pytest.raises(UserError, match="another process"):
         loop.train(made, say=lambda _: None)
     held.release()

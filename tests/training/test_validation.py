@@ -11,7 +11,7 @@ from mixlm.losses.terms import Term
 from mixlm.network import bind
 from mixlm.objectives.causal import Causal
 from mixlm.rng import row_keys
-from mixlm.training.validation import Validation, band_labels, frequency_bands, mean_terms, unigram_entropy
+from mixlm.training.validation import ValidationStep, band_labels, frequency_bands, mean_terms, unigram_entropy
 
 NO_BANDS = jnp.zeros(TOKENS.vocab_size, jnp.int32)
 
@@ -20,7 +20,7 @@ def validation(rate: float, objective):
     """(the parameters, the jitted validation) of networks that drop at `rate` where they are given dropout noise."""
     networks = NETWORKS | {"model": Bag(rate), "generator": Bag(rate)}
     params = {name: module.init(jax.random.key(1), *module.inputs())["params"] for name, module in networks.items()}
-    run = jax.jit(Validation(tuple(networks.items())).__call__, static_argnums=6, compiler_options=COMPILE_QUICKLY)
+    run = jax.jit(ValidationStep(tuple(networks.items())).__call__, static_argnums=6, compiler_options=COMPILE_QUICKLY)
 
     def values(seed, index):
         batch = {"tokens": jnp.asarray(BATCHES[0]["tokens"])}
@@ -100,7 +100,7 @@ def test_the_bands_costs_are_those_of_their_tokens():
     batch = {"tokens": jnp.asarray(BATCHES[0]["tokens"])}
     counts = np.bincount(np.asarray(batch["tokens"]).ravel(), minlength=TOKENS.vocab_size)
     band_of = frequency_bands(counts, (0.6, 0.4))
-    run = Validation((("model", Bag(0.0)),), (0.6, 0.4))
+    run = ValidationStep((("model", Bag(0.0)),), (0.6, 0.4))
     terms = jax.jit(
         lambda: run(params, batch, jnp.int32(0), jnp.int32(0), jnp.int32(0), jnp.asarray(band_of), causal)
     )()

@@ -1,7 +1,7 @@
-"""The wire between the processes of a run: each has a line to process 0, on which the end of another is heard at once.
+"""Control channel between the processes of a run: one TCP connection to process 0 each, which reports a lost peer.
 
 JAX's own coordination traffic goes over the same port. JAX ends a process with a page of C++ traces as soon as its
-connection to process 0 breaks; a relay between the two keeps that connection open while we say what happened.
+connection to process 0 breaks; a relay between the two keeps that connection open while the cause is printed.
 """
 
 import asyncio
@@ -26,10 +26,10 @@ Message = dict[str, Any]
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-class Wire:
+class ControlChannel:
     """Carries messages (objects of JSON) between process 0 at `address` and each of the other processes.
 
-    `heard(sender, message)` and `gone(sender, why)` are called on the wire's own thread. `send` reaches every other
+    `heard(sender, message)` and `gone(sender, why)` are called on the channel's own thread. `send` reaches every other
     process from process 0, and process 0 from the others. Nothing that comes in is run or unpickled.
     """
 
@@ -46,22 +46,22 @@ class Wire:
             raise UserError(f"The coordinator's address {address!r} is not HOST:PORT.")
         self.address, self.host, self.port = address, host.strip("[]"), int(port)
         self.count, self.index = count, index
-        self._heard, self._gone = heard, gone
-        self._lines: dict[int, asyncio.StreamWriter] = {}
+        self._on_message, self._on_lost = heard, gone
+        self._writers: dict[int, asyncio.StreamWriter] = {}
         self._left: set[int] = set()
         self._all_here = threading.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         # A port of this machine alone: JAX's service in process 0, the relay to it in the others.
         self._local_port = _free_port()
-        threading.Thread(target=self._loop.run_forever, name="wire", daemon=True).start()
+        threading.Thread(target=self._loop.run_forever, name="control-channel", daemon=True).start()
 
     def open(self, arrival: float = ARRIVAL) -> str:
         """Returns when every process is here, with the address that JAX shall use; UserError after `arrival` s."""
         if self.index == 0:
             self._run(self._listen())
             self._all_here.wait(arrival)
-            missing = [str(index) for index in range(1, self.count) if index not in self._lines]
+            missing = [str(index) for index in range(1, self.count) if index not in self._writers]
             if missing:
                 named = f"Process {missing[0]} has" if len(missing) == 1 else f"Processes {', '.join(missing)} have"
                 raise UserError(f"{named} not come to {self.address} in {arrival:.0f} s: start it with this command.")
@@ -77,15 +77,15 @@ class Wire:
         self.soon(lambda: self._write(line))
 
     def _write(self, line: bytes) -> None:
-        for writer in self._lines.values():
+        for writer in self._writers.values():
             writer.write(line)
 
     def _close(self) -> None:
-        for writer in self._lines.values():
+        for writer in self._writers.values():
             writer.close()
 
     def soon(self, act: Callable[[], object], after: float = 0.0) -> None:
-        """Calls `act` on the wire's thread, `after` seconds from now."""
+        """Calls `act` on the channel's thread, `after` seconds from now."""
         self._loop.call_soon_threadsafe(lambda: self._loop.call_later(after, act) if after else act())
 
     def hang_up(self, seconds: float) -> None:
@@ -93,7 +93,7 @@ class Wire:
         if self.index:
             self.soon(self._close)
         until = time.monotonic() + seconds
-        while self.index == 0 and len(self._left) < len(self._lines) and time.monotonic() < until:
+        while self.index == 0 and len(self._left) < len(self._writers) and time.monotonic() < until:
             time.sleep(0.02)
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
@@ -127,8 +127,8 @@ class Wire:
                 await writer.drain()
                 writer.close()
                 return
-            self._lines[index] = writer
-            if len(self._lines) == self.count - 1:
+            self._writers[index] = writer
+            if len(self._writers) == self.count - 1:
                 self._all_here.set()
             await self._hear(index, reader)
 
@@ -138,7 +138,7 @@ class Wire:
             return f"Process 0 was started as one of {self.count} processes and this one as one of {count}."
         if not isinstance(index, int) or not 0 < index < self.count:
             return f"There is no process {index} of {self.count}."
-        return f"Two processes were started as process {index} of {self.count}." if index in self._lines else None
+        return f"Two processes were started as process {index} of {self.count}." if index in self._writers else None
 
     async def _call(self, until: float) -> None:
         """Another process: its line to process 0."""
@@ -150,7 +150,7 @@ class Wire:
             ) from None
         hello = {"process": self.index, "processes": self.count}
         writer.write(json.dumps(hello).encode() + b"\n")
-        self._lines[0] = writer
+        self._writers[0] = writer
         self._start(self._hear(0, reader))
 
     async def _relay_locally(self) -> None:
@@ -180,9 +180,9 @@ class Wire:
                 break
             silent = 0
             if len(line) > len(b"{}\n"):
-                self._heard(sender, json.loads(line))
+                self._on_message(sender, json.loads(line))
         self._left.add(sender)
-        self._gone(sender, why)
+        self._on_lost(sender, why)
 
     async def _beat(self) -> None:
         while True:

@@ -1,4 +1,4 @@
-"""The other processes of a run, as each one knows them: what is agreed, when to stop, and that one has ended."""
+"""The processes of a run as each one knows them: broadcast decisions, the common last step, the end of a peer."""
 
 import os
 import queue
@@ -9,50 +9,50 @@ from collections.abc import Callable
 from typing import Any
 
 from mixlm.errors import UserError
-from mixlm.parallel.wire import Message, Wire
+from mixlm.parallel.control_channel import ControlChannel, Message
 
 # sysexits.h, "temporary failure": the same command may succeed, so a scheduler may start it again.
 LOST = 75
 MISTAKE = 2
-HEARSAY = 1.0  # Ours: seconds after which the wire has surely told of a process that was killed.
+HEARSAY = 1.0  # Ours: seconds after which the channel has surely reported a process that was killed.
 FAREWELL = 10.0  # Ours: seconds that process 0 waits for the others to hang up.
 
 
-class Alone:
+class SingleProcess:
     """A run of one process."""
 
-    first = True
+    is_main = True
 
     def __init__(self) -> None:
-        self.kept: Callable[[], str] = str
-        self.asked: str | None = None
+        self.describe_kept: Callable[[], str] = str
+        self.stop_reason: str | None = None
 
-    def agreed(self, decide: Callable[[], Any]) -> Any:
-        """What this process decides."""
+    def broadcast(self, decide: Callable[[], Any]) -> Any:
+        """Returns `decide()`."""
         return decide()
 
     def begin(self, done: int) -> None:
-        """The loop begins, with `done` steps done; nobody has asked it to stop yet."""
-        self.asked = None
+        """Tells that the loop begins, with `done` steps done and no stop requested."""
+        self.stop_reason = None
 
-    def ask_to_stop(self, what: str) -> None:
-        """Makes `may_go_on` False; a signal's handler may call it."""
-        self.asked = what
+    def request_stop(self, what: str) -> None:
+        """Makes `may_step` False; a signal's handler may call it."""
+        self.stop_reason = what
 
-    def may_go_on(self, done: int) -> bool:
-        """Whether the loop, with `done` steps begun, may begin one more."""
-        return self.asked is None
+    def may_step(self, done: int) -> bool:
+        """True where the loop, with `done` steps begun, may begin one more."""
+        return self.stop_reason is None
 
 
-class Peers:
-    """One of several processes. What is done here runs on the wire's thread, unless it says otherwise."""
+class ProcessGroup:
+    """One of several processes. Methods run on the channel's thread, unless it says otherwise."""
 
     def __init__(self, coordinator: str, count: int, index: int, leave: Callable[[int], object] = os._exit):
-        self.count, self.index, self.first = count, index, index == 0
-        self.kept: Callable[[], str] = lambda: "nothing was begun"
-        self.asked: str | None = None
+        self.count, self.index, self.is_main = count, index, index == 0
+        self.describe_kept: Callable[[], str] = lambda: "nothing was begun"
+        self.stop_reason: str | None = None
         self._exit = leave
-        self.wire = Wire(coordinator, count, index, self._heard, self._gone)
+        self.channel = ControlChannel(coordinator, count, index, self._heard, self._gone)
         self._decisions: queue.Queue[Any] = queue.Queue()
         self._change = threading.Condition()
         self._begun = 0
@@ -61,54 +61,54 @@ class Peers:
         self._finished: set[int] = set()
         self._ending = self._mistaken = False
 
-    def agreed(self, decide: Callable[[], Any]) -> Any:
-        """What process 0 decides (as JSON holds it); all processes must call this in the same order."""
-        if not self.first:
+    def broadcast(self, decide: Callable[[], Any]) -> Any:
+        """Returns what `decide` returns in process 0, a value of JSON; all processes call it in the same order."""
+        if not self.is_main:
             return self._decisions.get()
         value = decide()
-        self.wire.send({"agreed": value})
+        self.channel.send({"decision": value})
         return value
 
     def begin(self, done: int) -> None:
-        """The loop begins, with `done` steps done."""
+        """Tells that the loop begins, with `done` steps done."""
         with self._change:
             self._begun = done
 
-    def ask_to_stop(self, what: str) -> None:
+    def request_stop(self, what: str) -> None:
         """Makes every process stop after the same step; a signal's handler may call it."""
-        if self.first:
-            self.wire.soon(lambda: self._ask(f"{what} to process 0"))
+        if self.is_main:
+            self.channel.soon(lambda: self._ask(f"{what} to process 0"))
         else:
-            self.wire.send({"stop": what})
+            self.channel.send({"stop": what})
 
-    def may_go_on(self, done: int) -> bool:
-        """Whether the loop, with `done` steps begun, may begin one more; the main thread asks before each."""
+    def may_step(self, done: int) -> bool:
+        """True where the loop, with `done` steps begun, may begin one more; the main thread asks before each."""
         with self._change:
             # While they ask how far each has come, none may go on: the one that is ahead is where all stop.
-            self._change.wait_for(lambda: self.asked is None or self._last is not None)
+            self._change.wait_for(lambda: self.stop_reason is None or self._last is not None)
             if self._last is not None and done >= self._last:
                 return False
             self._begun = done + 1
             return True
 
     def _ask(self, what: str) -> None:
-        if self.asked is None:
-            self.wire.send({"ask": what})
+        if self.stop_reason is None:
+            self.channel.send({"ask": what})
             self._hold(what)
 
     def _hold(self, what: str) -> None:
         with self._change:
-            self.asked, begun = what, self._begun
-        if self.first:
+            self.stop_reason, begun = what, self._begun
+        if self.is_main:
             self._reach(0, begun)
         else:
-            self.wire.send({"reached": begun})
+            self.channel.send({"reached": begun})
 
     def _reach(self, sender: int, begun: int) -> None:
         self._reached[sender] = begun
         if len(self._reached) == self.count:
             last = max(self._reached.values())
-            self.wire.send({"last": last})
+            self.channel.send({"last": last})
             self._stop_after(last)
 
     def _stop_after(self, last: int) -> None:
@@ -118,7 +118,7 @@ class Peers:
 
     def _heard(self, sender: int, message: Message) -> None:
         ((what, value),) = message.items()
-        if what == "agreed":
+        if what == "decision":
             self._decisions.put(value)
         elif what == "stop":
             self._ask(f"{value} to process {sender}")
@@ -143,31 +143,31 @@ class Peers:
             self._leave(f"Process {index} of {self.count} is gone: {why}.", LOST)
 
     def _leave(self, why: str, code: int) -> None:
-        """Ends the process from the wire's thread: the main one may be held in a collective that will never end."""
+        """Ends the process from the channel's thread: the main one may be held in a collective that will never end."""
         # Where all make one mistake, each says it in its own words.
         if self._ending or (self._mistaken and code == MISTAKE):
             return
         self._ending = True
-        if self.first:
-            self.wire.send({"leave": [why, code]})
+        if self.is_main:
+            self.channel.send({"leave": [why, code]})
         try:
-            kept = self.kept() if code == LOST else ""
+            kept = self.describe_kept() if code == LOST else ""
         except (OSError, UserError):
             kept = "what was kept cannot be read"
         sentence = f"{why} {kept[0].upper()}{kept[1:]}; the same command goes on from there." if kept else why
         print(f"\nerror: {sentence}", file=sys.stderr, flush=True)
-        self.wire.soon(lambda: self._exit(code), after=0.2)
+        self.channel.soon(lambda: self._exit(code), after=0.2)
 
     def finish(self) -> None:
-        """Ends well, when all do; called by the main thread."""
-        if not self.first:
-            self.wire.send({"finished": None})
+        """Returns when all processes have finished; called by the main thread."""
+        if not self.is_main:
+            self.channel.send({"finished": None})
         with self._change:
-            self._change.wait_for(lambda: len(self._finished) == (self.count - 1 if self.first else 1))
+            self._change.wait_for(lambda: len(self._finished) == (self.count - 1 if self.is_main else 1))
         self._ending = True
-        if self.first:
-            self.wire.send({"finished": None})
-        self.wire.hang_up(FAREWELL)
+        if self.is_main:
+            self.channel.send({"finished": None})
+        self.channel.hang_up(FAREWELL)
 
     def fail(self, error: BaseException) -> int:
         """Tells the others why this process ends, and returns its exit code; the main thread calls it.
@@ -176,17 +176,17 @@ class Peers:
         """
         self._mistaken = isinstance(error, UserError)
         if not isinstance(error, KeyboardInterrupt):
-            # A collective fails when a process is killed; the wire knows which one it was.
+            # A collective fails when a process is killed; the channel knows which one it was.
             time.sleep(HEARSAY)
         if self._ending:
             threading.Event().wait()
         self._ending = True
         code, why = _reason(error)
-        if self.first:
-            self.wire.send({"leave": [f"Process 0 of {self.count} ended: {why}", code]})
+        if self.is_main:
+            self.channel.send({"leave": [f"Process 0 of {self.count} ended: {why}", code]})
         else:
-            self.wire.send({"ended": [why, code]})
-        self.wire.hang_up(FAREWELL)
+            self.channel.send({"ended": [why, code]})
+        self.channel.hang_up(FAREWELL)
         return code
 
 

@@ -17,9 +17,9 @@ _RECIPE_FLAGS = ("gin_file", "gin_search_paths", "text", "print_config", "explai
 _GENERAL = ("prompt", "prompt_file", "how", "max_tokens", "seed", "show_steps")
 _RECIPE_HELP = """
 The recipe's flags are those of `mixlm train`: --gin_file=NAME and --gin.NAME=value as the run was trained with,
---text=PATH, --gin_search_paths=A,B; --print_config prints the configuration and stops, --explain says what would run
+--text=PATH, --gin_search_paths=A,B; --print_config prints the configuration and stops, --explain describes the run
 and stops.
-A flag that the way of decoding does not read is an error.
+A flag that the decoding strategy does not read is an error.
 """
 
 
@@ -80,7 +80,7 @@ def _cost(continuation: Any) -> str:
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, Flags]:
-    """Returns (this script's flags, without those of a decoder that were not given; the recipe's flags)."""
+    """Returns (the flags of decoding, of which those of a strategy only if given; the flags of the recipe)."""
     parser = _parser()
     try:
         given, others = parser.parse_known_args(argv)
@@ -138,7 +138,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def prompts(given: argparse.Namespace) -> list[str]:
-    """The prompts of the command line and the file, or else standard input; UserError for none or an empty one."""
+    """Returns the prompts of the flags, or else of standard input; raises UserError for none or an empty one."""
     found = [(f"--prompt number {index + 1}", text) for index, text in enumerate(given.prompt)]
     if given.prompt_file is not None:
         found += _lines(given.prompt_file, _read(Path(given.prompt_file)))

@@ -11,8 +11,8 @@ from mixlm.gin_config.folder import recipe_names
 
 # The module of mixlm.cli that runs each command, the flags that it adds, and its line of help.
 _COMMANDS = {
-    "train": ("train", (), "train a recipe, or resume its run"),
-    "explain": ("train", ("--explain",), "say what a recipe would train, with examples, and stop"),
+    "train": ("train", (), "train a recipe, or resume a run"),
+    "explain": ("train", ("--explain",), "describe a run before training it, with examples"),
     "evaluate": ("evaluate", (), "score a run on held-out text and on minimal pairs"),
     "decode": ("decode", (), "continue prompts with a run"),
 }
@@ -58,7 +58,7 @@ def _run(argv: Sequence[str]) -> None:
 
 
 def usage() -> str:
-    """Returns one screen: the commands, an example of each, and the recipes that come with mixlm."""
+    """Returns the help of `mixlm`, one screen: commands, examples, and the recipes that come with it."""
     commands = "\n".join(f"  {name:<10}{text}" for name, (_, _, text) in _COMMANDS.items())
     return _USAGE.format(commands=commands, recipes=", ".join(recipe_names()))
 

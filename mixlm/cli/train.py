@@ -21,7 +21,7 @@ def main() -> None:
         alone(flags)
         import jax
 
-        # A TPU that is here is not to be taken, and one that is not here not waited for.
+        # Ahead-of-time compilation needs no device: a local TPU stays free for others.
         jax.config.update("jax_platforms", "cpu")
         from mixlm.training.aot import compile_ahead
 
@@ -41,8 +41,8 @@ def main() -> None:
 
 
 def alone(flags: Flags) -> None:
-    """Raises UserError where --aot stands beside a flag that it would leave without effect."""
+    """Raises UserError where --aot is given with a flag that it would ignore."""
     for name in ("explain", "profile", "coordinator", "processes", "process"):
-        # Process 0 is a process.
+        # --process=0 is given, too.
         if getattr(flags, name) is not None and getattr(flags, name) is not False:
             raise UserError(f"--aot compiles in this process alone and stops: leave --{name} out.")

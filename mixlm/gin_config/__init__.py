@@ -1,1 +1,1 @@
-"""gin files and flags to a Recipe; the only folder that imports gin."""
+"""From gin files and flags to a Recipe; the only folder that imports gin."""

@@ -1,4 +1,4 @@
-"""From flags to the value of a recipe: the program is read, checked whole, and then built by gin."""
+"""Builds a recipe from flags: the program is read, type-checked as a whole, and then built by gin."""
 
 import dataclasses
 import inspect
@@ -19,7 +19,7 @@ _WIDTH = 110
 
 @runtime_checkable
 class _KeepsConfig(Protocol):
-    """Is a Recipe, whose module is not imported for it: a mistake in a gin file is told before JAX is loaded."""
+    """A Recipe; its module is not imported here, so that a mistake in a gin file is reported before JAX is loaded."""
 
     def with_config(self, config: str) -> Any: ...
 
@@ -35,7 +35,7 @@ def configured(flags: Flags, entry: Callable[..., Any]) -> Any:
 def configured_all(flags: Flags, entries: Sequence[Callable[..., Any]], files: Sequence[str] = ()) -> list[Any]:
     """Returns what gin builds for each of `entries`, of which the first is the recipe.
 
-    `files` are gin files that a script brings along; they are read before those of the command line.
+    `files` are gin files that a command adds; they are read before those of the command line.
     """
     text = config_text(flags, entries[0], entries[1:], files)
     gin.clear_config()
@@ -52,10 +52,10 @@ def configured_all(flags: Flags, entries: Sequence[Callable[..., Any]], files: S
 def config_text(
     flags: Flags, entry: Callable[..., Any], others: Sequence[Callable[..., Any]] = (), files: Sequence[str] = ()
 ) -> str:
-    """Returns what the flags amount to as one gin text, macros first; this text is what `configured` gives to gin."""
+    """Returns the whole configuration as one gin text, macros first; `configured` parses exactly this text."""
     if not flags.gin_files:
         raise UserError(f"Which recipe? Name one with --gin_file=NAME: {_listed(recipes(entry))}.")
-    # A file of that name in the working folder is another one.
+    # Absolute, since a file of that name in the working directory would come first.
     own = tuple(str(GIN_FOLDER / name) for name in files)
     program = read((*own, *flags.gin_files), flags.search_paths, flags.bindings, flags.text, len(own))
     target = program.target(entry, entry.__module__, entry.__qualname__)
@@ -77,7 +77,7 @@ def operative_config() -> str:
 
 
 def recipes(entry: Callable[..., Any]) -> list[str]:
-    """Returns the files on top of gin/ that on their own give `entry` everything that it needs."""
+    """Returns the top-level gin files that on their own bind every required parameter of `entry`."""
     found = []
     for path in sorted(GIN_FOLDER.glob("*.gin")):
         try:
@@ -92,7 +92,7 @@ def recipes(entry: Callable[..., Any]) -> list[str]:
 
 @dataclass
 class _Reached:
-    """What building the recipe reads."""
+    """The calls, macros and bindings that building the recipe reaches."""
 
     calls: list[tuple[Target, tuple[str, ...]]] = field(default_factory=list)
     macros: set[str] = field(default_factory=set)
@@ -141,7 +141,7 @@ def _check_call(program: Program, target: Target, scopes: tuple[str, ...], reach
 
 
 def _check_value(program: Program, given: dict[str, Binding], name: str, parameter: str, hint: Any) -> None:
-    """Fits the value to the annotation where it was given, behind any macros, or raises UserError naming that place."""
+    """Type-checks a value where it was given, behind any macros; raises UserError naming that place."""
     shown, binding = parameter, given[name]
     while isinstance(binding.value, Macro) and not binding.value.required:
         given, name = program.macros, binding.value.name
@@ -151,7 +151,7 @@ def _check_value(program: Program, given: dict[str, Binding], name: str, paramet
         raise UserError(f"{shown} ({where}) has no value yet: give it with --gin.{shown}=value.")
     value = fitted(binding.value, hint, program.macros)
     if value is MISFIT and binding.typed is not None and isinstance(binding.value, (int, float)):
-        # A folder may be called 2026: what was typed is text where text is due.
+        # A folder may be called 2026: the characters typed are the value of a str parameter.
         value = fitted(binding.typed, hint, program.macros)
     if value is MISFIT:
         raise UserError(f"{shown} ({where}) must be {described(hint)}, got {binding.value!r}.")
@@ -159,12 +159,12 @@ def _check_value(program: Program, given: dict[str, Binding], name: str, paramet
 
 
 def _follow(program: Program, value: Any, scopes: tuple[str, ...], reached: _Reached) -> None:
-    """Follows macros and references as gin does: a scope of their own replaces the one that they stand in."""
+    """Follows macros and references as gin does: a scope of their own replaces the enclosing one."""
     if isinstance(value, Macro) and not value.required:
         reached.macros.add(value.name)
         _follow(program, program.macros[value.name].value, tuple(value.name.split("/")), reached)
     elif isinstance(value, Reference):
-        # What is not called here is called later, when no scope is open but its own.
+        # A reference that is not called here is called later, with no scope open but its own.
         inner = value.scopes or (scopes if value.called else ())
         if value.called and (missing := _missing(program, value.target, inner)):
             raise UserError(f"{value} has no {missing[0]!r}: give it with --gin.{value.target}.{missing[0]}=value.")
@@ -188,7 +188,7 @@ def _check_effect(program: Program, reached: _Reached) -> None:
 
 
 def _reason(target: Target, scope: str, name: str, reached: _Reached) -> str:
-    """Says why nothing reads a parameter that is bound in `scope`."""
+    """Returns why nothing reads a parameter that is bound in `scope`."""
     if target not in {built for built, _ in reached.calls}:
         return f"this recipe never builds {target}"
     if scope and not any(

@@ -1,4 +1,4 @@
-"""The command line of every launch script, in the dialect of T5X: gin files, gin bindings, and how a mistake ends."""
+"""Command-line flags in the dialect of T5X (gin files, gin bindings), and the exit codes of a command."""
 
 import argparse
 import ast
@@ -27,7 +27,7 @@ _OPTIONS = (
 
 @dataclass(frozen=True)
 class Flags:
-    """What a command line asks for; `bindings` hold one `NAME = value` of gin text for each `--gin.NAME=value`.
+    """A parsed command line; `bindings` has one line of gin text, `NAME = value`, for each `--gin.NAME=value`.
 
     `text` is the path of `--text`.
     """
@@ -48,7 +48,7 @@ class Flags:
 def parse_flags(argv: Sequence[str], description: str, several: bool = False) -> Flags:
     """Reads the arguments after the program's name; raises UserError for one that is unknown or lacks its value.
 
-    `several` is for the script that trains: it can be one run in several processes, and trace its steps.
+    `several` adds the flags of training: multi-process runs, profiling and ahead-of-time compilation.
     """
     bindings, others = _split_bindings(argv)
     parser = argparse.ArgumentParser(
@@ -69,20 +69,22 @@ def parse_flags(argv: Sequence[str], description: str, several: bool = False) ->
         help="your own text: a file, or a folder of .txt, .jsonl, .tfrecord or other files of one kind",
     )
     parser.add_argument("--print_config", action="store_true", help="print the configuration and stop")
-    parser.add_argument("--explain", action="store_true", help="say what would run, with examples, and stop")
+    parser.add_argument("--explain", action="store_true", help="describe the run, with examples, and stop")
     parser.set_defaults(aot=None, profile=None, coordinator=None, processes=None, process=None)
     if several:
         parser.add_argument(
             "--aot",
             metavar="TOPOLOGY",
-            help="compile for a TPU slice that is not here (v5e:4x4), say what it takes, stop",
+            help="compile for a TPU slice without having one (v5e:4x4), report memory and FLOPs, and stop",
         )
         parser.add_argument(
             "--profile", metavar="START:STOP", help="trace these steps into RUN/profile, for TensorBoard or Perfetto"
         )
-        parser.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 of several listens")
-        parser.add_argument("--processes", type=int, metavar="N", help="how many processes the run has")
-        parser.add_argument("--process", type=int, metavar="I", help="which one this is, from 0")
+        parser.add_argument(
+            "--coordinator", metavar="HOST:PORT", help="address of process 0, for a run in several processes"
+        )
+        parser.add_argument("--processes", type=int, metavar="N", help="number of processes")
+        parser.add_argument("--process", type=int, metavar="I", help="index of this process, from 0")
     try:
         known, unknown = parser.parse_known_args(others)
     except argparse.ArgumentError as error:
@@ -116,7 +118,7 @@ def run_or_explain_error(main: Callable[[], None]) -> None:
     except KeyboardInterrupt as signal:
         print(str(signal) or "interrupted", file=sys.stderr, flush=True)
         sys.stdout.flush()
-        # Not sys.exit, which would wait for what is being compiled.
+        # Not sys.exit, which would wait for background compilations.
         os._exit(getattr(signal, "code", 130))
 
 
@@ -147,7 +149,7 @@ def _gin_value(text: str) -> str:
         value = ast.literal_eval(text.strip())
     except (ValueError, SyntaxError):
         return repr(text)
-    # gin would take what follows a # for a comment, and knows neither a plus sign nor a tuple without brackets.
+    # gin reads what follows a # as a comment, and parses neither a unary plus nor a tuple without brackets.
     literal = isinstance(value, (bool, int, float, str, type(None))) and "#" not in text and "+" not in text[:1]
     return text.strip() if literal else repr(text)
 

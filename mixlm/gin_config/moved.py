@@ -1,10 +1,10 @@
-"""Modules of version 0.4.3 that lie elsewhere since 0.5.0, for gin files that name them."""
+"""New places of the modules of 0.4.3 that moved in 0.5.0, for gin files that name them."""
 
 import importlib
 from contextlib import suppress
 from types import ModuleType
 
-# Old module: the modules that hold its classes and functions now, without `mixlm.`; some old names are taken anew.
+# Old module -> modules that hold its classes and functions now, without `mixlm.`; some old names are in use again.
 MOVED = {
     "accounting": "perf.accounting",
     "address": "paths",
@@ -76,7 +76,7 @@ MOVED = {
 
 
 def new_modules(module: str) -> list[str]:
-    """Returns the modules that the contents of `module` moved to, or none."""
+    """Returns the modules that `module` was split into or renamed to; none where it did not move."""
     return [f"mixlm.{new}" for new in MOVED.get(module.removeprefix("mixlm."), "").split()]
 
 
@@ -93,15 +93,15 @@ def moved_name(module: str, name: str) -> str:
 
 
 def old_module(module: str) -> ModuleType | None:
-    """Returns `module` as 0.4.3 had it, with its classes and functions from where they are now, or None.
+    """Returns a module with the names that `module` had in 0.4.3, or None where it did not move.
 
-    A name of today's module stays what it is; those that moved away are added to it.
+    Names of today's module of the same name come first.
     """
     new = new_modules(module)
     if not new:
         return None
     made = ModuleType(module)
-    # The later replaces the earlier: today's module of that name is first in the end.
+    # Later updates win: first of all today's module of that name.
     for place in (*reversed(new), module):
         with suppress(ModuleNotFoundError):
             vars(made).update(vars(importlib.import_module(place)))

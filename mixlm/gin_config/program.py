@@ -1,7 +1,7 @@
-"""What gin files and bindings say, as plain data: macros, and values bound to the parameters of classes.
+"""A gin configuration as plain data: macros, and values bound to the parameters of classes.
 
 gin itself reports a mistake late, or never (a macro that nobody reads), and keeps no record of where a value came from.
-So `gin_files` reads into this Program, `configure` checks it, and gin is then handed the whole as one text to build.
+So `reader` reads into this Program, `build` checks it, and gin then builds from the whole, printed as one text.
 """
 
 import inspect
@@ -49,13 +49,13 @@ class Macro:
 
     @property
     def required(self) -> bool:
-        """Whether this is gin's mark for a value that is still to be given."""
+        """True for gin.REQUIRED, which marks a value that must still be given."""
         return self.name in ("REQUIRED", "gin.REQUIRED")
 
 
 @dataclass(frozen=True)
 class Binding:
-    """A value and where it was given; `typed` is the text of one given on the command line."""
+    """A value and its place; `typed` is the text of one from the command line."""
 
     value: Any
     where: str
@@ -64,7 +64,7 @@ class Binding:
 
 @dataclass
 class Program:
-    """Everything that was read: later bindings have replaced earlier ones, as in gin."""
+    """All bindings read so far; later ones have replaced earlier ones, as in gin."""
 
     macros: dict[str, Binding] = field(default_factory=dict)
     bindings: dict[tuple[str, Target], dict[str, Binding]] = field(default_factory=dict)
@@ -86,7 +86,7 @@ class Program:
         return target
 
     def every_binding(self) -> Iterator[tuple[str, Binding]]:
-        """Walks through macros and bindings, each with its name as gin spells it."""
+        """Yields macros and bindings, each with its name as gin spells it."""
         yield from self.macros.items()
         for (scope, target), values in self.bindings.items():
             for name, binding in values.items():
@@ -94,7 +94,7 @@ class Program:
 
 
 def contained(value: Any) -> Iterator[Any]:
-    """Walks through a value and everything in its lists, tuples and dicts."""
+    """Yields a value and everything nested in its lists, tuples and dicts."""
     yield value
     if isinstance(value, Mapping):
         value = [*value.keys(), *value.values()]
@@ -104,13 +104,13 @@ def contained(value: Any) -> Iterator[Any]:
 
 
 def parameters(value: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """Returns what a class or function can be given by name."""
+    """Returns the keyword parameters of a class or function."""
     unnamed = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL)
     return {name: p for name, p in inspect.signature(value).parameters.items() if p.kind not in unnamed}
 
 
 def check_macros(program: Program, declared: set[str]) -> None:
-    """Raises UserError for a macro that is read but has no value, or was typed but is nobody's."""
+    """Raises UserError for a macro that is read but has no value, or is set on the command line but never declared."""
     read_macros = [
         (macro.name, name, binding)
         for name, binding in program.every_binding()

@@ -1,7 +1,7 @@
-"""Reads gin files and command-line bindings into a Program, so that each mistake has a place and a nearest name.
+"""Reads gin files and command-line bindings into a Program, so that mistakes are reported with place and nearest name.
 
 gin's own parser reads the text, and names are resolved by gin's rules for dynamic registration: each file has its own
-imports. On the command line, a class goes by any name that the files leave unambiguous.
+imports. On the command line, any unambiguous suffix names a class.
 """
 
 import importlib
@@ -94,7 +94,7 @@ def _text_bindings(text: str, bindings: Sequence[str], program: Program) -> tupl
 
 
 class _Names:
-    """What gin's parser asks for references and macros."""
+    """The delegate of gin's parser, which makes references and macros."""
 
     def __init__(self, resolve: Callable[[str], Target]) -> None:
         self._resolve = resolve
@@ -110,7 +110,7 @@ class _Names:
 def _read_file(program: Program, path: Path, places: tuple[Path, ...], within: tuple[Path, ...]) -> None:
     shown = str(path.relative_to(GIN_FOLDER) if path.is_relative_to(GIN_FOLDER) else path)
     symbols: dict[str, Any] = {}
-    # A run's own record: one written by 0.4.3 names its modules.
+    # A run's own config.gin: 0.4.3 wrote its module names into it.
     of_run = path.name == "config.gin" and (path.parent / "recipe.json").is_file()
 
     def resolve(selector: str) -> Target:
@@ -158,7 +158,7 @@ def _statements(lines: TextIO, shown: str, names: _Names) -> Iterator[tuple[Any,
 
 @contextmanager
 def _placed(where: str) -> Iterator[None]:
-    """Puts the place before the sentence of a UserError."""
+    """Prefixes the message of a UserError with the place."""
     try:
         yield
     except UserError as error:
@@ -166,7 +166,7 @@ def _placed(where: str) -> Iterator[None]:
 
 
 def _read_binding(program: Program, text: str) -> None:
-    """Reads `NAME = value` of the command line, where a class goes by any name that the files leave unambiguous."""
+    """Reads `NAME = value` of the command line, where any unambiguous suffix names a class."""
     name, _, value = text.partition(" = ")
     where = f"--gin.{name}"
 
@@ -208,7 +208,7 @@ def _bind(program: Program, statement: Any, binding: Binding, resolve: Callable[
 
 
 def _import(symbols: dict[str, Any], statement: Any, of_run: bool) -> None:
-    """Binds a module to the name that gin gives it; in the configuration of a run it may be a module of 0.4.3."""
+    """Binds a module to the name that gin gives it; the config.gin of a run may import a module of 0.4.3."""
     module = statement.module
     if module == "__gin__.dynamic_registration":
         return
@@ -218,7 +218,7 @@ def _import(symbols: dict[str, Any], statement: Any, of_run: bool) -> None:
     try:
         imported = importlib.import_module(module)
     except ImportError as error:
-        # A library that is missing inside of an existing module is no misspelling: that error speaks for itself.
+        # A missing dependency of an existing module is no misspelling: its own error is clear.
         if not error.name or not f"{module}.".startswith(f"{error.name}."):
             if moved := moved_module(error.name or ""):
                 raise UserError(f"{module} imports {error.name}.{moved}") from None

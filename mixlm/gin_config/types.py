@@ -1,4 +1,4 @@
-"""Whether a value that gin gives fits the annotation of the field that takes it; gin itself does not look."""
+"""Checks values from gin against the annotations of parameters, which gin itself ignores."""
 
 import collections.abc
 import dataclasses
@@ -26,7 +26,7 @@ def annotations(value: Callable[..., Any]) -> dict[str, Any]:
     """Returns the annotation of each parameter of a class or function, Any where it cannot be evaluated."""
     try:
         evaluated = typing.get_type_hints(value)
-    except Exception:  # An annotation may name what exists for type checkers only, and raise anything.
+    except Exception:  # A name may exist for type checkers only, and evaluating it may raise anything.
         evaluated = {}
     written = {name: parameter.annotation for name, parameter in parameters(value).items()}
     found = {name: evaluated.get(name, annotation) for name, annotation in written.items()}
@@ -34,7 +34,7 @@ def annotations(value: Callable[..., Any]) -> dict[str, Any]:
 
 
 def fitted(value: Any, hint: Any, macros: Mapping[str, Binding]) -> Any:
-    """Returns `value` as a field annotated `hint` holds it, or MISFIT.
+    """Returns `value` converted to the annotation `hint`, or MISFIT.
 
     A list becomes a tuple unless the field is annotated as a list, for the values must be hashable. A whole float
     becomes an int where an int is due (1e5 steps); an int may stand for a float, True for neither. What an annotation
@@ -66,7 +66,7 @@ def fitted(value: Any, hint: Any, macros: Mapping[str, Binding]) -> Any:
 
 
 def described(hint: Any) -> str:
-    """Returns what an annotation asks for, in words."""
+    """Returns an annotation in words, for error messages."""
     origin, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
     if origin in _WORDS:
         return _WORDS[origin]
@@ -83,7 +83,7 @@ def described(hint: Any) -> str:
 
 
 def _is_built(kind: Any) -> bool:
-    """Whether values of a kind are built by a class, never written down as they are."""
+    """True for classes that gin builds (dataclasses, protocols), which have no literal."""
     return dataclasses.is_dataclass(kind) or getattr(kind, "_is_protocol", False)
 
 
@@ -115,7 +115,7 @@ def _fitted_parts(value: Any, origin: Any, arguments: tuple[Any, ...], macros: M
 
 
 def _may_be(reference: Reference, kind: Any) -> bool:
-    """Whether what a reference yields may be a `kind`; of a function's result nothing is known."""
+    """True where the value of a reference may be a `kind`; the result of a function is unknown."""
     protocol = getattr(kind, "_is_protocol", False)
     made = reference.target.value
     if not inspect.isclass(made) or not inspect.isclass(kind):
@@ -126,5 +126,5 @@ def _may_be(reference: Reference, kind: Any) -> bool:
 
 
 def _same(first: Any, second: Any) -> bool:
-    """Whether two values agree in the types of their entries too, where 2 == 2.0 == True would not tell."""
+    """True where two values are equal and of the same types throughout: 2, 2.0 and True differ."""
     return type(first) is type(second) and repr(first) == repr(second)

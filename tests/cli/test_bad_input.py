@@ -1,4 +1,4 @@
-"""What a mistake gets: one sentence on stderr, exit code 2, nothing written, nothing lost."""
+"""A mistake ends in one sentence on stderr and exit code 2, with nothing written and nothing lost."""
 
 import sys
 

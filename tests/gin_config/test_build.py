@@ -171,7 +171,7 @@ def sentence(*argv):
 
 
 def only_gin(config):
-    """What gin alone makes of a text, without any of our code."""
+    """The value that gin alone builds from a text, without any of our code."""
     gin.clear_config()
     gin.parse_config(config)
     return gin.get_configurable(shop().Recipe)()

@@ -1,4 +1,4 @@
-"""What fits a field: golden pairs of a value as gin reads it and an annotation."""
+"""Values as gin reads them against annotations: golden pairs."""
 
 import pytest
 

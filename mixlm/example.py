@@ -1,8 +1,8 @@
-"""What an objective hands to a network: which tokens are read, what is to be said, and who sees whom."""
+"""Example: a batch as objectives make it and networks read it, in T5X's feature names."""
 
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from mixlm.errors import UserError
 
@@ -47,7 +47,7 @@ class Example:
     def encoder_tokens(self) -> Int[Array, "B S"]:
         """The encoder's input; UserError where there is none."""
         if self.encoder_input_tokens is None:
-            raise UserError("This network has an encoder, and the objective's examples give it nothing to read.")
+            raise UserError("This network has an encoder, and the objective's examples have no encoder_input_tokens.")
         return self.encoder_input_tokens
 
     @property
@@ -56,43 +56,6 @@ class Example:
         if self.encoder_segment_ids is not None:
             return self.encoder_segment_ids
         return (self.encoder_tokens > 0).astype(jnp.int32)
-
-
-def joined(example: Example) -> Example:
-    """The example for a network without an encoder: the encoder's input becomes a bidirectional prefix, unscored."""
-    prefix = example.encoder_tokens
-    segments, scored = example.encoder_segments, example.decoder_segments
-    # The first decoder position opens a causal step, so that the prefix cannot see it.
-    mask_ar = example.decoder_mask_ar.at[:, 0].set(1)
-
-    def beside(left: Array, right: Array) -> Array:
-        return jnp.concatenate([left, right.astype(left.dtype)], axis=1)
-
-    places = None
-    if example.encoder_positions is not None and example.decoder_positions is not None:
-        # Each document's targets go on where its own inputs end.
-        ends = jnp.sum(same_segment(scored, segments), axis=2)
-        places = beside(example.encoder_positions, example.decoder_positions + ends)
-    return Example(
-        decoder_input_tokens=beside(prefix, example.decoder_input_tokens),
-        decoder_target_tokens=beside(prefix, example.decoder_target_tokens),
-        decoder_loss_weights=beside(jnp.zeros(prefix.shape), example.decoder_loss_weights),
-        decoder_mask_ar=beside(jnp.zeros_like(prefix), mask_ar),
-        decoder_segment_ids=beside(segments, scored),
-        decoder_positions=places,
-        decoder_loss_counts=beside(jnp.zeros(prefix.shape), example.loss_counts),
-    )
-
-
-def same_segment(queries: Int[Array, "B Q"], keys: Int[Array, "B K"]) -> Bool[Array, "B Q K"]:
-    """Whether query q and key k belong to the same document; padding (segment 0) belongs to none."""
-    return (queries[:, :, None] == keys[:, None, :]) & (queries[:, :, None] > 0)
-
-
-def attention_mask(mask_ar: Int[Array, "B T"], segments: Int[Array, "B T"]) -> Bool[Array, "B T T"]:
-    """Whether query q sees key k: `cumsum(mask_ar)[k] <= cumsum(mask_ar)[q]` within one segment (big_vision's rule)."""
-    step = jnp.cumsum(mask_ar, axis=1)
-    return (step[:, None, :] <= step[:, :, None]) & same_segment(segments, segments)
 
 
 def smallest_example(encoder: bool) -> Example:

@@ -68,7 +68,7 @@ def stacked(layer: Callable[[int], nn.Module], count: int, execution: Execution)
     return layer(0) if execution.scan else [layer(index) for index in range(count)]
 
 
-def through(
+def apply_layers(
     layers: Any,
     count: int,
     execution: Execution,
@@ -106,7 +106,7 @@ def _policy(name: str) -> Any:
     return getattr(policies, name)
 
 
-def each(function: Callable[[Any], Any], layers: Any, count: int, execution: Execution) -> list[Any]:
+def map_layers(function: Callable[[Any], Any], layers: Any, count: int, execution: Execution) -> list[Any]:
     """What `function` returns for each of `count` layers."""
     if not execution.scan:
         return [function(layer) for layer in layers]

@@ -12,7 +12,6 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from mixlm.errors import UserError, nearest
-from mixlm.example import Example, joined
 from mixlm.models.attention.dispatch import View, mix_product
 from mixlm.models.matmul import product, settled
 from mixlm.parallel.logical_axes import in_force, note
@@ -80,11 +79,6 @@ def check_dtype(dtype: object) -> None:
     """Raises `UserError` unless `dtype` is "float32" or "bfloat16"."""
     if dtype not in DTYPES:
         raise UserError(f"dtype = {dtype!r} must be 'float32' or 'bfloat16'.{nearest(str(dtype), DTYPES)}")
-
-
-def without_encoder(example: Example) -> Example:
-    """The example as a network without an encoder reads it: an encoder's input becomes a bidirectional prefix."""
-    return example if example.encoder_input_tokens is None else joined(example)
 
 
 def constrain(x: Float[Array, "*any"], *names: str | None) -> Float[Array, "*any"]:

@@ -8,12 +8,12 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from mixlm.errors import UserError
-from mixlm.example import Example, smallest_example
 from mixlm.models.attention.dispatch import View, mix, view_of
 from mixlm.models.attention.dot_product import mask_bias
-from mixlm.models.attention.masks import within
-from mixlm.models.kv_cache import Cache, KeysValues, Slots, empty_cache, read, unless_overfull
-from mixlm.models.layer_stack import Execution, init, stacked, through
+from mixlm.models.attention.masks import AttentionMask
+from mixlm.models.base import DecoderNetwork
+from mixlm.models.kv_cache import Cache, KeysValues, Slots
+from mixlm.models.layer_stack import Execution, apply_layers, stacked
 from mixlm.models.layers import (
     Bias,
     Dense,
@@ -22,11 +22,9 @@ from mixlm.models.layers import (
     Initializer,
     LayerSizes,
     RMSNorm,
-    check_positive,
     constrain,
     split_heads,
     truncated,
-    without_encoder,
 )
 from mixlm.models.rope import Rotation, check_rope, rotate, rotation
 
@@ -81,7 +79,7 @@ class LlamaLayer(nn.Module):
         return constrain(x, "batch", "length", "embed"), memory
 
 
-class Llama(nn.Module):
+class Llama(DecoderNetwork):
     """A decoder whose causality is data, with rotary positions, SwiGLU and RMS norms, and neither biases nor dropout.
 
     The default is Hugging Face's Llama. `rope_theta` and `epsilon` are those of the rotary positions and the norms,
@@ -92,12 +90,6 @@ class Llama(nn.Module):
     stream at zero. Parameters are float32; activations are `dtype`. Raises `UserError` for a size that cannot be.
     """
 
-    vocab_size: int
-    emb_dim: int
-    num_heads: int
-    head_dim: int
-    mlp_dim: int
-    num_layers: int
     logits_via_embedding: bool = False
     dtype: str = "float32"
     rope_theta: float = 10000.0
@@ -107,12 +99,8 @@ class Llama(nn.Module):
     zero_init: bool = False
     execution: Execution = field(default=Execution(), repr=False)  # no part of what a run computes
 
-    init = init
-
     def __post_init__(self) -> None:
         super().__post_init__()
-        _ = self.sizes
-        check_positive(vocab_size=self.vocab_size, num_layers=self.num_layers)
         check_rope(self.head_dim, self.rope_theta)
         for name in ("epsilon", "init_std"):
             value = getattr(self, name)
@@ -121,15 +109,8 @@ class Llama(nn.Module):
 
     @property
     def sizes(self) -> LayerSizes:
-        """What every layer shares."""
-        return LayerSizes(
-            emb_dim=self.emb_dim,
-            num_heads=self.num_heads,
-            head_dim=self.head_dim,
-            mlp_dim=self.mlp_dim,
-            mlp_activations=("silu", "linear"),
-            dtype=self.dtype,
-        )
+        """The fields that all layers share; the MLP is SwiGLU."""
+        return self.layer_sizes(mlp_activations=("silu", "linear"))
 
     def initializer(self, fan: int, scale: float = 1.0) -> Initializer:
         """Normal with `init_std`, or truncated with sqrt(2/fan) times `scale`."""
@@ -155,48 +136,22 @@ class Llama(nn.Module):
         if not self.logits_via_embedding:
             self.logits_dense = Dense(self.vocab_size, ("embed", "vocab"), vocab_init)
 
-    def inputs(self) -> tuple[Example]:
-        """The smallest argument of `__call__`, with which the parameters are initialised."""
-        return (smallest_example(encoder=False),)
-
-    def hidden(self, example: Example) -> Float[Array, "B T D"]:
-        """What the vocabulary's matrix reads: the last layer's output, normalised, and projected where that is asked.
-
-        An example for an encoder-decoder is read as a prefix language model's: the encoder's input is the prefix.
-        """
-        whole = without_encoder(example)
-        positions = whole.decoder_positions
-        if positions is None:
-            positions = jnp.arange(whole.decoder_input_tokens.shape[1])[None]
-        reach = within(whole.decoder_mask_ar, whole.decoder_segments)
-        seen = view_of(reach, self.execution.attention, self.dtype)
-        x, _ = self.stack(whole.decoder_input_tokens, positions, seen)
-        return x[:, -example.decoder_input_tokens.shape[1] :]
-
-    def empty_cache(self, example: Example, length: int) -> Cache:
-        """A cache of `length` slots for the example's rows; raises `UserError` where that is none."""
-        rows = example.decoder_input_tokens.shape[0]
-        return empty_cache(self.num_layers, rows, self.num_heads, length, self.head_dim, self.dtype)
-
-    def extend(self, example: Example, cache: Cache) -> tuple[Float[Array, "B T D"], Cache]:
-        """`hidden` of the tokens that follow on those in the cache, and the cache with them; see `cache.read`."""
-        whole = without_encoder(example)
-        cache, sees, positions = read(cache, whole)
-        x, written = self.stack(whole.decoder_input_tokens, positions, mask_bias(sees), cache)
-        x = unless_overfull(x, cache)
-        return x[:, -example.decoder_input_tokens.shape[1] :], cache.keep(written)
-
-    def stack(
+    def apply_stack(
         self,
         tokens: Int[Array, "B T"],
-        positions: Int[Array, "#B T"],
-        view: View,
+        positions: Int[Array, "B T"] | None,
+        mask: AttentionMask,
         cache: Cache | None = None,
     ) -> tuple[Float[Array, "B T D"], list[KeysValues]]:
-        """Embeds, applies the layers and what comes before the vocabulary; also what every layer put into the cache."""
-        turn = rotation(positions, self.head_dim, self.rope_theta)
-        x, past = self.token_embedder(tokens), None if cache is None else cache.slots()
-        x, written = through(self.layers, self.num_layers, self.execution, x, past, turn, view)
+        """The last layer's output, normalised, and projected with `projection_head`; and keys and values for a cache."""
+        if cache is None:
+            view, past = view_of(mask, self.execution.attention, self.dtype), None
+        else:
+            view, past = mask_bias(mask.dense()), cache.slots()
+        places = jnp.arange(tokens.shape[1])[None] if positions is None else positions
+        turn = rotation(places, self.head_dim, self.rope_theta)
+        x = self.token_embedder(tokens)
+        x, written = apply_layers(self.layers, self.num_layers, self.execution, x, past, turn, view)
         x = self.decoder_norm(x)
         return (nn.gelu(self.projection(x)) if self.projection_head else x), written
 
@@ -204,7 +159,3 @@ class Llama(nn.Module):
         """Float32 scores of any block of positions."""
         scores = self.token_embedder.score(hidden) if self.logits_via_embedding else self.logits_dense(hidden)
         return self.logits_bias(scores) if self.projection_head else scores
-
-    def __call__(self, example: Example) -> Float[Array, "B T V"]:
-        """All logits at once, which is how the parameters are initialised."""
-        return self.logits(self.hidden(example))

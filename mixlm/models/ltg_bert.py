@@ -8,11 +8,12 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from mixlm.errors import UserError
-from mixlm.example import Example, attention_mask, smallest_example
 from mixlm.models.attention.dispatch import mix
 from mixlm.models.attention.dot_product import mask_bias
-from mixlm.models.kv_cache import Cache, KeysValues, Slots, empty_cache, read, unless_overfull
-from mixlm.models.layer_stack import Execution, init, stacked, through
+from mixlm.models.attention.masks import AttentionMask
+from mixlm.models.base import DecoderNetwork
+from mixlm.models.kv_cache import Cache, KeysValues, Slots
+from mixlm.models.layer_stack import Execution, apply_layers, stacked
 from mixlm.models.layers import (
     Bias,
     Dense,
@@ -20,11 +21,9 @@ from mixlm.models.layers import (
     Embed,
     Initializer,
     LayerSizes,
-    check_positive,
     constrain,
     split_heads,
     truncated,
-    without_encoder,
 )
 from mixlm.models.relative_position import check_log_buckets, log_buckets
 
@@ -143,7 +142,7 @@ class LTGBertLayer(nn.Module):
         return constrain(x, "batch", "length", "embed"), memory
 
 
-class LTGBert(nn.Module):
+class LTGBert(DecoderNetwork):
     """LTG-BERT, whose causality is data: the same weights read in both directions, causally, or a prefix.
 
     After ltgoslo/ltg-bert, its BabyLM model: arXiv 2303.09859. `num_buckets` and `max_position` shape the relative
@@ -152,12 +151,6 @@ class LTGBert(nn.Module):
     Dropout is active where a "dropout" rng is given. Raises `UserError` for a size, a rate or a name that cannot be.
     """
 
-    vocab_size: int
-    emb_dim: int
-    num_heads: int
-    head_dim: int
-    mlp_dim: int
-    num_layers: int
     num_buckets: int = 32
     max_position: int = 512
     dropout_rate: float = 0.0
@@ -165,27 +158,11 @@ class LTGBert(nn.Module):
     dtype: str = "float32"
     execution: Execution = field(default=Execution(), repr=False)  # no part of what a run computes
 
-    init = init
-
     def __post_init__(self) -> None:
         super().__post_init__()
-        _ = self.sizes
-        check_positive(vocab_size=self.vocab_size, num_layers=self.num_layers)
         check_log_buckets(self.num_buckets, self.max_position)
         if self.epsilon <= 0:
             raise UserError(f"epsilon = {self.epsilon} must be above zero.")
-
-    @property
-    def sizes(self) -> LayerSizes:
-        """What every layer shares."""
-        return LayerSizes(
-            emb_dim=self.emb_dim,
-            num_heads=self.num_heads,
-            head_dim=self.head_dim,
-            mlp_dim=self.mlp_dim,
-            dropout_rate=self.dropout_rate,
-            dtype=self.dtype,
-        )
 
     def setup(self) -> None:
         """Names the parts after T5X's where T5 has them."""
@@ -202,64 +179,32 @@ class LTGBert(nn.Module):
         self.logits_bias = Bias("vocab")
         self.dropouts = [Dropout(self.dropout_rate, shared=()) for _ in range(2)]
 
-    def inputs(self) -> tuple[Example]:
-        """The smallest argument of `__call__`, with which the parameters are initialised."""
-        return (smallest_example(encoder=False),)
-
-    def hidden(self, example: Example) -> Float[Array, "B T D"]:
-        """What the tied embedding scores: the last layer's output, through the head's dense layer and its two norms.
-
-        An example for an encoder-decoder is read as a prefix language model's: the encoder's input is the prefix.
-        """
-        whole = without_encoder(example)
-        positions = whole.decoder_positions
-        if positions is None:
-            positions = jnp.arange(whole.decoder_input_tokens.shape[1])[None]
-        mask = attention_mask(whole.decoder_mask_ar, whole.decoder_segments)
-        x, _ = self.stack(whole.decoder_input_tokens, self.rows(positions, positions), mask)
-        return x[:, -example.decoder_input_tokens.shape[1] :]
-
-    def empty_cache(self, example: Example, length: int) -> Cache:
-        """A cache of `length` slots for the example's rows; raises `UserError` where that is none."""
-        rows = example.decoder_input_tokens.shape[0]
-        return empty_cache(self.num_layers, rows, self.num_heads, length, self.head_dim, self.dtype)
-
-    def extend(self, example: Example, cache: Cache) -> tuple[Float[Array, "B T D"], Cache]:
-        """`hidden` of the tokens that follow on those in the cache, and the cache with them; see `cache.read`."""
-        whole = without_encoder(example)
-        cache, sees, positions = read(cache, whole)
-        x, written = self.stack(whole.decoder_input_tokens, self.rows(positions, cache.positions), sees, cache)
-        x = unless_overfull(x, cache)
-        return x[:, -example.decoder_input_tokens.shape[1] :], cache.keep(written)
-
-    def rows(self, queries: Int[Array, "#B T"], keys: Int[Array, "#B S"]) -> Int[Array, "#B T S"]:
-        """The row of the relative embedding for queries and keys at these positions; what is further is the same."""
-        reach = self.max_position - 1
-        distance = jnp.clip(queries[:, :, None] - keys[:, None, :], -reach, reach)
-        return jnp.take(jnp.asarray(log_buckets(self.num_buckets, self.max_position), jnp.int32), distance + reach)
-
-    def stack(
+    def apply_stack(
         self,
         tokens: Int[Array, "B T"],
-        rows: Int[Array, "#B T S"],
-        mask: Bool[Array, "B T S"],
+        positions: Int[Array, "B T"] | None,
+        mask: AttentionMask,
         cache: Cache | None = None,
     ) -> tuple[Float[Array, "B T D"], list[KeysValues]]:
-        """Embeds, applies the layers and the head up to the vocabulary; also what every layer put into the cache."""
+        """The head's dense layer over the last layer, with its two norms; and keys and values for a cache."""
+        places = jnp.arange(tokens.shape[1])[None] if positions is None else positions
+        rows = self.rows(places, places if cache is None else cache.positions)
         x, past = (
             self.dropouts[0](self.word_norm(self.token_embedder(tokens))),
             None if cache is None else cache.slots(),
         )
         relative = self.relative_layer_norm(jnp.asarray(self.relative_embedding))
-        x, written = through(self.layers, self.num_layers, self.execution, x, past, relative, rows, mask)
+        x, written = apply_layers(self.layers, self.num_layers, self.execution, x, past, relative, rows, mask.dense())
         # The head's gelu is exact, unlike the layers'.
         x = nn.gelu(self.head_dense(self.head_norms[0](x)), approximate=False)
         return self.dropouts[1](self.head_norms[1](x)), written
 
+    def rows(self, queries: Int[Array, "#B T"], keys: Int[Array, "#B S"]) -> Int[Array, "#B T S"]:
+        """The row of the relative embedding for queries and keys at these positions; what is further is the same."""
+        furthest = self.max_position - 1
+        distance = jnp.clip(queries[:, :, None] - keys[:, None, :], -furthest, furthest)
+        return jnp.take(jnp.asarray(log_buckets(self.num_buckets, self.max_position), jnp.int32), distance + furthest)
+
     def logits(self, hidden: Float[Array, "*any D"]) -> Float[Array, "*any V"]:
         """Float32 scores of any block of positions."""
         return self.logits_bias(self.token_embedder.score(hidden))
-
-    def __call__(self, example: Example) -> Float[Array, "B T V"]:
-        """All logits at once, which is how the parameters are initialised."""
-        return self.logits(self.hidden(example))

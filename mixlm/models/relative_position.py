@@ -9,8 +9,13 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from mixlm.errors import UserError
-from mixlm.models.attention.dispatch import platform
-from mixlm.models.layers import check_positive
+from mixlm.models.attention.dispatch import View, biased_view
+from mixlm.models.attention.dot_product import mask_bias
+from mixlm.models.attention.masks import AttentionMask
+from mixlm.models.kv_cache import Cache
+from mixlm.models.layer_stack import Execution
+from mixlm.models.layers import LayerSizes, check_positive
+from mixlm.parallel.logical_axes import platform
 
 
 def check_buckets(num_buckets: int, max_distance: int, *, bidirectional: bool) -> None:
@@ -57,6 +62,20 @@ class RelativeBias(nn.Module):
     def __call__(self, length: int, positions: Int[Array, "B T"] | None = None) -> Float[Array, "#B H T T"]:
         """The bias of query t and key s: from `positions` for each row, else from the index, once for all rows."""
         return self.from_index(length)[None] if positions is None else self.between(positions, positions)
+
+    def view(
+        self,
+        sizes: LayerSizes,
+        execution: Execution,
+        mask: AttentionMask,
+        positions: Int[Array, "B T"] | None,
+        cache: Cache | None,
+    ) -> View:
+        """Mask and bias of self-attention: over the tokens at hand, or over the slots of a cache that has them."""
+        if cache is not None and positions is not None:
+            return mask_bias(mask.dense()) + self.between(positions, cache.positions)
+        bias = self(mask.limits.shape[1], positions)
+        return biased_view(sizes, mask, bias, *execution.attending)
 
     def between(self, queries: Int[Array, "B T"], keys: Int[Array, "B S"]) -> Float[Array, "B H T S"]:
         """The bias of queries and keys at these positions."""

@@ -8,12 +8,13 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from mixlm.errors import UserError
-from mixlm.example import Example, same_segment, smallest_example
+from mixlm.example import Example, smallest_example
 from mixlm.models.attention.dispatch import View, biased_view
 from mixlm.models.attention.dot_product import mask_bias
-from mixlm.models.attention.masks import across, within
-from mixlm.models.kv_cache import Cache, KeysValues, Slots, empty_cache, read, unless_overfull
-from mixlm.models.layer_stack import Execution, each, init, stacked, through
+from mixlm.models.attention.masks import AttentionMask, cross_mask, self_mask
+from mixlm.models.base import TokenNetwork
+from mixlm.models.kv_cache import Cache, KeysValues, Slots, empty_cache, nan_if_overfull, reserve
+from mixlm.models.layer_stack import Execution, apply_layers, map_layers, stacked
 from mixlm.models.layers import (
     Attention,
     Dense,
@@ -114,8 +115,8 @@ class Encoder(nn.Module):
     ) -> Float[Array, "B S D"]:
         """Reads every segment in both directions."""
         bias, how = self.relpos_bias(x.shape[1], positions), self.execution.attending
-        view = biased_view(self.sizes, across(segments, segments), bias, *how)
-        x, _ = through(self.layers, self.num_layers, self.execution, self.input_dropout(x), None, view)
+        view = biased_view(self.sizes, cross_mask(segments, segments), bias, *how)
+        x, _ = apply_layers(self.layers, self.num_layers, self.execution, self.input_dropout(x), None, view)
         return self.output_dropout(self.encoder_norm(x))
 
 
@@ -142,57 +143,39 @@ class Decoder(nn.Module):
             self.logits_dense = Dense(self.vocab_size, ("embed", "vocab"))
 
     def __call__(
-        self, x: Float[Array, "B T D"], encoded: Float[Array, "B S D"], example: Example
-    ) -> Float[Array, "B T D"]:
-        """Reads by the example's own mask, and the encoder's positions of the same segment."""
-        segments, how = example.decoder_segments, self.execution.attending
-        bias = self.relpos_bias(x.shape[1], example.decoder_positions)
-        view = biased_view(self.sizes, within(example.decoder_mask_ar, segments), bias, *how)
-        cross_view = biased_view(
-            self.sizes, across(segments, example.encoder_segments), None, *self.execution.attending
-        )
-        return self.stack(x, encoded, view, cross_view)[0]
+        self,
+        x: Float[Array, "B T D"],
+        positions: Int[Array, "B T"] | None,
+        mask: AttentionMask,
+        encoded: Float[Array, "B R D"] | None,
+        to_encoder: AttentionMask,
+        cache: Cache | None = None,
+    ) -> tuple[Float[Array, "B T D"], list[KeysValues]]:
+        """(hidden states, every layer's keys and values where there is a cache).
 
-    def extend(self, x: Float[Array, "B T D"], example: Example, cache: Cache) -> tuple[Float[Array, "B T D"], Cache]:
-        """Reads on after what is in the cache."""
-        cache, sees, positions = read(cache, example)
-        view = mask_bias(sees) + self.relpos_bias.between(positions, cache.positions)
-        if cache.encoder_segments is None:
-            raise UserError("This cache holds no encoder's side: an encoder-decoder's comes from its own empty_cache.")
-        cross_view = mask_bias(same_segment(example.decoder_segments, cache.encoder_segments))
-        x, written = self.stack(x, None, view, cross_view, cache)
-        return unless_overfull(x, cache), cache.keep(written)
+        `encoded` is None with a cache, which has the keys and values of the encoder's output.
+        """
+        view = self.relpos_bias.view(self.sizes, self.execution, mask, positions, cache)
+        if cache is None:
+            cross_view, past = biased_view(self.sizes, to_encoder, None, *self.execution.attending), None
+        else:
+            cross_view, past = mask_bias(to_encoder.dense()), cache.slots()
+        x = self.input_dropout(x)
+        x, written = apply_layers(self.layers, self.num_layers, self.execution, x, past, encoded, view, cross_view)
+        return self.output_dropout(self.decoder_norm(x)), written
 
     def encoder_memory(self, encoded: Float[Array, "B R D"]) -> tuple[KeysValues, ...]:
         """The keys and values that the encoder's output gives each layer."""
-        return tuple(each(lambda layer: layer.encoder_memory(encoded), self.layers, self.num_layers, self.execution))
-
-    def stack(
-        self,
-        x: Float[Array, "B T D"],
-        encoded: Float[Array, "B R D"] | None,
-        view: View,
-        cross_view: View,
-        cache: Cache | None = None,
-    ) -> tuple[Float[Array, "B T D"], list[KeysValues]]:
-        """Applies the layers and the last norm; also returns what every layer put into the cache."""
-        x, past = self.input_dropout(x), None if cache is None else cache.slots()
-        x, written = through(self.layers, self.num_layers, self.execution, x, past, encoded, view, cross_view)
-        return self.output_dropout(self.decoder_norm(x)), written
+        return tuple(
+            map_layers(lambda layer: layer.encoder_memory(encoded), self.layers, self.num_layers, self.execution)
+        )
 
     def logits(self, hidden: Float[Array, "*any D"]) -> Float[Array, "*any V"]:
         """Float32 scores by the untied head."""
         return self.logits_dense(hidden)
 
 
-def read_tokens(example: Example) -> Int[Array, "B S"]:
-    """The encoder's tokens; raises `UserError` for an example without an encoder side."""
-    if example.encoder_input_tokens is None:
-        raise UserError("EncoderDecoder needs encoder_input_tokens, and this objective's examples have none.")
-    return example.encoder_input_tokens
-
-
-class EncoderDecoder(nn.Module):
+class EncoderDecoder(TokenNetwork):
     """T5: T5 1.1 by default; T5 1.0 is `mlp_activations=("relu",), logits_via_embedding=True`.
 
     Parameters are float32 in T5X's tree; activations are `dtype`. The encoder reads in both directions, the decoder by
@@ -215,8 +198,6 @@ class EncoderDecoder(nn.Module):
     max_distance: int = 128
     execution: Execution = field(default=Execution(), repr=False)  # no part of what a run computes
 
-    init = init
-
     def __post_init__(self) -> None:
         super().__post_init__()
         _ = self.sizes
@@ -226,19 +207,6 @@ class EncoderDecoder(nn.Module):
             num_decoder_layers=self.num_decoder_layers,
         )
         check_buckets(self.num_buckets, self.max_distance, bidirectional=True)
-
-    @property
-    def sizes(self) -> LayerSizes:
-        """What every layer of both stacks shares."""
-        return LayerSizes(
-            emb_dim=self.emb_dim,
-            num_heads=self.num_heads,
-            head_dim=self.head_dim,
-            mlp_dim=self.mlp_dim,
-            mlp_activations=self.mlp_activations,
-            dropout_rate=self.dropout_rate,
-            dtype=self.dtype,
-        )
 
     def setup(self) -> None:
         """Names the parts as T5X does."""
@@ -259,51 +227,55 @@ class EncoderDecoder(nn.Module):
         return (smallest_example(encoder=True),)
 
     def encode(self, example: Example) -> Float[Array, "B S D"]:
-        """The encoder's output; raises `UserError` for an example without an encoder side."""
-        return self.encoder(
-            self.token_embedder(read_tokens(example)), example.encoder_segments, example.encoder_positions
-        )
+        """The encoder's output; raises `UserError` for an example without `encoder_input_tokens`."""
+        x = self.token_embedder(example.encoder_tokens)
+        return self.encoder(x, example.encoder_segments, example.encoder_positions)
 
     def decode(self, encoded: Float[Array, "B S D"], example: Example) -> Float[Array, "B T D"]:
-        """The decoder's output over an encoder's output, which other heads may have read as well."""
-        return self.decoder(self.token_embedder(example.decoder_input_tokens), encoded, example)
+        """The decoder's output over an encoder's output, which other heads may read as well."""
+        return self.decode_embedded(self.token_embedder(example.decoder_input_tokens), encoded, example)
+
+    def decode_embedded(
+        self, x: Float[Array, "B T D"], encoded: Float[Array, "B S D"], example: Example
+    ) -> Float[Array, "B T D"]:
+        """`decode` of tokens that are embedded already."""
+        mask = self_mask(example.decoder_mask_ar, example.decoder_segments)
+        to_encoder = cross_mask(example.decoder_segments, example.encoder_segments)
+        return self.decoder(x, example.decoder_positions, mask, encoded, to_encoder)[0]
 
     def hidden(self, example: Example) -> Float[Array, "B T D"]:
         """The decoder's output before the head, `decode(encode(example), example)`."""
-        layout, tokens = in_force(), read_tokens(example)
+        layout, tokens = in_force(), example.encoder_tokens
         if layout is not None and layout.parts("length") > 1:
             return self.decode(self.encode(example), example)
-        # Both sides at once: the gradient of the table, as large as itself, is then made once and not added up.
+        # Both sides at once [B, S + T]: the gradient of the table, as large as itself, is made once instead of summed.
         both = self.token_embedder(jnp.concatenate([tokens, example.decoder_input_tokens], axis=1))
         x, y = both[:, : tokens.shape[1]], both[:, tokens.shape[1] :]
         encoded = self.encoder(x, example.encoder_segments, example.encoder_positions)
-        return self.decoder(y, encoded, example)
+        return self.decode_embedded(y, encoded, example)
 
     def empty_cache(self, example: Example, length: int) -> Cache:
-        """A cache of `length` slots for the example's rows, whose encoder's side is read once and kept in it."""
+        """A cache of `length` slots for the example's rows, with the encoder's output, computed once."""
         return self.empty_cache_from(self.encode(example), example, length)
 
     def empty_cache_from(self, encoded: Float[Array, "B S D"], example: Example, length: int) -> Cache:
         """`empty_cache` over an encoder's output; raises `UserError` where `length` is below one."""
         rows = encoded.shape[0]
         cache = empty_cache(self.num_decoder_layers, rows, self.num_heads, length, self.head_dim, self.dtype)
-        memory = self.decoder.encoder_memory(encoded)
-        return cache.replace(
-            encoder_keys=tuple(keys for keys, _ in memory),
-            encoder_values=tuple(values for _, values in memory),
-            encoder_segments=example.encoder_segments,
-        )
+        return cache.with_encoder(self.decoder.encoder_memory(encoded), example.encoder_segments)
 
     def extend(self, example: Example, cache: Cache) -> tuple[Float[Array, "B T D"], Cache]:
-        """`hidden` of the decoder's tokens that follow on those in the cache, and the next cache; see `cache.read`."""
-        return self.decoder.extend(self.token_embedder(example.decoder_input_tokens), example, cache)
+        """`hidden` of the tokens that follow those in the cache, and the cache with them; see `kv_cache.reserve`."""
+        if cache.encoder_segments is None:
+            raise UserError("This cache holds no encoder's side: an encoder-decoder's comes from its own empty_cache.")
+        cache, mask, positions = reserve(cache, example)
+        to_encoder = cross_mask(example.decoder_segments, cache.encoder_segments)
+        x = self.token_embedder(example.decoder_input_tokens)
+        x, written = self.decoder(x, positions, mask, None, to_encoder, cache)
+        return nan_if_overfull(x, cache), cache.with_layers(written)
 
     def logits(self, hidden: Float[Array, "*any D"]) -> Float[Array, "*any V"]:
         """Float32 scores of any block of positions."""
         if self.logits_via_embedding:
             return self.token_embedder.attend(hidden)
         return self.decoder.logits(hidden)
-
-    def __call__(self, example: Example) -> Float[Array, "B T V"]:
-        """All logits at once, which is how the parameters are initialised."""
-        return self.logits(self.hidden(example))

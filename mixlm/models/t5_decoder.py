@@ -5,24 +5,12 @@ from dataclasses import field
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from mixlm.example import Example, smallest_example
-from mixlm.models.attention.dispatch import View, biased_view
-from mixlm.models.attention.dot_product import mask_bias
-from mixlm.models.attention.masks import within
-from mixlm.models.kv_cache import Cache, KeysValues, Slots, empty_cache, read, unless_overfull
-from mixlm.models.layer_stack import Execution, init, stacked, through
-from mixlm.models.layers import (
-    Attention,
-    Dense,
-    Dropout,
-    Embed,
-    GatedMLP,
-    LayerSizes,
-    RMSNorm,
-    check_positive,
-    constrain,
-    without_encoder,
-)
+from mixlm.models.attention.dispatch import View
+from mixlm.models.attention.masks import AttentionMask
+from mixlm.models.base import DecoderNetwork
+from mixlm.models.kv_cache import Cache, KeysValues, Slots
+from mixlm.models.layer_stack import Execution, apply_layers, stacked
+from mixlm.models.layers import Attention, Dense, Dropout, Embed, GatedMLP, LayerSizes, RMSNorm, constrain
 from mixlm.models.relative_position import RelativeBias, check_buckets
 
 
@@ -72,26 +60,17 @@ class Decoder(nn.Module):
         if not self.tied:
             self.logits_dense = Dense(self.vocab_size, ("embed", "vocab"))
 
-    def __call__(self, example: Example) -> Float[Array, "B T D"]:
-        """Reads by the example's own mask."""
-        tokens = example.decoder_input_tokens
-        reach = within(example.decoder_mask_ar, example.decoder_segments)
-        bias = self.relpos_bias(tokens.shape[1], example.decoder_positions)
-        return self.stack(tokens, biased_view(self.sizes, reach, bias, *self.execution.attending))[0]
-
-    def extend(self, example: Example, cache: Cache) -> tuple[Float[Array, "B T D"], Cache]:
-        """Reads on after what is in the cache."""
-        cache, sees, positions = read(cache, example)
-        view = mask_bias(sees) + self.relpos_bias.between(positions, cache.positions)
-        x, written = self.stack(example.decoder_input_tokens, view, cache)
-        return unless_overfull(x, cache), cache.keep(written)
-
-    def stack(
-        self, tokens: Int[Array, "B T"], view: View, cache: Cache | None = None
+    def __call__(
+        self,
+        tokens: Int[Array, "B T"],
+        positions: Int[Array, "B T"] | None,
+        mask: AttentionMask,
+        cache: Cache | None = None,
     ) -> tuple[Float[Array, "B T D"], list[KeysValues]]:
-        """Embeds, applies the layers and the last norm; also returns what every layer put into the cache."""
+        """Embeds, applies the layers and the last norm; also returns every layer's keys and values for the cache."""
+        view = self.relpos_bias.view(self.sizes, self.execution, mask, positions, cache)
         x, past = self.input_dropout(self.token_embedder(tokens)), None if cache is None else cache.slots()
-        x, written = through(self.layers, self.num_layers, self.execution, x, past, view)
+        x, written = apply_layers(self.layers, self.num_layers, self.execution, x, past, view)
         return self.output_dropout(self.decoder_norm(x)), written
 
     def logits(self, hidden: Float[Array, "*any D"]) -> Float[Array, "*any V"]:
@@ -99,7 +78,7 @@ class Decoder(nn.Module):
         return self.token_embedder.attend(hidden) if self.tied else self.logits_dense(hidden)
 
 
-class DecoderOnly(nn.Module):
+class DecoderOnly(DecoderNetwork):
     """A T5-shaped decoder whose causality is data: causal, prefix and bidirectional rows share one forward.
 
     `bidirectional_bias` tells the future's distances apart; False is T5X's network, whose one-directional buckets
@@ -107,12 +86,6 @@ class DecoderOnly(nn.Module):
     active where a "dropout" rng is given. Raises `UserError` for a size, a rate or a name that no network can have.
     """
 
-    vocab_size: int
-    emb_dim: int
-    num_heads: int
-    head_dim: int
-    mlp_dim: int
-    num_layers: int
     mlp_activations: tuple[str, ...] = ("gelu", "linear")
     dropout_rate: float = 0.0
     logits_via_embedding: bool = False
@@ -122,26 +95,9 @@ class DecoderOnly(nn.Module):
     bidirectional_bias: bool = True
     execution: Execution = field(default=Execution(), repr=False)  # no part of what a run computes
 
-    init = init
-
     def __post_init__(self) -> None:
         super().__post_init__()
-        _ = self.sizes
-        check_positive(vocab_size=self.vocab_size, num_layers=self.num_layers)
         check_buckets(self.num_buckets, self.max_distance, bidirectional=self.bidirectional_bias)
-
-    @property
-    def sizes(self) -> LayerSizes:
-        """What every layer shares."""
-        return LayerSizes(
-            emb_dim=self.emb_dim,
-            num_heads=self.num_heads,
-            head_dim=self.head_dim,
-            mlp_dim=self.mlp_dim,
-            mlp_activations=self.mlp_activations,
-            dropout_rate=self.dropout_rate,
-            dtype=self.dtype,
-        )
 
     def setup(self) -> None:
         """Puts everything into T5X's scope."""
@@ -156,31 +112,16 @@ class DecoderOnly(nn.Module):
             execution=self.execution,
         )
 
-    def inputs(self) -> tuple[Example]:
-        """The smallest argument of `__call__`, with which the parameters are initialised."""
-        return (smallest_example(encoder=False),)
-
-    def hidden(self, example: Example) -> Float[Array, "B T D"]:
-        """The last layer's output, normalised, before the head.
-
-        An example for an encoder-decoder is read as a prefix language model's: the encoder's input is the prefix.
-        """
-        return self.decoder(without_encoder(example))[:, -example.decoder_input_tokens.shape[1] :]
-
-    def empty_cache(self, example: Example, length: int) -> Cache:
-        """A cache of `length` slots for the example's rows; raises `UserError` where that is none."""
-        rows = example.decoder_input_tokens.shape[0]
-        return empty_cache(self.num_layers, rows, self.num_heads, length, self.head_dim, self.dtype)
-
-    def extend(self, example: Example, cache: Cache) -> tuple[Float[Array, "B T D"], Cache]:
-        """`hidden` of the tokens that follow on those in the cache, and the cache with them; see `cache.read`."""
-        x, cache = self.decoder.extend(without_encoder(example), cache)
-        return x[:, -example.decoder_input_tokens.shape[1] :], cache
+    def apply_stack(
+        self,
+        tokens: Int[Array, "B T"],
+        positions: Int[Array, "B T"] | None,
+        mask: AttentionMask,
+        cache: Cache | None = None,
+    ) -> tuple[Float[Array, "B T D"], list[KeysValues]]:
+        """The output of the last norm, and every layer's keys and values where there is a cache."""
+        return self.decoder(tokens, positions, mask, cache)
 
     def logits(self, hidden: Float[Array, "*any D"]) -> Float[Array, "*any V"]:
-        """Float32 scores of any block of positions."""
+        """Float32 logits of any block of positions."""
         return self.decoder.logits(hidden)
-
-    def __call__(self, example: Example) -> Float[Array, "B T V"]:
-        """All logits at once, which is how the parameters are initialised."""
-        return self.logits(self.hidden(example))

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixlm.errors import UserError
-from mixlm.example import Example, attention_mask, same_segment
+from mixlm.example import Example
 from mixlm.models.attention import dispatch
 from mixlm.models.attention.dispatch import Added, Blockwise, Fused, chosen, dropped, mix, view_of
 from mixlm.models.attention.dot_product import mask_bias
-from mixlm.models.attention.masks import Reach, across, within
+from mixlm.models.attention.masks import AttentionMask, cross_mask, self_mask
 from mixlm.models.attention.tpu_splash import block_of, running, to_fetch
 from mixlm.models.layer_stack import Execution
 from mixlm.models.layers import Dropout
@@ -51,32 +51,13 @@ def batches(draw, length: int):
 
 
 @settings(max_examples=60, deadline=None)
-@given(batches(9))
-def test_the_reach_of_a_row_is_its_mask(batch):
-    """Position by position, by the rule itself."""
-    mask_ar, segments = batch
-    steps = np.cumsum(np.asarray(mask_ar), axis=1)
-    found = np.asarray(within(mask_ar, segments).mask())
-    np.testing.assert_array_equal(found, attention_mask(mask_ar, segments))
-    for row, (step, segment) in enumerate(zip(steps.tolist(), segments.tolist())):
-        for t in range(9):
-            sees = [step[s] <= step[t] and segment[s] == segment[t] > 0 for s in range(9)]
-            assert found[row, t].tolist() == sees
-
-
-def test_the_reach_into_another_sequence_is_its_segment():
-    queries, keys = jnp.asarray([[1, 1, 2, 0]]), jnp.asarray([[1, 2, 2, 0, 0]])
-    np.testing.assert_array_equal(across(queries, keys).mask(), same_segment(queries, keys))
-
-
-@settings(max_examples=60, deadline=None)
 @given(batches(12))
 def test_no_block_is_skipped_that_anyone_sees(batch):
-    reach = within(*batch)
+    reach = self_mask(*batch)
     for row in range(ROWS):
         one = jax.tree.map(lambda x, row=row: x[row], reach)
         runs = np.asarray(running(one, 3, 4))
-        seen = np.asarray(reach.mask()[row]).reshape(4, 3, 3, 4).any(axis=(1, 3))
+        seen = np.asarray(reach.dense()[row]).reshape(4, 3, 3, 4).any(axis=(1, 3))
         assert runs.shape == (4, 3) and not np.any(seen & ~runs)
         assert np.all(runs.any(axis=1))
         for axis in (0, 1):
@@ -100,7 +81,7 @@ def test_no_block_is_skipped_that_anyone_sees(batch):
     ids=["causal", "bidirectional", "prefix", "documents"],
 )
 def test_blocks_that_nobody_sees_are_skipped(mask_ar, segments, expected):
-    reach = jax.tree.map(lambda x: x[0], within(jnp.asarray([mask_ar]), jnp.asarray([segments])))
+    reach = jax.tree.map(lambda x: x[0], self_mask(jnp.asarray([mask_ar]), jnp.asarray([segments])))
     np.testing.assert_array_equal(running(reach, 2, 2), expected)
 
 
@@ -122,7 +103,7 @@ def read(kind: str, queries: int, keys: int):
     """Compiled: from a reach to what attention reads and its gradients, both at what is no padding."""
 
     def loss(inputs, reach, weights):
-        view = Blockwise(reach, interpret=True) if kind == "splash" else mask_bias(reach.mask())
+        view = Blockwise(reach, interpret=True) if kind == "splash" else mask_bias(reach.dense())
         real = (reach.query_segments > 0)[..., None]
         mixed = jnp.where(real, mix(*inputs, view, scale=SCALE), 0.0)
         return jnp.sum(mixed * weights), mixed
@@ -130,7 +111,7 @@ def read(kind: str, queries: int, keys: int):
     return jax.jit(jax.grad(loss, has_aux=True), compiler_options=QUICK)
 
 
-def agree(queries: int, keys: int, reach: Reach):
+def agree(queries: int, keys: int, reach: AttentionMask):
     *inputs, weights = drawn(queries, keys)
     found, wanted = (read(kind, queries, keys)(tuple(inputs), reach, weights) for kind in ("splash", "plain"))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), found, wanted)
@@ -140,7 +121,7 @@ def agree(queries: int, keys: int, reach: Reach):
 @given(batches(300))
 def test_the_kernel_reads_rows_of_any_mask_in_blocks(batch):
     """300 positions are three blocks of 128, the last one filled up; the two rows skip different ones."""
-    agree(300, 300, within(*batch))
+    agree(300, 300, self_mask(*batch))
 
 
 @settings(max_examples=8, deadline=None)
@@ -150,21 +131,21 @@ def test_the_kernel_reads_another_sequence(seed):
     rng = np.random.default_rng(seed)
     queries, keys = rng.integers(0, 3, (ROWS, 20)), np.sort(rng.integers(0, 3, (ROWS, 150)), axis=1)
     keys[:, :2] = [1, 2]
-    agree(20, 150, across(jnp.asarray(queries), jnp.asarray(keys)))
+    agree(20, 150, cross_mask(jnp.asarray(queries), jnp.asarray(keys)))
 
 
 def test_a_query_that_sees_nothing_is_no_nan():
     *inputs, weights = drawn(20, 150)
-    reach = across(jnp.full((ROWS, 20), 7), jnp.full((ROWS, 150), 1))
+    reach = cross_mask(jnp.full((ROWS, 20), 7), jnp.full((ROWS, 150), 1))
     found = read("splash", 20, 150)(tuple(inputs), reach, weights)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
 
 
 def test_every_device_reads_its_own_rows_heads_and_queries():
     mask_ar = jnp.asarray([[1] * 256, [0] * 100 + [1] * 156])
-    reach = within(mask_ar, jnp.ones_like(mask_ar))
+    reach = self_mask(mask_ar, jnp.ones_like(mask_ar))
     *inputs, _ = drawn(256, 256)
-    wanted = mix(*inputs, mask_bias(reach.mask()), scale=SCALE)
+    wanted = mix(*inputs, mask_bias(reach.dense()), scale=SCALE)
     layout = Partitioning(data=2, tensor=2, sequence=2).layout()
     with laid_out(layout):
         cut = jax.jit(partial(mix, scale=SCALE), compiler_options=QUICK)
@@ -177,14 +158,14 @@ def test_every_device_reads_its_own_rows_heads_and_queries():
 
 def test_weights_that_drop_alike_for_all_queries_drop_values():
     *inputs, _ = drawn(6, 6)
-    reach = within(jnp.ones((ROWS, 6), jnp.int32), jnp.ones((ROWS, 6), jnp.int32))
+    reach = self_mask(jnp.ones((ROWS, 6), jnp.int32), jnp.ones((ROWS, 6), jnp.int32))
 
     class Reader(nn.Module):
         way: str
 
         @nn.compact
         def __call__(self, q, k, v):
-            drop, plain = Dropout(0.5), mask_bias(reach.mask())
+            drop, plain = Dropout(0.5), mask_bias(reach.dense())
             if self.way == "values":
                 return mix(q, k, dropped(v, drop), plain)
             return mix(q, k, v, Added((plain,), keep=False) if self.way == "recomputed" else plain, drop=drop)
@@ -206,9 +187,9 @@ def test_cudnn_is_given_the_mask_the_scale_and_the_heads(monkeypatch):
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", by_xla)
     *inputs, _ = drawn(7, 7)
-    reach = within(jnp.asarray([[1] * 7, [0, 0, 0, 1, 1, 0, 1]]), jnp.ones((ROWS, 7), jnp.int32))
-    found = mix(*inputs, Fused(reach.mask()[:, None]), scale=SCALE)
-    np.testing.assert_allclose(found, mix(*inputs, mask_bias(reach.mask()), scale=SCALE), atol=1e-5)
+    reach = self_mask(jnp.asarray([[1] * 7, [0, 0, 0, 1, 1, 0, 1]]), jnp.ones((ROWS, 7), jnp.int32))
+    found = mix(*inputs, Fused(reach.dense()[:, None]), scale=SCALE)
+    np.testing.assert_allclose(found, mix(*inputs, mask_bias(reach.dense()), scale=SCALE), atol=1e-5)
     assert asked == ["cudnn"]
 
 
@@ -248,7 +229,7 @@ def test_the_best_way_depends_on_the_platform_of_the_mesh(monkeypatch):
         ("gpu", "float32"): "plain",
         ("gpu", "bfloat16"): "cudnn",
     }
-    reach = within(jnp.ones((1, 3), jnp.int32), jnp.ones((1, 3), jnp.int32))
+    reach = self_mask(jnp.ones((1, 3), jnp.int32), jnp.ones((1, 3), jnp.int32))
     assert not isinstance(view_of(reach, "auto", "float32"), Blockwise | Fused)
     monkeypatch.setattr(dispatch, "platform", lambda: "tpu")
     assert view_of(reach, "auto", "float32") == Blockwise(reach, interpret=False)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mixlm.example import Example
 from mixlm.models.attention import dot_product as attention_module
 from mixlm.models.attention.dot_product import MASKED, attend
-from mixlm.models.attention.masks import Reach
+from mixlm.models.attention.masks import AttentionMask
 from mixlm.models.layer_stack import Execution
 from mixlm.models.t5 import EncoderDecoder
 from mixlm.models.t5_decoder import DecoderOnly
@@ -76,7 +76,7 @@ def keeping(keep, q, k, v, addends, scale):
 def test_who_sees_whom_will_do_for_a_mask_and_a_tpus_way_for_a_cpus(on, monkeypatch):
     (q, k, v, (_, bias)), weights = arguments(5, 0.0)
     segments = jnp.asarray([[1, 1, 2, 2, 0], [1, 1, 1, 1, 1]]), jnp.asarray([[1, 1, 2, 2, 2, 0, 0], [1] * 7])
-    reach = Reach(jnp.asarray([[0, 1, 2, 6, 6], [0, 1, 2, 3, 6]]), *segments)
+    reach = AttentionMask(jnp.asarray([[0, 1, 2, 6, 6], [0, 1, 2, 3, 6]]), *segments)
     seen = np.asarray([[[s <= last for s in range(7)] for last in row] for row in np.asarray(reach.limits)])
     seen &= (segments[0][:, :, None] == segments[1][:, None, :]) & (np.asarray(segments[0])[:, :, None] > 0)
     mask = jnp.where(seen, 0.0, MASKED)[:, None].astype(jnp.float32)

@@ -11,7 +11,7 @@ from flax.core import meta
 
 from mixlm.errors import UserError
 from mixlm.example import Example
-from mixlm.models.layer_stack import POLICIES, Execution, stacked, through
+from mixlm.models.layer_stack import POLICIES, Execution, apply_layers, stacked
 from mixlm.models.layers import Dropout
 from mixlm.models.llama import Llama
 from mixlm.models.ltg_bert import LTGBert
@@ -117,7 +117,7 @@ class Noted(nn.Module):
         self.layers = stacked(lambda _: Marks(), 3, self.execution)
 
     def __call__(self, x):
-        return through(self.layers, 3, self.execution, x, None)[0]
+        return apply_layers(self.layers, 3, self.execution, x, None)[0]
 
 
 @pytest.mark.parametrize("execution", [Execution(), SCANNED, Execution(scan=True, remat="nothing_saveable")])

@@ -17,7 +17,7 @@ from mixlm.models.attention import dispatch
 from mixlm.models.attention import tpu_biased as kernel
 from mixlm.models.attention.dispatch import Resident, biased_view, mix, mix_product
 from mixlm.models.attention.dot_product import MASKED
-from mixlm.models.attention.masks import Reach, across
+from mixlm.models.attention.masks import AttentionMask, cross_mask
 from mixlm.models.attention.tpu_biased import fits, resident, resident_slopes, together
 from mixlm.models.layer_stack import Execution
 from mixlm.models.layers import LayerSizes
@@ -46,7 +46,7 @@ def drawn(seed: int, heads: int, queries: int, keys: int, width: int, dtype=jnp.
     shapes = [(ROWS, heads, length, width) for length in (queries, keys, keys)]
     arrays = [jnp.asarray(draw.normal(size=shape), dtype) for shape in shapes]
     bias = jnp.asarray(draw.normal(size=(1, heads, queries, keys)), jnp.float32)
-    reach = Reach(
+    reach = AttentionMask(
         jnp.asarray(draw.integers(0, keys, (ROWS, queries)), jnp.int32),
         jnp.asarray(draw.integers(0, 3, (ROWS, queries)), jnp.int32),
         jnp.asarray(draw.integers(0, 3, (ROWS, keys)), jnp.int32),
@@ -54,7 +54,7 @@ def drawn(seed: int, heads: int, queries: int, keys: int, width: int, dtype=jnp.
     return arrays, bias, reach, jnp.asarray(draw.normal(size=shapes[0]), dtype)
 
 
-def visible(reach: Reach) -> np.ndarray:
+def visible(reach: AttentionMask) -> np.ndarray:
     """Who sees whom, number by number."""
     limits, queries, keys = (np.asarray(x).tolist() for x in reach)
     return np.asarray(
@@ -223,7 +223,7 @@ def test_the_gradient_of_a_bias_crosses_devices_once_for_all_layers(on_tpu):
     q, k, v, *reach = (x[:2] for x in (q, k, v, *reach))
 
     def loss(bias):
-        view = biased_view(sized(2, 64), Reach(*reach), bias, "auto")
+        view = biased_view(sized(2, 64), AttentionMask(*reach), bias, "auto")
         return sum(jnp.sum(mix(q * layer, k, v, view)) for layer in (1, 2, 3))
 
     with laid_out(Partitioning(data=2, tensor=1, sequence=4).layout()):
@@ -234,7 +234,7 @@ def test_the_gradient_of_a_bias_crosses_devices_once_for_all_layers(on_tpu):
 
 def kind(heads: int, width: int, length: int, attention: str = "auto", rows: int = 1, biased: bool = True) -> str:
     bias = jnp.zeros((rows, heads, length, length)) if biased else None
-    reach = across(jnp.ones((2, length), jnp.int32), jnp.ones((2, length), jnp.int32))
+    reach = cross_mask(jnp.ones((2, length), jnp.int32), jnp.ones((2, length), jnp.int32))
     return type(jax.eval_shape(lambda: Shown(biased_view(sized(heads, width), reach, bias, attention))).view).__name__
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float
 
 from mixlm.errors import UserError, nearest
 from mixlm.models.attention.dot_product import Addend, attend, mask_bias
-from mixlm.models.attention.masks import Reach
+from mixlm.models.attention.masks import AttentionMask
 from mixlm.models.attention.sharded import for_each_part, on_each_device, slopes_on_each_device
 from mixlm.models.attention.tpu_biased import fits, resident, resident_slopes
 from mixlm.models.attention.tpu_splash import splash
@@ -51,7 +51,7 @@ class Heads(Protocol):
 class Blockwise:
     """A view for the splash kernel, which `interpret` lets run anywhere, slowly."""
 
-    reach: Reach
+    mask: AttentionMask
     interpret: bool = struct.field(pytree_node=False)
 
 
@@ -61,7 +61,7 @@ class Resident:
     is added up over the layers before it is over the devices. `again` has what it gives made again with its gradient.
     """
 
-    reach: Reach
+    mask: AttentionMask
     bias: Float[Array, "P H T S"] | None
     again: bool = struct.field(pytree_node=False, default=False)
     interpret: bool = struct.field(pytree_node=False, default=False)
@@ -93,43 +93,43 @@ def check_attention(attention: object) -> None:
         raise UserError(f"ATTENTION = {attention!r} is none of {known}.{nearest(str(attention), ATTENTIONS)}")
 
 
-def view_of(reach: Reach, attention: str, dtype: str) -> View:
-    """What all layers share to read within `reach`, where no bias is added; `dtype` is that of the activations.
+def view_of(mask: AttentionMask, attention: str, dtype: str) -> View:
+    """What all layers share to read within `mask`, where no bias is added; `dtype` is that of the activations.
 
     Raises `UserError` for a way that this platform or type has not.
     """
     found = chosen(attention, platform(), dtype)
     if found == "splash":
-        return Blockwise(reach, interpret=platform() != "tpu")
+        return Blockwise(mask, interpret=platform() != "tpu")
     if found == "cudnn":
-        return Fused(reach.mask()[:, None])
-    return Added((mask_bias(reach.mask()),), keep=found == "plain")
+        return Fused(mask.dense()[:, None])
+    return Added((mask_bias(mask.dense()),), keep=found == "plain")
 
 
 def biased_view(
-    sizes: Heads, reach: Reach, bias: Float[Array, "#B H T S"] | None, attention: str, again: bool = False
+    sizes: Heads, mask: AttentionMask, bias: Float[Array, "#B H T S"] | None, attention: str, again: bool = False
 ) -> View:
-    """What all layers share to read within `reach`, where a bias that is learnt may be added; see `Resident.again`.
+    """What all layers share to read within `mask`, where a bias that is learnt may be added; see `Resident.again`.
 
     On a TPU the best is the resident kernel. Where it cannot do it, the weights are not kept for the gradient, the bias
     is never made for each row, and the mask is made where it is added: all would be read from memory more often than
     anything else.
     """
     best_on_tpu = attention == "auto" and platform() == "tpu"
-    if best_on_tpu and _fits(sizes, reach, bias):
-        return Resident(reach, None if bias is None else for_each_part(bias, reach), again)
+    if best_on_tpu and _fits(sizes, mask, bias):
+        return Resident(mask, None if bias is None else for_each_part(bias, mask), again)
     if bias is None:
-        return view_of(reach, attention, sizes.dtype)
-    made = reach if platform() == "tpu" else mask_bias(reach.mask())
+        return view_of(mask, attention, sizes.dtype)
+    made = mask if platform() == "tpu" else mask_bias(mask.dense())
     return Added((made, bias), keep=not (best_on_tpu or attention == "recomputed"))
 
 
-def _fits(sizes: Heads, reach: Reach, bias: Float[Array, "#B H T S"] | None) -> bool:
+def _fits(sizes: Heads, mask: AttentionMask, bias: Float[Array, "#B H T S"] | None) -> bool:
     """Whether each device's part of the heads and queries fits the resident kernel, which has one bias for all rows."""
     if bias is not None and bias.shape[0] > 1:
         return False
     on, layout = chip(device_kind()), in_force()
-    heads, queries, keys = sizes.num_heads, reach.limits.shape[1], reach.key_segments.shape[1]
+    heads, queries, keys = sizes.num_heads, mask.limits.shape[1], mask.key_segments.shape[1]
     if layout is not None:
         heads = layout.cut(("heads",), (heads,))[0]
         queries = layout.cut(("length",), (queries,))[0]
@@ -171,10 +171,10 @@ def mix(
     """
     if isinstance(view, Blockwise):
         kernel = partial(splash, interpret=view.interpret)
-        mixed = on_each_device(kernel, q * scale, k, dropped(v, drop), view.reach).swapaxes(1, 2)
+        mixed = on_each_device(kernel, q * scale, k, dropped(v, drop), view.mask).swapaxes(1, 2)
     elif isinstance(view, Resident):
         kernel = partial(resident, scale=scale, interpret=view.interpret)
-        mixed = on_each_device(kernel, q, k, dropped(v, drop), view.reach, view.bias).swapaxes(1, 2)
+        mixed = on_each_device(kernel, q, k, dropped(v, drop), view.mask, view.bias).swapaxes(1, 2)
     elif isinstance(view, Fused):
         rows, keys, values = (x.swapaxes(1, 2) for x in (q, k, dropped(v, drop)))
         mixed = jax.nn.dot_product_attention(rows, keys, values, mask=view.mask, scale=scale, implementation="cudnn")
@@ -201,7 +201,7 @@ def mix_product(
     """`mix(q, k, v, view) @ kernel`, for whose gradient what is mixed is made again where the view has it so."""
     if not isinstance(view, Resident) or not view.again:
         return product(mix(q, k, v, view, drop=drop), kernel)
-    return _mixed_again(view.interpret, q, k, dropped(v, drop), view.reach, view.bias, kernel)
+    return _mixed_again(view.interpret, q, k, dropped(v, drop), view.mask, view.bias, kernel)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -210,15 +210,15 @@ def _mixed_again(interpret: bool, *given: Any) -> Array:
 
 
 def _again_forward(interpret: bool, *given: Any) -> Any:
-    q, k, v, reach, bias, kernel = given
-    return jnp.dot(mix(q, k, v, Resident(reach, bias, interpret=interpret)), kernel), given
+    q, k, v, mask, bias, kernel = given
+    return jnp.dot(mix(q, k, v, Resident(mask, bias, interpret=interpret)), kernel), given
 
 
 def _again_backward(interpret: bool, kept: Any, given: Array) -> Any:
-    q, k, v, reach, bias, kernel = kept
+    q, k, v, mask, bias, kernel = kept
     of_mixed = jnp.dot(given, kernel.T).reshape(*q.shape[::2], *q.shape[1::2]).swapaxes(1, 2)
     run = partial(resident_slopes, interpret=interpret)
-    mixed, of_q, of_k, of_v, *of_bias = slopes_on_each_device(run, q, k, v, of_mixed, reach, bias)
+    mixed, of_q, of_k, of_v, *of_bias = slopes_on_each_device(run, q, k, v, of_mixed, mask, bias)
     joined = mixed.swapaxes(1, 2).reshape(*given.shape[:2], -1)
     return of_q, of_k, of_v, None, of_bias[0] if of_bias else None, of_kernel(joined, given)
 

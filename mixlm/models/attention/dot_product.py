@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
-from mixlm.models.attention.masks import Reach
+from mixlm.models.attention.masks import AttentionMask
 from mixlm.parallel.logical_axes import not_cut, platform
 
 # What T5X adds to a hidden score: in float32 it swallows the score, so that a query that sees nothing attends evenly.
@@ -17,7 +17,7 @@ KEPT = "attention"
 
 # What is added to the scores, [B or 1, H or 1, T, S] without letters, since a layer has several of other lengths; or
 # who sees whom, of which the mask is made where it is added.
-Addend = Float[Array, "_ _ _ _"] | Reach
+Addend = Float[Array, "_ _ _ _"] | AttentionMask
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5))
@@ -47,7 +47,7 @@ def mask_bias(mask: Bool[Array, "B T S"]) -> Float[Array, "B 1 T S"]:
 def _scores(q: Array, k: Array, addends: tuple[Addend, ...], scale: float) -> Array:
     scores = jnp.einsum("bhtk,bhsk->bhts", q, k, preferred_element_type=jnp.float32) * scale
     for addend in addends:
-        scores = scores + (mask_bias(addend.mask()) if isinstance(addend, Reach) else addend)
+        scores = scores + (mask_bias(addend.dense()) if isinstance(addend, AttentionMask) else addend)
     return scores
 
 
@@ -86,7 +86,7 @@ def _backward(scale, keep, kept, given):
     of_q = (jnp.einsum("bhts,bhsk->bhtk", slope, k, preferred_element_type=jnp.float32) * scale).astype(q.dtype)
     of_k = (_across(slope, q) * scale).astype(k.dtype)
     of_v = _across(weights, share).astype(v.dtype)
-    return of_q, of_k, of_v, tuple(None if isinstance(x, Reach) else _summed(slope, x) for x in addends)
+    return of_q, of_k, of_v, tuple(None if isinstance(x, AttentionMask) else _summed(slope, x) for x in addends)
 
 
 def _across(weights: Float[Array, "B H T S"], x: Float[Array, "B H T K"]) -> Float[Array, "B H S K"]:

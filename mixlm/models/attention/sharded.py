@@ -7,19 +7,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mixlm.models.attention.masks import Reach
+from mixlm.models.attention.masks import AttentionMask
 from mixlm.parallel.logical_axes import Layout, in_force, not_cut
 
 # The logical axes of a bias that is there once for each part that rows are cut into.
 BIAS = ("batch", "heads", "length", None)
 
 
-def for_each_part(bias: Float[Array, "1 H T S"], reach: Reach) -> Float[Array, "P H T S"]:
+def for_each_part(bias: Float[Array, "1 H T S"], mask: AttentionMask) -> Float[Array, "P H T S"]:
     """A bias that rows share, once for each part that they are cut into."""
     layout = in_force()
     if layout is None or not_cut():
         return bias
-    rows = reach.limits.shape[0]
+    rows = mask.limits.shape[0]
     parts = rows // layout.cut(("batch",), (rows,))[0]
     return layout.pinned(jnp.broadcast_to(bias, (parts, *bias.shape[1:])), BIAS)
 
@@ -29,15 +29,15 @@ def on_each_device(
     q: Float[Array, "B H T K"],
     k: Float[Array, "B H S K"],
     v: Float[Array, "B H S K"],
-    reach: Reach,
+    mask: AttentionMask,
     bias: Float[Array, "P H T S"] | None = None,
 ) -> Float[Array, "B H T K"]:
-    """`kernel(q, k, v, reach, bias)`, the last where there is one."""
+    """`kernel(q, k, v, mask, bias)`, the last where there is one."""
     layout, biases = in_force(), () if bias is None else (bias,)
     if layout is None or not_cut():
-        return kernel(q, k, v, reach, *biases)
-    queries, keys, *rest = _specs(layout, q, k, reach, *biases)
-    return _cut(kernel, layout, (queries, keys, keys, *rest), queries)(q, k, v, reach, *biases)
+        return kernel(q, k, v, mask, *biases)
+    queries, keys, *rest = _specs(layout, q, k, mask, *biases)
+    return _cut(kernel, layout, (queries, keys, keys, *rest), queries)(q, k, v, mask, *biases)
 
 
 def slopes_on_each_device(
@@ -46,14 +46,14 @@ def slopes_on_each_device(
     k: Float[Array, "B H S K"],
     v: Float[Array, "B H S K"],
     given: Float[Array, "B H T K"],
-    reach: Reach,
+    mask: AttentionMask,
     bias: Float[Array, "P H T S"] | None = None,
 ) -> tuple[Any, ...]:
-    """`kernel(q, k, v, given, reach, bias)`: what attention gives, and its gradients for q, k, v and the bias."""
+    """`kernel(q, k, v, given, mask, bias)`: what attention gives, and its gradients for q, k, v and the bias."""
     layout, biases = in_force(), () if bias is None else (bias,)
     if layout is None or not_cut():
-        return kernel(q, k, v, given, reach, *biases)
-    queries, keys, *rest = _specs(layout, q, k, reach, *biases)
+        return kernel(q, k, v, given, mask, *biases)
+    queries, keys, *rest = _specs(layout, q, k, mask, *biases)
 
     def own(*arrays: Any) -> Any:
         mixed, of_q, of_k, of_v, *of_bias = kernel(*arrays)
@@ -62,17 +62,17 @@ def slopes_on_each_device(
         return mixed, of_q, of_k, of_v, *of_bias
 
     outputs = (queries, queries, keys, keys, *rest[1:])
-    return _cut(own, layout, (queries, keys, keys, queries, *rest), outputs)(q, k, v, given, reach, *biases)
+    return _cut(own, layout, (queries, keys, keys, queries, *rest), outputs)(q, k, v, given, mask, *biases)
 
 
-def _specs(layout: Layout, q: Array, k: Array, reach: Reach, *biases: Array) -> tuple[Any, ...]:
-    """How queries, keys, reach and bias lie on the mesh."""
-    limits: Any = layout.spec(("batch", "length"), reach.limits.shape)
-    segments: Any = layout.spec(("batch", None), reach.key_segments.shape)
+def _specs(layout: Layout, q: Array, k: Array, mask: AttentionMask, *biases: Array) -> tuple[Any, ...]:
+    """How queries, keys, mask and bias lie on the mesh."""
+    limits: Any = layout.spec(("batch", "length"), mask.limits.shape)
+    segments: Any = layout.spec(("batch", None), mask.key_segments.shape)
     return (
         layout.spec(("batch", "heads", "length", "kv"), q.shape),
         layout.spec(("batch", "heads", None, "kv"), k.shape),
-        Reach(limits, limits, segments),
+        AttentionMask(limits, limits, segments),
         *(layout.spec(BIAS, x.shape) for x in biases),
     )
 

@@ -15,7 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from mixlm.models.attention.dot_product import KEPT, MASKED
-from mixlm.models.attention.masks import Reach
+from mixlm.models.attention.masks import AttentionMask
 
 LANES, SUBLANES = 128, 8
 # Ours: the scores of so many queries with all keys are at hand at once; and a program is written out for so many such
@@ -35,19 +35,19 @@ def resident(
     q: Float[Array, "B H T K"],
     k: Float[Array, "B H S K"],
     v: Float[Array, "B H S K"],
-    reach: Reach,
+    mask: AttentionMask,
     bias: Float[Array, "1 H T S"] | None = None,
     *,
     scale: float = 1.0,
     interpret: bool = False,
 ) -> Float[Array, "B H T K"]:
-    """`softmax(scale q k' + bias) v` within `reach`, the softmax in float32.
+    """`softmax(scale q k' + bias) v` within `mask`, the softmax in float32.
 
     The gradient is that of `attend`; q, k and v are all that is kept for it. `interpret` computes on any device what
     the kernel would, slowly.
     """
     setting = _Setting(q.shape[1], scale, interpret)
-    mixed = _attend(*map(_joined, (q, k, v)), bias, reach, setting)
+    mixed = _attend(*map(_joined, (q, k, v)), bias, mask, setting)
     return _split(checkpoint_name(mixed, KEPT), q.shape[1])
 
 
@@ -56,14 +56,14 @@ def resident_slopes(
     k: Float[Array, "B H S K"],
     v: Float[Array, "B H S K"],
     given: Float[Array, "B H T K"],
-    reach: Reach,
+    mask: AttentionMask,
     bias: Float[Array, "1 H T S"] | None = None,
     *,
     interpret: bool = False,
 ) -> tuple[Any, ...]:
     """What `resident` gives with a scale of one, made again, and its gradients for q, k, v and the bias."""
     sequences, setting = [*map(_joined, (q, k, v, given))], _Setting(q.shape[1], 1.0, interpret)
-    found, of_bias = _gradients(setting, sequences, bias, reach, again=True)
+    found, of_bias = _gradients(setting, sequences, bias, mask, again=True)
     return (*(_split(x, q.shape[1]) for x in found), *of_bias)
 
 
@@ -105,36 +105,38 @@ def _attend(
     k: Float[Array, "B S J"],
     v: Float[Array, "B S J"],
     bias: Float[Array, "1 H T S"] | None,
-    reach: Reach,
+    mask: AttentionMask,
     setting: _Setting,
 ) -> Float[Array, "B T J"]:
-    return _forward(q, k, v, bias, reach, setting)[0]
+    return _forward(q, k, v, bias, mask, setting)[0]
 
 
-def _forward(q: Any, k: Any, v: Any, bias: Any, reach: Reach, setting: _Setting) -> Any:
-    (mixed,) = _call(_mix, 2, (q, k, v), bias, reach, (q,), setting)
-    return mixed, (q, k, v, bias, reach)
+def _forward(q: Any, k: Any, v: Any, bias: Any, mask: AttentionMask, setting: _Setting) -> Any:
+    (mixed,) = _call(_mix, 2, (q, k, v), bias, mask, (q,), setting)
+    return mixed, (q, k, v, bias, mask)
 
 
 def _backward(setting: _Setting, kept: Any, given: Any) -> Any:
-    q, k, v, bias, reach = kept
-    found, of_bias = _gradients(setting, [q, k, v, given], bias, reach, again=False)
+    q, k, v, bias, mask = kept
+    found, of_bias = _gradients(setting, [q, k, v, given], bias, mask, again=False)
     return *found, of_bias[0] if of_bias else None, None
 
 
 _attend.defvjp(_forward, _backward)
 
 
-def _gradients(setting: _Setting, given: list[Any], bias: Any, reach: Reach, *, again: bool) -> Any:
+def _gradients(setting: _Setting, given: list[Any], bias: Any, mask: AttentionMask, *, again: bool) -> Any:
     """What was mixed, if it is to be had again, and the gradients for q, k and v; and that for a bias."""
     sequences = [given[0]] * again + given[:3]
     biases = [] if bias is None else [jax.ShapeDtypeStruct(bias.shape, jnp.float32)]
     kernel, products = partial(_slopes, again), 5 + again
-    found = _call(kernel, products, given, bias, reach, [*sequences, *biases], setting)
+    found = _call(kernel, products, given, bias, mask, [*sequences, *biases], setting)
     return found[: len(sequences)], [x.astype(bias.dtype) for x in found[len(sequences) :]]
 
 
-def _call(kernel: Any, products: int, sequences: Any, bias: Any, reach: Reach, outputs: Any, setting: _Setting) -> Any:
+def _call(
+    kernel: Any, products: int, sequences: Any, bias: Any, mask: AttentionMask, outputs: Any, setting: _Setting
+) -> Any:
     """Runs a kernel of so many products for some heads of every row; of `outputs` the shapes and types count."""
     # Pallas takes a while to import, and only what runs on a TPU needs it.
     from jax.experimental import pallas as pl
@@ -149,7 +151,7 @@ def _call(kernel: Any, products: int, sequences: Any, bias: Any, reach: Reach, o
             return pl.BlockSpec((1, some, *x.shape[2:]), lambda head, row: (0, head, 0, 0))
         return pl.BlockSpec((1, x.shape[1], some * width), lambda head, row: (row, 0, head))
 
-    numbers = [x[:, None] for x in reach]
+    numbers = [x[:, None] for x in mask]
     of_row = [pl.BlockSpec((1, *x.shape[1:]), lambda head, row: (row, 0, 0)) for x in numbers]
     arrays = [*sequences, *(() if bias is None else (bias,))]
     inputs = [*numbers, *arrays]
@@ -177,9 +179,9 @@ def _call(kernel: Any, products: int, sequences: Any, bias: Any, reach: Reach, o
 
 
 def _mix(some: int, scale: float, inputs: Any, outputs: Any) -> None:
-    *reach, q, k, v = inputs[:6]
+    *mask, q, k, v = inputs[:6]
     for part in _parts(q):
-        seen = _seen(part, *reach)
+        seen = _seen(part, *mask)
         for head, lanes in _heads(some, q):
             bias = [x[0, head, part] for x in inputs[6:]]
             weights, total = _weights(q[0, part, lanes], k[0, :, lanes], bias, seen, scale)
@@ -189,7 +191,7 @@ def _mix(some: int, scale: float, inputs: Any, outputs: Any) -> None:
 def _slopes(again: bool, some: int, scale: float, inputs: Any, outputs: Any) -> None:
     from jax.experimental import pallas as pl
 
-    *reach, q, k, v, given = inputs[:7]
+    *mask, q, k, v, given = inputs[:7]
     mixed, (of_q, of_k, of_v, *of_bias) = outputs[: int(again)], outputs[int(again) :]
     for x in of_bias:
 
@@ -199,7 +201,7 @@ def _slopes(again: bool, some: int, scale: float, inputs: Any, outputs: Any) -> 
 
     sums: dict[int, Any] = {}
     for part in _parts(q):
-        seen = _seen(part, *reach)
+        seen = _seen(part, *mask)
         for head, lanes in _heads(some, q):
             queries, keys = q[0, part, lanes], k[0, :, lanes]
             bias = [x[0, head, part] for x in inputs[7:]]
@@ -231,7 +233,7 @@ def _heads(some: int, q: Any) -> list[tuple[int, slice]]:
 
 
 def _seen(part: slice, limits: Any, segments: Any, key_segments: Any) -> Any:
-    """The mask of `Reach` for these queries."""
+    """The mask of `AttentionMask` for these queries."""
     last, own, keys = _column(limits[0, :, part]), _column(segments[0, :, part]), key_segments[0]
     places = jax.lax.broadcasted_iota(jnp.int32, (last.shape[0], keys.shape[1]), 1)
     return (places <= last) & (own == keys) & (own > 0)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from mixlm.models.attention.dot_product import KEPT
-from mixlm.models.attention.masks import Reach
+from mixlm.models.attention.masks import AttentionMask
 
 LANES = 128
 # Ours: the largest that T5X's and the Llamas' lengths fill; larger blocks are fewer, and skip less.
@@ -22,26 +22,30 @@ FILLING = -1
 
 
 def splash(
-    q: Float[Array, "B H T K"], k: Float[Array, "B H S K"], v: Float[Array, "B H S K"], reach: Reach, interpret: bool
+    q: Float[Array, "B H T K"],
+    k: Float[Array, "B H S K"],
+    v: Float[Array, "B H S K"],
+    mask: AttentionMask,
+    interpret: bool,
 ) -> Float[Array, "B H T K"]:
-    """`softmax(q k') v` within `reach`; padded queries read padding, and their gradient must be zero.
+    """`softmax(q k') v` within `mask`; padded queries read padding, and their gradient must be zero.
 
     `interpret` computes on any device what the kernel would, slowly.
     """
     length, keys = q.shape[2], k.shape[2]
     block_q, block_k = block_of(length), block_of(keys)
     q, k, v = filled(q, 2, block_q), filled(k, 2, block_k), filled(v, 2, block_k)
-    reach = Reach(
-        filled(reach.limits, 1, block_q, k.shape[2] - 1),
-        filled(reach.query_segments, 1, block_q, FILLING),
-        filled(reach.key_segments, 1, block_k, FILLING),
+    mask = AttentionMask(
+        filled(mask.limits, 1, block_q, k.shape[2] - 1),
+        filled(mask.query_segments, 1, block_q, FILLING),
+        filled(mask.key_segments, 1, block_k, FILLING),
     )
     row = partial(_row, block_q=block_q, block_k=block_k, interpret=interpret)
     if q.shape[2] == block_q and k.shape[2] == block_k:
-        found = jax.vmap(row)(q, k, v, reach)
+        found = jax.vmap(row)(q, k, v, mask)
     else:
         # Which blocks are skipped differs from row to row, and the kernel's batch must skip alike.
-        found = jax.lax.map(lambda given: row(*given), (q, k, v, reach))
+        found = jax.lax.map(lambda given: row(*given), (q, k, v, mask))
     return found[:, :, :length]
 
 
@@ -58,12 +62,12 @@ def filled(x: Array, axis: int, block: int, value: int = 0) -> Array:
     return jnp.pad(x, padding, constant_values=value)
 
 
-def running(reach: Reach, block_q: int, block_k: int) -> Bool[Array, "I J"]:
+def running(mask: AttentionMask, block_q: int, block_k: int) -> Bool[Array, "I J"]:
     """Whether any query of block i may see a key of block j: never False where one does; segments are compared as
-    ranges. One row's reach; in every row of blocks one runs, so that each query's softmax is over something.
+    ranges. One row's mask; in every row of blocks one runs, so that each query's softmax is over something.
     """
-    limits = jnp.max(reach.limits.reshape(-1, block_q), axis=1)
-    queries, keys = reach.query_segments.reshape(-1, block_q), reach.key_segments.reshape(-1, block_k)
+    limits = jnp.max(mask.limits.reshape(-1, block_q), axis=1)
+    queries, keys = mask.query_segments.reshape(-1, block_q), mask.key_segments.reshape(-1, block_k)
     starts = block_k * jnp.arange(len(keys))
     seen = starts[None, :] <= limits[:, None]
     seen &= jnp.max(queries, axis=1)[:, None] >= jnp.min(keys, axis=1)[None, :]
@@ -87,12 +91,12 @@ def up_to(limits: Any, keys: Any) -> Any:
     return keys <= limits
 
 
-def _row(q: Any, k: Any, v: Any, reach: Reach, block_q: int, block_k: int, interpret: bool) -> Any:
+def _row(q: Any, k: Any, v: Any, mask: AttentionMask, block_q: int, block_k: int, interpret: bool) -> Any:
     # Pallas takes a while to import, and only what runs on a TPU needs it.
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask_info as masks
 
-    runs, limits = running(reach, block_q, block_k), cast(Any, reach.limits)
+    runs, limits = running(mask, block_q, block_k), cast(Any, mask.limits)
     if runs.size == 1:
         info = forward = masks.MaskInfo(None, None, None, None, limits)
     else:
@@ -120,4 +124,4 @@ def _row(q: Any, k: Any, v: Any, reach: Reach, block_q: int, block_k: int, inter
         mask_function=up_to,
         interpret=interpret,
     )
-    return attend(q, k, v, kernel.SegmentIds(reach.query_segments, reach.key_segments))
+    return attend(q, k, v, kernel.SegmentIds(mask.query_segments, mask.key_segments))

@@ -1,4 +1,4 @@
-"""Two layouts of a network's parameters: `layers_0`, `layers_1`, ... as T5X has them, or stacked in one `layers`."""
+"""Parameter trees, unrolled (`layers_0`, `layers_1`, ... as in T5X) or stacked in one `layers` for scan over layers."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -16,14 +16,14 @@ _LAYER = re.compile(rf"{STACK}_(\d+)")
 
 
 def is_stacked(tree: Any) -> bool:
-    """Whether any stack of the tree has its layers in one array."""
+    """True where any part of the tree has its layers stacked."""
     return isinstance(tree, Mapping) and (STACK in tree or any(is_stacked(part) for part in tree.values()))
 
 
 def stack_layers(tree: Any) -> Any:
     """The tree with every `layers_0` ... `layers_N` stacked along a new first axis, whose logical name is "layers".
 
-    Leaves are arrays, of numpy's or of JAX's, boxed with their logical axes or not, or their shapes (ShapeDtypeStruct).
+    Leaves are NumPy or JAX arrays, or ShapeDtypeStructs, boxed with logical axes or not.
     """
     if not isinstance(tree, Mapping):
         return tree
@@ -36,7 +36,7 @@ def stack_layers(tree: Any) -> Any:
 
 
 def unstack_layers(tree: Any) -> Any:
-    """The tree with every `layers` taken apart into `layers_0` ... `layers_N`: what `stack_layers` undoes."""
+    """The inverse of `stack_layers`: every `layers` split into `layers_0` ... `layers_N`."""
     if not isinstance(tree, Mapping):
         return tree
     rest = {name: unstack_layers(part) for name, part in tree.items() if name != STACK}
@@ -57,7 +57,7 @@ def laid_out_as(tree: Any, template: Any) -> Any:
 
 
 def stacks(tree: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
-    """The stacked layers of a tree by their path, such as ("decoder", "layers")."""
+    """The stacked layers of a tree by path, such as ("decoder", "layers")."""
     if not isinstance(tree, Mapping):
         return {}
     found: dict[tuple[str, ...], Any] = {}
@@ -75,7 +75,7 @@ def without_stacks(tree: Any) -> Any:
 
 
 def with_stacks(rest: Any, found: Mapping[tuple[str, ...], Any]) -> Any:
-    """What `without_stacks` and `stacks` took apart."""
+    """The inverse of `without_stacks` and `stacks`."""
     if not isinstance(rest, Mapping):
         return rest
     inner = {
@@ -86,18 +86,18 @@ def with_stacks(rest: Any, found: Mapping[tuple[str, ...], Any]) -> Any:
 
 
 def depth(stack: Any) -> int:
-    """How many layers a stacked part of a tree holds."""
+    """The number of layers in a stacked part of a tree."""
     leaf = jax.tree.leaves(stack, is_leaf=_is_leaf)[0]
     return int((leaf.unbox() if isinstance(leaf, meta.AxisMetadata) else leaf).shape[0])
 
 
 def per_layer(sharding: NamedSharding) -> NamedSharding:
-    """Where one layer lies, when its stack lies so."""
+    """The sharding of one layer of a stack with this sharding."""
     return NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
 
 
 def of_stack(sharding: NamedSharding) -> NamedSharding:
-    """Where a stack lies, whose layers lie so: every layer is whole on its devices."""
+    """The sharding of a stack of layers with this sharding; the layer axis is not sharded."""
     return NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
 
 

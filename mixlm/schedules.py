@@ -1,6 +1,6 @@
-"""Values that follow the step: learning rates, objective weights; frozen, hashable, so static under jit.
+"""Schedules, step -> value: learning rates, objective weights, data rates; frozen and hashable, so static under jit.
 
-Their numbers, though, may be arguments of what is compiled (`traced`): no schedule asks in Python what they are.
+The fields named in `traced` may be arguments of the compiled step instead: no schedule branches on them in Python.
 """
 
 import itertools
@@ -27,10 +27,19 @@ class Schedule(Protocol):
         ...
 
 
+@runtime_checkable
+class SpansRun(Schedule, Protocol):
+    """A schedule that depends on the length of the run."""
+
+    def over(self, train_steps: int) -> Schedule:
+        """The schedule for a run of `train_steps`; itself where its length is given."""
+        ...
+
+
 def over(value: Any, train_steps: int) -> Any:
-    """A value in which every schedule that waits for the run's length knows it, in dataclasses, tuples and mappings."""
-    if hasattr(value, "over") and isinstance(value, Schedule):
-        return getattr(value, "over")(train_steps)  # noqa: B009 (not of every schedule)
+    """`value` with the run's length filled in wherever a schedule needs it: in dataclasses, tuples and mappings."""
+    if isinstance(value, SpansRun):
+        return value.over(train_steps)
     if isinstance(value, tuple):
         return tuple(over(part, train_steps) for part in value)
     if isinstance(value, Mapping):
@@ -93,7 +102,7 @@ class Constant:
 class Linear:
     """`start` until step `begin`, from there to `end` within `steps` steps (at once where that is 0), and `end` on.
 
-    `steps` None is the rest of the run, which `over` tells.
+    `steps` None is the rest of the run, which `over` fills in.
     """
 
     traced: ClassVar[tuple[str, ...]] = ("start", "end", "steps", "begin")
@@ -173,8 +182,27 @@ class RsqrtDecay:
         return self.base / jnp.sqrt(jnp.maximum(_float(step), self.warmup_steps))
 
 
+@dataclass(frozen=True)
+class _WholeRun:
+    """The first fields of schedules that span a run; `total_steps` None is the run's length, which `over` fills in."""
+
+    peak: float
+    total_steps: int | None = None
+    warmup_steps: int = 0
+
+    def over(self, train_steps: int) -> "_WholeRun":
+        """The same schedule for a run of `train_steps`; unchanged where `total_steps` is given."""
+        return replace(self, total_steps=train_steps) if self.total_steps is None else self
+
+    @property
+    def _length(self) -> Number:
+        if self.total_steps is None:
+            raise UserError(f"The schedule {type(self).__name__} does not know the run's length; set its total_steps.")
+        return self.total_steps
+
+
 def _check_whole_run(schedule: "Cosine | WSD", last: str) -> None:
-    """Checks what both have in common; `last` names the fraction of the run that comes last."""
+    """Checks the fields that both have; `last` names the fraction of the run that comes last."""
     name = type(schedule).__name__
     for field in ("peak", "warmup_steps"):
         check_number(schedule, field, 0)
@@ -196,25 +224,19 @@ def _check_whole_run(schedule: "Cosine | WSD", last: str) -> None:
         )
 
 
-def _length(schedule: "Cosine | WSD") -> Number:
-    if schedule.total_steps is None:
-        raise UserError(f"The schedule {type(schedule).__name__} does not know the run's length; set its total_steps.")
-    return schedule.total_steps
-
-
 def _warmup(schedule: "Cosine | WSD") -> Number:
     # One of them is 0.
-    return schedule.warmup_steps + schedule.warmup_fraction * _length(schedule)
+    return schedule.warmup_steps + schedule.warmup_fraction * schedule._length
 
 
 @dataclass(frozen=True)
-class Cosine:
+class Cosine(_WholeRun):
     """Linear warm-up from 0 to `peak`, then half a cosine to `final_fraction * peak`, then a line to 0.
 
     The cosine (Loshchilov & Hutter 2017 without restarts) ends where the last `cooldown_fraction` of the run begins;
     by default there is none, and the values are those of `optax.warmup_cosine_decay_schedule`. GPT-BERT: a warm-up
     and a cooldown of 0.016 each, a final fraction of 0.1. The warm-up is `warmup_steps` long, or `warmup_fraction` of
-    the run. `total_steps` None is the whole run, which `over` tells.
+    the run. `total_steps` None is the whole run, which `over` fills in.
     """
 
     traced: ClassVar[tuple[str, ...]] = (
@@ -225,9 +247,6 @@ class Cosine:
         "warmup_fraction",
         "cooldown_fraction",
     )
-    peak: float
-    total_steps: int | None = None
-    warmup_steps: int = 0
     final_fraction: float = 0.0
     warmup_fraction: float = 0.0
     cooldown_fraction: float = 0.0
@@ -235,13 +254,9 @@ class Cosine:
     def __post_init__(self) -> None:
         _check_whole_run(self, "cooldown_fraction")
 
-    def over(self, train_steps: int) -> "Cosine":
-        """The same schedule for a run of `train_steps`; unchanged where `total_steps` is given."""
-        return replace(self, total_steps=train_steps) if self.total_steps is None else self
-
     def __call__(self, step: Step) -> Float[Array, ""]:
         """The value at `step`; the last value stays after `total_steps`, and UserError where that is unknown."""
-        total, warmup = _length(self), _warmup(self)
+        total, warmup = self._length, _warmup(self)
         cooldown = total * self.cooldown_fraction
         done = jnp.clip((_float(step) - warmup) / jnp.maximum(total - warmup - cooldown, 1), 0.0, 1.0)
         decay = self.final_fraction + (1.0 - self.final_fraction) * 0.5 * (1.0 + jnp.cos(jnp.pi * done))
@@ -250,7 +265,7 @@ class Cosine:
 
 
 @dataclass(frozen=True)
-class WSD:
+class WSD(_WholeRun):
     """Warm-up, stable, decay: a trapezoid that falls linearly over the last `decay_fraction` of the run.
 
     It reaches `final_fraction * peak` at `total_steps`. The Dual paper trains with no warm-up and a quarter of decay.
@@ -266,9 +281,6 @@ class WSD:
         "final_fraction",
         "warmup_fraction",
     )
-    peak: float
-    total_steps: int | None = None
-    warmup_steps: int = 0
     decay_fraction: float = 0.25
     final_fraction: float = 0.0
     warmup_fraction: float = 0.0
@@ -276,13 +288,9 @@ class WSD:
     def __post_init__(self) -> None:
         _check_whole_run(self, "decay_fraction")
 
-    def over(self, train_steps: int) -> "WSD":
-        """The same schedule for a run of `train_steps`; unchanged where `total_steps` is given."""
-        return replace(self, total_steps=train_steps) if self.total_steps is None else self
-
     def __call__(self, step: Step) -> Float[Array, ""]:
         """The value at `step`; the last value stays after `total_steps`, and UserError where that is unknown."""
-        total = _length(self)
+        total = self._length
         left = jnp.maximum(total - _float(step), 0.0)
         height = jnp.minimum(_divided(left, total * self.decay_fraction), 1.0)
         decay = self.final_fraction + (1.0 - self.final_fraction) * height

@@ -1,4 +1,4 @@
-"""Work on every device's own rows and positions, added up once: a loop over blocks must not talk in every turn."""
+"""Sums over each device's own rows and positions, reduced once: loops over chunks must not communicate in each turn."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -15,17 +15,17 @@ from mixlm.parallel.logical_axes import Layout, in_force, laid_out
 
 @dataclass(frozen=True)
 class Shards:
-    """`rows` x `positions` equal parts of [B, T, ...], each on devices of its own."""
+    """`rows` x `positions` equal shards of [B, T, ...], each on devices of its own."""
 
     layout: Layout
     rows: int
     positions: int
 
     def each(self, function: Callable[..., Any], *parts: Shaped[Array, "G ..."]) -> Any:
-        """`function` of every part of what is cut, stacked as the parts are.
+        """`function` of every shard, stacked along the shards' axis.
 
-        What `function` closes over is copied to each part (on a device that is no more than it needs), so that its
-        gradient is a sum of the parts' own, taken when all are done.
+        What `function` closes over is broadcast to each shard (no copy more than a device has anyway), so that its
+        gradient is reduced over shards once, at the end.
         """
         with self.inside():
             plain, held = jax.closure_convert(function, *(x[0] for x in parts))
@@ -33,21 +33,21 @@ class Shards:
             return jax.vmap(plain, spmd_axis_name=self._axes)(*parts, *copies)
 
     def inside(self) -> AbstractContextManager[None]:
-        """Within, what is traced is pinned as in one part."""
+        """A context in which sharding constraints are those of a single shard."""
         return laid_out(self.layout.without("batch", "length"))
 
     def cut(self, x: Shaped[Array, "B T ..."]) -> Shaped[Array, "G R P ..."]:
-        """All parts, each on its devices."""
+        """[B, T, ...] -> [shards, rows, positions, ...], each on its devices."""
         return self._pinned(self._cut(x))
 
     def whole(self, parts: Shaped[Array, "G R P"]) -> Shaped[Array, "B T"]:
-        """What was found for each position of each part, as [B, T]."""
+        """Values per position of each shard, as [B, T]."""
         _, rows, positions = parts.shape
         found = jnp.moveaxis(parts.reshape(self.rows, self.positions, rows, positions), 1, 2)
         return found.reshape(self.rows * rows, self.positions * positions)
 
     def row_sums(self, parts: Shaped[Array, "G R"]) -> Shaped[Array, " B"]:
-        """What was added up for each row of each part, as [B]."""
+        """Row sums of each shard, summed over the row's shards: [B]."""
         return jnp.sum(parts.reshape(self.rows, self.positions, -1), axis=1).reshape(-1)
 
     @property
@@ -66,7 +66,7 @@ class Shards:
 
 
 def shards_of(rows: int, length: int) -> Shards | None:
-    """How the layout in force cuts so many rows and positions; None where all are on one device."""
+    """The shards of [rows, length] under the current mesh layout; None where all are on one device."""
     layout = in_force()
     if layout is None:
         return None

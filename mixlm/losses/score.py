@@ -1,4 +1,4 @@
-"""What a token costs, and how costs add up: `loss = total / count`, added before dividing, logits never whole."""
+"""Token losses as (total, count) pairs, summed before dividing; logits are computed in chunks."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from mixlm.losses.chunked import add_up, block_count, each_part, in_blocks, in_parts, no_sums
+from mixlm.losses.chunked import chunk_count, in_chunks, in_parts, map_parts, sum_chunks, zero_sums
 from mixlm.losses.per_device import Shards, shards_of
 from mixlm.losses.softmax import is_first_largest
 from mixlm.losses.terms import Term, Weight
@@ -31,7 +31,7 @@ class Scored:
     counted: Float[Array, "*B"]
     right: Float[Array, "*B"]
     scored: Float[Array, "*B"]
-    mass: Float[Array, "*B"]
+    weight_sum: Float[Array, "*B"]
     picked: Int[Array, "B T"] | None = None
 
     def among(self, rows: Bool[Array, " B"]) -> "Scored":
@@ -41,7 +41,7 @@ class Scored:
     def terms(self, name: str, loss: TokenLoss, weight: Weight = 1.0) -> dict[str, Term]:
         """The loss term `name`, its accuracy, and its plain cross-entropy where the loss is another one."""
         terms = {
-            name: Term(self.total, self.count, weight, self.scored, self.mass),
+            name: Term(self.total, self.count, weight, self.scored, self.weight_sum),
             f"{name}/accuracy": Term(self.right, self.scored, 0.0),
         }
         if loss != CrossEntropy():
@@ -60,28 +60,28 @@ def score(
     noise: Float[Array, "B T"] | None = None,
     at_once: int | None = None,
 ) -> Scored:
-    """Costs every position in blocks of at most `at_once` logits on a device or, off a CPU, of `blockwise.TOKENS`.
+    """Scores every position, in chunks of at most `at_once` logits on a device; None: see `chunked.chunk_count`.
 
-    The gradient of a block is taken while its logits are at hand (a sum's gradient only waits for a factor), so nothing
-    is computed twice. `weights` of 0 leave a position out; `counted` (default: weights above 0) is what the mean
-    divides by. `pick(logits, noise)` chooses a token at every position without a gradient; `noise` is in [0, 1).
+    The gradient of a chunk is computed while its logits are in memory (that of a sum is known up to a factor), so no
+    product is computed twice. `weights` of 0 leave a position out; the mean divides by `counted` (default: weights
+    above 0). `pick(logits, noise)` chooses a token at every position without a gradient; `noise` is in [0, 1).
     """
     counted = (weights > 0).astype(jnp.float32) if counted is None else counted
     noise = jnp.zeros_like(weights) if noise is None else noise
     columns = (targets, weights, counted, noise)
     shards = shards_of(*targets.shape)
     rows, length, vocab_size = _positions(logits, hidden, shards)
-    blocks = block_count(rows * length, 1, vocab_size, at_once)
-    sums = partial(_block_sums, logits, loss, pick, jnp.sum)
-    if blocks == 1:
+    chunks = chunk_count(rows * length, 1, vocab_size, at_once)
+    sums = partial(_chunk_sums, logits, loss, pick, jnp.sum)
+    if chunks == 1:
         total, rest, picked = sums(hidden, *columns)
         return Scored(total, **rest, picked=picked)
 
     def cut(x):
         # All rows in one, as far as a device has them.
-        return in_blocks(x.reshape(1, -1, *x.shape[2:]), blocks)
+        return in_chunks(x.reshape(1, -1, *x.shape[2:]), chunks)
 
-    total, rest, picked = add_up(sums, shards, cut, (hidden, *columns))
+    total, rest, picked = sum_chunks(sums, shards, cut, (hidden, *columns))
     if picked is not None:
         picked = picked.reshape(len(picked), -1)[:, : rows * length].reshape(-1, rows, length)
         picked = picked[0] if shards is None else shards.whole(picked)
@@ -110,53 +110,53 @@ def score_rows(
 
     `factors` are what the loss will weigh the rows' totals by, up to one factor that all share: the gradient is then
     taken ahead as in `score`, and is NaN where the loss weighs them otherwise. Without them the logits of several
-    blocks are computed again on the way back: a fourth product with the head's matrix next to the three.
+    chunks are computed again on the way back: a fourth product with the head's matrix next to the three.
     """
     columns = (targets, weights, counted, jnp.zeros_like(weights))
     shards = shards_of(*targets.shape)
     rows, length, vocab_size = _positions(logits, hidden, shards)
-    blocks = block_count(length, rows, vocab_size, at_once)
-    sums = partial(_block_sums, logits, loss, None, partial(jnp.sum, axis=1))
-    if blocks == 1:
+    chunks = chunk_count(length, rows, vocab_size, at_once)
+    sums = partial(_chunk_sums, logits, loss, None, partial(jnp.sum, axis=1))
+    if chunks == 1:
         total, rest, _ = sums(hidden, *columns)
         return Scored(total, **rest)
-    found = _row_sums(sums, shards, partial(in_blocks, blocks=blocks), (hidden, *columns), factors)
+    found = _row_sums(sums, shards, partial(in_chunks, chunks=chunks), (hidden, *columns), factors)
     return Scored(**jax.tree.map((lambda x: x[0]) if shards is None else shards.row_sums, found))
 
 
 def _row_sums(sums, shards, cut, arrays, factors):
     if factors is not None:
         factors = in_parts(shards, jnp.broadcast_to(factors[:, None], arrays[1].shape))[..., 0]
-        total, rest, _ = add_up(sums, shards, cut, arrays, factors)
+        total, rest, _ = sum_chunks(sums, shards, cut, arrays, factors)
         return {"total": total, **rest}
 
     def body(carry, part):
         return jax.tree.map(jnp.add, carry, sums(*part)[:2]), None
 
     def added(*part):
-        (total, rest), _ = jax.lax.scan(jax.checkpoint(body), no_sums(part[0][:, 0, 0]), tuple(map(cut, part)))
+        (total, rest), _ = jax.lax.scan(jax.checkpoint(body), zero_sums(part[0][:, 0, 0]), tuple(map(cut, part)))
         return {"total": total, **rest}
 
-    return each_part(shards)(added, *(in_parts(shards, x) for x in arrays))
+    return map_parts(shards)(added, *(in_parts(shards, x) for x in arrays))
 
 
 def token_costs(
     logits: Logits, hidden: Float[Array, "B T D"], targets: Int[Array, "B T"], at_once: int | None = None
 ) -> Float[Array, "B T"]:
-    """The plain cross-entropy of every position in nats, in blocks as in `score`; for judging."""
+    """The plain cross-entropy of every position in nats, in chunks as in `score`; for judging."""
 
-    def costs(block_hidden, block_targets):
-        return cross_entropy(logits(block_hidden), block_targets)
+    def costs(chunk_hidden, chunk_targets):
+        return cross_entropy(logits(chunk_hidden), chunk_targets)
 
     rows, length, vocab_size = _positions(logits, hidden, None)
-    blocks = block_count(length, rows, vocab_size, at_once)
-    if blocks == 1:
+    chunks = chunk_count(length, rows, vocab_size, at_once)
+    if chunks == 1:
         return costs(hidden, targets)
-    found = jax.lax.map(lambda part: costs(*part), tuple(in_blocks(x, blocks) for x in (hidden, targets)))
+    found = jax.lax.map(lambda part: costs(*part), tuple(in_chunks(x, chunks) for x in (hidden, targets)))
     return jnp.moveaxis(found, 0, 1).reshape(targets.shape[0], -1)[:, :length]
 
 
-def _block_sums(scores, loss, pick, add, hidden, targets, weights, counted, noise):
+def _chunk_sums(scores, loss, pick, add, hidden, targets, weights, counted, noise):
     logits = scores(hidden)
     cost, scale = loss(logits, targets)
     plain = cost if loss == CrossEntropy() else cross_entropy(jax.lax.stop_gradient(logits), targets)
@@ -169,7 +169,7 @@ def _block_sums(scores, loss, pick, add, hidden, targets, weights, counted, nois
         "counted": add(counted),
         "right": add(right, dtype=jnp.float32),
         "scored": add(scored, dtype=jnp.float32),
-        "mass": add(weights * scale),
+        "weight_sum": add(weights * scale),
     }
     picked = None if pick is None else pick(jax.lax.stop_gradient(logits), noise)
     return add(weights * scale * cost), rest, picked

@@ -1,4 +1,4 @@
-"""What a softmax over the vocabulary is worth, in as few passes over the logits as it takes."""
+"""log Z, target logit and entropy of a softmax over the vocabulary, in as few passes over the logits as possible."""
 
 import jax
 import jax.numpy as jnp

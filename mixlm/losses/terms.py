@@ -13,15 +13,15 @@ class Term:
     """One part of a loss, `weight * total / count`; microbatches and devices add totals and counts, then divide.
 
     A weight of 0 marks a figure that is only reported; its name is `TERM/FIGURE`, such as `generator/accuracy`.
-    `tokens` are the positions that the term supervises and `mass` the sum of their loss weights, for the accounts: both
-    `count` where they are left out.
+    `tokens` counts the positions that the term supervises and `weight_sum` adds up their loss weights, both for usage
+    accounting; each defaults to `count`.
     """
 
     total: Float[Array, ""]
     count: Float[Array, ""]
     weight: Weight = 1.0
     tokens: Float[Array, ""] | None = None
-    mass: Float[Array, ""] | None = None
+    weight_sum: Float[Array, ""] | None = None
 
     @property
     def value(self) -> Float[Array, ""]:
@@ -30,7 +30,7 @@ class Term:
 
     @property
     def figure(self) -> Float[Array, ""]:
-        """The mean, NaN where nothing was counted: what a log leaves out."""
+        """The mean, NaN where nothing was counted; logs leave NaN out."""
         return jnp.where(self.count > 0, self.value, jnp.nan)
 
     def __add__(self, other: "Term") -> "Term":
@@ -40,22 +40,22 @@ class Term:
 
     @property
     def supervised(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """(tokens, mass), both `count` where the term does not say."""
+        """(tokens, weight_sum), both `count` where the term does not say."""
         return (
             self.count if self.tokens is None else self.tokens,
-            self.count if self.mass is None else self.mass,
+            self.count if self.weight_sum is None else self.weight_sum,
         )
 
 
 def weighted_sum(terms: dict[str, Term]) -> Float[Array, ""]:
-    """The loss that a step descends: the sum of `weight * total / count`."""
+    """The training loss: the sum of `weight * total / count`."""
     return sum((term.weight * term.value for term in terms.values()), start=jnp.zeros(()))
 
 
 def binary_terms(
     name: str, logits: Float[Array, "B S"], labels: Bool[Array, "B S"], counted: Bool[Array, "B S"], weight: Weight
 ) -> dict[str, Term]:
-    """Binary cross-entropy over the counted positions, in nats, and the share of them that is judged right."""
+    """Binary cross-entropy over the counted positions, in nats, and the accuracy over them."""
     cost = jnp.where(labels, jax.nn.softplus(-logits), jax.nn.softplus(logits))
     count = jnp.sum(counted, dtype=jnp.float32)
     right = jnp.sum(((logits > 0) == labels) & counted, dtype=jnp.float32)

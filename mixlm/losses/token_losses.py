@@ -13,10 +13,10 @@ from mixlm.schedules import check_number
 
 @runtime_checkable
 class TokenLoss(Protocol):
-    """What one token costs, and its scale: `total = sum(w * scale * cost)`, `count = sum(counted + w * (scale - 1))`.
+    """A token's loss and scale: `total = sum(w * scale * cost)`, `count = sum(counted + w * (scale - 1))`.
 
-    So plain cross-entropy divides by what is counted, whatever the weights; where these add up to what is counted, any
-    other loss divides by the weighted sum of its scale.
+    Plain cross-entropy so divides by the count, whatever the weights; where the weights sum to the count, any other
+    loss divides by the weighted sum of its scale.
     """
 
     def __call__(
@@ -54,7 +54,32 @@ class CrossEntropy:
 
 
 @dataclass(frozen=True)
-class MiLe:
+class _Scaled:
+    """Cross-entropy scaled by `d^gamma / mean(d^gamma)`, where d is a token's difficulty; its gradient is not taken."""
+
+    traced: ClassVar[tuple[str, ...]] = ("gamma",)
+    gamma: float = 1.0
+    z_loss: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_number(self, "gamma", 0)
+        check_number(self, "z_loss", 0)
+
+    def __call__(
+        self, logits: Float[Array, "*n V"], targets: Int[Array, "*n"]
+    ) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
+        """Returns (cost in nats, d^gamma)."""
+        log_z, chosen, entropy = normalizer_chosen_entropy(logits, targets)
+        difficulty = self._difficulty(jax.lax.stop_gradient(log_z - chosen), jax.lax.stop_gradient(entropy))
+        return _cost(log_z, chosen, self.z_loss), difficulty**self.gamma
+
+    def _difficulty(self, surprisal: Float[Array, "*n"], entropy: Float[Array, "*n"]) -> Float[Array, "*n"]:
+        """d, from -log p(target) and the entropy of the prediction, both in nats."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class MiLe(_Scaled):
     """MiLe loss (arXiv 2310.19531): cross-entropy scaled by `(1 + H)^gamma / mean((1 + H)^gamma)`.
 
     H is the entropy of the prediction in nats; no gradient flows through the scale (as in the released code). The mean
@@ -62,40 +87,16 @@ class MiLe:
     cross-entropy; 1.0 is the released default.
     """
 
-    traced: ClassVar[tuple[str, ...]] = ("gamma",)
-    gamma: float = 1.0
-    z_loss: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_number(self, "gamma", 0)
-        check_number(self, "z_loss", 0)
-
-    def __call__(
-        self, logits: Float[Array, "*n V"], targets: Int[Array, "*n"]
-    ) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
-        """Returns (cost, (1 + H)^gamma)."""
-        log_z, chosen, entropy = normalizer_chosen_entropy(logits, targets)
-        return _cost(log_z, chosen, self.z_loss), (1 + jax.lax.stop_gradient(entropy)) ** self.gamma
+    def _difficulty(self, surprisal: Float[Array, "*n"], entropy: Float[Array, "*n"]) -> Float[Array, "*n"]:
+        return 1 + entropy
 
 
 @dataclass(frozen=True)
-class Focal:
+class Focal(_Scaled):
     """The focal baseline of the MiLe release: cross-entropy scaled by `(1 - p)^gamma / mean((1 - p)^gamma)`.
 
     p is the probability of the target; no gradient flows through the scale, unlike in the original focal loss.
     """
 
-    traced: ClassVar[tuple[str, ...]] = ("gamma",)
-    gamma: float = 1.0
-    z_loss: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_number(self, "gamma", 0)
-        check_number(self, "z_loss", 0)
-
-    def __call__(
-        self, logits: Float[Array, "*n V"], targets: Int[Array, "*n"]
-    ) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
-        """Returns (cost, (1 - p)^gamma)."""
-        missing = -jnp.expm1(-cross_entropy(jax.lax.stop_gradient(logits), targets))
-        return cross_entropy(logits, targets, self.z_loss), jnp.maximum(missing, 0.0) ** self.gamma
+    def _difficulty(self, surprisal: Float[Array, "*n"], entropy: Float[Array, "*n"]) -> Float[Array, "*n"]:
+        return jnp.maximum(-jnp.expm1(-surprisal), 0.0)

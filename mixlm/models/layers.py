@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from mixlm.errors import UserError, nearest
 from mixlm.models.attention.dispatch import View, mix_product
-from mixlm.models.matmul import product, settled
+from mixlm.models.matmul import fuse_cotangents, matmul
 from mixlm.parallel.logical_axes import in_force, note
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -126,7 +126,7 @@ class Dense(nn.Module):
     use_bias: bool = False
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*any D"], times: Product = product) -> Float[Array, "*any F"]:
+    def __call__(self, x: Float[Array, "*any D"], times: Product = matmul) -> Float[Array, "*any F"]:
         """Maps the last axis to `features` by `times(x, kernel)`."""
         init = nn.with_logical_partitioning(self.kernel_init, self.axes)
         kernel = jnp.asarray(self.param("kernel", init, (x.shape[-1], self.features), jnp.float32))
@@ -172,7 +172,7 @@ class Embed(nn.Module):
     def score(self, hidden: Float[Array, "*any D"]) -> Float[Array, "*any V"]:
         """Float32 scores of every token, `hidden @ embedding.T`."""
         table = gathered(self.embedding, "vocab", "embed")
-        return product(hidden.astype(jnp.float32), table.T)
+        return matmul(hidden.astype(jnp.float32), table.T)
 
     def attend(self, hidden: Float[Array, "*any D"]) -> Float[Array, "*any V"]:
         """Float32 logits of T5 1.0's tied head, `hidden @ embedding.T / sqrt(D)`."""
@@ -214,7 +214,9 @@ class GatedMLP(nn.Module):
             dense_name = "wi" if len(sizes.mlp_activations) == 1 else f"wi_{index}"
             wi = Dense(sizes.mlp_dim, ("embed", "mlp"), self.wi_init, sizes.dtype, name=dense_name)
             branches.append(wi(x))
-        activated = (ACTIVATIONS[name](branch) for name, branch in zip(sizes.mlp_activations, settled(*branches)))
+        activated = (
+            ACTIVATIONS[name](branch) for name, branch in zip(sizes.mlp_activations, fuse_cotangents(*branches))
+        )
         y = Dropout(sizes.dropout_rate)(reduce(operator.mul, activated))
         y = constrain(y, "batch", "length", "mlp")
         return Dense(sizes.emb_dim, ("mlp", "embed"), self.wo_init, sizes.dtype, name="wo")(y)

@@ -143,7 +143,7 @@ class Llama(DecoderNetwork):
         mask: AttentionMask,
         cache: Cache | None = None,
     ) -> tuple[Float[Array, "B T D"], list[KeysValues]]:
-        """The last layer's output, normalised, and projected with `projection_head`; and keys and values for a cache."""
+        """The last norm's output, projected where there is a `projection_head`; and keys and values for a cache."""
         if cache is None:
             view, past = view_of(mask, self.execution.attention, self.dtype), None
         else:

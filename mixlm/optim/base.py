@@ -1,4 +1,4 @@
-"""The Rule protocol (an update rule as a value), and what every rule shares: which leaves decay, norms, checks."""
+"""The `Rule` protocol, an update rule as a value, and what rules share: the mask of decayed leaves, norms, checks."""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -27,9 +27,9 @@ class Rule(Protocol):
 
 
 def decayed(params: PyTree, undecayed: tuple[str, ...] = UNDECAYED) -> PyTree:
-    """Whether each leaf is decayed: matrices are, vectors and the leaves named in `undecayed` are not.
+    """The mask of decayed leaves: matrices are, vectors and the leaves named in `undecayed` are not.
 
-    A rule is only ever given one layer at a time, so that a stack's axis is none of these.
+    Rules see one layer at a time (`per_layer`), so a stack's layer axis makes no matrix of a vector.
     """
 
     def leaf(path: tuple[Any, ...], value: Any) -> bool:

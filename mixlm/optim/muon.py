@@ -1,4 +1,4 @@
-"""Muon's direction: momentum with its singular values brought near 1; Adam's for all that is no matrix of a layer."""
+"""Muon: orthogonalised momentum for the matrices of layers, Adam for everything else."""
 
 import math
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class MuonState(NamedTuple):
 
 
 def is_matrix(path: tuple[Any, ...], leaf: Any, excluded: tuple[str, ...]) -> bool:
-    """Whether a leaf is Muon's: two axes longer than 1, and no name on its path contains a word of `excluded`.
+    """True for leaves that Muon updates: two axes longer than 1, and no name on the path contains a word of `excluded`.
 
     Further axes in front are layers: each layer's matrix is orthogonalised on its own.
     """

@@ -1,4 +1,4 @@
-"""From gradients to parameters: an update rule, a learning rate that follows the step, clipping; states by network."""
+"""The optimizer: an update rule, a learning-rate schedule and gradient clipping, with a state per network."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ def _apply(param: Float[Array, "..."], direction: Float[Array, "..."], rate: Flo
 class Optimizer:
     """`rule` times `learning_rate`, after clipping the gradients' global norm to `clip_norm` (None: no clipping).
 
-    Every network has its own state, so that a stage which drops a network leaves no trace on it.
+    Every network has its own state, so a stage that does not train a network leaves its state as it is.
     """
 
     traced: ClassVar[tuple[str, ...]] = ("clip_norm",)
@@ -44,7 +44,7 @@ class Optimizer:
                 raise UserError("Optimizer.clip_norm = 0 would stop all learning; None switches clipping off.")
 
     def init(self, params: Mapping[str, PyTree]) -> dict[str, PyTree]:
-        """The first state of every network in `params`."""
+        """The initial state of every network in `params`."""
         transform = layer_by_layer(self.rule.transform())
         return {name: transform.init(tree) for name, tree in params.items()}
 
@@ -62,7 +62,7 @@ class Optimizer:
                 raise UserError(f"There are gradients for a network {name!r}, which has none.{nearest(name, params)}")
         rate, norm = self.learning_rate(step), global_norm(grads)
         if self.clip_norm is not None:
-            # The guard keeps 0 / 0 out: all-zero gradients stay zero.
+            # The guard avoids 0 / 0: all-zero gradients stay zero.
             scale = jnp.minimum(1.0, self.clip_norm / jnp.maximum(norm, jnp.finfo(jnp.float32).tiny))
             grads = jax.tree.map(lambda leaf: leaf * scale, dict(grads))
         transform, new_params, new_state = layer_by_layer(self.rule.transform()), dict(params), dict(opt_state)

@@ -1,7 +1,7 @@
-"""An update rule that sees one layer at a time, also where a network stacks its layers in one array.
+"""Applies an update rule layer by layer, also where a scanned network stacks its layers in one array.
 
-Adafactor's and LAMB's lengths, Muon's singular values and what is decayed are those of one layer's arrays: taken over a
-whole stack, they would be other numbers, and a scanned network would learn something else.
+Adafactor's and LAMB's norms, Muon's singular values and the mask of decayed leaves are per layer: over a stack they
+would differ, and a scanned network would not train as an unrolled one.
 """
 
 from typing import Any, NamedTuple
@@ -16,14 +16,14 @@ from mixlm.params import of_stack, per_layer, stacks, with_stacks, without_stack
 
 
 class LayeredState(NamedTuple):
-    """An optimizer's state for what is in no stack, and for every stack, by its path, with the layers in front."""
+    """Optimizer states: of the leaves outside of stacks, and of every stack by its path, with a leading layer axis."""
 
     rest: PyTree
     stacks: dict[str, PyTree]
 
 
 def layer_by_layer(transform: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The same rule for every layer of a stack; for a tree without stacks it is `transform` itself, states included."""
+    """The rule, vmapped over the layers of a stack; for a tree without stacks it is `transform`, states included."""
 
     def init(params: PyTree) -> PyTree:
         found = stacks(params)
@@ -48,7 +48,7 @@ def layer_by_layer(transform: optax.GradientTransformation) -> optax.GradientTra
 def state_shardings(
     transform: optax.GradientTransformation, state: PyTree, params: PyTree, shardings: PyTree, whole: NamedSharding
 ) -> PyTree:
-    """Where a state of `layer_by_layer(transform)` lies: moments by `moment_sharding`, the rest on every device.
+    """Shardings of a state of `layer_by_layer(transform)`: moments by `moment_sharding`, the rest replicated.
 
     `state` and `params` are abstract.
     """

@@ -1,4 +1,4 @@
-"""What a run has spent: supervised tokens and loss-weight mass of every term, FLOPs of every part, stage by stage."""
+"""Usage of a run by stage: supervised tokens and loss-weight sums of every term, FLOPs of every part."""
 
 import math
 import re
@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 SPENT = "spent/"
-# The scope of the update in profiles and in the account of FLOPs.
+# The named scope of the optimizer's update, in profiles and in FLOPs by part.
 OPTIMIZER = "optimizer"
 OTHER = "other"
-# The figures of a step that are added up, and under which name.
+# Metrics of a step that are summed over steps, and the name of the sum.
 _ADDED = {"tokens": "tokens", "mass": "mass", "share": "steps"}
-# JAX's name for what a checkpoint computes a second time.
+# JAX's scope of recomputation under jax.checkpoint.
 _RECOMPUTED = "rematted_computation"
 
 
@@ -27,7 +27,7 @@ def part_of(scope: str, networks: tuple[str, ...]) -> str:
 
 
 def flops_by_part(by_scope: Mapping[str, float], networks: tuple[str, ...]) -> dict[str, float]:
-    """The FLOPs of `flops.flops_by_scope` added up by part; those of all parts are those of the whole."""
+    """The FLOPs of `flops.flops_by_scope` added up by part; together the parts are the whole."""
     found: dict[str, float] = {}
     for scope, flops in by_scope.items():
         part = part_of(scope, networks)
@@ -35,40 +35,40 @@ def flops_by_part(by_scope: Mapping[str, float], networks: tuple[str, ...]) -> d
     return found
 
 
-def model_flops(by_scope: Mapping[str, float], networks: tuple[str, ...]) -> float:
-    """What model-FLOPs utilisation counts: the networks forward and backward, nothing twice, no optimizer.
+def mfu_flops(by_scope: Mapping[str, float], networks: tuple[str, ...]) -> float:
+    """The FLOPs that model-FLOPs utilisation (MFU) counts: networks forward and backward, without optimizer.
 
-    (Chowdhery et al. 2022, appendix B: products that are computed again for want of memory do not count.)
+    Recomputation under `jax.checkpoint` does not count (Chowdhery et al. 2022, appendix B).
     """
     needed = {scope: flops for scope, flops in by_scope.items() if _RECOMPUTED not in scope}
     parts = flops_by_part(needed, networks)
     return math.fsum(flops for part, flops in parts.items() if part not in (OPTIMIZER, OTHER))
 
 
-class Spent:
-    """Sums over the steps that a run has done, as `spent/STAGE/...` in its record; a stage goes by its objective.
+class Usage:
+    """Sums over the steps of a run, `spent/STAGE/...` in metrics.jsonl; a stage is named by its objective.
 
     `steps` of the stage; per term `tokens`, the positions that it supervised, and `mass`, the sum of their loss
-    weights; of an objective that shares a batch `steps` as well, its shares of the rows added up.
+    weights (the keys of 0.4); for objectives that share a batch also `steps`, the sum of their shares of the rows.
     """
 
     def __init__(self, sums: Mapping[str, Any] | None = None):
         self._sums = None if sums is None else dict(sums)
 
     @classmethod
-    def noted(cls, note: Mapping[str, Any]) -> "Spent":
-        """As a checkpoint's note has it; one without sums leaves them unknown, since a part of a sum is none."""
+    def from_note(cls, note: Mapping[str, Any]) -> "Usage":
+        """The sums in a checkpoint's note; unknown where it has none, since partial sums would mislead."""
         found = {name: value for name, value in note.items() if name.startswith(SPENT)}
         return cls(found or None)
 
     def add(self, stage: str, figures: Mapping[str, float]) -> None:
-        """Adds a step's figures (see `Step`)."""
+        """Adds the metrics of one step (see `training.step.Step`)."""
         if self._sums is None:
             return
         self._add(f"{stage}/steps", 1)
         for name, value in figures.items():
             term, _, figure = name.rpartition("/")
-            # A batch without any real row has no shares.
+            # A batch of padding rows alone has no shares.
             if term and figure in _ADDED and not math.isnan(value):
                 whole = figure == "tokens" and float(value).is_integer()
                 self._add(f"{stage}/{term}/{_ADDED[figure]}", int(value) if whole else value)

@@ -1,4 +1,4 @@
-"""What accelerators can do at most, by JAX's name of the device: the ceilings that bounds and utilisation refer to."""
+"""Peak figures of accelerators by JAX's device kind, to which roofline bounds and utilisation refer."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ class Chip:
 
     `flops` are bfloat16 FLOP/s with dense operands, `hbm` is in bytes, `bandwidth` in bytes/s from and to HBM, and
     `links` the bytes/s that one chip can send to the others over all its links at once, in one direction.
-    `vector_memory` are the bytes of a TPU core's, which its kernels work in.
+    `vector_memory` is the size of a TPU core's vector memory (VMEM) in bytes.
     """
 
     name: str
@@ -20,10 +20,10 @@ class Chip:
     vector_memory: float = 0.0
 
 
-# TPUs: the system architecture pages of Google's Cloud TPU documentation. Of `links` they state both directions (v5p:
+# TPUs: the system architecture pages of Google's Cloud TPU documentation. For `links` they state both directions (v5p:
 # 1200 GB/s) or one (v5e: 1600 Gbit/s, v6e: 3200 Gbit/s), over all of a chip's ports; v4's are six ports of 50 GB/s
-# (arXiv 2304.01433). Of their vector memory JAX's Pallas has a table, which those pages lack. GPUs: NVIDIA's datasheets
-# of the SXM modules; no sparsity, NVLink in one direction.
+# (arXiv 2304.01433). Sizes of the vector memory are from a table in JAX's Pallas; those pages lack them. GPUs: NVIDIA's
+# datasheets of the SXM modules; no sparsity, NVLink in one direction.
 CHIPS = {
     "TPU v4": Chip("v4", 275e12, 32 * 2**30, 1.2e12, 300e9, 16 * 2**20),
     "TPU v5 lite": Chip("v5e", 197e12, 16 * 2**30, 0.819e12, 200e9, 128 * 2**20),
@@ -32,10 +32,10 @@ CHIPS = {
     "NVIDIA H100 80GB HBM3": Chip("H100", 989e12, 80e9, 3.35e12, 450e9),
     "NVIDIA H200": Chip("H200", 989e12, 141e9, 4.8e12, 450e9),
 }
-# Other names that the same chips go by.
+# Other device kinds of the same chips.
 ALIASES = {"TPU v5e": "TPU v5 lite", "TPU v5p": "TPU v5", "TPU v6e": "TPU v6 lite"}
 
 
 def chip(device_kind: str) -> Chip | None:
-    """The chip that JAX calls so (`jax.devices()[0].device_kind`); None for one whose peaks are not known here."""
+    """The chip of a device kind (`jax.devices()[0].device_kind`); None where its peaks are not in `CHIPS`."""
     return CHIPS.get(ALIASES.get(device_kind, device_kind))

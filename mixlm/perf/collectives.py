@@ -1,4 +1,4 @@
-"""What chips send each other in one step, read from the compiled program."""
+"""Collectives of a compiled step: kind, bytes, group size, and how often each runs."""
 
 import math
 import re
@@ -15,9 +15,9 @@ _CHANNEL = re.compile(r"\bchannel_id=(\d+)")
 
 @dataclass(frozen=True)
 class Collective:
-    """One exchange among `group` chips, done `times` times a step; `bytes` are those of the whole array on one chip.
+    """A collective among `group` chips, run `times` times a step; `bytes` is the size of the whole array on one chip.
 
-    The whole array is what an all-gather makes, and what all others are given.
+    The whole array is an all-gather's result, and the operand of all others.
     """
 
     kind: str
@@ -38,7 +38,7 @@ class Collective:
 
 
 def collectives(module: Module) -> tuple[Collective, ...]:
-    """Every collective that a module runs, in the order of the text; one chip's own are none.
+    """Every collective of a module in the order of the text, without those of a single chip.
 
     The TPU compiler writes an asynchronous one into each of the fusions that begin, carry and end it: those are one
     where they have the same channel.
@@ -54,7 +54,7 @@ def collectives(module: Module) -> tuple[Collective, ...]:
 
 
 def _is_scatter(instruction: Instruction) -> bool:
-    """The TPU compiler writes a reduce-scatter as a fusion of an all-reduce and a slice, and names it so."""
+    """True for the TPU compiler's reduce-scatter: a fusion of an all-reduce and a slice, told by its name."""
     return instruction.opcode == "fusion" and any("all-reduce-scatter" in name for name in instruction.called)
 
 
@@ -64,10 +64,10 @@ def _collective(instruction: Instruction, partitions: int, times: int, scatter: 
         return None
     arrays = sizes(instruction.shape)
     if instruction.opcode == "all-gather-start":
-        # Its operands, then its results.
+        # Operands, then results.
         arrays = arrays[len(arrays) // 2 :]
     elif instruction.opcode == "collective-permute-start":
-        # Its operand, its result, and what it keeps account with.
+        # Operand, result and context.
         arrays = arrays[:1]
     group = _group(instruction, partitions)
     whole = sum(arrays) * (group if kind == "reduce-scatter" else 1)

@@ -1,4 +1,4 @@
-"""Counting the floating-point operations of a traced function's matrix products, exactly and before compiling it."""
+"""FLOPs of a traced function's matrix products, counted exactly from its jaxpr."""
 
 import math
 from collections.abc import Iterable
@@ -11,9 +11,8 @@ from jax.interpreters import partial_eval
 def matmul_flops(jaxpr: core.ClosedJaxpr) -> float:
     """The FLOPs of every matrix product in a jaxpr: 2 * batch * rows * columns * contracted, loops times their length.
 
-    What is recomputed under `jax.checkpoint` counts as often as it runs; of a conditional the dearest branch counts, so
-    a kernel's blocks all count, those that it will skip too.
-    What no output needs does not count: XLA drops it, such as the networks in the pass that only counts tokens.
+    Recomputation under `jax.checkpoint` counts as often as it runs. Of a conditional the most expensive branch counts,
+    so all blocks of a kernel do, skipped ones included. Dead code does not count, since XLA drops it.
     """
     return math.fsum(flops_by_scope(jaxpr).values())
 
@@ -21,8 +20,8 @@ def matmul_flops(jaxpr: core.ClosedJaxpr) -> float:
 def flops_by_scope(jaxpr: core.ClosedJaxpr, outside: str = "") -> dict[str, float]:
     """`matmul_flops` by the name stack of the products: scopes (`jax.named_scope`) and transformations, with slashes.
 
-    A product of a gradient has the scope of the product that it belongs to, within `transpose`; what a checkpoint
-    computes again has `rematted_computation` in its stack. `outside` is the stack of the jaxpr itself.
+    A gradient's product has the scope of its forward product, within `transpose`; recomputation under `jax.checkpoint`
+    has `rematted_computation` in its stack. `outside` is the stack of the jaxpr itself.
     """
     needed, _ = partial_eval.dce_jaxpr(jaxpr.jaxpr, [True] * len(jaxpr.jaxpr.outvars))
     return _added(_of_equation(equation, outside) for equation in needed.eqns)
@@ -38,12 +37,12 @@ def _of_equation(equation: Any, outside: str) -> dict[str, float]:
     inner = [flops_by_scope(sub, stack) for sub in _jaxprs(equation.params)]
     if equation.primitive.name == "cond":
         return max(inner, key=lambda branch: math.fsum(branch.values()), default={})
-    rounds = _times(equation)
-    return {scope: rounds * flops for scope, flops in _added(inner).items()}
+    times = _times(equation)
+    return {scope: times * flops for scope, flops in _added(inner).items()}
 
 
 def _times(equation: Any) -> int:
-    """How often an equation runs what is inside of it: a loop's length, a kernel's grid, a mesh's devices."""
+    """How often an equation's inner jaxpr runs: a loop's length, a kernel's grid, a mesh's devices."""
     name, params = equation.primitive.name, equation.params
     if name == "scan":
         return int(params["length"])

@@ -1,4 +1,4 @@
-"""Reading a compiled program: XLA's text of an optimised module, its instructions, and how often each of them runs."""
+"""Parses XLA's text of an optimised module: instructions, and how often each of them runs."""
 
 import math
 import re
@@ -28,12 +28,12 @@ class Instruction:
 
     @cached_property
     def operand_names(self) -> tuple[str, ...]:
-        """The instructions that it reads."""
+        """Names of the instructions that it reads."""
         return tuple(re.findall(r"%([\w.\-]+)", self.operands))
 
     @property
     def called(self) -> tuple[str, ...]:
-        """The computations that it runs, those of a loop's condition left out."""
+        """Names of the computations that it runs, without loop conditions."""
         branches = _BRANCHES.search(self.attributes)
         names = branches.group(1).replace("%", "").replace(" ", "").split(",") if branches else []
         return (*_CALLED.findall(self.attributes), *names)
@@ -64,7 +64,7 @@ class Module:
                     yield from self.runs(name, times * self.trips(instruction))
 
     def trips(self, instruction: Instruction) -> int:
-        """How often a loop's body runs: what its counter, which begins at 0, is compared with; 1 where it has none."""
+        """A loop's trip count: the limit that its counter, which starts at 0, is compared with; 1 for anything else."""
         if found := _TRIPS.search(instruction.attributes):
             return int(found.group(1))
         condition = _CONDITION.search(instruction.attributes)
@@ -78,7 +78,7 @@ class Module:
         return limits[0] if len(limits) == 1 else 1
 
     def within(self, instruction: Instruction) -> Iterator[Instruction]:
-        """What a fusion is made of, fusions in it included."""
+        """The instructions in a fusion, those of inner fusions included."""
         for name in instruction.called:
             for inner in self.computations.get(name, ()):
                 yield inner
@@ -116,7 +116,7 @@ def _instruction(line: str) -> Instruction:
 
 
 def _closing(text: str, start: int) -> int:
-    """Where the bracket that opens at `start` is behind us."""
+    """The index behind the bracket that closes the one at `start`."""
     depth = 0
     for place in range(start, len(text)):
         depth += {"(": 1, ")": -1}.get(text[place], 0)

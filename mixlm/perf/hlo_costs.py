@@ -1,4 +1,4 @@
-"""What XLA's own count of a program leaves out: the later rounds of its loops, and which memory is accessed."""
+"""XLA's cost analysis, corrected for trip counts of loops and for the memory space that an access goes to."""
 
 import math
 import re
@@ -6,22 +6,22 @@ from collections.abc import Iterator
 
 from mixlm.perf.hlo import Instruction, Module, dimensions, module, sizes
 
-# An array that lies in a memory of the chip's own, not in its HBM.
+# An array in on-chip memory instead of HBM.
 _NEAR = re.compile(r"\[[\d,]*\](\{[^{}]*S\([1-9]\)[^{}]*\})")
 _RANGE = re.compile(r"\[(\d+):(\d+)\]")
 _ESTIMATE = re.compile(r'"cost_estimate":\{"flops":"(\d+)"')
 _LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
-# What moves nothing, or is counted where it happens.
+# Opcodes that access no memory, or whose accesses are counted inside of them.
 _FREE = ("parameter", "constant", "get-tuple-element", "tuple", "bitcast", "while", "call", "conditional", "after-all")
 
 
-def bytes_again(module: Module) -> float:
-    """The bytes that loops access after their first round."""
+def loop_bytes(module: Module) -> float:
+    """Bytes accessed by all iterations of loops but the first, which XLA's analysis counts."""
     return float(sum((times - 1) * accessed(module, line) for line, times in module.runs() if times > 1))
 
 
 def hbm_bytes(text: str) -> float:
-    """The bytes that a compiled program reads from and writes to HBM, all rounds of its loops counted.
+    """The bytes that a compiled program reads from and writes to HBM, all iterations of its loops counted.
 
     XLA's own "bytes accessed" counts a prefetched array up to four more times: as it is copied, and as it is used.
     """
@@ -29,8 +29,8 @@ def hbm_bytes(text: str) -> float:
     return float(sum(times * accessed(far, line) for line, times in far.runs()))
 
 
-def flops_again(module: Module) -> float:
-    """The FLOPs of the products and kernels that loops compute after their first round."""
+def loop_flops(module: Module) -> float:
+    """FLOPs of matrix products and kernels in all iterations of loops but the first, which XLA's analysis counts."""
     again = [(line, times - 1) for line, times in module.runs() if times > 1]
     return math.fsum(
         times * product_flops(module, inner) for line, times in again for inner in (line, *_fused(module, line))
@@ -42,9 +42,9 @@ def _fused(module: Module, line: Instruction) -> Iterator[Instruction]:
 
 
 def product_flops(module: Module, line: Instruction) -> float:
-    """2 * batch * rows * columns * contracted of a product, which a TPU's compiler writes as a convolution; else 0.
+    """2 * batch * rows * columns * contracted of a matrix product (a TPU compiler writes a convolution); else 0.
 
-    Of a kernel it is what the kernel says of itself, as in XLA's own count.
+    A kernel's own cost estimate counts, as in XLA's analysis.
     An axis of the window that is in both operands is contracted or counts products of their own; one that is in a
     single operand is the result's: it has the largest of its three lengths either way.
     """
@@ -62,14 +62,14 @@ def product_flops(module: Module, line: Instruction) -> float:
 def accessed(module: Module, line: Instruction) -> int:
     """The bytes that one instruction reads and writes: its operands and its result.
 
-    Of an array of which a fusion reads a slice, or into which it writes one in place, the slice counts.
+    Where a fusion reads a slice of an array, or writes one in place, the slice counts.
     """
     if line.opcode in _FREE or line.opcode.endswith("-done") or line.opcode == "async-start":
         return 0
     if line.opcode == "custom-call" and '"AllocateBuffer"' in line.attributes:
         return 0
     if line.opcode == "copy-start":
-        # Its result, its operand, and what it keeps account with.
+        # Result, operand and context.
         return sum(sizes(line.shape))
     if line.opcode == "slice-start":
         whole, part, *_ = sizes(line.shape)
@@ -99,14 +99,14 @@ def _made_of(module: Module, fusion: Instruction) -> tuple[Instruction, ...]:
 
 
 def _taken(module: Module, fusion: Instruction, place: int) -> int:
-    """What a fusion reads of its operand at `place`."""
+    """Bytes that a fusion reads of its operand at `place`."""
     lines = _made_of(module, fusion)
     inside = [line for line in lines if line.opcode == "parameter" and line.operands == str(place)]
     return _read(module, lines, inside[0]) if inside else _held(module, fusion.operand_names[place])
 
 
 def _read(module: Module, lines: tuple[Instruction, ...], parameter: Instruction) -> int:
-    """What is read of a parameter, or of what has its numbers."""
+    """Bytes read of a parameter, directly or through bitcasts and inner fusions."""
     total = 0
     for user in _users(lines, parameter.name):
         first = user.operand_names[:1] == (parameter.name,)
@@ -123,7 +123,7 @@ def _read(module: Module, lines: tuple[Instruction, ...], parameter: Instruction
 
 
 def _written(module: Module, root: Instruction) -> Iterator[int]:
-    """What a fusion writes."""
+    """Bytes that a fusion writes, for each of its results."""
     inside = _made_of(module, root) if root.opcode == "fusion" else ()
     if inside:
         yield from _written(module, inside[-1])

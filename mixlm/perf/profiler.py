@@ -1,4 +1,4 @@
-"""A trace of some steps: what the devices and the host did, for TensorBoard's profile plugin or Perfetto."""
+"""Profiler traces of devices and host over a range of steps, for TensorBoard's profile plugin or Perfetto."""
 
 import re
 from contextlib import nullcontext
@@ -11,21 +11,22 @@ from mixlm.errors import UserError
 
 @dataclass(frozen=True)
 class Profile:
-    """The steps to trace, from `start` to `stop` with both of them, counted from 1 as in a run's record."""
+    """The steps to trace, `start` to `stop` inclusive, counted from 1 as in metrics.jsonl."""
 
     start: int
     stop: int
 
     @classmethod
     def of(cls, text: str) -> "Profile":
-        """Reads `START:STOP`; UserError where that is no run of steps."""
+        """Parses `START:STOP`; UserError where that is no range of steps."""
         found = re.fullmatch(r"(\d+):(\d+)", text.strip())
         if found is None:
             raise UserError(f"--profile={text} must be the first and the last step to trace, such as --profile=11:13.")
         asked = cls(int(found[1]), int(found[2]))
         if not 1 <= asked.start <= asked.stop:
             raise UserError(
-                f"--profile={asked} is no run of steps: they count from 1, and the last does not come before the first."
+                f"--profile={asked} is no range of steps: they count from 1, and the last does not come before the "
+                "first."
             )
         return asked
 
@@ -33,7 +34,7 @@ class Profile:
         return f"{self.start}:{self.stop}"
 
     def check(self, done: int, steps: int) -> None:
-        """Raises UserError where a run that goes on after step `done` to step `steps` does not take these steps."""
+        """Raises UserError unless a run from step `done` to step `steps` takes all of these steps."""
         if self.start <= done:
             raise UserError(f"--profile={self} begins at a step that is done: the run stands after step {done}.")
         if self.stop > steps:
@@ -48,20 +49,20 @@ class Tracer:
         self._running = False
 
     def begin(self, step: int, state: Any) -> None:
-        """Begins before the first step of the trace, when what came before it is done; `step` counts from 0."""
+        """Starts the trace before its first step, once `state` is computed; `step` counts from 0."""
         if self._profile is None or step + 1 != self._profile.start:
             return
         import jax
 
         jax.block_until_ready(state)
         options = jax.profiler.ProfileOptions()
-        # Each Python call would be in the trace, and cost more than the step that is looked at.
+        # Tracing every Python call would take longer than the step.
         options.python_tracer_level = 0
         jax.profiler.start_trace(self._folder, create_perfetto_trace=True, profiler_options=options)
         self._running = True
 
     def step(self, step: int) -> Any:
-        """The context of a step, by which TensorBoard tells the steps apart."""
+        """A step's context manager, by which TensorBoard tells steps apart."""
         if not self._running:
             return nullcontext()
         import jax
@@ -69,7 +70,7 @@ class Tracer:
         return jax.profiler.StepTraceAnnotation("train", step_num=step + 1)
 
     def end(self, step: int, metrics: Any) -> None:
-        """Ends after the last step of the trace, when it is done."""
+        """Stops the trace after its last step, once `metrics` are computed."""
         if self._running and self._profile is not None and step + 1 == self._profile.stop:
             import jax
 
@@ -77,7 +78,7 @@ class Tracer:
             self.close()
 
     def close(self) -> None:
-        """Writes what was traced, where the run ends before the trace does."""
+        """Writes an unfinished trace, where the run ends within it."""
         if self._running:
             import jax
 

@@ -1,4 +1,4 @@
-"""The devices of TPU slices that are not here, to compile for."""
+"""Devices of TPU slices as compilation targets, without the hardware."""
 
 import os
 from typing import Any
@@ -13,8 +13,8 @@ TOPOLOGIES = tuple(
     for generation, shapes in (("v5e", FLAT), ("v6e", FLAT), ("v5p", SOLID), ("v4", SOLID))
     for shape in shapes
 )
-# What keeps the library from asking the metadata server and the neighbours of a TPU that is not there, and from taking
-# the lock on one that is; the type only has to be one that it knows.
+# Keep libtpu from querying the metadata server and neighbouring hosts of an absent TPU, and from locking a present one;
+# the accelerator type only has to be a known one.
 _ALONE = {
     "TPU_SKIP_MDS_QUERY": "1",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
@@ -24,7 +24,7 @@ _ALONE = {
 
 
 def topology_devices(name: str) -> list[Any]:
-    """The devices of a TPU slice such as "v5e:4x4", which can be compiled for and not run on.
+    """The devices of a TPU slice such as "v5e:4x4", as compilation targets only.
 
     Raises UserError for a name that the TPU compiler does not know, and where that compiler is not installed.
     """

@@ -18,7 +18,7 @@ from mixlm.perf.chips import Chip, chip
 from mixlm.perf.collectives import Collective, collectives
 from mixlm.perf.flops import matmul_flops
 from mixlm.perf.hlo import module
-from mixlm.perf.hlo_costs import bytes_again, flops_again, hbm_bytes
+from mixlm.perf.hlo_costs import hbm_bytes, loop_bytes, loop_flops
 from mixlm.perf.tpu_topology import topology_devices
 from mixlm.recipe import Recipe
 from mixlm.reports.units import count, parameters, size
@@ -101,8 +101,8 @@ def needs(planned: Plan, objective: Objective) -> Needs | TooLarge:
         temporaries=memory.temp_size_in_bytes,
         outputs=outputs,
         peak=memory.argument_size_in_bytes + memory.temp_size_in_bytes + outputs + memory.generated_code_size_in_bytes,
-        flops=cost["flops"] + flops_again(program),
-        accessed=cost["bytes accessed"] + bytes_again(program),
+        flops=cost["flops"] + loop_flops(program),
+        accessed=cost["bytes accessed"] + loop_bytes(program),
         moved=hbm_bytes(text),
         model_flops=model_flops(planned, objective) / planned.mesh.size,
         exchanges=collectives(program),

@@ -14,7 +14,7 @@ from mixlm.checkpoints.run_dir import RunDir
 from mixlm.data.loader.batches import Batches
 from mixlm.errors import UserError
 from mixlm.parallel.processes import group, is_main
-from mixlm.perf.accounting import Spent
+from mixlm.perf.accounting import Usage
 from mixlm.perf.profiler import Profile, Tracer
 from mixlm.reports.metrics import VALIDATION, Progress, Recorder
 from mixlm.training.prepare import Plan
@@ -71,7 +71,7 @@ class Loop:
         """Compiles what comes first and opens the record; `shown` closes it."""
         recipe = self.recipe
         self.saved = self.checkpoints.latest()
-        self.spent = Spent.noted(note) if begun else Spent({})
+        self.spent = Usage.from_note(note) if begun else Usage({})
         # Waits until the first step is compiled: the time left shall not count that.
         _ = self.plan.steps[recipe.stages.at(begun).objective]
         for objective in recipe.validated:
@@ -162,7 +162,7 @@ class Loop:
     def speed(self, done: int) -> dict[str, float]:
         """Tokens per second since the line before, and the share of the devices' peak that the networks' FLOPs had.
 
-        The share is the model-FLOPs utilisation (see `accounting.model_flops`); none where the peak is not known.
+        The share is the model-FLOPs utilisation (see `accounting.mfu_flops`); none where the peak is not known.
         """
         recipe, peak, before = self.recipe, self.plan.peak_flops, self.clock.done
         rate = self.clock.rate(done)

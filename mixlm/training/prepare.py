@@ -14,7 +14,7 @@ from mixlm.checkpoints.warm_start import WarmStart
 from mixlm.errors import UserError, nearest
 from mixlm.parallel.logical_axes import Layout, under
 from mixlm.parallel.mesh import batch_sharding, check_batch, check_lengths, check_networks, held_rows, replicated
-from mixlm.perf.accounting import flops_by_part, model_flops
+from mixlm.perf.accounting import flops_by_part, mfu_flops
 from mixlm.perf.chips import chip
 from mixlm.recipe import Recipe
 from mixlm.training.executables import Executables
@@ -85,7 +85,7 @@ class Plan:
         return found
 
     def model_flops_until(self, step: int) -> float:
-        """As `flops_until`, without what `accounting.model_flops` leaves out."""
+        """As `flops_until`, without what `accounting.mfu_flops` leaves out."""
         return sum(self._account[objective][1] * count for objective, count in self._done(step))
 
     @property
@@ -105,7 +105,7 @@ class Plan:
         """Of each objective's step the FLOPs by part, and those that utilisation counts."""
         networks = tuple(self.recipe.networks)
         scopes = {objective: self.steps.flops_by_scope(objective) for objective in self.recipe.objectives}
-        return {each: (flops_by_part(found, networks), model_flops(found, networks)) for each, found in scopes.items()}
+        return {each: (flops_by_part(found, networks), mfu_flops(found, networks)) for each, found in scopes.items()}
 
     @cached_property
     def rows(self) -> tuple[int, int]:

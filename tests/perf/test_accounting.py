@@ -25,7 +25,7 @@ from mixlm.optim.adamw import AdamW
 from mixlm.optim.muon import Muon
 from mixlm.optim.optimizer import Optimizer
 from mixlm.parallel.mesh import Partitioning, batch_sharding, replicated
-from mixlm.perf.accounting import Spent, flops_by_part, model_flops, part_of
+from mixlm.perf.accounting import Usage, flops_by_part, mfu_flops, part_of
 from mixlm.perf.flops import flops_by_scope, matmul_flops
 from mixlm.rng import row_keys
 from mixlm.schedules import Constant
@@ -210,7 +210,7 @@ def test_what_is_computed_twice_for_want_of_memory_is_in_the_cost_and_not_in_the
     product = 2 * 6**3
     # Of x alone no gradient is asked: two layers cost 2 + 2 + 1 products and the two again, the head 3.
     assert flops_by_part(scopes, ("model",)) == {"model": 7 * product, "model_head": 3 * product}
-    assert model_flops(scopes, ("model",)) == 8 * product
+    assert mfu_flops(scopes, ("model",)) == 8 * product
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ FIGURES = {"loss": 2.0, "causal": 1.5, "causal/tokens": 5.0, "causal/mass": 5.0,
 
 
 def test_sums_add_up_by_stage_and_a_row_objective_has_its_share_of_the_flops():
-    spent = Spent({})
+    spent = Usage({})
     for share in (0.5, 1.0):
         spent.add("mix", FIGURES | {"causal/share": share})
     spent.add("causal", {"causal/tokens": 7.0, "causal/mass": 3.5})
@@ -255,17 +255,17 @@ def test_sums_add_up_by_stage_and_a_row_objective_has_its_share_of_the_flops():
 
 
 def test_sums_go_on_from_a_note():
-    whole, half = Spent({}), Spent({})
+    whole, half = Usage({}), Usage({})
     for index in range(6):
         whole.add("mix", FIGURES | {"causal/mass": 0.1 * index})
     for index in range(6):
         half.add("mix", FIGURES | {"causal/mass": 0.1 * index})
-        half = Spent.noted(json.loads(json.dumps({"tokens": 3} | half.note())))
+        half = Usage.from_note(json.loads(json.dumps({"tokens": 3} | half.note())))
     assert half.line({}) == whole.line({}) != {}
 
 
 def test_a_note_without_sums_gives_none():
-    spent = Spent.noted({"tokens": 512, "epoch": 0.1})
+    spent = Usage.from_note({"tokens": 512, "epoch": 0.1})
     spent.add("mix", FIGURES)
     assert spent.note() == {} and spent.line({"mix": {"model": 1.0}}) == {
         "spent/mix/flops": 1.0,

@@ -3,7 +3,7 @@
 import pytest
 
 from mixlm.perf.hlo import module
-from mixlm.perf.hlo_costs import accessed, bytes_again, flops_again, hbm_bytes, product_flops
+from mixlm.perf.hlo_costs import accessed, hbm_bytes, loop_bytes, loop_flops, product_flops
 
 # Invented, in the words of the TPU compiler: four rounds of a product with one of four stacked matrices, whose results
 # are stacked in place.
@@ -61,16 +61,16 @@ def test_three_more_rounds_of_a_loop_of_four():
     product = 2 * 32 * 8 * 16
     # A slice of the stack, the counter, the operand, a row of what is stacked and the result; then a sum of two.
     fusion = 4 * 8 * 16 + 4 + 2 * 32 * 8 + 4 * 32 * 16 + 4 * 32 * 16
-    assert flops_again(read) == 3 * product
+    assert loop_flops(read) == 3 * product
     assert accessed(read, read.lines["fusion.1"]) == fusion
-    assert bytes_again(read) == 3 * (fusion + 3 * 4 * 32 * 16)
+    assert loop_bytes(read) == 3 * (fusion + 3 * 4 * 32 * 16)
 
 
 def test_a_kernel_in_a_loop_says_itself_what_it_computes():
     estimate = '"cost_estimate":{"flops":"700","transcendentals":"1","bytes_accessed":"2"}'
     config = f'custom_call_target="tpu_custom_call", backend_config={{"custom_call_config":{{"body":"",{estimate}}}}}'
     read = module(TEXT.replace("  %twice", f"  %kernel = f32[8]{{0}} custom-call(%x), {config}\n  %twice"))
-    assert flops_again(read) == 3 * (2 * 32 * 8 * 16 + 700)
+    assert loop_flops(read) == 3 * (2 * 32 * 8 * 16 + 700)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_products_flops_whatever_its_axes_are_called(name, flops):
 
 def test_a_program_without_a_loop_has_nothing_again():
     read = module(TEXT.replace("constant(4)", "constant(1)"))
-    assert (flops_again(read), bytes_again(read)) == (0.0, 0.0)
+    assert (loop_flops(read), loop_bytes(read)) == (0.0, 0.0)
 
 
 # A quarter of a matrix is fetched into vector memory, doubled there and put back whole; another is copied near by.

@@ -48,8 +48,8 @@ def test_the_steps_that_were_asked_for_are_traced_and_the_runs_numbers_stay(corp
         ("12", "--profile=12 must be the first and the last step to trace, such as --profile=11:13."),
         ("a:b", "--profile=a:b must be the first and the last step to trace, such as --profile=11:13."),
         ("-1:3", "--profile=-1:3 must be the first and the last step to trace, such as --profile=11:13."),
-        ("0:3", "--profile=0:3 is no run of steps: they count from 1, and the last does not come before the first."),
-        ("5:4", "--profile=5:4 is no run of steps: they count from 1, and the last does not come before the first."),
+        ("0:3", "--profile=0:3 is no range of steps: they count from 1, and the last does not come before the first."),
+        ("5:4", "--profile=5:4 is no range of steps: they count from 1, and the last does not come before the first."),
     ],
 )
 def test_what_is_no_run_of_steps_gets_one_sentence(text, said):

@@ -21,7 +21,7 @@ from mixlm.models.attention.masks import AttentionMask
 from mixlm.models.attention.sharded import for_each_part, on_each_device, slopes_on_each_device
 from mixlm.models.attention.tpu_biased import fits, resident, resident_slopes
 from mixlm.models.attention.tpu_splash import splash
-from mixlm.models.matmul import of_kernel, product
+from mixlm.models.matmul import kernel_gradient, matmul
 from mixlm.parallel.logical_axes import device_kind, in_force, platform
 from mixlm.perf.chips import chip
 
@@ -200,7 +200,7 @@ def mix_product(
 ) -> Float[Array, "B T D"]:
     """`mix(q, k, v, view) @ kernel`, for whose gradient what is mixed is made again where the view has it so."""
     if not isinstance(view, Resident) or not view.again:
-        return product(mix(q, k, v, view, drop=drop), kernel)
+        return matmul(mix(q, k, v, view, drop=drop), kernel)
     return _mixed_again(view.interpret, q, k, dropped(v, drop), view.mask, view.bias, kernel)
 
 
@@ -220,7 +220,7 @@ def _again_backward(interpret: bool, kept: Any, given: Array) -> Any:
     run = partial(resident_slopes, interpret=interpret)
     mixed, of_q, of_k, of_v, *of_bias = slopes_on_each_device(run, q, k, v, of_mixed, mask, bias)
     joined = mixed.swapaxes(1, 2).reshape(*given.shape[:2], -1)
-    return of_q, of_k, of_v, None, of_bias[0] if of_bias else None, of_kernel(joined, given)
+    return of_q, of_k, of_v, None, of_bias[0] if of_bias else None, kernel_gradient(joined, given)
 
 
 _mixed_again.defvjp(_again_forward, _again_backward)

@@ -1,7 +1,7 @@
 """Compact attention masks: the one place of the mask rule.
 
 Query t attends to key s if both belong to the same segment (0 is padding, which attends to nothing) and
-`cumsum(mask_ar)[s] <= cumsum(mask_ar)[t]` (big_vision's rule): all 1 is causal, all 0 bidirectional, 0..0 1..1 a prefix.
+`cumsum(mask_ar)[s] <= cumsum(mask_ar)[t]` (big_vision's rule): all 1 is causal, all 0 bidirectional, 0..0 1..1 prefix.
 The running sum never falls, so the keys that a query may attend to end at one index: a mask is O(T) integers, and
 [B, T, S] booleans exist only where an implementation of attention asks for them.
 """

@@ -1,4 +1,4 @@
-"""Heads that judge hidden states instead of naming tokens."""
+"""Heads that classify hidden states, such as ELECTRA's discriminator."""
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 from mixlm.errors import UserError
 from mixlm.models.layers import check_dtype, check_positive, constrain
 
-# Ours, after what we remember of ELECTRA's kernels: it keeps the first judgements near even.
+# Ours, close to ELECTRA's: initial probabilities are near one half.
 KERNEL_INIT = nn.initializers.truncated_normal(stddev=0.02)
 
 
@@ -27,12 +27,12 @@ class TokenHead(nn.Module):
         check_dtype(self.dtype)
 
     def inputs(self) -> tuple[Float[Array, "1 1 D"]]:
-        """The smallest argument of `__call__`, with which the parameters are initialised."""
+        """Arguments of `__call__` to initialise the parameters with: one position."""
         return (jnp.zeros((1, 1, self.emb_dim)),)
 
     @nn.compact
     def __call__(self, hidden: Float[Array, "B S D"]) -> Float[Array, "B S"]:
-        """Judges every position on its own."""
+        """The logit of every position."""
         if hidden.shape[-1] != self.emb_dim:
             raise UserError(f"TokenHead.emb_dim = {self.emb_dim}, and the hidden states are {hidden.shape[-1]} wide.")
         dense = nn.Dense(

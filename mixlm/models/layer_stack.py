@@ -1,4 +1,4 @@
-"""How the layers of a network run: what they keep for the gradient, and unrolled or in a loop."""
+"""Layer stacks: rematerialisation, and layers unrolled or scanned."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -23,26 +23,25 @@ POLICIES = (
     "checkpoint_dots",
     "dots_with_no_batch_dims_saveable",
     "checkpoint_dots_with_no_batch_dims",
-    # Ours: the last one, and what attention keeps for its gradient.
+    # Ours: dots_with_no_batch_dims_saveable, and the residuals of attention.
     "dots_and_attention_saveable",
 )
 
 
-# By these a layer keeps its products, but not what attention gives.
+# These save a layer's products, but not the output of attention.
 WITHOUT_ATTENTION = POLICIES[2:6]
 
 
 @dataclass(frozen=True)
 class Execution:
-    """How a network computes what it computes: memory and time differ, numbers only by rounding.
+    """Execution options of a network: memory and time differ, results only by rounding.
 
-    `remat` names the policy of `jax.checkpoint_policies` by which a layer keeps what its gradient needs
-    ("nothing_saveable": its input alone); the rest is computed again, for the resident kernel along with its gradient
-    where products are kept and what attention gives is not. None keeps everything. `scan` stacks the
-    parameters of the layers and runs one compiled layer in a loop; dropout has other noise there. `attention` is how
-    attention is computed: "plain", with weights "recomputed" for the gradient, or, without a learnt bias, by a "splash"
-    kernel or by "cudnn", or "auto", what is best on the device; with a learnt bias that is, on a TPU, the resident
-    kernel, where it fits. Raises `UserError` for an unknown policy or attention.
+    `remat` names a policy of `jax.checkpoint_policies`, which says what a layer saves for its gradient
+    ("nothing_saveable": its input alone); the rest is recomputed. None saves everything. `scan` stacks the parameters
+    of the layers and runs one compiled layer in a loop; its dropout draws other noise. `attention` is the
+    implementation: "plain"; "recomputed", with weights recomputed for the gradient; without a trainable bias "splash"
+    or "cudnn"; or "auto", the best one on the device. With a trainable bias that is the VMEM-resident kernel on a TPU,
+    where it fits. Raises `UserError` for an unknown policy or attention.
     """
 
     remat: str | None = None
@@ -52,19 +51,19 @@ class Execution:
     def __post_init__(self) -> None:
         if self.remat is not None and self.remat not in POLICIES:
             raise UserError(
-                f"REMAT = {self.remat!r} is no policy of jax.checkpoint_policies that can stand alone "
+                f"REMAT = {self.remat!r} is no policy of jax.checkpoint_policies without arguments "
                 f"({', '.join(POLICIES)}).{nearest(str(self.remat), POLICIES)}"
             )
         check_attention(self.attention)
 
     @property
     def attending(self) -> tuple[str, bool]:
-        """(`attention`, whether what it gives is made again for the gradient, where products are kept)."""
+        """(`attention`, whether its output is recomputed where products are saved): arguments of `make_biased_view`."""
         return self.attention, self.remat in WITHOUT_ATTENTION
 
 
 def stacked(layer: Callable[[int], nn.Module], count: int, execution: Execution) -> Any:
-    """The layers of a stack to be set up as `layers`: a list of them, or the one that is scanned over."""
+    """The attribute `layers` of a stack: a list of layers, or the one that is scanned over."""
     return layer(0) if execution.scan else [layer(index) for index in range(count)]
 
 
@@ -76,9 +75,9 @@ def apply_layers(
     past: Sequence[Slots] | None,
     *shared: Any,
 ) -> tuple[Float[Array, "B T D"], list[KeysValues]]:
-    """Applies `count` layers, each as `x, written = layer(x, past, *shared)`, in the way of `execution`.
+    """Applies `count` layers, each as `x, written = layer(x, past, *shared)`; `past` is the cache, layer by layer.
 
-    `past` holds each layer's part of a cache. Returns the last layer's output and, with a cache, what each layer wrote.
+    Returns (the last layer's output, each layer's new keys and values, [] without a cache).
     """
 
     def call(layer: Any, x: Array, slots: Slots | None, *shared: Any) -> tuple[Array, KeysValues | None]:
@@ -87,7 +86,7 @@ def apply_layers(
 
     if execution.remat is not None:
         policy = _policy(execution.remat)
-        # In a loop, nothing can be merged with the forward pass anyway.
+        # XLA merges nothing across the boundary of a loop.
         call = nn.remat(call, policy=policy, prevent_cse=not execution.scan)
     if execution.scan:
         return _scanned(call, layers, count, x, past, shared)
@@ -107,7 +106,7 @@ def _policy(name: str) -> Any:
 
 
 def map_layers(function: Callable[[Any], Any], layers: Any, count: int, execution: Execution) -> list[Any]:
-    """What `function` returns for each of `count` layers."""
+    """`[function(layer) for layer in layers]`, also over a scanned stack of `count` layers."""
     if not execution.scan:
         return [function(layer) for layer in layers]
     scan = nn.scan(lambda layer, nothing: (nothing, function(layer)), variable_axes={"params": 0}, length=count)
@@ -134,9 +133,9 @@ def _scanned(call: Any, layer: Any, count: int, x: Any, past: Any, shared: tuple
 
 @nn.nowrap
 def init(network: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """The `init` of every network with layers: scanned or not, the same seed gives the same parameters.
+    """The `init` of networks with layers: the same parameters for the same seed, scanned or not.
 
-    Initialising inside of a scan would lose the scale that a layer's place gives it.
+    Initialising inside of a scan would lose initial scales that depend on a layer's index.
     """
     execution = network.execution
     if not execution.scan:

@@ -1,4 +1,4 @@
-"""The parts of the networks: RMS norm, attention's projections, gated MLP, embedding; names and numbers as in T5X."""
+"""Layers that networks share: RMS norm, attention's projections, gated MLP, embedding; names and numerics as in T5X."""
 
 import math
 import operator
@@ -12,7 +12,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from mixlm.errors import UserError, nearest
-from mixlm.models.attention.dispatch import View, mix_product
+from mixlm.models.attention.dispatch import View, attention_matmul
 from mixlm.models.matmul import fuse_cotangents, matmul
 from mixlm.parallel.logical_axes import in_force, note
 
@@ -40,7 +40,7 @@ def truncated(std: float) -> Initializer:
 
 @dataclass(frozen=True)
 class LayerSizes:
-    """The plain numbers that every layer of one stack shares; raises `UserError` for a value that no layer can have."""
+    """Sizes that all layers of a stack share; raises `UserError` for invalid ones."""
 
     emb_dim: int
     num_heads: int
@@ -59,7 +59,7 @@ class LayerSizes:
 
 
 def check_positive(**sizes: object) -> None:
-    """Raises `UserError` for the first of `sizes` that is no whole number above zero."""
+    """Raises `UserError` for the first of `sizes` that is not a positive integer."""
     for name, size in sizes.items():
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise UserError(f"{name} = {size!r} must be a whole number above zero.")
@@ -82,10 +82,9 @@ def check_dtype(dtype: object) -> None:
 
 
 def constrain(x: Float[Array, "*any"], *names: str | None) -> Float[Array, "*any"]:
-    """Pins an activation to the mesh by its logical axes, None for one that stays whole.
+    """Constrains an activation's sharding by logical axes; None is an axis that is not sharded.
 
-    Without a layout in force (`parallel.logical_axes`), flax's own axis rules and mesh count; without these, nothing
-    is done.
+    Without a layout in force (`parallel.logical_axes`), Flax's axis rules and mesh apply, if there are any.
     """
     note(names)
     layout = in_force()
@@ -93,7 +92,7 @@ def constrain(x: Float[Array, "*any"], *names: str | None) -> Float[Array, "*any
 
 
 def gathered(param: Float[Array, "*any"], *names: str | None) -> Float[Array, "*any"]:
-    """A parameter as a product with activations reads it: whole over the devices that share out the rows."""
+    """A parameter gathered over the devices that shard the batch, for a product with activations."""
     layout = in_force()
     return param if layout is None else layout.gathered(param, names)
 
@@ -106,13 +105,13 @@ def add_bias(module: nn.Module, x: Float[Array, "*any F"], axis: str) -> Float[A
 
 
 class Bias(nn.Module):
-    """Adds one learnt number to each feature."""
+    """Adds a trainable bias to each feature."""
 
     axis: str
 
     @nn.compact
     def __call__(self, x: Float[Array, "*any F"]) -> Float[Array, "*any F"]:
-        """Adds to the last axis."""
+        """Adds to the last axis of `x`."""
         return add_bias(self, x, self.axis)
 
 
@@ -151,7 +150,7 @@ class RMSNorm(nn.Module):
 
 
 class Embed(nn.Module):
-    """Token embeddings, which can also score hidden states (a tied head)."""
+    """Token embeddings, which also score hidden states as a tied head."""
 
     vocab_size: int
     emb_dim: int
@@ -165,7 +164,7 @@ class Embed(nn.Module):
         self.embedding = jnp.asarray(table)
 
     def __call__(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-        """Looks up `tokens`; an id outside of the vocabulary becomes NaN, so that it cannot go unnoticed."""
+        """Looks up `tokens`; an id outside of the vocabulary becomes NaN, so that it is noticed."""
         table = gathered(self.embedding, "vocab", "embed")
         return constrain(jnp.take(table, tokens, axis=0).astype(self.dtype), "batch", "length", "embed")
 
@@ -180,14 +179,14 @@ class Embed(nn.Module):
 
 
 class Dropout(nn.Module):
-    """Dropout that shares its mask along `shared` axes and is active exactly where a "dropout" rng was given."""
+    """Dropout whose mask is shared along `shared` axes; active where a "dropout" rng is given."""
 
     rate: float
     shared: tuple[int, ...] = (-2,)  # T5 drops a feature for the whole length
 
     @property
     def active(self) -> bool:
-        """Whether anything is dropped."""
+        """True where a rate above zero and a "dropout" rng are given."""
         return self.rate > 0.0 and self.has_rng("dropout")
 
     @nn.compact
@@ -207,7 +206,7 @@ class GatedMLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        """Maps every position on its own."""
+        """Applies to every position."""
         sizes = self.sizes
         branches = []
         for index in range(len(sizes.mlp_activations)):
@@ -223,9 +222,9 @@ class GatedMLP(nn.Module):
 
 
 def split_heads(y: Float[Array, "B T J"], sizes: LayerSizes, length: str | None = "length") -> Float[Array, "B H T K"]:
-    """Puts the heads in front of the length, where the batched products want them.
+    """[B, T, J] -> [B, H, T, K], the order of batched products.
 
-    Where a mesh cuts the length, queries stay cut; keys and values, which every query reads, are gathered: None.
+    Where a mesh shards the length, queries stay sharded; keys and values, which every query reads, are gathered (None).
     """
     y = y.reshape(*y.shape[:2], sizes.num_heads, sizes.head_dim).swapaxes(1, 2)
     return constrain(y, "batch", "heads", length, "kv")
@@ -248,7 +247,7 @@ class Attention(nn.Module):
         self.dropout = Dropout(sizes.dropout_rate)  # one mask for all queries of a head
 
     def keys_values(self, x: Float[Array, "B S D"]) -> tuple[Float[Array, "B H S K"], Float[Array, "B H S K"]]:
-        """What `attend` looks at, which a cache can keep."""
+        """Keys and values for `attend`, or for a cache."""
         return split_heads(self.key(x), self.sizes, None), split_heads(self.value(x), self.sizes, None)
 
     def attend(
@@ -261,7 +260,7 @@ class Attention(nn.Module):
         drop = self.dropout if self.dropout.active else None
 
         def times(x: Array, kernel: Array) -> Array:
-            return mix_product(split_heads(x, self.sizes), *memory, view, kernel, drop=drop)
+            return attention_matmul(split_heads(x, self.sizes), *memory, view, kernel, drop=drop)
 
         return self.out(self.query(queries), times)
 

@@ -1,4 +1,4 @@
-"""A decoder with rotary positions: Llama, BabyLlama, MiLe's LLaMA and the Dual-objective network, by plain options."""
+"""A decoder with rotary positions: Llama, BabyLlama, MiLe's LLaMA and the network of the Dual paper, by options."""
 
 import math
 from dataclasses import field
@@ -8,7 +8,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from mixlm.errors import UserError
-from mixlm.models.attention.dispatch import View, mix, view_of
+from mixlm.models.attention.dispatch import View, attention, make_view
 from mixlm.models.attention.dot_product import mask_bias
 from mixlm.models.attention.masks import AttentionMask
 from mixlm.models.base import DecoderNetwork
@@ -51,7 +51,7 @@ class RotaryAttention(nn.Module):
         memory = (rotate(k, turn), v)
         if past is not None:
             memory = past.write(*memory)
-        mixed = mix(rotate(q, turn), *memory, view, scale=1.0 / math.sqrt(sizes.head_dim))
+        mixed = attention(rotate(q, turn), *memory, view, scale=1.0 / math.sqrt(sizes.head_dim))
         return Dense(sizes.emb_dim, ("joined_kv", "embed"), self.out_init, sizes.dtype, name="out")(mixed), memory
 
 
@@ -68,7 +68,7 @@ class LlamaLayer(nn.Module):
     def __call__(
         self, x: Float[Array, "B T D"], past: Slots | None, turn: Rotation, view: View
     ) -> tuple[Float[Array, "B T D"], KeysValues]:
-        """Applies the layer to `x`, which follows on `past` where it is given; also returns all keys and values."""
+        """Applies the layer to `x`, which continues `past` where it is given; also returns all keys and values."""
         sizes = self.sizes
         y = RMSNorm(sizes.dtype, self.epsilon, name="pre_self_attention_layer_norm")(x)
         attention = RotaryAttention(sizes, self.kernel_init, self.out_init, name="self_attention")
@@ -87,7 +87,7 @@ class Llama(DecoderNetwork):
     norm and the vocabulary, and a bias onto the logits. `init_std` is the deviation of all initial matrices; None is
     the Dual-objective network's: truncated normals of sqrt(2/(5D)), sqrt(2/(D+V)) for embedding and vocabulary, and
     the MLP's first matrices smaller by sqrt(1/(2(i+1))) in layer i. `zero_init` starts what is added to the residual
-    stream at zero. Parameters are float32; activations are `dtype`. Raises `UserError` for a size that cannot be.
+    stream at zero. Parameters are float32; activations are `dtype`. Raises `UserError` for an invalid size.
     """
 
     logits_via_embedding: bool = False
@@ -97,7 +97,7 @@ class Llama(DecoderNetwork):
     projection_head: bool = False
     init_std: float | None = 0.02
     zero_init: bool = False
-    execution: Execution = field(default=Execution(), repr=False)  # no part of what a run computes
+    execution: Execution = field(default=Execution(), repr=False)  # no part of a run's identity
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -145,7 +145,7 @@ class Llama(DecoderNetwork):
     ) -> tuple[Float[Array, "B T D"], list[KeysValues]]:
         """The last norm's output, projected where there is a `projection_head`; and keys and values for a cache."""
         if cache is None:
-            view, past = view_of(mask, self.execution.attention, self.dtype), None
+            view, past = make_view(mask, self.execution.attention, self.dtype), None
         else:
             view, past = mask_bias(mask.dense()), cache.slots()
         places = jnp.arange(tokens.shape[1])[None] if positions is None else positions
@@ -156,6 +156,6 @@ class Llama(DecoderNetwork):
         return (nn.gelu(self.projection(x)) if self.projection_head else x), written
 
     def logits(self, hidden: Float[Array, "*any D"]) -> Float[Array, "*any V"]:
-        """Float32 scores of any block of positions."""
+        """Float32 logits of any block of positions."""
         scores = self.token_embedder.score(hidden) if self.logits_via_embedding else self.logits_dense(hidden)
         return self.logits_bias(scores) if self.projection_head else scores

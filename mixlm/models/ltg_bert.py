@@ -1,4 +1,4 @@
-"""LTG-BERT, a transformer of BabyLM's: disentangled relative attention, GEGLU and a norm on every side."""
+"""LTG-BERT (BabyLM): disentangled relative attention, GEGLU and normalisation before and after sublayers."""
 
 import math
 from dataclasses import field
@@ -8,7 +8,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from mixlm.errors import UserError
-from mixlm.models.attention.dispatch import mix
+from mixlm.models.attention.dispatch import attention
 from mixlm.models.attention.dot_product import mask_bias
 from mixlm.models.attention.masks import AttentionMask
 from mixlm.models.base import DecoderNetwork
@@ -29,7 +29,7 @@ from mixlm.models.relative_position import check_log_buckets, log_buckets
 
 
 def small_normal(emb_dim: int, scale: float = 1.0) -> Initializer:
-    """All matrices and embeddings start as truncated normal numbers of deviation sqrt(2/(5D)) times `scale`."""
+    """Initialiser of matrices and embeddings: truncated normal, standard deviation `scale * sqrt(2/(5D))`."""
     return truncated(math.sqrt(2.0 / (5.0 * emb_dim)) * scale)
 
 
@@ -47,7 +47,7 @@ def norm(dtype: str, epsilon: float, *, affine: bool = False) -> nn.LayerNorm:
 
 
 class DisentangledAttention(nn.Module):
-    """Attention whose scores add content to content, content to position and position to content, and a norm behind.
+    """Attention with content-to-content, content-to-position and position-to-content scores, and a norm on the output.
 
     `(q_t k_s + q_t K(r_ts) + Q(r_ts) k_s) / sqrt(3K)` where r_ts is the relative embedding of t - s, and Q and K are
     the projections that queries and keys have as well. `epsilon` is the norm's.
@@ -85,14 +85,14 @@ class DisentangledAttention(nn.Module):
         scale = 1.0 / math.sqrt(3.0 * sizes.head_dim)
         positional = by_rows(q, key_rows, rows) + by_rows(memory[0], query_rows, rows.mT).mT
         view, drop = mask_bias(mask) + positional * scale, self.dropouts[1]
-        mixed = mix(q, *memory, view, scale=scale, drop=drop if drop.active else None)
+        mixed = attention(q, *memory, view, scale=scale, drop=drop if drop.active else None)
         return self.dropouts[2](self.post_layer_norm(self.out(mixed))), memory
 
 
 def by_rows(
     x: Float[Array, "B H T K"], embeddings: Float[Array, "H R K"], rows: Int[Array, "#B T S"]
 ) -> Float[Array, "B H T S"]:
-    """The products in float32 of each vector with the embedding whose row `rows` names."""
+    """Float32 products of each vector with the embedding in row `rows[t, s]`."""
     products = jnp.einsum("bhtk,hrk->bhtr", x, embeddings, preferred_element_type=jnp.float32)
     return jnp.take_along_axis(products, rows[:, None], axis=-1)
 
@@ -133,7 +133,7 @@ class LTGBertLayer(nn.Module):
         rows: Int[Array, "#B T S"],
         mask: Bool[Array, "B T S"],
     ) -> tuple[Float[Array, "B T D"], KeysValues]:
-        """Applies the layer to `x`, which follows on `past` where it is given; also returns all keys and values."""
+        """Applies the layer to `x`, which continues `past` where it is given; also returns all keys and values."""
         sizes = self.sizes
         attention = DisentangledAttention(sizes, self.epsilon, name="self_attention")
         y, memory = attention(norm(sizes.dtype, self.epsilon)(x), relative, rows, mask, past)
@@ -143,12 +143,12 @@ class LTGBertLayer(nn.Module):
 
 
 class LTGBert(DecoderNetwork):
-    """LTG-BERT, whose causality is data: the same weights read in both directions, causally, or a prefix.
+    """LTG-BERT, whose causality is data: the same weights are causal, bidirectional or prefix language models.
 
     After ltgoslo/ltg-bert, its BabyLM model: arXiv 2303.09859. `num_buckets` and `max_position` shape the relative
     positions (`log_buckets`), so that any length can be read; `epsilon` is that of all norms. The head is
     `norm(gelu(dense(norm(x))))` on the tied embedding, with a bias. Parameters are float32; activations are `dtype`.
-    Dropout is active where a "dropout" rng is given. Raises `UserError` for a size, a rate or a name that cannot be.
+    Dropout is active where a "dropout" rng is given. Raises `UserError` for an invalid size, rate or name.
     """
 
     num_buckets: int = 32
@@ -156,7 +156,7 @@ class LTGBert(DecoderNetwork):
     dropout_rate: float = 0.0
     epsilon: float = 1e-7
     dtype: str = "float32"
-    execution: Execution = field(default=Execution(), repr=False)  # no part of what a run computes
+    execution: Execution = field(default=Execution(), repr=False)  # no part of a run's identity
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -200,11 +200,11 @@ class LTGBert(DecoderNetwork):
         return self.dropouts[1](self.head_norms[1](x)), written
 
     def rows(self, queries: Int[Array, "#B T"], keys: Int[Array, "#B S"]) -> Int[Array, "#B T S"]:
-        """The row of the relative embedding for queries and keys at these positions; what is further is the same."""
+        """Rows of the relative embedding for queries and keys at these positions; distances are clipped."""
         furthest = self.max_position - 1
         distance = jnp.clip(queries[:, :, None] - keys[:, None, :], -furthest, furthest)
         return jnp.take(jnp.asarray(log_buckets(self.num_buckets, self.max_position), jnp.int32), distance + furthest)
 
     def logits(self, hidden: Float[Array, "*any D"]) -> Float[Array, "*any V"]:
-        """Float32 scores of any block of positions."""
+        """Float32 logits of any block of positions."""
         return self.logits_bias(self.token_embedder.score(hidden))

@@ -1,4 +1,4 @@
-"""Relative positions in buckets, exact when near and logarithmic when far: T5's learnt bias, and DeBERTa's rows."""
+"""Bucketed relative positions, exact when near and logarithmic when far: T5's trainable bias, DeBERTa's embeddings."""
 
 import math
 
@@ -9,7 +9,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from mixlm.errors import UserError
-from mixlm.models.attention.dispatch import View, biased_view
+from mixlm.models.attention.dispatch import View, make_biased_view
 from mixlm.models.attention.dot_product import mask_bias
 from mixlm.models.attention.masks import AttentionMask
 from mixlm.models.kv_cache import Cache
@@ -29,7 +29,7 @@ def check_buckets(num_buckets: int, max_distance: int, *, bidirectional: bool) -
 
 
 def relative_buckets(max_distance: int, num_buckets: int, *, bidirectional: bool) -> np.ndarray:
-    """The buckets of the relative positions (key - query) -max_distance ... max_distance; what is further is the same.
+    """The buckets of the relative positions (key - query) -max_distance ... max_distance.
 
     T5, section 2.1: the first half of a direction's buckets are exact distances, the rest grow as the logarithm up to
     `max_distance`. One-directional buckets put every key behind the query into bucket 0.
@@ -38,7 +38,7 @@ def relative_buckets(max_distance: int, num_buckets: int, *, bidirectional: bool
     distance = np.abs(relative) if bidirectional else np.maximum(-relative, 0)
     per_side = num_buckets // 2 if bidirectional else num_buckets
     exact = per_side // 2
-    # T5X's epsilon keeps log(0) away; the bucket's edges that are whole numbers are met from above.
+    # T5X's epsilon avoids log(0), and puts edges at whole numbers into the upper bucket.
     ratio = distance.astype(np.float32) / np.float32(exact) + np.finfo(np.float32).eps
     logarithmic = exact + (np.log(ratio) / math.log(max_distance / exact) * (per_side - exact)).astype(np.int32)
     bucket = np.where(distance < exact, distance, np.minimum(logarithmic, per_side - 1))
@@ -46,7 +46,7 @@ def relative_buckets(max_distance: int, num_buckets: int, *, bidirectional: bool
 
 
 class RelativeBias(nn.Module):
-    """T5's relative position bias: one learnt number for each head and bucket of distances, shared by all layers."""
+    """T5's relative position bias: a trainable scalar per head and bucket, shared by all layers."""
 
     num_heads: int
     num_buckets: int
@@ -54,7 +54,7 @@ class RelativeBias(nn.Module):
     bidirectional: bool
 
     def setup(self) -> None:
-        """Holds a row of numbers for each head."""
+        """Creates the table, one row per head."""
         uniform = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
         init = nn.with_logical_partitioning(uniform, ("heads", "relpos_buckets"))
         self.rel_embedding = self.param("rel_embedding", init, (self.num_heads, self.num_buckets), jnp.float32)
@@ -75,7 +75,7 @@ class RelativeBias(nn.Module):
         if cache is not None and positions is not None:
             return mask_bias(mask.dense()) + self.between(positions, cache.positions)
         bias = self(mask.limits.shape[1], positions)
-        return biased_view(sizes, mask, bias, *execution.attending)
+        return make_biased_view(sizes, mask, bias, *execution.attending)
 
     def between(self, queries: Int[Array, "B T"], keys: Int[Array, "B S"]) -> Float[Array, "B H T S"]:
         """The bias of queries and keys at these positions."""
@@ -90,7 +90,7 @@ class RelativeBias(nn.Module):
     def from_index(self, length: int) -> Float[Array, "H T T"]:
         """A Toeplitz matrix for each head, by a shear: no gather of T x T indices, and no scatter in its gradient."""
         if platform() == "tpu":
-            # Its tiles would be torn apart by a shear, and such a product is little there.
+            # A shear breaks up tiles, and a product of this size is cheap there.
             return self.by_product(length)
         # Row 0 is offsets 0 ... T-1, one unused, then -(T-1) ... -1; read back in rows one shorter, row t starts at -t.
         offsets = np.concatenate([np.arange(length), [0], np.arange(1 - length, 0)])
@@ -100,10 +100,10 @@ class RelativeBias(nn.Module):
         return rows[:, : length * (period - 1)].reshape(heads, length, period - 1)[:, :, :length]
 
     def by_product(self, length: int) -> Float[Array, "H T T"]:
-        """The same as a product with the buckets, one-hot: exact, since all but one of its terms are zero."""
+        """`from_index` as a product with one-hot buckets: exact, since all but one term are zero."""
         buckets = relative_buckets(self.max_distance, self.num_buckets, bidirectional=self.bidirectional)
         relative = np.arange(-self.max_distance, self.max_distance + 1)
-        # Every bucket is a run of relative positions; what no position falls into is an empty one.
+        # Every bucket is a range of relative positions; unused buckets are empty ranges.
         runs = [relative[buckets == bucket] for bucket in range(self.num_buckets)]
         first, last = (np.array([run[end] if len(run) else 1 + end for run in runs]) for end in (0, -1))
         places = jnp.arange(length)

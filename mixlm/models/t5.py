@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from mixlm.errors import UserError
 from mixlm.example import Example, smallest_example
-from mixlm.models.attention.dispatch import View, biased_view
+from mixlm.models.attention.dispatch import View, make_biased_view
 from mixlm.models.attention.dot_product import mask_bias
 from mixlm.models.attention.masks import AttentionMask, cross_mask, self_mask
 from mixlm.models.base import TokenNetwork
@@ -63,7 +63,7 @@ class DecoderLayer(nn.Module):
         self.dropouts = [Dropout(sizes.dropout_rate) for _ in range(3)]
 
     def encoder_memory(self, encoded: Float[Array, "B R D"]) -> KeysValues:
-        """The keys and values that the encoder's output gives this layer."""
+        """Keys and values of the encoder's output for this layer."""
         return self.encoder_decoder_attention.keys_values(encoded)
 
     def __call__(
@@ -74,9 +74,9 @@ class DecoderLayer(nn.Module):
         view: View,
         cross_view: View,
     ) -> tuple[Float[Array, "B T D"], KeysValues]:
-        """Applies the layer to `x`, which follows on `past` where it is given; also returns all keys and values.
+        """Applies the layer to `x`, which continues `past` where it is given; also returns all keys and values.
 
-        The keys and values of the encoder's output are in `past`, or made from `encoded`.
+        Keys and values of the encoder's output are in `past`, or computed from `encoded`.
         """
         encoder_memory = self.encoder_memory(encoded) if past is None or past.encoder is None else past.encoder
         y = self.pre_self_attention_layer_norm(x)
@@ -105,17 +105,17 @@ class Encoder(nn.Module):
         self.relpos_bias = RelativeBias(sizes.num_heads, self.num_buckets, self.max_distance, True)
         self.layers = stacked(lambda _: EncoderLayer(sizes), self.num_layers, self.execution)
         self.encoder_norm = RMSNorm(sizes.dtype)
-        # Their noise depends on these names, which they have had from the first.
+        # Dropout noise depends on these names.
         self.input_dropout = Dropout(sizes.dropout_rate, name="Dropout_0")
-        # T5X shares no mask here, as everywhere else.
+        # T5X shares this mask along no axis, unlike all others.
         self.output_dropout = Dropout(sizes.dropout_rate, shared=(), name="Dropout_1")
 
     def __call__(
         self, x: Float[Array, "B S D"], segments: Int[Array, "B S"], positions: Int[Array, "B S"] | None
     ) -> Float[Array, "B S D"]:
-        """Reads every segment in both directions."""
+        """Encodes each segment bidirectionally."""
         bias, how = self.relpos_bias(x.shape[1], positions), self.execution.attending
-        view = biased_view(self.sizes, cross_mask(segments, segments), bias, *how)
+        view = make_biased_view(self.sizes, cross_mask(segments, segments), bias, *how)
         x, _ = apply_layers(self.layers, self.num_layers, self.execution, self.input_dropout(x), None, view)
         return self.output_dropout(self.encoder_norm(x))
 
@@ -157,7 +157,7 @@ class Decoder(nn.Module):
         """
         view = self.relpos_bias.view(self.sizes, self.execution, mask, positions, cache)
         if cache is None:
-            cross_view, past = biased_view(self.sizes, to_encoder, None, *self.execution.attending), None
+            cross_view, past = make_biased_view(self.sizes, to_encoder, None, *self.execution.attending), None
         else:
             cross_view, past = mask_bias(to_encoder.dense()), cache.slots()
         x = self.input_dropout(x)
@@ -165,13 +165,13 @@ class Decoder(nn.Module):
         return self.output_dropout(self.decoder_norm(x)), written
 
     def encoder_memory(self, encoded: Float[Array, "B R D"]) -> tuple[KeysValues, ...]:
-        """The keys and values that the encoder's output gives each layer."""
+        """Every layer's keys and values of the encoder's output."""
         return tuple(
             map_layers(lambda layer: layer.encoder_memory(encoded), self.layers, self.num_layers, self.execution)
         )
 
     def logits(self, hidden: Float[Array, "*any D"]) -> Float[Array, "*any V"]:
-        """Float32 scores by the untied head."""
+        """Float32 logits by the untied head."""
         return self.logits_dense(hidden)
 
 
@@ -180,7 +180,7 @@ class EncoderDecoder(TokenNetwork):
 
     Parameters are float32 in T5X's tree; activations are `dtype`. The encoder reads in both directions, the decoder by
     the example's `decoder_mask_ar`, with one-directional relative buckets. Dropout is active where a "dropout" rng is
-    given. Raises `UserError` for a size, a rate or a name that no network can have.
+    given. Raises `UserError` for an invalid size, rate or name.
     """
 
     vocab_size: int
@@ -196,7 +196,7 @@ class EncoderDecoder(TokenNetwork):
     dtype: str = "float32"
     num_buckets: int = 32
     max_distance: int = 128
-    execution: Execution = field(default=Execution(), repr=False)  # no part of what a run computes
+    execution: Execution = field(default=Execution(), repr=False)  # no part of a run's identity
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -223,7 +223,7 @@ class EncoderDecoder(TokenNetwork):
         )
 
     def inputs(self) -> tuple[Example]:
-        """The smallest argument of `__call__`, with which the parameters are initialised."""
+        """Arguments of `__call__` to initialise the parameters with: one position."""
         return (smallest_example(encoder=True),)
 
     def encode(self, example: Example) -> Float[Array, "B S D"]:
@@ -275,7 +275,7 @@ class EncoderDecoder(TokenNetwork):
         return nan_if_overfull(x, cache), cache.with_layers(written)
 
     def logits(self, hidden: Float[Array, "*any D"]) -> Float[Array, "*any V"]:
-        """Float32 scores of any block of positions."""
+        """Float32 logits of any block of positions."""
         if self.logits_via_embedding:
             return self.token_embedder.attend(hidden)
         return self.decoder.logits(hidden)

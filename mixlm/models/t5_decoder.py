@@ -23,7 +23,7 @@ class DecoderLayer(nn.Module):
     def __call__(
         self, x: Float[Array, "B T D"], past: Slots | None, view: View
     ) -> tuple[Float[Array, "B T D"], KeysValues]:
-        """Applies the layer to `x`, which follows on `past` where it is given; also returns all keys and values."""
+        """Applies the layer to `x`, which continues `past` where it is given; also returns all keys and values."""
         sizes = self.sizes
         y = RMSNorm(sizes.dtype, name="pre_self_attention_layer_norm")(x)
         attention = Attention(sizes, name="self_attention")
@@ -74,7 +74,7 @@ class Decoder(nn.Module):
         return self.output_dropout(self.decoder_norm(x)), written
 
     def logits(self, hidden: Float[Array, "*any D"]) -> Float[Array, "*any V"]:
-        """Float32 scores by the tied or the untied head."""
+        """Float32 logits by the tied or the untied head."""
         return self.token_embedder.attend(hidden) if self.tied else self.logits_dense(hidden)
 
 
@@ -83,7 +83,7 @@ class DecoderOnly(DecoderNetwork):
 
     `bidirectional_bias` tells the future's distances apart; False is T5X's network, whose one-directional buckets
     collapse wherever a mask looks ahead. Parameters are float32 in T5X's tree; activations are `dtype`. Dropout is
-    active where a "dropout" rng is given. Raises `UserError` for a size, a rate or a name that no network can have.
+    active where a "dropout" rng is given. Raises `UserError` for an invalid size, rate or name.
     """
 
     mlp_activations: tuple[str, ...] = ("gelu", "linear")
@@ -93,7 +93,7 @@ class DecoderOnly(DecoderNetwork):
     num_buckets: int = 32
     max_distance: int = 128
     bidirectional_bias: bool = True
-    execution: Execution = field(default=Execution(), repr=False)  # no part of what a run computes
+    execution: Execution = field(default=Execution(), repr=False)  # no part of a run's identity
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mixlm.errors import UserError
 from mixlm.example import Example
 from mixlm.models.attention import dispatch
-from mixlm.models.attention.dispatch import Added, Blockwise, Fused, chosen, dropped, mix, view_of
+from mixlm.models.attention.dispatch import AdditiveView, CudnnView, SplashView, attention, chosen, dropped, make_view
 from mixlm.models.attention.dot_product import mask_bias
 from mixlm.models.attention.masks import AttentionMask, cross_mask, self_mask
 from mixlm.models.attention.tpu_splash import block_of, running, to_fetch
@@ -103,9 +103,9 @@ def read(kind: str, queries: int, keys: int):
     """Compiled: from a reach to what attention reads and its gradients, both at what is no padding."""
 
     def loss(inputs, reach, weights):
-        view = Blockwise(reach, interpret=True) if kind == "splash" else mask_bias(reach.dense())
+        view = SplashView(reach, interpret=True) if kind == "splash" else mask_bias(reach.dense())
         real = (reach.query_segments > 0)[..., None]
-        mixed = jnp.where(real, mix(*inputs, view, scale=SCALE), 0.0)
+        mixed = jnp.where(real, attention(*inputs, view, scale=SCALE), 0.0)
         return jnp.sum(mixed * weights), mixed
 
     return jax.jit(jax.grad(loss, has_aux=True), compiler_options=QUICK)
@@ -145,12 +145,12 @@ def test_every_device_reads_its_own_rows_heads_and_queries():
     mask_ar = jnp.asarray([[1] * 256, [0] * 100 + [1] * 156])
     reach = self_mask(mask_ar, jnp.ones_like(mask_ar))
     *inputs, _ = drawn(256, 256)
-    wanted = mix(*inputs, mask_bias(reach.dense()), scale=SCALE)
+    wanted = attention(*inputs, mask_bias(reach.dense()), scale=SCALE)
     layout = Partitioning(data=2, tensor=2, sequence=2).layout()
     with laid_out(layout):
-        cut = jax.jit(partial(mix, scale=SCALE), compiler_options=QUICK)
-        traced = cut.trace(*inputs, Blockwise(reach, interpret=True))
-        found = traced.lower().compile()(*inputs, Blockwise(reach, interpret=True))
+        cut = jax.jit(partial(attention, scale=SCALE), compiler_options=QUICK)
+        traced = cut.trace(*inputs, SplashView(reach, interpret=True))
+        found = traced.lower().compile()(*inputs, SplashView(reach, interpret=True))
     np.testing.assert_allclose(found, wanted, atol=2e-5)
     # Two products over all rows, heads, queries and keys, on eight devices together.
     assert matmul_flops(traced.jaxpr) == 2 * 2 * ROWS * HEADS * 256 * 256 * WIDTH
@@ -167,8 +167,10 @@ def test_weights_that_drop_alike_for_all_queries_drop_values():
         def __call__(self, q, k, v):
             drop, plain = Dropout(0.5), mask_bias(reach.dense())
             if self.way == "values":
-                return mix(q, k, dropped(v, drop), plain)
-            return mix(q, k, v, Added((plain,), keep=False) if self.way == "recomputed" else plain, drop=drop)
+                return attention(q, k, dropped(v, drop), plain)
+            return attention(
+                q, k, v, AdditiveView((plain,), keep=False) if self.way == "recomputed" else plain, drop=drop
+            )
 
     rngs = {"dropout": jax.random.key(2)}
     wanted, whole = (Reader("weights").apply({}, *inputs, rngs=noise) for noise in (rngs, None))
@@ -188,8 +190,8 @@ def test_cudnn_is_given_the_mask_the_scale_and_the_heads(monkeypatch):
     monkeypatch.setattr(jax.nn, "dot_product_attention", by_xla)
     *inputs, _ = drawn(7, 7)
     reach = self_mask(jnp.asarray([[1] * 7, [0, 0, 0, 1, 1, 0, 1]]), jnp.ones((ROWS, 7), jnp.int32))
-    found = mix(*inputs, Fused(reach.dense()[:, None]), scale=SCALE)
-    np.testing.assert_allclose(found, mix(*inputs, mask_bias(reach.dense()), scale=SCALE), atol=1e-5)
+    found = attention(*inputs, CudnnView(reach.dense()[:, None]), scale=SCALE)
+    np.testing.assert_allclose(found, attention(*inputs, mask_bias(reach.dense()), scale=SCALE), atol=1e-5)
     assert asked == ["cudnn"]
 
 
@@ -230,10 +232,10 @@ def test_the_best_way_depends_on_the_platform_of_the_mesh(monkeypatch):
         ("gpu", "bfloat16"): "cudnn",
     }
     reach = self_mask(jnp.ones((1, 3), jnp.int32), jnp.ones((1, 3), jnp.int32))
-    assert not isinstance(view_of(reach, "auto", "float32"), Blockwise | Fused)
+    assert not isinstance(make_view(reach, "auto", "float32"), SplashView | CudnnView)
     monkeypatch.setattr(dispatch, "platform", lambda: "tpu")
-    assert view_of(reach, "auto", "float32") == Blockwise(reach, interpret=False)
-    assert not isinstance(view_of(reach, "plain", "float32"), Blockwise | Fused)
+    assert make_view(reach, "auto", "float32") == SplashView(reach, interpret=False)
+    assert not isinstance(make_view(reach, "plain", "float32"), SplashView | CudnnView)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Attention with a gradient of its own is attention, whether its weights are kept or made again."""
+"""`attend`, attention with its own gradient, agrees with plain attention whether weights are kept or recomputed."""
 
 from functools import partial
 

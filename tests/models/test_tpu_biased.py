@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mixlm.example import Example
 from mixlm.models.attention import dispatch
 from mixlm.models.attention import tpu_biased as kernel
-from mixlm.models.attention.dispatch import Resident, biased_view, mix, mix_product
+from mixlm.models.attention.dispatch import VmemView, attention, attention_matmul, make_biased_view
 from mixlm.models.attention.dot_product import MASKED
 from mixlm.models.attention.masks import AttentionMask, cross_mask
 from mixlm.models.attention.tpu_biased import fits, resident, resident_slopes, together
@@ -116,7 +116,7 @@ def test_what_is_mixed_again_has_the_gradients_of_what_is_kept(seed, heads, leng
     weights = weights * seen.any(-1)[..., None]
 
     def again(q, k, v, out, bias=None):
-        return mix_product(q, k, v, Resident(reach, bias, again=True, interpret=True), out)
+        return attention_matmul(q, k, v, VmemView(reach, bias, recompute=True, interpret=True), out)
 
     def wanted(q, k, v, out, bias=None):
         return plain(q / SCALE, k, v, bias, seen).swapaxes(1, 2).reshape(3, lengths[0], -1) @ out
@@ -133,8 +133,8 @@ def test_what_is_mixed_again_is_not_kept():
     out = jnp.ones((128, 3))
     kept = {}
     for again in (False, True):
-        view = Resident(reach, bias, again, interpret=True)
-        _, pull = jax.vjp(lambda *x, view=view: mix_product(*x[:3], view, x[3]), q, k, v, out)
+        view = VmemView(reach, bias, again, interpret=True)
+        _, pull = jax.vjp(lambda *x, view=view: attention_matmul(*x[:3], view, x[3]), q, k, v, out)
         kept[again] = sum(leaf.size for leaf in jax.tree.leaves(pull) if hasattr(leaf, "size"))
     assert kept[False] - kept[True] == q.size
 
@@ -207,8 +207,8 @@ def test_every_device_reads_its_own_rows_heads_and_queries(partitioning, again, 
     out = jnp.asarray(np.random.default_rng(5).normal(size=(256, 256)) / 16, jnp.float32)
 
     def run(q, k, v, bias):
-        view = biased_view(sized(4, 64), reach, bias, "auto", again)
-        return mix_product(q, k, v, view, out) if again else mix(q, k, v, view, scale=SCALE)
+        view = make_biased_view(sized(4, 64), reach, bias, "auto", again)
+        return attention_matmul(q, k, v, view, out) if again else attention(q, k, v, view, scale=SCALE)
 
     joined = weights.swapaxes(1, 2).reshape(weights.shape[0], 16, -1)
     wanted = slopes(run, (q, k, v, bias), joined)
@@ -223,8 +223,8 @@ def test_the_gradient_of_a_bias_crosses_devices_once_for_all_layers(on_tpu):
     q, k, v, *reach = (x[:2] for x in (q, k, v, *reach))
 
     def loss(bias):
-        view = biased_view(sized(2, 64), AttentionMask(*reach), bias, "auto")
-        return sum(jnp.sum(mix(q * layer, k, v, view)) for layer in (1, 2, 3))
+        view = make_biased_view(sized(2, 64), AttentionMask(*reach), bias, "auto")
+        return sum(jnp.sum(attention(q * layer, k, v, view)) for layer in (1, 2, 3))
 
     with laid_out(Partitioning(data=2, tensor=1, sequence=4).layout()):
         traced = jax.jit(jax.grad(loss)).trace(bias)
@@ -235,7 +235,8 @@ def test_the_gradient_of_a_bias_crosses_devices_once_for_all_layers(on_tpu):
 def kind(heads: int, width: int, length: int, attention: str = "auto", rows: int = 1, biased: bool = True) -> str:
     bias = jnp.zeros((rows, heads, length, length)) if biased else None
     reach = cross_mask(jnp.ones((2, length), jnp.int32), jnp.ones((2, length), jnp.int32))
-    return type(jax.eval_shape(lambda: Shown(biased_view(sized(heads, width), reach, bias, attention))).view).__name__
+    made = jax.eval_shape(lambda: Shown(make_biased_view(sized(heads, width), reach, bias, attention)))
+    return type(made.view).__name__
 
 
 @jax.tree_util.register_static
@@ -247,21 +248,21 @@ class Shown:
 
 
 def test_a_tpu_takes_it_as_far_as_its_vector_memory_goes(on_tpu):
-    assert kind(12, 64, 512) == kind(12, 64, 1024) == kind(16, 128, 1024) == "Resident"
-    assert kind(12, 64, 114, biased=False) == "Resident"
-    assert kind(12, 64, 4096) == "Added"
-    assert kind(12, 64, 1024, biased=False) == "Resident" and kind(12, 64, 1025, biased=False) == "Blockwise"
-    assert kind(12, 64, 512, rows=2) == "Added", "packed rows have a bias of their own"
-    assert kind(12, 64, 512, "recomputed") == kind(12, 64, 512, "plain") == "Added"
-    assert kind(12, 64, 512, "splash", biased=False) == "Blockwise"
+    assert kind(12, 64, 512) == kind(12, 64, 1024) == kind(16, 128, 1024) == "VmemView"
+    assert kind(12, 64, 114, biased=False) == "VmemView"
+    assert kind(12, 64, 4096) == "AdditiveView"
+    assert kind(12, 64, 1024, biased=False) == "VmemView" and kind(12, 64, 1025, biased=False) == "SplashView"
+    assert kind(12, 64, 512, rows=2) == "AdditiveView", "packed rows have a bias of their own"
+    assert kind(12, 64, 512, "recomputed") == kind(12, 64, 512, "plain") == "AdditiveView"
+    assert kind(12, 64, 512, "splash", biased=False) == "SplashView"
     on_tpu.setattr(dispatch, "device_kind", lambda: "TPU v4")
-    assert kind(12, 64, 512) == "Added" and kind(12, 64, 128) == "Resident"
+    assert kind(12, 64, 512) == "AdditiveView" and kind(12, 64, 128) == "VmemView"
     on_tpu.setattr(dispatch, "device_kind", lambda: "TPU v99")
-    assert kind(12, 64, 128) == "Added"
+    assert kind(12, 64, 128) == "AdditiveView"
 
 
 def test_nothing_else_takes_it():
-    assert kind(12, 64, 16) == kind(12, 64, 16, biased=False) == "Added"
+    assert kind(12, 64, 16) == kind(12, 64, 16, biased=False) == "AdditiveView"
 
 
 def test_heads_fill_whole_lanes():
@@ -341,8 +342,8 @@ def test_the_tpu_compiler_takes_it(topology, dtype, heads, queries, keys, width,
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=put), (given_, weights))
 
     def mixed(q, k, v, bias=None):
-        view = Resident(reach, bias, again)
-        return mix_product(q, k, v, view, out)[:, None] if again else resident(q, k, v, reach, bias)
+        view = VmemView(reach, bias, again)
+        return attention_matmul(q, k, v, view, out)[:, None] if again else resident(q, k, v, reach, bias)
 
     run = partial(slopes, mixed)
     cost = jax.jit(run).lower(*shapes).compile().cost_analysis()

@@ -1,9 +1,11 @@
-"""What attention reads, `softmax(scale q k' + bias) v` within who sees whom, by what is best on the device.
+"""Attention dispatch: masked `softmax(scale q k' + bias) v` by the implementation that is best on the device.
 
-`view` is made once for all layers; `mix` reads by it. Numbers that are added to the scores will do on every device and
-for every mask and bias. On a TPU, masks alone are left to JAX's splash kernel, on a GPU to cuDNN's flash attention in
-bfloat16; neither can learn a bias (T5's relative positions, LTG-BERT's). One that rows share is, on a TPU, for the
-resident kernel, as far as the chip's vector memory goes; what is left is added there too.
+A view, made once for all layers, holds mask and bias in the form of one implementation, and `attention` runs it:
+- AdditiveView, plain XLA: mask and bias are added to the scores; any device, any bias.
+- SplashView, JAX's splash kernel on TPUs, and CudnnView, cuDNN's flash attention on GPUs in bfloat16: a mask alone,
+  since neither can train a bias (T5's and LTG-BERT's relative positions).
+- VmemView, our TPU kernel with a trainable bias that rows share, as far as the chip's vector memory goes.
+TPU and GPU paths are tested by compilation only.
 """
 
 from collections.abc import Callable
@@ -26,106 +28,108 @@ from mixlm.parallel.logical_axes import device_kind, in_force, platform
 from mixlm.perf.chips import chip
 
 ATTENTIONS = ("auto", "plain", "recomputed", "splash", "cudnn")
-# By the platform that a program is for.
+# The implementation for a mask alone, by the platform that a program is compiled for.
 BEST = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn"}
 
 
 @runtime_checkable
 class Heads(Protocol):
-    """What a way to compute attention must know of a network's heads."""
+    """The fields of a network that dispatch depends on."""
 
     @property
     def num_heads(self) -> int:
-        """How many there are."""
+        """The number of attention heads."""
 
     @property
     def head_dim(self) -> int:
-        """The width of one."""
+        """The width of a head."""
 
     @property
     def dtype(self) -> str:
-        """The type of activations."""
+        """The dtype of activations."""
 
 
 @struct.dataclass
-class Blockwise:
-    """A view for the splash kernel, which `interpret` lets run anywhere, slowly."""
+class SplashView:
+    """A mask for the splash kernel; `interpret` runs it on any device, slowly."""
 
     mask: AttentionMask
     interpret: bool = struct.field(pytree_node=False)
 
 
 @struct.dataclass
-class Resident:
-    """A view for the resident kernel; the bias is there once for each part that rows are cut into, so that its gradient
-    is added up over the layers before it is over the devices. `again` has what it gives made again with its gradient.
+class VmemView:
+    """Mask and bias for the VMEM-resident kernel.
+
+    There is one copy of the bias per shard of rows, so that its gradient is summed over layers before devices.
+    `recompute` drops the kernel's output after the forward pass, and computes it again along with the gradient.
     """
 
     mask: AttentionMask
     bias: Float[Array, "P H T S"] | None
-    again: bool = struct.field(pytree_node=False, default=False)
+    recompute: bool = struct.field(pytree_node=False, default=False)
     interpret: bool = struct.field(pytree_node=False, default=False)
 
 
 @struct.dataclass
-class Fused:
-    """A view for cuDNN."""
+class CudnnView:
+    """A mask for cuDNN's flash attention."""
 
     mask: Bool[Array, "B 1 T S"]
 
 
 @struct.dataclass
-class Added:
-    """Numbers that are added to the scores one by one; the weights are kept for the gradient, or made again."""
+class AdditiveView:
+    """Terms added to the scores one by one; `keep` saves the weights for the gradient instead of recomputing them."""
 
     addends: tuple[Addend, ...]
     keep: bool = struct.field(pytree_node=False, default=True)
 
 
-# A bare array is one addend, [B or 1, H or 1, T, S], without letters: a layer has several, of other lengths.
-View = Float[Array, "_ _ _ _"] | Blockwise | Resident | Fused | Added
+# A bare array is one addend, [B or 1, H or 1, T, S]; no letters, since a layer has several of different lengths.
+View = Float[Array, "_ _ _ _"] | SplashView | VmemView | CudnnView | AdditiveView
 
 
 def check_attention(attention: object) -> None:
-    """Raises `UserError` unless `attention` names a way to compute it."""
+    """Raises `UserError` unless `attention` is one of `ATTENTIONS`."""
     if attention not in ATTENTIONS:
         known = ", ".join(ATTENTIONS)
         raise UserError(f"ATTENTION = {attention!r} is none of {known}.{nearest(str(attention), ATTENTIONS)}")
 
 
-def view_of(mask: AttentionMask, attention: str, dtype: str) -> View:
-    """What all layers share to read within `mask`, where no bias is added; `dtype` is that of the activations.
+def make_view(mask: AttentionMask, attention: str, dtype: str) -> View:
+    """The view of all layers for a mask alone; `dtype` is that of the activations.
 
-    Raises `UserError` for a way that this platform or type has not.
+    Raises `UserError` for an implementation that the platform or the dtype rules out.
     """
     found = chosen(attention, platform(), dtype)
     if found == "splash":
-        return Blockwise(mask, interpret=platform() != "tpu")
+        return SplashView(mask, interpret=platform() != "tpu")
     if found == "cudnn":
-        return Fused(mask.dense()[:, None])
-    return Added((mask_bias(mask.dense()),), keep=found == "plain")
+        return CudnnView(mask.dense()[:, None])
+    return AdditiveView((mask_bias(mask.dense()),), keep=found == "plain")
 
 
-def biased_view(
-    sizes: Heads, mask: AttentionMask, bias: Float[Array, "#B H T S"] | None, attention: str, again: bool = False
+def make_biased_view(
+    sizes: Heads, mask: AttentionMask, bias: Float[Array, "#B H T S"] | None, attention: str, recompute: bool = False
 ) -> View:
-    """What all layers share to read within `mask`, where a bias that is learnt may be added; see `Resident.again`.
+    """The view of all layers for a mask and a trainable bias, if there is one; for `recompute` see `VmemView`.
 
-    On a TPU the best is the resident kernel. Where it cannot do it, the weights are not kept for the gradient, the bias
-    is never made for each row, and the mask is made where it is added: all would be read from memory more often than
-    anything else.
+    On a TPU the first choice is the VMEM-resident kernel. Where it does not fit, the weights are recomputed for the
+    gradient, the bias is not broadcast over rows, and the mask stays compact until it is added: memory traffic of the
+    size of the scores would dominate.
     """
     best_on_tpu = attention == "auto" and platform() == "tpu"
     if best_on_tpu and _fits(sizes, mask, bias):
-        return Resident(mask, None if bias is None else for_each_part(bias, mask), again)
+        return VmemView(mask, None if bias is None else for_each_part(bias, mask), recompute)
     if bias is None:
-        return view_of(mask, attention, sizes.dtype)
+        return make_view(mask, attention, sizes.dtype)
     made = mask if platform() == "tpu" else mask_bias(mask.dense())
-    return Added((made, bias), keep=not (best_on_tpu or attention == "recomputed"))
+    return AdditiveView((made, bias), keep=not (best_on_tpu or attention == "recomputed"))
 
 
 def _fits(sizes: Heads, mask: AttentionMask, bias: Float[Array, "#B H T S"] | None) -> bool:
-    """Whether each device's part of the heads and queries fits the resident kernel, which has one bias for all rows."""
+    """True where each device's heads and queries fit the VMEM-resident kernel, which takes one bias for all rows."""
     if bias is not None and bias.shape[0] > 1:
         return False
     on, layout = chip(device_kind()), in_force()
@@ -138,9 +142,9 @@ def _fits(sizes: Heads, mask: AttentionMask, bias: Float[Array, "#B H T S"] | No
 
 
 def chosen(attention: str, on: str, dtype: str) -> str:
-    """The way to compute attention on a platform; raises `UserError` where a way that was asked for is not to be had.
+    """The implementation of `attention` on a platform; raises `UserError` where it is not available there.
 
-    The splash kernel runs interpreted on a CPU, for tests.
+    On a CPU the splash kernel runs interpreted, for tests.
     """
     is_gpu = BEST.get(on) == "cudnn"
     if attention == "auto":
@@ -155,7 +159,7 @@ def chosen(attention: str, on: str, dtype: str) -> str:
     return attention
 
 
-def mix(
+def attention(
     q: Float[Array, "B H T K"],
     k: Float[Array, "B H S K"],
     v: Float[Array, "B H S K"],
@@ -164,21 +168,21 @@ def mix(
     scale: float = 1.0,
     drop: Callable[[Array], Array] | None = None,
 ) -> Float[Array, "B T J"]:
-    """What attention reads, with the heads joined; the softmax is in float32.
+    """Attention's output with the heads joined; the softmax is in float32.
 
-    Unless the view is a bare array, `drop` has the same noise for all queries, and values are dropped, as if the
-    weights on them had been.
+    `drop` is dropout of the weights. Unless the view is a bare array, its noise is the same for all queries, and it is
+    applied to the values, which is equivalent.
     """
-    if isinstance(view, Blockwise):
+    if isinstance(view, SplashView):
         kernel = partial(splash, interpret=view.interpret)
         mixed = on_each_device(kernel, q * scale, k, dropped(v, drop), view.mask).swapaxes(1, 2)
-    elif isinstance(view, Resident):
+    elif isinstance(view, VmemView):
         kernel = partial(resident, scale=scale, interpret=view.interpret)
         mixed = on_each_device(kernel, q, k, dropped(v, drop), view.mask, view.bias).swapaxes(1, 2)
-    elif isinstance(view, Fused):
+    elif isinstance(view, CudnnView):
         rows, keys, values = (x.swapaxes(1, 2) for x in (q, k, dropped(v, drop)))
         mixed = jax.nn.dot_product_attention(rows, keys, values, mask=view.mask, scale=scale, implementation="cudnn")
-    elif isinstance(view, Added):
+    elif isinstance(view, AdditiveView):
         mixed = attend(q, k, dropped(v, drop), view.addends, scale, view.keep).swapaxes(1, 2)
     elif drop is None:
         mixed = attend(q, k, v, (view,), scale, True).swapaxes(1, 2)
@@ -189,7 +193,7 @@ def mix(
     return mixed.reshape(*mixed.shape[:2], -1)
 
 
-def mix_product(
+def attention_matmul(
     q: Float[Array, "B H T K"],
     k: Float[Array, "B H S K"],
     v: Float[Array, "B H S K"],
@@ -198,23 +202,23 @@ def mix_product(
     *,
     drop: Callable[[Array], Array] | None = None,
 ) -> Float[Array, "B T D"]:
-    """`mix(q, k, v, view) @ kernel`, for whose gradient what is mixed is made again where the view has it so."""
-    if not isinstance(view, Resident) or not view.again:
-        return matmul(mix(q, k, v, view, drop=drop), kernel)
-    return _mixed_again(view.interpret, q, k, dropped(v, drop), view.mask, view.bias, kernel)
+    """`attention(q, k, v, view) @ kernel`; with `view.recompute` its gradient recomputes the attention's output."""
+    if not isinstance(view, VmemView) or not view.recompute:
+        return matmul(attention(q, k, v, view, drop=drop), kernel)
+    return _recomputed(view.interpret, q, k, dropped(v, drop), view.mask, view.bias, kernel)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _mixed_again(interpret: bool, *given: Any) -> Array:
-    return _again_forward(interpret, *given)[0]
+def _recomputed(interpret: bool, *given: Any) -> Array:
+    return _recomputed_forward(interpret, *given)[0]
 
 
-def _again_forward(interpret: bool, *given: Any) -> Any:
+def _recomputed_forward(interpret: bool, *given: Any) -> Any:
     q, k, v, mask, bias, kernel = given
-    return jnp.dot(mix(q, k, v, Resident(mask, bias, interpret=interpret)), kernel), given
+    return jnp.dot(attention(q, k, v, VmemView(mask, bias, interpret=interpret)), kernel), given
 
 
-def _again_backward(interpret: bool, kept: Any, given: Array) -> Any:
+def _recomputed_backward(interpret: bool, kept: Any, given: Array) -> Any:
     q, k, v, mask, bias, kernel = kept
     of_mixed = jnp.dot(given, kernel.T).reshape(*q.shape[::2], *q.shape[1::2]).swapaxes(1, 2)
     run = partial(resident_slopes, interpret=interpret)
@@ -223,11 +227,11 @@ def _again_backward(interpret: bool, kept: Any, given: Array) -> Any:
     return of_q, of_k, of_v, None, of_bias[0] if of_bias else None, kernel_gradient(joined, given)
 
 
-_mixed_again.defvjp(_again_forward, _again_backward)
+_recomputed.defvjp(_recomputed_forward, _recomputed_backward)
 
 
 def dropped(v: Float[Array, "B H S K"], drop: Callable[[Array], Array] | None) -> Float[Array, "B H S K"]:
-    """The values times what `drop` makes of the weights on them, which is the same for all queries."""
+    """Values scaled by the dropout mask of their weights, which is the same for all queries."""
     if drop is None:
         return v
     factors = drop(jnp.ones((*v.shape[:2], 1, v.shape[2]), v.dtype))

@@ -1,4 +1,4 @@
-"""Softmax attention with a gradient of its own, whose products are in the order that is fast on every platform."""
+"""Softmax attention with a custom gradient, whose products are in the order that is fast on each platform."""
 
 from functools import partial
 
@@ -10,13 +10,13 @@ from jaxtyping import Array, Bool, Float
 from mixlm.models.attention.masks import AttentionMask
 from mixlm.parallel.logical_axes import not_cut, platform
 
-# What T5X adds to a hidden score: in float32 it swallows the score, so that a query that sees nothing attends evenly.
+# T5X's additive mask: in float32 it absorbs the score, so that a query without keys attends uniformly.
 MASKED = -1e10
-# What attention keeps for the gradient, as policies of jax.checkpoint know it.
+# The checkpoint_name of attention's residuals, for policies of jax.checkpoint.
 KEPT = "attention"
 
-# What is added to the scores, [B or 1, H or 1, T, S] without letters, since a layer has several of other lengths; or
-# who sees whom, of which the mask is made where it is added.
+# An array added to the scores, [B or 1, H or 1, T, S] without letters, since a layer has several of different lengths;
+# or a compact mask, which becomes dense where it is added.
 Addend = Float[Array, "_ _ _ _"] | AttentionMask
 
 
@@ -31,16 +31,16 @@ def attend(
 ) -> Float[Array, "B H T K"]:
     """`softmax(scale q k' + sum of addends) v`, the softmax in float32.
 
-    For the gradient q, k, v, the result o and of each query the largest score m and the sum Z of exp(score - m) are at
-    hand, and either the exponentials (`keep`), or these are made again. The gradient of the scores is
-    `p (do v' - do . o)` with `p = exp(score - m) / Z` (Rabe & Staats 2021; Dao et al. 2022, section 3.1). Addends are
-    added one by one, so that what is the same for all rows or heads is never made for each of them.
+    Residuals are q, k, v, the output o, each query's largest score m and its sum Z of exp(score - m); the exponentials
+    are saved too (`keep`) or recomputed. The gradient of the scores is `p (do v' - do . o)` with
+    `p = exp(score - m) / Z` (Rabe & Staats 2021; Dao et al. 2022, section 3.1). Addends are added one by one, so that
+    those shared by rows or heads are never broadcast in memory.
     """
     return _forward(q, k, v, addends, scale, keep)[0]
 
 
 def mask_bias(mask: Bool[Array, "B T S"]) -> Float[Array, "B 1 T S"]:
-    """What is added to the scores: 0 where query t sees key s, else -1e10, in float32."""
+    """A dense mask as an addend in float32: 0 where query t attends to key s, else -1e10."""
     return jnp.where(mask, 0.0, MASKED)[:, None].astype(jnp.float32)
 
 
@@ -55,8 +55,8 @@ def _forward(q, k, v, addends, scale, keep):
     scores = _scores(q, k, addends, scale)
     largest = jnp.max(scores, axis=-1, keepdims=True)
     if not keep and platform() == "tpu":
-        # A TPU takes the maximum, and then the exponentials, as the scores leave the product: writing them in float32
-        # and reading them twice would take longer than the product.
+        # On a TPU the maximum, then the exponentials, are fused into a product of their own each: writing float32
+        # scores and reading them twice would take longer than a second product.
         q_again, k_again, largest = jax.lax.optimization_barrier((q, k, largest))
         scores = _scores(q_again, k_again, addends, scale)
     weights = jnp.exp(scores - largest)
@@ -64,9 +64,9 @@ def _forward(q, k, v, addends, scale, keep):
     mixed = jnp.einsum("bhts,bhsk->bhtk", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
     mixed = (mixed / total).astype(v.dtype)
     if platform() == "tpu":
-        # Else the float32 quotient would be written, for each of its readers to round.
+        # Without the barrier the float32 quotient is written, and rounded by each of its consumers.
         mixed = jax.lax.optimization_barrier(mixed)
-    # Not log Z + m, which loses Z where all scores are -1e10. The names are for policies of jax.checkpoint.
+    # Not log Z + m, which loses Z where all scores are -1e10.
     mixed, largest, total = (checkpoint_name(x, KEPT) for x in (mixed, largest, total))
     return mixed, (q, k, v, addends, mixed, largest, total, weights.astype(v.dtype) if keep else None)
 
@@ -76,12 +76,12 @@ def _backward(scale, keep, kept, given):
     if weights is None:
         with jax.named_scope("rematted_computation"):
             weights = jnp.exp(_scores(q, k, addends, scale) - largest).astype(v.dtype)
-    # Divided before what is as large as the scores is made.
+    # [B, H, T, K] is divided here, not [B, H, T, S] below.
     share = given.astype(jnp.float32) / total
     along = jnp.sum(share * mixed.astype(jnp.float32), axis=-1, keepdims=True)
     share = share.astype(v.dtype)
     through = jnp.einsum("bhtk,bhsk->bhts", share, v, preferred_element_type=jnp.float32)
-    # In the type of v, so that nothing of the size of the scores is written in float32.
+    # In the dtype of v, so that nothing of the size of the scores is written in float32.
     slope = (weights.astype(jnp.float32) * (through - along)).astype(v.dtype)
     of_q = (jnp.einsum("bhts,bhsk->bhtk", slope, k, preferred_element_type=jnp.float32) * scale).astype(q.dtype)
     of_k = (_across(slope, q) * scale).astype(k.dtype)
@@ -90,14 +90,14 @@ def _backward(scale, keep, kept, given):
 
 
 def _across(weights: Float[Array, "B H T S"], x: Float[Array, "B H T K"]) -> Float[Array, "B H S K"]:
-    """`weights' x`, made as `(x' weights)'`: a CPU then transposes what is small."""
+    """`weights' x`, computed as `(x' weights)'`: a CPU then transposes the smaller array."""
     found = jnp.einsum("bhtk,bhts->bhks", x, weights, preferred_element_type=jnp.float32)
-    # XLA would put the transposition back into the product.
+    # Without the barrier XLA folds the transposition into the product again.
     return (jax.lax.optimization_barrier(found) if platform() == "cpu" else found).swapaxes(2, 3)
 
 
 def _summed(slope: Array, addend: Array) -> Array:
-    """The gradient of an addend: that of the scores, summed along the axes that it is the same on."""
+    """The gradient of an addend: that of the scores, summed over its broadcast axes."""
     if addend.shape[0] == 1 and platform() == "cpu" and not_cut():
         # XLA's sums over the first axis of four are forty times slower there than sums of halves.
         while (rows := slope.shape[0]) > 1:

@@ -1,4 +1,4 @@
-"""Attention by a kernel on every device's own rows, heads and queries: XLA cannot cut a kernel by itself."""
+"""Attention kernels under shard_map, on each device's rows, heads and queries: XLA cannot partition a kernel."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,12 +10,12 @@ from jaxtyping import Array, Float
 from mixlm.models.attention.masks import AttentionMask
 from mixlm.parallel.logical_axes import Layout, in_force, not_cut
 
-# The logical axes of a bias that is there once for each part that rows are cut into.
+# The logical axes of a bias with one copy per shard of rows.
 BIAS = ("batch", "heads", "length", None)
 
 
 def for_each_part(bias: Float[Array, "1 H T S"], mask: AttentionMask) -> Float[Array, "P H T S"]:
-    """A bias that rows share, once for each part that they are cut into."""
+    """A bias that rows share, broadcast to one copy per shard of rows."""
     layout = in_force()
     if layout is None or not_cut():
         return bias
@@ -32,7 +32,7 @@ def on_each_device(
     mask: AttentionMask,
     bias: Float[Array, "P H T S"] | None = None,
 ) -> Float[Array, "B H T K"]:
-    """`kernel(q, k, v, mask, bias)`, the last where there is one."""
+    """`kernel(q, k, v, mask, bias)` on each device; without the bias where there is none."""
     layout, biases = in_force(), () if bias is None else (bias,)
     if layout is None or not_cut():
         return kernel(q, k, v, mask, *biases)
@@ -49,7 +49,7 @@ def slopes_on_each_device(
     mask: AttentionMask,
     bias: Float[Array, "P H T S"] | None = None,
 ) -> tuple[Any, ...]:
-    """`kernel(q, k, v, given, mask, bias)`: what attention gives, and its gradients for q, k, v and the bias."""
+    """`kernel(q, k, v, given, mask, bias)` on each device: the output, and gradients for q, k, v and bias."""
     layout, biases = in_force(), () if bias is None else (bias,)
     if layout is None or not_cut():
         return kernel(q, k, v, given, mask, *biases)
@@ -66,7 +66,7 @@ def slopes_on_each_device(
 
 
 def _specs(layout: Layout, q: Array, k: Array, mask: AttentionMask, *biases: Array) -> tuple[Any, ...]:
-    """How queries, keys, mask and bias lie on the mesh."""
+    """Partition specs of queries, keys, mask and bias."""
     limits: Any = layout.spec(("batch", "length"), mask.limits.shape)
     segments: Any = layout.spec(("batch", None), mask.key_segments.shape)
     return (

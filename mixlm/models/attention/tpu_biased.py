@@ -1,9 +1,8 @@
-"""Attention on a TPU whose scores never leave the chip's vector memory, with a learnt bias: a kernel of ours.
+"""A Pallas TPU kernel for attention with a trainable bias shared by rows; scores stay in vector memory (VMEM).
 
-No library keeps a kernel that learns a bias which rows share: theirs read one, and write its gradient, for each row.
-Here a program has a few heads of one row: all keys, and a block of queries after the other. Row comes after row, so
-that a bias is read once for all of them, and its gradient is added up where it lies. Heads lie side by side, as the
-products with parameters have them, and fill whole lanes.
+Library kernels read such a bias, and write its gradient, once per row. Here a grid program holds a few heads of one
+row: all keys, and one block of queries after another. The row is the inner grid axis, so a bias is read once for all
+rows, and its gradient accumulates in place. Heads lie side by side, as projections produce them, and fill whole lanes.
 """
 
 from functools import partial
@@ -18,10 +17,10 @@ from mixlm.models.attention.dot_product import KEPT, MASKED
 from mixlm.models.attention.masks import AttentionMask
 
 LANES, SUBLANES = 128, 8
-# Ours: the scores of so many queries with all keys are at hand at once; and a program is written out for so many such
-# blocks, beyond which it takes a minute to compile.
+# Ours: queries per block, whose scores with all keys are in memory at once; and the blocks that a program unrolls,
+# beyond which it takes a minute to compile.
 QUERIES, BLOCKS = 256, 4
-# Ours: the part of the vector memory that a kernel may take; with the rest the compiler fetches ahead.
+# Ours: the fraction of the vector memory for a kernel; the compiler prefetches into the rest.
 SHARE = 0.75
 
 
@@ -43,8 +42,7 @@ def resident(
 ) -> Float[Array, "B H T K"]:
     """`softmax(scale q k' + bias) v` within `mask`, the softmax in float32.
 
-    The gradient is that of `attend`; q, k and v are all that is kept for it. `interpret` computes on any device what
-    the kernel would, slowly.
+    The gradient is that of `attend`, from q, k and v alone. `interpret` runs the kernel on any device, slowly.
     """
     setting = _Setting(q.shape[1], scale, interpret)
     mixed = _attend(*map(_joined, (q, k, v)), bias, mask, setting)
@@ -61,7 +59,7 @@ def resident_slopes(
     *,
     interpret: bool = False,
 ) -> tuple[Any, ...]:
-    """What `resident` gives with a scale of one, made again, and its gradients for q, k, v and the bias."""
+    """The output of `resident` at a scale of one, recomputed, and its gradients for q, k, v and the bias."""
     sequences, setting = [*map(_joined, (q, k, v, given))], _Setting(q.shape[1], 1.0, interpret)
     found, of_bias = _gradients(setting, sequences, bias, mask, again=True)
     return (*(_split(x, q.shape[1]) for x in found), *of_bias)
@@ -76,22 +74,22 @@ def _split(x: Float[Array, "B T J"], heads: int) -> Float[Array, "B H T K"]:
 
 
 def together(heads: int, width: int) -> int:
-    """How many heads of this width one program takes: the fewest that fill whole lanes, else all."""
+    """The number of heads of this width in one program: the fewest that fill whole lanes, else all."""
     return next((some for some in range(1, heads) if heads % some == 0 and some * width % LANES == 0), heads)
 
 
 def fits(memory: float, heads: int, queries: int, keys: int, width: int, size: int, *, biased: bool) -> bool:
-    """Whether a chip with so many bytes of vector memory can run the kernel for these shapes; see `vector_memory`."""
+    """True where a chip's vector memory, in bytes, suffices for the kernel with these shapes; see `vector_memory`."""
     needed = vector_memory(heads, queries, keys, width, size, biased=biased)
     return queries <= BLOCKS * QUERIES and needed <= SHARE * memory
 
 
 def vector_memory(heads: int, queries: int, keys: int, width: int, size: int, *, biased: bool) -> int:
-    """The bytes of vector memory that the kernel of the gradient, the larger one, takes, with activations of `size`.
+    """Bytes of vector memory of the backward kernel, the larger one, with activations of `size` bytes.
 
-    What is read and written is there twice, since the next is fetched meanwhile: four arrays of queries, four of keys,
-    the bias and its gradient. Of the scores of as many queries as are at hand there are eight float32 arrays, or twelve
-    where products have float32 operands, which are taken apart: ours, from what the compiler asked for.
+    Inputs and outputs are double-buffered: four arrays of queries, four of keys, the bias and its gradient. A block's
+    scores take eight float32 arrays, or twelve where products have float32 operands, which are split: ours, from what
+    the compiler asked for.
     """
     some = together(heads, width)
     lanes, biases = max(some * width, LANES), some * queries * keys if biased else 0
@@ -126,7 +124,7 @@ _attend.defvjp(_forward, _backward)
 
 
 def _gradients(setting: _Setting, given: list[Any], bias: Any, mask: AttentionMask, *, again: bool) -> Any:
-    """What was mixed, if it is to be had again, and the gradients for q, k and v; and that for a bias."""
+    """([the output, with `again`, and the gradients for q, k and v], [the gradient for the bias, if there is one])."""
     sequences = [given[0]] * again + given[:3]
     biases = [] if bias is None else [jax.ShapeDtypeStruct(bias.shape, jnp.float32)]
     kernel, products = partial(_slopes, again), 5 + again
@@ -137,8 +135,8 @@ def _gradients(setting: _Setting, given: list[Any], bias: Any, mask: AttentionMa
 def _call(
     kernel: Any, products: int, sequences: Any, bias: Any, mask: AttentionMask, outputs: Any, setting: _Setting
 ) -> Any:
-    """Runs a kernel of so many products for some heads of every row; of `outputs` the shapes and types count."""
-    # Pallas takes a while to import, and only what runs on a TPU needs it.
+    """Runs a kernel of `products` matrix products over the grid of heads and rows; `outputs` are shapes and dtypes."""
+    # Pallas is slow to import, and only TPU programs need it.
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import tpu
 
@@ -174,7 +172,7 @@ def _call(
         ),
         interpret=setting.interpret,
     )
-    # Inside of a jit, JAX drops a call that nothing needs; else it would not.
+    # Within jit, JAX eliminates an unused call; a bare pallas_call would stay.
     return jax.jit(call)(*inputs)
 
 
@@ -233,21 +231,21 @@ def _heads(some: int, q: Any) -> list[tuple[int, slice]]:
 
 
 def _seen(part: slice, limits: Any, segments: Any, key_segments: Any) -> Any:
-    """The mask of `AttentionMask` for these queries."""
+    """The dense mask of these queries."""
     last, own, keys = _column(limits[0, :, part]), _column(segments[0, :, part]), key_segments[0]
     places = jax.lax.broadcasted_iota(jnp.int32, (last.shape[0], keys.shape[1]), 1)
     return (places <= last) & (own == keys) & (own > 0)
 
 
 def _column(row: Any) -> Any:
-    # Mosaic turns whole tiles only.
+    # Mosaic transposes whole tiles only.
     return jnp.broadcast_to(row, (SUBLANES, row.shape[1])).T[:, :1]
 
 
 def _weights(q: Any, k: Any, bias: Any, seen: Any, scale: float) -> tuple[Any, Any]:
-    """exp(score - its largest) and each query's sum of them."""
+    """(exp(score - max), its sum per query)."""
     scores = sum(bias, _product(q, k, 1, 1) * scale)
-    # As large as the numbers that `attend` adds: a query that sees nothing attends evenly.
+    # The value that `attend` adds too: a query without keys attends uniformly.
     scores = jnp.where(seen, scores, MASKED)
     weights = jnp.exp(scores - jnp.max(scores, axis=1, keepdims=True))
     return weights, jnp.sum(weights, axis=1, keepdims=True)

@@ -1,7 +1,7 @@
-"""Attention on a TPU by JAX's own splash kernel: no scores in memory, and no work on blocks that nobody sees.
+"""Attention by JAX's splash kernel for TPUs: no scores in HBM, and blocks without a visible key are skipped.
 
-The kernel knows who sees whom from a number for each query, the last key that it may see, and from segments; it is
-given those of each row, where its own masks are the same for all rows.
+The kernel's own masks are the same for all rows. It is given each row's limits (the last key of each query) and
+segments instead, as its mask function and segment ids.
 """
 
 from functools import partial
@@ -15,9 +15,9 @@ from mixlm.models.attention.dot_product import KEPT
 from mixlm.models.attention.masks import AttentionMask
 
 LANES = 128
-# Ours: the largest that T5X's and the Llamas' lengths fill; larger blocks are fewer, and skip less.
+# Ours: the largest that T5X's and Llama's lengths fill; larger blocks are fewer, and skip less.
 BLOCKS = (512, 256, LANES)
-# Padding that is put behind the queries and keys to fill blocks: a segment that no document has.
+# The segment of padding behind queries and keys that fills up blocks; no document has it.
 FILLING = -1
 
 
@@ -28,9 +28,9 @@ def splash(
     mask: AttentionMask,
     interpret: bool,
 ) -> Float[Array, "B H T K"]:
-    """`softmax(q k') v` within `mask`; padded queries read padding, and their gradient must be zero.
+    """`softmax(q k') v` within `mask`; padding queries attend to padding, and their incoming gradient must be zero.
 
-    `interpret` computes on any device what the kernel would, slowly.
+    `interpret` runs the kernel on any device, slowly.
     """
     length, keys = q.shape[2], k.shape[2]
     block_q, block_k = block_of(length), block_of(keys)
@@ -44,13 +44,13 @@ def splash(
     if q.shape[2] == block_q and k.shape[2] == block_k:
         found = jax.vmap(row)(q, k, v, mask)
     else:
-        # Which blocks are skipped differs from row to row, and the kernel's batch must skip alike.
+        # Rows skip different blocks, and a batched kernel skips the same ones in all rows.
         found = jax.lax.map(lambda given: row(*given), (q, k, v, mask))
     return found[:, :, :length]
 
 
 def block_of(length: int) -> int:
-    """The largest block whose multiple is the length when it is filled up to whole lanes."""
+    """The largest block that divides the length, rounded up to whole lanes."""
     whole = -(-length // LANES) * LANES
     return next(size for size in BLOCKS if whole % size == 0)
 
@@ -63,8 +63,9 @@ def filled(x: Array, axis: int, block: int, value: int = 0) -> Array:
 
 
 def running(mask: AttentionMask, block_q: int, block_k: int) -> Bool[Array, "I J"]:
-    """Whether any query of block i may see a key of block j: never False where one does; segments are compared as
-    ranges. One row's mask; in every row of blocks one runs, so that each query's softmax is over something.
+    """True where a query of block i may attend to a key of block j; segments are compared as ranges, so conservatively.
+
+    One row's mask. At least one block runs for every i, so that no softmax is empty.
     """
     limits = jnp.max(mask.limits.reshape(-1, block_q), axis=1)
     queries, keys = mask.query_segments.reshape(-1, block_q), mask.key_segments.reshape(-1, block_k)
@@ -76,9 +77,7 @@ def running(mask: AttentionMask, block_q: int, block_k: int) -> Bool[Array, "I J
 
 
 def to_fetch(runs: Bool[Array, "I J"], axis: int) -> Int[Array, "I J"]:
-    """The block along `axis` to have at hand at each step: its own where it runs, else the next that will, or the last
-    that did.
-    """
+    """The block along `axis` to prefetch at each step: its own if it runs, else the next one that does, or the last."""
     size = runs.shape[axis]
     places = jax.lax.broadcasted_iota(jnp.int32, runs.shape, axis)
     following = jax.lax.cummin(jnp.where(runs, places, size), axis=axis, reverse=True)
@@ -87,12 +86,12 @@ def to_fetch(runs: Bool[Array, "I J"], axis: int) -> Int[Array, "I J"]:
 
 
 def up_to(limits: Any, keys: Any) -> Any:
-    """The kernel's mask: whether a query whose last key is `limits` may see the key of this index."""
+    """The kernel's mask function: True where key `keys` is at most a query's last key, `limits`."""
     return keys <= limits
 
 
 def _row(q: Any, k: Any, v: Any, mask: AttentionMask, block_q: int, block_k: int, interpret: bool) -> Any:
-    # Pallas takes a while to import, and only what runs on a TPU needs it.
+    # Pallas is slow to import, and only TPU programs need it.
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask_info as masks
 

@@ -1,4 +1,4 @@
-"""Networks meet their protocols, and asking costs nothing: an unbound Linen module is not set up for it."""
+"""Networks meet their protocols, and isinstance does not set an unbound Linen module up."""
 
 import pytest
 

@@ -57,7 +57,7 @@ def test_a_schedule_is_static_under_jit():
 
 
 @given(st.floats(-3, 3, width=32), st.floats(-3, 3, width=32), st.integers(1, 200), st.integers(0, 120))
-def test_linear_is_numpys_interpolation(start, end, steps, begin):
+def test_linear_agrees_with_numpys_interpolation(start, end, steps, begin):
     expected = np.interp(STEPS, [begin, begin + steps], [start, end])
     np.testing.assert_allclose(values(Linear(start, end, steps, begin)), expected, atol=2e-6)
 
@@ -85,7 +85,7 @@ def test_rsqrt_is_t5s_formula():
 
 
 @given(st.integers(0, 60), st.floats(0, 1, width=16))
-def test_cosine_is_optaxs(warmup, final):
+def test_cosine_agrees_with_optax(warmup, final):
     theirs = optax.warmup_cosine_decay_schedule(0.0, 0.5, warmup, 100, end_value=0.5 * final)
     # optax begins at `init_value` even when there is no warm-up to climb.
     steps = STEPS if warmup else STEPS[1:]
@@ -119,7 +119,7 @@ def test_a_warm_up_is_a_number_of_steps_or_a_fraction_of_the_run(kind, warmup):
 
 
 @pytest.mark.parametrize("kind", [Cosine, WSD])
-def test_the_whole_run_is_told_later(kind):
+def test_over_fills_in_the_length_of_the_run(kind):
     unknown = kind(0.5, warmup_fraction=0.1, final_fraction=0.2)
     assert unknown.over(100) == kind(0.5, 100, warmup_fraction=0.1, final_fraction=0.2)
     assert unknown.over(100).over(7).total_steps == 100
@@ -141,7 +141,7 @@ def test_wsd_is_a_trapezoid(warmup, fraction, final):
     np.testing.assert_allclose(values(WSD(0.5, 100, warmup, fraction, final)), expected, atol=1e-6)
 
 
-def test_wsd_is_optaxs_joined_lines():
+def test_wsd_agrees_with_optaxs_joined_lines():
     theirs = optax.join_schedules(
         [optax.linear_schedule(0.0, 1.0, 10), optax.linear_schedule(1.0, 0.1, 25)], boundaries=[75]
     )

@@ -1,4 +1,4 @@
-"""What a token costs against the released figures and numpy, and that blocks change nothing but memory."""
+"""Token losses agree with released values and NumPy; chunks change memory alone."""
 
 import math
 from functools import partial
@@ -82,7 +82,7 @@ def scored_in(block: int, loss, case, counted=None) -> Scored:
 # ---- the losses -------------------------------------------------------------------------------------------------
 
 
-def test_the_golden_cross_entropy_and_entropy_are_met_token_by_token():
+def test_cross_entropy_and_entropy_agree_with_the_golden_values_per_token():
     logits, targets = jnp.asarray(GOLDEN["logits"], jnp.float32), jnp.asarray(GOLDEN["targets"], jnp.int32)
     cost, scale = MiLe(1.0)(logits, targets)
     np.testing.assert_allclose(cost, GOLDEN["cross_entropy"], rtol=1e-6, atol=1e-6)
@@ -92,13 +92,13 @@ def test_the_golden_cross_entropy_and_entropy_are_met_token_by_token():
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
 @pytest.mark.parametrize(("name", "loss"), [("mile", MiLe), ("focal", Focal)])
-def test_the_golden_normalised_losses_are_met(name: str, loss, gamma: float):
+def test_normalised_losses_agree_with_the_golden_values(name: str, loss, gamma: float):
     logits, targets = jnp.asarray(GOLDEN["logits"], jnp.float32), jnp.asarray(GOLDEN["targets"], jnp.int32)
     np.testing.assert_allclose(mean_of(loss(gamma), logits, targets).value, GOLDEN[f"{name}_{gamma}"], rtol=1e-6)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_costs_scales_and_gradients_are_numpys(loss):
+def test_losses_scales_and_gradients_agree_with_numpy(loss):
     _, _, targets, weights, _ = random_case(3, 6)
     logits = jnp.asarray(np.random.default_rng(1).normal(size=(3, 6, 13)) * 2, jnp.float32)
     cost, scale = loss(logits, targets)
@@ -176,7 +176,7 @@ def test_terms_add_before_they_divide():
     assert float(halves.total) == 7.0 and float(halves.count) == 7.0
 
 
-def test_nothing_counted_costs_nothing_and_has_no_gradient():
+def test_a_term_without_counts_is_zero_and_has_no_gradient():
     def loss(x):
         empty = Term(x * 0, jnp.zeros(()), 3.0)
         return weighted_sum(
@@ -193,7 +193,7 @@ def test_a_count_below_one_still_divides():
     assert float(Term(jnp.array(0.5), jnp.array(0.25)).value) == 2.0
 
 
-def test_binary_terms_are_numpys():
+def test_binary_terms_agree_with_numpy():
     generator = np.random.default_rng(4)
     logits = (generator.normal(size=(3, 8)) * 4).astype(np.float32)
     logits[0, :4] = [80.0, -80.0, 80.0, -80.0]
@@ -244,7 +244,7 @@ def test_a_score_holds_the_weighted_sums(block: int):
 
 
 @pytest.mark.parametrize("block", [2, 128])
-def test_what_the_mean_divides_by_can_be_given(block: int):
+def test_counted_overrides_the_divisor(block: int):
     case = random_case(2, 5)
     everything = scored_in(block, CrossEntropy(), case, counted=jnp.ones((2, 5)))
     assert float(everything.count) == 10.0
@@ -278,7 +278,7 @@ def assert_same(found, wanted, rtol: float):
         (5, 1, MiLe(2.0), lambda f: jax.jit(jax.checkpoint(f))),
     ],
 )
-def test_blocks_change_neither_sums_nor_picks_nor_gradients(length: int, block: int, loss, wrap):
+def test_chunks_change_neither_sums_nor_picks_nor_gradients(length: int, block: int, loss, wrap):
     case = random_case(3, length, seed=length)
     found = value_and_gradients(block, loss, case, wrap)
     wanted = value_and_gradients(length, loss, case, lambda f: f)
@@ -288,7 +288,7 @@ def test_blocks_change_neither_sums_nor_picks_nor_gradients(length: int, block: 
     assert_same(found, wanted, 2e-6)
 
 
-def test_blocks_change_nothing_for_bfloat16_hidden_states_but_the_rounding():
+def test_chunks_of_bfloat16_hidden_states_agree_up_to_rounding():
     hidden, *rest = random_case(3, 7)
     case = (hidden.astype(jnp.bfloat16), *rest)
     found = value_and_gradients(3, CrossEntropy(), case, jax.jit)
@@ -300,7 +300,7 @@ def test_blocks_change_nothing_for_bfloat16_hidden_states_but_the_rounding():
 
 
 @pytest.mark.parametrize("block", [3, 128])
-def test_positions_of_weight_zero_give_nothing(block: int):
+def test_positions_of_weight_zero_contribute_nothing(block: int):
     hidden, head, targets, _, noise = random_case(2, 7)
     case = (hidden, head, targets, jnp.zeros((2, 7)), noise)
     (value, found), gradients = value_and_gradients(block, MiLe(1.0), case, lambda f: f)
@@ -337,7 +337,7 @@ def array_sizes(jaxpr):
 
 
 @pytest.mark.parametrize("loss", [CrossEntropy(0.01), MiLe(1.0), Focal(1.0)])
-def test_logits_never_exist_whole_not_even_for_the_gradient(loss):
+def test_no_array_holds_all_logits_in_forward_or_backward_pass(loss):
     case = random_case(2, 24, vocab=50, dim=3)
     whole = 2 * 24 * 50
 
@@ -354,7 +354,7 @@ def test_logits_never_exist_whole_not_even_for_the_gradient(loss):
     assert largest(4) <= whole // 6
 
 
-def test_an_accelerator_has_blocks_of_480_tokens_at_least_whatever_the_vocabulary(monkeypatch):
+def test_chunks_on_accelerators_have_at_least_480_tokens(monkeypatch):
     """With fewer, a block's products take less time than reading the head's matrix."""
 
     def rounds(vocab: int) -> list[int]:
@@ -370,7 +370,7 @@ def test_an_accelerator_has_blocks_of_480_tokens_at_least_whatever_the_vocabular
     assert (rounds(10), rounds(100)) == ([2], [4])
 
 
-def test_more_rows_longer_rows_and_a_larger_vocabulary_hold_no_more_logits():
+def test_logits_in_memory_do_not_grow_with_rows_length_or_vocabulary():
     def largest(rows: int, length: int, vocab: int) -> int:
         case = random_case(rows, length, vocab, dim=1)
 
@@ -384,14 +384,14 @@ def test_more_rows_longer_rows_and_a_larger_vocabulary_hold_no_more_logits():
 
 @settings(deadline=None)
 @given(st.integers(2, 6), st.integers(0, 5), st.lists(st.integers(-2, 2), min_size=6, max_size=6))
-def test_the_first_of_the_largest_counts_as_said(vocab: int, target: int, numbers: list[int]):
+def test_ties_are_resolved_as_by_argmax(vocab: int, target: int, numbers: list[int]):
     logits = jnp.asarray([numbers[:vocab]], jnp.float32)
     right = is_first_largest(logits, jnp.asarray([target % vocab]))
     assert bool(right[0]) == (int(np.argmax(numbers[:vocab])) == target % vocab)
 
 
 @pytest.mark.parametrize("on", ["cpu", "tpu"])
-def test_the_gradients_of_the_normaliser_and_of_what_was_chosen_are_separate(on, monkeypatch):
+def test_log_z_and_target_logit_have_separate_gradients(on, monkeypatch):
     monkeypatch.setattr("mixlm.losses.softmax.platform", lambda: on)
     draw = np.random.default_rng(0)
     logits, targets = jnp.asarray(draw.normal(size=(3, 4, 7)), jnp.float32), jnp.asarray(draw.integers(0, 7, (3, 4)))
@@ -405,14 +405,14 @@ def test_the_gradients_of_the_normaliser_and_of_what_was_chosen_are_separate(on,
 
 
 @pytest.mark.parametrize("at", [0.0, 1e4])
-def test_an_entropy_does_not_mind_where_the_logits_lie(at):
+def test_entropy_is_invariant_to_shifted_logits(at):
     logits = np.asarray([[0.0, 0.0, -90.0, 0.0], [0.0, -30.0, -60.0, -1e10]], np.float32) + np.float32(at)
     _, _, entropy = normalizer_chosen_entropy(jnp.asarray(logits), jnp.zeros(2, jnp.int32))
     np.testing.assert_allclose(entropy, [np.log(3), 30 * np.exp(-30.0)], atol=1e-6)
 
 
 @pytest.mark.parametrize("loss", [CrossEntropy(), MiLe(1.0), MiLe(0.5), Focal(2.0)])
-def test_a_scale_is_normalised_over_what_is_weighed(loss):
+def test_scales_are_normalised_over_weighted_positions(loss):
     # Sure wherever a token is seen and uniform where it is masked: the cost of a token is log V, by 1/p and any scale.
     vocab, masked = 7, np.array([1, 0, 0, 1, 0, 1, 0, 0], bool)
     targets = np.arange(8)[None, :] % vocab

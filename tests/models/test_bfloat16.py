@@ -1,4 +1,4 @@
-"""In bfloat16 what is summed over, learnt and remembered stays float32."""
+"""In bfloat16, norms, softmaxes, losses and the training state stay in float32."""
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +49,7 @@ def primitives(jaxpr):
 
 @pytest.mark.parametrize("scan", [False, True])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_norms_softmax_and_costs_are_taken_in_float32(name, scan):
+def test_norms_softmax_and_losses_are_computed_in_float32(name, scan):
     network = NETWORKS[name].clone(execution=Execution(scan=scan, remat="nothing_saveable" if scan else None))
     tokens = jnp.ones((2, 5), jnp.int32)
     example = Example(tokens, tokens, jnp.ones((2, 5)), tokens, encoder_input_tokens=tokens)

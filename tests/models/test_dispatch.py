@@ -1,4 +1,4 @@
-"""However attention is computed, it reads the same: who sees whom is the same, and so are the gradients."""
+"""All implementations of attention agree in outputs and gradients."""
 
 from functools import cache, partial
 
@@ -52,7 +52,7 @@ def batches(draw, length: int):
 
 @settings(max_examples=60, deadline=None)
 @given(batches(12))
-def test_no_block_is_skipped_that_anyone_sees(batch):
+def test_no_block_with_a_visible_key_is_skipped(batch):
     reach = self_mask(*batch)
     for row in range(ROWS):
         one = jax.tree.map(lambda x, row=row: x[row], reach)
@@ -80,12 +80,12 @@ def test_no_block_is_skipped_that_anyone_sees(batch):
     ],
     ids=["causal", "bidirectional", "prefix", "documents"],
 )
-def test_blocks_that_nobody_sees_are_skipped(mask_ar, segments, expected):
+def test_blocks_without_a_visible_key_are_skipped(mask_ar, segments, expected):
     reach = jax.tree.map(lambda x: x[0], self_mask(jnp.asarray([mask_ar]), jnp.asarray([segments])))
     np.testing.assert_array_equal(running(reach, 2, 2), expected)
 
 
-def test_blocks_are_as_large_as_they_can_be():
+def test_the_largest_block_that_divides_the_padded_length_is_chosen():
     assert [block_of(length) for length in (1, 128, 129, 200, 300, 512, 513, 768, 1024, 2048)] == [
         *(128, 128, 256, 256, 128, 512, 128, 256, 512, 512)
     ]
@@ -119,14 +119,14 @@ def agree(queries: int, keys: int, reach: AttentionMask):
 
 @settings(max_examples=12, deadline=None)
 @given(batches(300))
-def test_the_kernel_reads_rows_of_any_mask_in_blocks(batch):
+def test_splash_agrees_with_plain_attention_for_any_mask_over_several_blocks(batch):
     """300 positions are three blocks of 128, the last one filled up; the two rows skip different ones."""
     agree(300, 300, self_mask(*batch))
 
 
 @settings(max_examples=8, deadline=None)
 @given(st.integers(0, 2**32))
-def test_the_kernel_reads_another_sequence(seed):
+def test_splash_agrees_with_plain_attention_across_two_sequences(seed):
     """Every query that is no padding has a key: a query without any reads nothing that is defined."""
     rng = np.random.default_rng(seed)
     queries, keys = rng.integers(0, 3, (ROWS, 20)), np.sort(rng.integers(0, 3, (ROWS, 150)), axis=1)
@@ -134,14 +134,14 @@ def test_the_kernel_reads_another_sequence(seed):
     agree(20, 150, cross_mask(jnp.asarray(queries), jnp.asarray(keys)))
 
 
-def test_a_query_that_sees_nothing_is_no_nan():
+def test_a_query_without_visible_keys_gives_no_nan():
     *inputs, weights = drawn(20, 150)
     reach = cross_mask(jnp.full((ROWS, 20), 7), jnp.full((ROWS, 150), 1))
     found = read("splash", 20, 150)(tuple(inputs), reach, weights)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
 
 
-def test_every_device_reads_its_own_rows_heads_and_queries():
+def test_sharded_attention_agrees_with_unsharded():
     mask_ar = jnp.asarray([[1] * 256, [0] * 100 + [1] * 156])
     reach = self_mask(mask_ar, jnp.ones_like(mask_ar))
     *inputs, _ = drawn(256, 256)
@@ -156,7 +156,7 @@ def test_every_device_reads_its_own_rows_heads_and_queries():
     assert matmul_flops(traced.jaxpr) == 2 * 2 * ROWS * HEADS * 256 * 256 * WIDTH
 
 
-def test_weights_that_drop_alike_for_all_queries_drop_values():
+def test_dropout_shared_by_queries_can_be_applied_to_values():
     *inputs, _ = drawn(6, 6)
     reach = self_mask(jnp.ones((ROWS, 6), jnp.int32), jnp.ones((ROWS, 6), jnp.int32))
 
@@ -179,7 +179,7 @@ def test_weights_that_drop_alike_for_all_queries_drop_values():
     assert np.abs(wanted - whole).max() > 0.1
 
 
-def test_cudnn_is_given_the_mask_the_scale_and_the_heads(monkeypatch):
+def test_cudnn_receives_mask_scale_and_head_layout(monkeypatch):
     """What JAX would hand to cuDNN, computed by XLA, for there is no GPU here."""
     asked, ours = [], jax.nn.dot_product_attention
 
@@ -203,7 +203,7 @@ READERS = {
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_a_network_reads_the_same_by_the_kernel(name):
+def test_a_network_agrees_with_itself_under_splash(name):
     tokens = jnp.asarray(np.random.default_rng(0).integers(1, 96, (2, 9)), jnp.int32)
     mask_ar = jnp.asarray([[1] * 9, [0] * 4 + [1] * 5])
     example = Example(tokens, tokens, jnp.ones((2, 9)), mask_ar, encoder_input_tokens=tokens[:, :5].at[1, 3:].set(0))
@@ -221,7 +221,7 @@ def test_a_network_reads_the_same_by_the_kernel(name):
     np.testing.assert_allclose(found, wanted, atol=2e-5)
 
 
-def test_the_best_way_depends_on_the_platform_of_the_mesh(monkeypatch):
+def test_auto_depends_on_the_platform_of_the_mesh(monkeypatch):
     ways = {(on, dtype): chosen("auto", on, dtype) for on in ("cpu", "tpu", "gpu") for dtype in ("float32", "bfloat16")}
     assert ways == {
         ("cpu", "float32"): "plain",
@@ -246,7 +246,7 @@ def test_the_best_way_depends_on_the_platform_of_the_mesh(monkeypatch):
         ("splash", "gpu", "bfloat16", r"^ATTENTION = 'splash' needs a TPU"),
     ],
 )
-def test_a_way_that_is_not_to_be_had_is_one_sentence(way, on, dtype, message):
+def test_an_unavailable_implementation_is_refused_in_one_sentence(way, on, dtype, message):
     with pytest.raises(UserError, match=message):
         chosen(way, on, dtype)
     with pytest.raises(UserError, match=r"^ATTENTION = 'flsh' is none of auto, plain, recomputed, splash, cudnn\."):

@@ -56,7 +56,7 @@ def arguments(seed: int, hidden: float, dtype=jnp.float32):
 
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 1000), st.floats(0.0, 1.0), st.sampled_from([1.0, 0.5]), st.booleans())
-def test_it_is_attention_and_so_are_its_gradients(seed, hidden, scale, keep):
+def test_outputs_and_gradients_agree_with_plain_attention(seed, hidden, scale, keep):
     given_, weights = arguments(seed, hidden)
     np.testing.assert_allclose(attend(*given_, scale, keep), plain(*given_, scale), rtol=2e-5, atol=2e-6)
 
@@ -73,7 +73,7 @@ def keeping(keep, q, k, v, addends, scale):
 
 
 @pytest.mark.parametrize("on", ["cpu", "tpu"])
-def test_who_sees_whom_will_do_for_a_mask_and_a_tpus_way_for_a_cpus(on, monkeypatch):
+def test_compact_and_dense_masks_agree_on_cpu_and_tpu_code_paths(on, monkeypatch):
     (q, k, v, (_, bias)), weights = arguments(5, 0.0)
     segments = jnp.asarray([[1, 1, 2, 2, 0], [1, 1, 1, 1, 1]]), jnp.asarray([[1, 1, 2, 2, 2, 0, 0], [1] * 7])
     reach = AttentionMask(jnp.asarray([[0, 1, 2, 6, 6], [0, 1, 2, 3, 6]]), *segments)
@@ -148,7 +148,7 @@ def test_a_network_has_the_same_gradients(name):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=3e-4, atol=3e-6), found, wanted)
 
 
-def test_what_the_policy_keeps_spares_every_product_but_the_scores():
+def test_the_remat_policy_recomputes_the_scores_alone():
     network = NETWORKS["encoder-decoder"]
     params = meta.unbox(network.init(jax.random.key(0), example())["params"])
 
@@ -161,7 +161,7 @@ def test_what_the_policy_keeps_spares_every_product_but_the_scores():
     assert flops(attention="recomputed", remat="dots_with_no_batch_dims_saveable") > flops(attention="recomputed")
 
 
-def test_no_weights_are_kept_for_the_gradient():
+def test_attention_weights_are_no_residuals():
     given_, _ = arguments(0, 0.3)
     _, pull = jax.vjp(lambda *x: attend(*x, 1.0), *given_)
     kept = [leaf.shape for leaf in jax.tree.leaves(pull) if hasattr(leaf, "shape")]

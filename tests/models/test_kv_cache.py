@@ -1,4 +1,4 @@
-"""What a network reads piece by piece, with a cache, is what it reads at once, on every network and mask."""
+"""Decoding in chunks with a KV cache agrees with one forward pass, for every network and mask."""
 
 from functools import partial
 
@@ -111,7 +111,7 @@ ONE_BY_ONE = tuple(range(4, LENGTH))
 @ALL
 @pytest.mark.parametrize("prefix", [0, 4], ids=["causal", "prefix"])
 @pytest.mark.parametrize("padded", ["left", "right"])
-def test_prompts_of_different_lengths_and_then_token_by_token(network, prefix, padded):
+def test_padded_prompts_then_token_by_token_agree_with_one_forward_pass(network, prefix, padded):
     """Padded on the left, a row needs no positions, for all networks know distances alone; on the right it does."""
     decoder, index = tokens(1, 3, LENGTH), np.arange(LENGTH)
     lengths = np.array([[4], [2], [1]])
@@ -135,7 +135,7 @@ def test_prompts_of_different_lengths_and_then_token_by_token(network, prefix, p
     cuts=st.sampled_from([(4, 7), (3, 6, 9), ONE_BY_ONE]),
     second=st.integers(1, LENGTH),
 )
-def test_any_blocks_in_any_documents(network, data, cuts, second):
+def test_any_chunks_of_packed_documents_agree_with_one_forward_pass(network, data, cuts, second):
     """Each piece opens a step; within it, and over packed documents, any mask goes, bidirectional blocks included."""
     mask_ar = np.array([data.draw(st.lists(st.integers(0, 1), min_size=LENGTH, max_size=LENGTH)) for _ in range(2)])
     mask_ar[:, list(cuts)] = 1
@@ -144,7 +144,7 @@ def test_any_blocks_in_any_documents(network, data, cuts, second):
 
 
 @ALL
-def test_a_block_can_be_read_again_from_the_same_cache(network):
+def test_extending_a_cache_leaves_the_old_one_unchanged(network):
     """As a diffusion of blocks does: what a cache is extended by leaves no trace in it."""
     mask_ar = np.broadcast_to(np.isin(np.arange(LENGTH), [0, 4, 7]), (2, LENGTH))
     first, second = (example_of(network, tokens(s, 2, LENGTH), mask_ar, np.ones((2, LENGTH))) for s in (1, 2))
@@ -157,7 +157,7 @@ def test_a_block_can_be_read_again_from_the_same_cache(network):
 
 
 @ALL
-def test_rows_are_repeated_and_reordered(network):
+def test_cache_rows_can_be_repeated_and_reordered(network):
     example = example_of(network, tokens(3, 2, LENGTH), np.ones((2, LENGTH)), np.ones((2, LENGTH)))
     cache = call(network, "empty_cache", example, length=LENGTH)
     _, cache = call(network, "extend", part_of(example, 0, 6), cache)
@@ -171,7 +171,7 @@ def test_rows_are_repeated_and_reordered(network):
 
 
 @ALL
-def test_the_cache_is_a_carry_of_a_loop_in_the_networks_type(network):
+def test_the_cache_is_a_scan_carry_in_the_networks_dtype(network):
     rough = network.clone(dtype="bfloat16")
     example = example_of(network, tokens(4, 2, 1), np.ones((2, 1)), np.ones((2, 1)))
 
@@ -192,7 +192,7 @@ def test_the_cache_is_a_carry_of_a_loop_in_the_networks_type(network):
 
 
 @ALL
-def test_the_encoders_side_is_read_once_or_as_a_prefix(network):
+def test_the_encoders_input_is_encoded_once_or_read_as_a_prefix(network):
     """An encoder-decoder keeps it in the cache; a network without an encoder reads it as the prompt's prefix."""
     seq2seq = network if isinstance(network, EncoderDecoder) else NETWORKS["encoder-decoder"]
     whole = example_of(seq2seq, tokens(5, 2, LENGTH), np.ones((2, LENGTH)), np.ones((2, LENGTH)))
@@ -206,7 +206,7 @@ def test_the_encoders_side_is_read_once_or_as_a_prefix(network):
     assert cache.filled == slots
 
 
-def test_what_is_encoded_already_need_not_be_encoded_again():
+def test_a_cache_from_an_encoders_output_is_that_from_the_example():
     network = NETWORKS["encoder-decoder"]
     example = example_of(network, tokens(6, 2, LENGTH), np.ones((2, LENGTH)), np.ones((2, LENGTH)))
     encoded = call(network, "encode", example)
@@ -217,7 +217,7 @@ def test_what_is_encoded_already_need_not_be_encoded_again():
 
 
 @ALL
-def test_too_many_tokens_do_not_go_unnoticed(network):
+def test_an_overfull_cache_gives_nan_or_an_error(network):
     example = example_of(network, tokens(8, 2, LENGTH), np.ones((2, LENGTH)), np.ones((2, LENGTH)))
     hidden, cache = in_pieces(network, example, (6,), slots=LENGTH)
     assert np.isfinite(hidden).all()

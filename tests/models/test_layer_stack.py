@@ -1,4 +1,4 @@
-"""What layers keep for their gradient, and whether they are scanned, changes memory and time, and no number."""
+"""Rematerialisation and scan over layers change memory and time, and no value."""
 
 from functools import cache, partial
 
@@ -69,7 +69,7 @@ def close(found, wanted):
 
 
 @ALL
-def test_a_policy_changes_no_gradient_nor_the_noise_of_dropout(name):
+def test_remat_changes_neither_gradients_nor_dropout_noise(name):
     network, dropout = NETWORKS[name], name == "encoder-decoder"
     kept = network.clone(execution=Execution(remat="nothing_saveable"))
     assert parameters(kept).keys() == parameters(network).keys()
@@ -83,7 +83,7 @@ def test_every_policy_gives_the_same_gradients(policy):
 
 
 @ALL
-def test_a_scan_gives_the_gradients_of_the_layers_one_by_one(name):
+def test_scan_gives_the_gradients_of_unrolled_layers(name):
     network = NETWORKS[name]
     remat = "nothing_saveable" if name in ("dual", "encoder-decoder") else None
     value, found = gradients(network.clone(execution=Execution(scan=True, remat=remat)), False)
@@ -91,7 +91,7 @@ def test_a_scan_gives_the_gradients_of_the_layers_one_by_one(name):
 
 
 @ALL
-def test_the_same_seed_starts_a_scanned_network_alike(name):
+def test_scanned_and_unrolled_networks_have_the_same_initial_parameters(name):
     network = NETWORKS[name]
     scanned = network.clone(execution=SCANNED)
     boxed = scanned.init(jax.random.key(1), example())["params"]
@@ -149,7 +149,7 @@ def read_in_pieces(network):
 
 
 @pytest.mark.parametrize("name", ["encoder-decoder", "dual"])
-def test_a_scanned_network_reads_with_a_cache(name):
+def test_a_scanned_network_decodes_with_a_cache(name):
     plain = NETWORKS[name]
     found, cache = read_in_pieces(plain.clone(execution=SCANNED))
     wanted, wanted_cache = read_in_pieces(plain)
@@ -157,7 +157,7 @@ def test_a_scanned_network_reads_with_a_cache(name):
 
 
 @pytest.mark.parametrize("name", ["encoder-decoder", "ltg_bert"])
-def test_a_scanned_program_is_no_longer_for_more_layers(name):
+def test_a_scanned_program_does_not_grow_with_layers(name):
     def size(layers, execution):
         depths = {key: layers for key in ("num_layers", "num_encoder_layers", "num_decoder_layers")}
         network = NETWORKS[name]
@@ -172,7 +172,7 @@ def test_a_scanned_program_is_no_longer_for_more_layers(name):
     assert size(5, SCANNED) == size(2, SCANNED) < size(3, Execution())
 
 
-def test_a_network_is_the_same_network_however_it_is_run():
+def test_execution_is_not_part_of_a_networks_repr():
     for network in NETWORKS.values():
         assert repr(network.clone(execution=Execution("dots_saveable", True))) == repr(network)
         assert "xecution" not in repr(network)
@@ -185,6 +185,6 @@ def test_a_network_is_the_same_network_however_it_is_run():
         ({"remat": "save_only_these_names"}, r"^REMAT = 'save_only_these_names' is no policy"),
     ],
 )
-def test_what_cannot_be_run_is_one_sentence(settings, message):
+def test_bad_execution_options_are_refused_in_one_sentence(settings, message):
     with pytest.raises(UserError, match=message):
         Execution(**settings)

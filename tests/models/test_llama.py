@@ -1,4 +1,4 @@
-"""Llama gives the numbers of Hugging Face's and of the Dual-objective network, and a slow numpy network's."""
+"""Llama agrees with Hugging Face's, with the Dual paper's network, and with a network in NumPy."""
 
 from functools import partial
 
@@ -137,7 +137,7 @@ def slow_logits(network, tokens, positions, sees):
 # The originals' figures.
 
 
-def test_logits_are_hugging_faces():
+def test_logits_agree_with_hugging_face():
     _, content = figures("llama")
     found = logits_of(LLAMA, content["input_ids"], 1)
     np.testing.assert_allclose(found, content["logits"], atol=1e-5, rtol=0)
@@ -186,7 +186,7 @@ def test_every_mask_over_packed_documents_is_the_slow_networks(network, prefix):
 
 @settings(max_examples=10, deadline=None)
 @given(shift=st.integers(0, 2000), theta=st.sampled_from([10000.0, 160000.0]), seed=st.integers(0, 99))
-def test_scores_know_distances_alone_and_turning_keeps_lengths(shift, theta, seed):
+def test_rotary_scores_depend_on_distances_and_rotation_keeps_norms(shift, theta, seed):
     rng = np.random.default_rng(seed)
     q, k = (jnp.asarray(rng.normal(size=(1, 1, 6, 8)), jnp.float32) for _ in range(2))
     places = jnp.asarray(rng.integers(0, 50, (1, 6)))
@@ -204,7 +204,7 @@ def test_scores_know_distances_alone_and_turning_keeps_lengths(shift, theta, see
     np.testing.assert_allclose(before, slow, atol=1e-4)
 
 
-def test_heads_are_turned_in_float32():
+def test_rotations_are_computed_in_float32():
     """A position of 300 is none of bfloat16's numbers."""
     x = jnp.ones((1, 1, 1, 8), jnp.bfloat16)
     turned = rotate(x, rotation(jnp.array([[301]]), 8, 10000.0))
@@ -220,7 +220,7 @@ def initial(network):
     return flatten_dict(meta.unbox(params), sep="/")
 
 
-def test_initial_parameters_of_llama_have_one_spread():
+def test_initial_parameters_of_llama_have_one_standard_deviation():
     params = initial(LLAMA.clone(emb_dim=64, mlp_dim=128, init_std=0.01, logits_via_embedding=False))
     for name, value in params.items():
         if "scale" in name:

@@ -1,4 +1,4 @@
-"""LTG-BERT gives the original's numbers under both masks, and a slow numpy network's under every other."""
+"""LTG-BERT agrees with the original under both masks, and with a network in NumPy under every other."""
 
 import math
 from functools import partial

@@ -33,7 +33,7 @@ def dense_self_mask(mask_ar, segments) -> np.ndarray:
     arrays(np.int32, (ROWS, LENGTH), elements=st.integers(0, 1)),
     arrays(np.int32, (ROWS, LENGTH), elements=st.integers(0, 3)),
 )
-def test_the_mask_is_the_slow_loops_for_any_steps_and_segments(mask_ar, segments):
+def test_self_mask_agrees_with_loops_for_any_mask_ar_and_segments(mask_ar, segments):
     np.testing.assert_array_equal(
         dense_self_mask(jnp.asarray(mask_ar), jnp.asarray(segments)), slow_mask(mask_ar, segments)
     )
@@ -46,7 +46,7 @@ def test_all_ones_is_causal_and_all_zeros_is_bidirectional():
 
 
 @pytest.mark.parametrize("prefix", range(LENGTH + 1))
-def test_zeros_then_ones_is_a_prefix_that_everyone_sees_and_a_causal_rest(prefix: int):
+def test_zeros_then_ones_is_a_visible_prefix_and_a_causal_rest(prefix: int):
     mask_ar = jnp.asarray(np.arange(LENGTH) >= prefix, jnp.int32)[None]
     place = np.arange(LENGTH)
     wanted = (place[None, :] < prefix) | (place[None, :] <= place[:, None])
@@ -54,7 +54,7 @@ def test_zeros_then_ones_is_a_prefix_that_everyone_sees_and_a_causal_rest(prefix
 
 
 @pytest.mark.parametrize("causal", [0, 1])
-def test_packed_documents_do_not_see_each_other_and_padding_neither_sees_nor_is_seen(causal: int):
+def test_packed_documents_are_separate_and_padding_attends_to_nothing(causal: int):
     segments = jnp.array([[1, 1, 1, 2, 2, 0, 0]])
     seen = np.asarray(dense_self_mask(jnp.full_like(segments, causal), segments)[0])
     one = np.tril(np.ones((3, 3))) if causal else np.ones((3, 3))
@@ -64,7 +64,7 @@ def test_packed_documents_do_not_see_each_other_and_padding_neither_sees_nor_is_
     np.testing.assert_array_equal(seen, wanted)
 
 
-def test_across_two_sequences_only_equal_documents_meet():
+def test_cross_mask_joins_equal_segments_alone():
     queries, keys = jnp.array([[1, 2, 0]]), jnp.array([[2, 2, 1, 0]])
     wanted = [[False, False, True, False], [True, True, False, False], [False, False, False, False]]
     np.testing.assert_array_equal(same_segment(queries, keys)[0], wanted)
@@ -78,7 +78,7 @@ def test_across_two_sequences_only_equal_documents_meet():
     st.integers(1, LENGTH - 1),
     st.integers(0, 2),
 )
-def test_a_chunk_over_a_cache_sees_the_rows_mask_if_it_opens_a_causal_step(mask_ar, segments, start, free):
+def test_cached_mask_is_the_whole_rows_mask_for_a_chunk_that_opens_a_causal_step(mask_ar, segments, start, free):
     """`free` slots behind the chunk are empty; the chunk's queries see what they would see in the whole row."""
     mask_ar[:, start] = 1
     slots = jnp.pad(jnp.asarray(segments), ((0, 0), (0, free)))

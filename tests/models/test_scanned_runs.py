@@ -1,4 +1,4 @@
-"""A run whose layers are scanned trains as any other, and each of the two begins with what the other has learnt."""
+"""Scanned and unrolled networks train alike, and load and warm-start from each other."""
 
 import jax
 import numpy as np
@@ -47,7 +47,7 @@ def equal(found, wanted):
     jax.tree.map(np.testing.assert_array_equal, found, wanted)
 
 
-def test_scanned_layers_learn_what_they_learn_one_by_one(runs):
+def test_scanned_and_unrolled_runs_have_the_same_losses(runs):
     plain, scanned = runs
     for ours, theirs in zip(lines(scanned), lines(plain), strict=True):
         assert ours.keys() == theirs.keys()
@@ -60,7 +60,7 @@ def test_scanned_layers_learn_what_they_learn_one_by_one(runs):
     jax.tree.map(close, unstack_layers(params_of(scanned)), wanted)
 
 
-def test_each_begins_with_what_the_other_has_learnt(runs, corpus, tmp_path):
+def test_warm_starts_work_between_scanned_and_unrolled_runs(runs, corpus, tmp_path):
     plain, scanned = runs
     _, state = begun(made(corpus, tmp_path / "x", SCANNED, init_from=str(plain.folder)))
     equal(state.params["model"], jax.tree.map(np.asarray, stack_layers(params_of(plain))))
@@ -68,13 +68,13 @@ def test_each_begins_with_what_the_other_has_learnt(runs, corpus, tmp_path):
     equal(state.params["model"], unstack_layers(params_of(scanned)))
 
 
-def test_either_network_reads_either_run(runs, corpus):
+def test_scanned_and_unrolled_networks_load_each_others_parameters(runs, corpus):
     plain, scanned = runs
     equal(load_params(made(corpus, plain.folder, SCANNED))[1]["model"], stack_layers(params_of(plain)))
     equal(load_params(made(corpus, scanned.folder, PLAIN))[1]["model"], unstack_layers(params_of(scanned)))
 
 
-def test_a_state_is_not_taken_over_into_another_layout(runs, corpus, tmp_path):
+def test_a_resume_with_another_parameter_layout_is_refused(runs, corpus, tmp_path):
     plain, scanned = runs
     for run, network in ((plain, SCANNED), (scanned, PLAIN)):
         with pytest.raises(
@@ -86,7 +86,7 @@ def test_a_state_is_not_taken_over_into_another_layout(runs, corpus, tmp_path):
             begun(longer)
 
 
-def test_how_a_network_is_run_is_no_part_of_the_run(runs, corpus):
+def test_remat_and_attention_are_not_part_of_a_runs_identity(runs, corpus):
     plain, scanned = runs
     other = PLAIN.clone(execution=Execution(remat="dots_saveable", attention="plain"))
     assert made(corpus, plain.folder, other).identity() == plain.identity()

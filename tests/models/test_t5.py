@@ -1,4 +1,4 @@
-"""T5's networks give T5X's numbers and a slow numpy network's, and every network keeps to who may see whom."""
+"""T5's networks agree with T5X and with a network in NumPy; every network respects its mask."""
 
 from functools import partial
 
@@ -216,7 +216,7 @@ def slow_logits(network, decoder, encoder=None, prefix=0):
 
 @pytest.mark.parametrize("network", [T5_1_0, T5_1_1, CAUSAL, UNTIED], ids=["t5_1_0", "t5_1_1", "causal", "untied"])
 @pytest.mark.parametrize("prefix", [0, 5])
-def test_padded_rows_with_and_without_prefix_are_the_slow_networks(network, prefix):
+def test_padded_rows_with_and_without_prefix_agree_with_numpy(network, prefix):
     encoder = tokens(1, 2, 11) if isinstance(network, EncoderDecoder) else None
     decoder = tokens(2, 2, 9)
     if encoder is not None:
@@ -256,7 +256,7 @@ def packed(prefixes, decoder_lengths, encoder_lengths, with_positions, seed=3):
 
 @pytest.mark.parametrize("with_positions", [False, True])
 @pytest.mark.parametrize("network", [T5_1_0, UNTIED], ids=["encoder-decoder", "decoder-only"])
-def test_packed_rows_are_the_documents_alone(network, with_positions):
+def test_packed_documents_agree_with_the_documents_alone(network, with_positions):
     documents, fields = packed((0, 3, 1), (4, 6, 5), (7, 3, 5), with_positions)
     seq2seq = isinstance(network, EncoderDecoder)
     if not seq2seq:
@@ -291,7 +291,7 @@ def test_packed_rows_are_the_documents_alone(network, with_positions):
 @case(seed=0, place=7, prefix=5, second=12, padding=0)  # after the prefix
 @case(seed=0, place=3, prefix=5, second=12, padding=0)  # in the prefix
 @case(seed=0, place=3, prefix=12, second=4, padding=2)  # packed
-def test_a_changed_token_moves_exactly_those_who_see_it(network, seed, place, prefix, second, padding):
+def test_a_changed_token_moves_exactly_the_positions_that_attend_to_it(network, seed, place, prefix, second, padding):
     """Causal, prefix and bidirectional masks over one or two documents and padding, in one compiled network."""
     index, row = np.arange(12), tokens(seed, 1, 12)
     changed = row.copy()
@@ -307,7 +307,7 @@ def test_a_changed_token_moves_exactly_those_who_see_it(network, seed, place, pr
     np.testing.assert_array_equal(moved[read], (sees & (segments == segments[place]) & (segments[place] > 0))[read])
 
 
-def test_encoder_reads_in_both_directions_and_feeds_every_decoder_position():
+def test_the_encoder_is_bidirectional_and_reaches_every_decoder_position():
     encoder = tokens(5, 2, 11)
     changed = encoder.copy()
     changed[:, 10] = encoder[:, 10] % 95 + 1
@@ -410,7 +410,7 @@ def test_attention_weights_are_dropped_as_well():
 
 
 @ANY_NETWORK
-def test_hidden_and_logits_compose_on_any_block(network):
+def test_hidden_and_logits_compose_on_any_chunk(network):
     """The head under scan and remat, on one vector, and the whole network row by row under vmap."""
     seq2seq = isinstance(network, EncoderDecoder)
     example = example_of(tokens(12, 2, 9), tokens(11, 2, 11) if seq2seq else None)
@@ -474,14 +474,14 @@ def test_token_head_is_dense_gelu_dense():
 
 
 @pytest.mark.parametrize("network", [UNTIED, LLAMA, LTG_BERT], ids=["decoder-only", "llama", "ltg_bert"])
-def test_a_token_outside_of_the_vocabulary_does_not_go_unnoticed(network):
+def test_a_token_outside_of_the_vocabulary_gives_nan(network):
     assert np.isnan(apply_hidden(network, example_of(np.full((2, 9), 96, np.int32)))).any()
 
 
 # Initialisers, logical axes, the mesh.
 
 
-def test_initialisers_have_t5x_spreads():
+def test_initialisers_have_t5x_standard_deviations():
     """Normal or truncated, scaled by the fan in; the query's also by 1/sqrt(head_dim); relative bias uniform."""
     network = EncoderDecoder(
         vocab_size=512, emb_dim=256, num_heads=4, head_dim=16, mlp_dim=512, num_encoder_layers=1, num_decoder_layers=1
@@ -534,7 +534,7 @@ def test_every_parameter_carries_t5x_logical_axes(network):
         assert tuple(spec) == (axes[-1:] if leaf == "bias" else axes), name
 
 
-def test_a_mesh_changes_nothing_but_the_placement():
+def test_a_mesh_changes_placement_and_no_value():
     """Two devices for the batch, four for heads, mlp and vocabulary; rules without a mesh do nothing at all."""
     example = example_of(tokens(13, 2, 9), tokens(14, 2, 11))
     expected = apply_logits(T5_1_1, example)

@@ -1,4 +1,4 @@
-"""The kernel whose scores stay in vector memory is attention with a bias that rows share, its gradients included."""
+"""The VMEM-resident TPU kernel agrees with biased attention, gradients included."""
 
 import importlib.util
 import os
@@ -83,7 +83,7 @@ SHAPES = (
 
 @settings(deadline=None, max_examples=10)
 @given(*SHAPES)
-def test_it_is_attention_and_so_are_its_gradients(seed, heads, lengths, biased):
+def test_outputs_and_gradients_agree_with_plain_attention(seed, heads, lengths, biased):
     (q, k, v), bias, reach, weights = drawn(seed, heads[0], *lengths, heads[1])
     given_ = (q, k, v, bias) if biased else (q, k, v)
 
@@ -104,7 +104,7 @@ def test_it_is_attention_and_so_are_its_gradients(seed, heads, lengths, biased):
 
 @settings(deadline=None, max_examples=10)
 @given(*SHAPES)
-def test_what_is_mixed_again_has_the_gradients_of_what_is_kept(seed, heads, lengths, biased):
+def test_recomputed_output_has_the_same_gradients(seed, heads, lengths, biased):
     (q, k, v), bias, reach, _ = drawn(seed, heads[0], *lengths, heads[1])
     draw = np.random.default_rng(seed)
     out, weights = (
@@ -128,7 +128,7 @@ def test_what_is_mixed_again_has_the_gradients_of_what_is_kept(seed, heads, leng
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-4, rtol=3e-4), found[0], expected[0])
 
 
-def test_what_is_mixed_again_is_not_kept():
+def test_recomputed_output_is_no_residual():
     (q, k, v), bias, reach, _ = drawn(0, 2, 5, 7, 64)
     out = jnp.ones((128, 3))
     kept = {}
@@ -139,7 +139,7 @@ def test_what_is_mixed_again_is_not_kept():
     assert kept[False] - kept[True] == q.size
 
 
-def test_queries_come_in_blocks(monkeypatch):
+def test_several_blocks_of_queries_agree_with_one(monkeypatch):
     (q, k, v), bias, reach, weights = drawn(1, 2, 11, 7, 64)
     whole = slopes(lambda *x: resident(*x[:3], reach, x[3], interpret=True), (q, k, v, bias), weights)
     monkeypatch.setattr(kernel, "QUERIES", 4)
@@ -158,21 +158,21 @@ def test_bfloat16_stays_near_float32():
         np.testing.assert_allclose(np.asarray(a, np.float32), b, rtol=0.05, atol=0.02 * float(jnp.max(jnp.abs(b)) + 1))
 
 
-def test_nothing_of_the_size_of_the_scores_is_kept():
+def test_no_residual_has_the_size_of_the_scores():
     (q, k, v), bias, reach, _ = drawn(0, 2, 5, 7, 64)
     _, pull = jax.vjp(lambda *x: resident(*x[:3], reach, x[3], interpret=True), q, k, v, bias)
     kept = [leaf.shape for leaf in jax.tree.leaves(pull) if hasattr(leaf, "shape")]
     assert not [shape for shape in kept if shape[-2:] == (5, 7) and shape != bias.shape]
 
 
-def test_its_products_are_counted():
+def test_flops_of_the_kernel_are_counted():
     """Scores and what is mixed; for the gradient the scores again, and two products for each."""
     (q, k, v), bias, reach, weights = drawn(0, 4, 6, 8, 64)
     run = partial(slopes, lambda *x: resident(*x[:3], reach, x[3]))
     assert matmul_flops(jax.make_jaxpr(run)((q, k, v, bias), weights)) == (2 + 5) * 2 * ROWS * 4 * 6 * 8 * 64
 
 
-def test_many_runs_at_once_are_each_of_them():
+def test_under_vmap_each_run_agrees_with_itself_alone():
     (q, k, v), bias, reach, weights = drawn(3, 2, 6, 5, 64)
     biases = jnp.stack([bias, -2 * bias])
     run = partial(slopes, lambda *x: resident(*x[:3], reach, x[3], interpret=True))
@@ -198,7 +198,7 @@ def sized(heads: int, width: int) -> LayerSizes:
 
 @pytest.mark.parametrize("again", [False, True])
 @pytest.mark.parametrize("partitioning", [Partitioning(data=2, tensor=2, sequence=2), Partitioning(data=8)])
-def test_every_device_reads_its_own_rows_heads_and_queries(partitioning, again, on_tpu):
+def test_sharded_attention_agrees_with_unsharded(partitioning, again, on_tpu):
     """Eight parts do not divide three rows: they then stay whole."""
     (q, k, v), bias, reach, weights = drawn(4, 4, 16, 12, 64)
     if partitioning.tensor == 2:
@@ -218,7 +218,7 @@ def test_every_device_reads_its_own_rows_heads_and_queries(partitioning, again, 
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-5), found, wanted)
 
 
-def test_the_gradient_of_a_bias_crosses_devices_once_for_all_layers(on_tpu):
+def test_the_bias_gradient_is_all_reduced_once_for_all_layers(on_tpu):
     (q, k, v), bias, reach, _ = drawn(5, 2, 16, 16, 64)
     q, k, v, *reach = (x[:2] for x in (q, k, v, *reach))
 
@@ -247,7 +247,7 @@ class Shown:
         self.view = view
 
 
-def test_a_tpu_takes_it_as_far_as_its_vector_memory_goes(on_tpu):
+def test_auto_takes_the_kernel_on_a_tpu_where_vector_memory_suffices(on_tpu):
     assert kind(12, 64, 512) == kind(12, 64, 1024) == kind(16, 128, 1024) == "VmemView"
     assert kind(12, 64, 114, biased=False) == "VmemView"
     assert kind(12, 64, 4096) == "AdditiveView"
@@ -261,11 +261,11 @@ def test_a_tpu_takes_it_as_far_as_its_vector_memory_goes(on_tpu):
     assert kind(12, 64, 128) == "AdditiveView"
 
 
-def test_nothing_else_takes_it():
+def test_auto_takes_the_kernel_on_no_other_platform():
     assert kind(12, 64, 16) == kind(12, 64, 16, biased=False) == "AdditiveView"
 
 
-def test_heads_fill_whole_lanes():
+def test_programs_take_heads_that_fill_whole_lanes():
     assert [together(*heads) for heads in [(12, 64), (12, 128), (16, 32), (3, 64), (6, 8), (5, 256)]] == [
         *(2, 1, 4, 3, 6, 1)
     ]
@@ -332,7 +332,7 @@ def test_a_network_has_the_same_gradients(name, on_tpu):
         ("v5p:2x2x1", "float32", 12, 512, 512, 64, True, True),
     ],
 )
-def test_the_tpu_compiler_takes_it(topology, dtype, heads, queries, keys, width, biased, again):
+def test_the_kernel_compiles_for_tpus(topology, dtype, heads, queries, keys, width, biased, again):
     """With as much vector memory as it asks for."""
     device = topology_devices(topology)[0]
     (q, k, v), bias, reach, weights = drawn(0, heads, queries, keys, width, jnp.dtype(dtype))

@@ -111,7 +111,7 @@ def names() -> dict[str, tuple[int, ...]]:
         ({"decay_rate": 0.6, "threshold": 2.0}, 0.1),
     ],
 )
-def test_adafactor_is_the_paper_s(factor_from, arguments, decay):
+def test_adafactor_agrees_with_the_paper(factor_from, arguments, decay):
     rule = Adafactor(
         decay_rate=arguments.get("decay_rate", 0.8),
         clipping_threshold=arguments.get("threshold", 1.0),
@@ -126,7 +126,7 @@ def test_adafactor_is_the_paper_s(factor_from, arguments, decay):
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.3])
-def test_adamw_is_the_paper_s(decay):
+def test_adamw_agrees_with_the_paper(decay):
     slow = {name: SlowAdamW() for name in names()}
     follow(AdamW(weight_decay=decay), slow, {}, decay)
 
@@ -147,7 +147,7 @@ class SlowLAMB(SlowAdamW):
 
 
 @pytest.mark.parametrize("arguments", [{}, {"most": 0.4}, {"always": True}])
-def test_lamb_is_the_paper_s(arguments):
+def test_lamb_agrees_with_the_paper(arguments):
     rule = LAMB(
         weight_decay=0.3,
         max_trust_ratio=arguments.get("most"),
@@ -156,7 +156,7 @@ def test_lamb_is_the_paper_s(arguments):
     follow(rule, {name: SlowLAMB(**arguments) for name in names()}, {}, 0.3)
 
 
-def test_lamb_that_adapts_all_leaves_is_optax_s():
+def test_lamb_that_adapts_all_leaves_agrees_with_optax():
     ours = LAMB(adapt_undecayed=True).transform()
     theirs = optax.lamb(1.0, b2=0.98, eps=1e-8, weight_decay=0.1, mask=decayed)
     params = some_tree(0) | {"zero": {"kernel": jnp.zeros((3, 4))}}
@@ -232,7 +232,7 @@ class SlowMuon(SlowAdamW):
 
 
 @pytest.mark.parametrize(("nesterov", "steps", "vectors"), [(True, 5, True), (False, 3, False)])
-def test_muon_is_the_release_s(nesterov, steps, vectors):
+def test_muon_agrees_with_the_release(nesterov, steps, vectors):
     rule = Muon(nesterov=nesterov, ns_steps=steps, weight_decay=0.3, decay_vectors=vectors)
     optimizer = Optimizer(rule, Linear(0.1, 0.02, 4), clip_norm=None)
     expected = {name: np.asarray(leaf, np.float64) for name, leaf in kinds(0).items()}
@@ -251,7 +251,7 @@ def test_muon_is_the_release_s(nesterov, steps, vectors):
         )
 
 
-def test_the_first_direction_of_a_matrix_is_optax_s():
+def test_the_first_direction_of_a_matrix_agrees_with_optax():
     theirs = optax.contrib.muon(1.0, consistent_rms=0.2)
     for shape in ((6, 9), (9, 6), (8, 8)):
         params = {"kernel": jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)}
@@ -281,7 +281,7 @@ def test_an_excluded_name_goes_to_adam():
 
 
 @pytest.mark.parametrize("rule", [Muon(), Muon(decay_vectors=False), LAMB()])
-def test_the_states_of_a_network_lie_where_its_parameters_lie(rule):
+def test_moments_are_sharded_as_parameters(rule):
     network = DecoderOnly(vocab_size=64, emb_dim=16, num_heads=4, head_dim=8, mlp_dim=32, num_layers=1)
     mesh = Partitioning(data=2, fsdp=2, tensor=2).mesh()
     create, shapes = initial_state({"model": network}, Optimizer(rule, Constant(0.1)), 0, mesh)
@@ -305,7 +305,7 @@ def test_a_factored_state_is_small():
 
 
 @pytest.mark.parametrize("rule", [Adafactor(), Adafactor(weight_decay=0.1, clipping_threshold=None)])
-def test_adafactor_is_optax_s_and_so_is_its_state(rule):
+def test_adafactor_and_its_state_agree_with_optax(rule):
     params = {"kernel": jnp.linspace(-1, 1, 256 * 512).reshape(256, 512), "bias": jnp.linspace(1e-5, 1e-4, 7)}
     grads = jax.tree.map(lambda x: jnp.cos(7 * x), params)
     library = optax.adafactor(
@@ -380,7 +380,7 @@ def test_a_network_without_gradients_is_left_alone(rule):
         )
 
 
-def test_the_step_is_the_only_clock_of_the_learning_rate():
+def test_the_learning_rate_depends_on_the_step_alone():
     optimizer = Optimizer(AdamW(weight_decay=0.0), Linear(0.0, 1.0, 100), clip_norm=None)
     params, grads = {"model": {"kernel": jnp.zeros((1, 1))}}, {"model": {"kernel": jnp.ones((1, 1))}}
     state = optimizer.init(params)

@@ -1,4 +1,4 @@
-"""An optimizer updates a stack of layers as it would each of them, and keeps its state where the layers lie."""
+"""A stack of layers is updated as its layers would be, and its optimizer state is sharded with it."""
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,7 @@ def layered(seed: int, scale: float = 1.0) -> dict:
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES.keys())
-def test_a_stack_learns_what_its_layers_would(rule):
+def test_a_stack_is_updated_as_its_layers_would_be(rule):
     optimizer = Optimizer(rule, Constant(0.1), clip_norm=3.0)
 
     @jax.jit
@@ -71,7 +71,7 @@ def test_a_tree_without_stacks_keeps_the_rules_own_state():
 
 
 @pytest.mark.parametrize("rule", [AdamW(), Adafactor(min_dim_size_to_factor=4)], ids=["adamw", "adafactor"])
-def test_the_state_of_a_stack_lies_where_the_stack_does(rule):
+def test_states_of_a_stack_are_sharded_as_the_stack(rule):
     network = Llama(40, 16, 2, 8, 32, num_layers=3, execution=Execution(scan=True))
     mesh = Partitioning(data=2, fsdp=2, tensor=2).mesh()
     create, shapes = initial_state({"model": network}, Optimizer(rule, Constant(0.1)), 0, mesh)

@@ -1,4 +1,4 @@
-"""What a run says that it has spent, against counts by hand: tokens, loss-weight mass, and FLOPs by part."""
+"""Usage against counts by hand: supervised tokens, loss-weight sums, and FLOPs by part."""
 
 import json
 import math
@@ -96,7 +96,7 @@ def test_dual_supervises_its_rows_by_share():
     assert found["masked_diffusion"] == (masks.sum(), pytest.approx(3 * LENGTH, rel=1e-5))
 
 
-def test_mile_weighs_tokens_by_their_entropy():
+def test_mile_weights_tokens_by_entropy():
     objective = Causal(TOKENS, loss=MiLe(gamma=2.0))
     params = jax.jit(lambda: first_params(DECODER))()
     example = objective.corrupt(row_keys(0, 3, ROWS), batch(), 3)
@@ -198,7 +198,7 @@ def test_the_parts_are_the_whole(objective, modules):
     assert math.fsum(found.values()) == matmul_flops(traced) and "other" not in found
 
 
-def test_what_is_computed_twice_for_want_of_memory_is_in_the_cost_and_not_in_the_utilisation():
+def test_recomputation_is_in_the_cost_and_not_in_mfu():
     def loss(w, x):
         with jax.named_scope("model.hidden"):
             h = jax.checkpoint(lambda x: jnp.sin(jnp.sin(x @ w) @ w))(x)
@@ -254,7 +254,7 @@ def test_sums_add_up_by_stage_and_a_row_objective_has_its_share_of_the_flops():
     }
 
 
-def test_sums_go_on_from_a_note():
+def test_sums_resume_from_a_checkpoints_note():
     whole, half = Usage({}), Usage({})
     for index in range(6):
         whole.add("mix", FIGURES | {"causal/mass": 0.1 * index})
@@ -264,7 +264,7 @@ def test_sums_go_on_from_a_note():
     assert half.line({}) == whole.line({}) != {}
 
 
-def test_a_note_without_sums_gives_none():
+def test_a_note_without_sums_leaves_them_unknown():
     spent = Usage.from_note({"tokens": 512, "epoch": 0.1})
     spent.add("mix", FIGURES)
     assert spent.note() == {} and spent.line({"mix": {"model": 1.0}}) == {

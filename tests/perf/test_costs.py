@@ -50,7 +50,7 @@ def test_a_mix_of_rows_costs_one_of_its_parts(mix):
 
 
 @pytest.mark.parametrize("mix", ["dual", "gpt-bert"])
-def test_so_it_does_where_not_all_logits_exist_at_once(mix, monkeypatch):
+def test_a_mix_of_rows_costs_one_of_its_parts_with_chunked_logits(mix, monkeypatch):
     for place, function in (("objectives.mix.score_rows", score_rows), ("objectives.base.score", score)):
         monkeypatch.setattr(f"mixlm.{place}", partial(function, at_once=8192 * 128))
     assert flops(CAUSAL, 512) <= flops(MIXES[mix], 512) <= 1.02 * flops(CAUSAL, 512)
@@ -58,7 +58,7 @@ def test_so_it_does_where_not_all_logits_exist_at_once(mix, monkeypatch):
 
 @pytest.mark.parametrize("length", [128, 512])
 @pytest.mark.parametrize("loss", [MiLe(gamma=2.0), Focal(), CrossEntropy(z_loss=1e-4)])
-def test_a_loss_that_weighs_tokens_costs_no_product_more(loss, length):
+def test_scaled_losses_cost_no_further_product(loss, length):
     assert flops(Causal(TOKENS, loss), length) == flops(CAUSAL, length)
 
 

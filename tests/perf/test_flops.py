@@ -1,4 +1,4 @@
-"""The FLOPs of matrix products are counted from the traced function, loops and recomputation included."""
+"""FLOPs of matrix products are counted from the jaxpr, loops and recomputation included."""
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ def test_elementwise_work_is_no_matrix_product():
     assert count(lambda x: jnp.sum(jnp.tanh(x) * x), A) == 0
 
 
-def test_a_scan_counts_each_of_its_rounds():
+def test_a_scan_counts_each_iteration():
     assert count(lambda x: jax.lax.scan(lambda c, _: (c @ c, None), x, length=9)[0], SQUARE) == 9 * 2 * 6**3
     nested = jax.lax.scan
     twice = lambda c, _: (nested(lambda d, _: (d @ d, None), c, length=3)[0], None)  # noqa: E731
@@ -43,12 +43,12 @@ def test_a_loop_of_known_length_is_a_scan():
     assert count(lambda x: jax.lax.fori_loop(0, 4, lambda _, c: c @ c, x), SQUARE) == 4 * 2 * 6**3
 
 
-def test_of_a_conditional_the_dearest_branch_counts():
+def test_of_a_conditional_the_most_expensive_branch_counts():
     branches = [lambda x: x, lambda x: x @ x, lambda x: x @ x @ x @ x]
     assert count(lambda i, x: jax.lax.switch(i, branches, x), jnp.int32(0), SQUARE) == 3 * 2 * 6**3
 
 
-def test_what_no_output_needs_does_not_count():
+def test_dead_code_does_not_count():
     assert count(lambda x: (x @ x, x + 1)[1], SQUARE) == 0
     both = jax.jit(lambda x: (x @ x, x + 1))
     assert count(lambda x: both(x)[1], SQUARE) == 0
@@ -67,7 +67,7 @@ def test_a_gradient_costs_two_products_for_each_of_the_forward():
     assert count(one, A, B) == 2 * 2 * 5 * 7 * 11
 
 
-def test_what_a_checkpoint_recomputes_is_counted_again():
+def test_recomputation_under_checkpoint_counts_again():
     def twice(x):
         return jnp.sum(jnp.sin(jnp.sin(x @ SQUARE) @ SQUARE))
 

@@ -1,4 +1,4 @@
-"""What a loop computes and accesses after its first round, read from the compiled program and counted by hand."""
+"""Corrections to XLA's cost analysis, against counts by hand on compiled programs."""
 
 import pytest
 
@@ -56,7 +56,7 @@ ENTRY %main (a: f32[4,8,16]) -> f32[16,12,5,7] {
 """
 
 
-def test_three_more_rounds_of_a_loop_of_four():
+def test_three_further_iterations_of_a_loop_of_four():
     read = module(TEXT)
     product = 2 * 32 * 8 * 16
     # A slice of the stack, the counter, the operand, a row of what is stacked and the result; then a sum of two.
@@ -66,7 +66,7 @@ def test_three_more_rounds_of_a_loop_of_four():
     assert loop_bytes(read) == 3 * (fusion + 3 * 4 * 32 * 16)
 
 
-def test_a_kernel_in_a_loop_says_itself_what_it_computes():
+def test_a_kernel_in_a_loop_counts_by_its_own_cost_estimate():
     estimate = '"cost_estimate":{"flops":"700","transcendentals":"1","bytes_accessed":"2"}'
     config = f'custom_call_target="tpu_custom_call", backend_config={{"custom_call_config":{{"body":"",{estimate}}}}}'
     read = module(TEXT.replace("  %twice", f"  %kernel = f32[8]{{0}} custom-call(%x), {config}\n  %twice"))
@@ -87,7 +87,7 @@ def test_a_products_flops_whatever_its_axes_are_called(name, flops):
     assert product_flops(read, read.lines[name]) == flops
 
 
-def test_a_program_without_a_loop_has_nothing_again():
+def test_a_program_without_loops_needs_no_correction():
     read = module(TEXT.replace("constant(4)", "constant(1)"))
     assert (loop_flops(read), loop_bytes(read)) == (0.0, 0.0)
 
@@ -114,7 +114,7 @@ ENTRY %main (a: f32[32,16]) -> f32[8,16] {
 """
 
 
-def test_hbm_is_read_once_for_what_is_fetched():
+def test_a_prefetched_array_is_read_from_hbm_once():
     matrix, vector = 4 * 8 * 16, 2 * 64
     # The quarter is read, and written as the result; the vector is read, and what is made of it stays near by.
     assert hbm_bytes(FETCHED) == 2 * matrix + vector

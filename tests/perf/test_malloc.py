@@ -1,4 +1,4 @@
-"""What is freed is kept: taking as much again costs no page."""
+"""Freed memory is kept: allocating as much again faults no page."""
 
 import platform
 import subprocess
@@ -24,7 +24,7 @@ print(faults())
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another malloc")
-def test_memory_that_was_freed_costs_no_page_faults():
+def test_freed_pages_are_reused_without_page_faults():
     def faults(what: str) -> int:
         return int(subprocess.run([sys.executable, "-c", PROGRAM, what], capture_output=True, check=True).stdout)
 

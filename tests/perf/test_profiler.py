@@ -1,4 +1,4 @@
-"""A trace of some steps: it lies where TensorBoard and Perfetto look for it, and the run does not notice."""
+"""A profile of some steps lies where TensorBoard and Perfetto look for it, and changes no metric."""
 
 import gzip
 import json
@@ -26,7 +26,7 @@ def lines(folder) -> list[dict]:
     return [{key: value for key, value in line.items() if key != "tokens_per_second"} for line in read(folder)]
 
 
-def test_the_steps_that_were_asked_for_are_traced_and_the_runs_numbers_stay(corpus, tmp_path):
+def test_the_given_steps_are_traced_and_metrics_stay_the_same(corpus, tmp_path):
     plain, traced = (recipe(str(corpus), str(tmp_path / name), train_steps=6) for name in ("plain", "traced"))
     loop.train(plain, say=lambda _: None)
     loop.train(traced, say=lambda _: None, profile=Profile(3, 4))
@@ -52,7 +52,7 @@ def test_the_steps_that_were_asked_for_are_traced_and_the_runs_numbers_stay(corp
         ("5:4", "--profile=5:4 is no range of steps: they count from 1, and the last does not come before the first."),
     ],
 )
-def test_what_is_no_run_of_steps_gets_one_sentence(text, said):
+def test_a_bad_range_of_steps_is_refused_in_one_sentence(text, said):
     with pytest.raises(UserError, match=re.escape(said)):
         parse_flags([f"--profile={text}"], "", several=True)
 
@@ -65,7 +65,7 @@ def test_the_flag_is_the_training_scripts():
         parse_flags(["--profile=11:13", "--explain"], "", several=True)
 
 
-def test_steps_that_a_run_does_not_take_get_one_sentence(corpus, tmp_path):
+def test_steps_outside_of_the_run_are_refused_in_one_sentence(corpus, tmp_path):
     made = recipe(str(corpus), str(tmp_path / "run"), train_steps=3, eval_period=3)
     with pytest.raises(UserError, match=r"--profile=3:4 goes past the last of 3 steps \(TRAIN_STEPS\)\."):
         loop.train(made, say=lambda _: None, profile=Profile(3, 4))

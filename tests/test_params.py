@@ -1,4 +1,4 @@
-"""Layers stacked in one array and layers one by one are two layouts of the same parameters."""
+"""Stacked and unrolled layers are two layouts of the same parameters."""
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ def equal(first, second) -> bool:
 
 @settings(max_examples=20, deadline=None)
 @given(st.dictionaries(st.sampled_from(["encoder", "decoder", "other"]), st.integers(1, 12)))
-def test_what_is_stacked_can_be_taken_apart(counts):
+def test_unstack_layers_inverts_stack_layers(counts):
     layered = tree(counts)
     stacked = stack_layers(layered)
     assert is_stacked(stacked) == bool(counts) and not is_stacked(layered)
@@ -60,7 +60,7 @@ def test_what_is_stacked_can_be_taken_apart(counts):
     assert equal(laid_out_as(layered, layered), layered) and equal(laid_out_as(stacked, stacked), stacked)
 
 
-def test_stacks_and_the_rest_are_the_whole():
+def test_with_stacks_inverts_without_stacks_and_stacks():
     stacked = stack_layers(tree({"encoder": 2, "decoder": 3}))
     found, rest = stacks(stacked), without_stacks(stacked)
     assert set(found) == {("encoder", "layers"), ("decoder", "layers")}
@@ -71,12 +71,12 @@ def test_stacks_and_the_rest_are_the_whole():
 
 
 @pytest.mark.parametrize("kind", [np.asarray, jnp.asarray])
-def test_an_array_stays_of_its_kind(kind):
+def test_stacking_keeps_the_array_type(kind):
     layered = jax.tree.map(kind, tree({"encoder": 2}))
     assert {type(leaf) for leaf in jax.tree.leaves(stack_layers(layered))} == {type(kind(0.0 * np.ones(1)))}
 
 
-def test_a_stack_has_its_layers_on_no_axis_of_a_mesh():
+def test_the_layer_axis_is_not_sharded():
     mesh = Partitioning(fsdp=2, tensor=4).mesh()
     boxed = {f"layers_{i}": {"kernel": nn.LogicallyPartitioned(jnp.ones((4, 8)), ("embed", "mlp"))} for i in range(3)}
     stacked = stack_layers(boxed)["layers"]["kernel"]

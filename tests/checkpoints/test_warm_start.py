@@ -9,6 +9,7 @@ import pytest
 from support import places
 from support.decoder_runs import CAUSAL, MASKED, TOKENS, text
 from support.decoder_runs import recipe as decoder_recipe
+from support.networks import Bag
 from support.runs import DEVICES, SIZE, Killed, assert_same, begun, final_state, lines, recipe
 
 from mixlm.checkpoints import from_t5x
@@ -167,7 +168,7 @@ def test_what_cannot_be_gone_on_with_is_one_sentence_and_leaves_no_trace(late, c
         ({"optimizer": Optimizer(Adafactor(weight_decay=0.1), Constant(0.1))}, r"4 holds another optimizer's state\.$"),
         ({"networks": head, "curriculum": Curriculum((Stage(0, SPANS),))}, r"holds rtd_head as well, and INIT_OPTIM"),
         ({"networks": {**late.networks, "second": head["generator"]}}, r"lacks second, and INIT_OPTIMIZER goes on"),
-        ({"networks": late.networks | {"generator": small(mlp_dim=48)["model"]}}, r"params/generator/.* has shape"),
+        ({"networks": late.networks | {"generator": Bag(112, 48)}}, r"params/generator/.* has shape"),
         ({"init_from": None}, r"^INIT_OPTIMIZER takes the optimizer's state from INIT_FROM, which names no run\.$"),
         ({"init_from": f"{late.folder}@best"}, r"is best depends on BEST_METRIC"),
     ]
@@ -191,7 +192,7 @@ def test_training_in_a_checkpoint_is_refused(late, corpus):
 @pytest.fixture(scope="module")
 def first(corpus, place):
     """A run of span corruption alone, with neither a generator nor a head, that has only begun."""
-    model = {"model": EncoderDecoder(**SIZE, num_encoder_layers=1, num_decoder_layers=1)}
+    model = {"model": Bag(112, 32)}
     made = recipe(corpus, place / "spans", networks=model, curriculum=Curriculum((Stage(0, SPANS),)), seed=5)
     folder, checkpoints = RunDir(made.folder), Checkpoints(made.folder / "checkpoints")
     folder.acquire(made.identity(), "")

@@ -9,8 +9,6 @@ from mixlm.data.dataset import Dataset
 from mixlm.data.tasks import TextFiles, TextTask
 from mixlm.data.vocabulary import TrainedSentencePiece
 from mixlm.models.heads import TokenHead
-from mixlm.models.t5 import EncoderDecoder
-from mixlm.models.t5_decoder import DecoderOnly
 from mixlm.objectives.curriculum import Curriculum, Stage
 from mixlm.objectives.spactor import SpacTor
 from mixlm.objectives.span_corruption import SpanCorruption
@@ -22,6 +20,7 @@ from mixlm.schedules import Constant
 from mixlm.tokens import TokenIds
 from mixlm.training import run as loop
 from mixlm.training.step import initial_state
+from support.networks import Bag
 
 DEVICES = jax.devices()
 SIZE = {"vocab_size": 112, "emb_dim": 32, "num_heads": 2, "head_dim": 16, "mlp_dim": 64}
@@ -33,8 +32,8 @@ def recipe(corpus, folder, **changes) -> Recipe:
     settings = {
         "name": "small",
         "networks": {
-            "model": EncoderDecoder(**SIZE, num_encoder_layers=1, num_decoder_layers=1),
-            "generator": DecoderOnly(**SIZE, num_layers=1),
+            "model": Bag(112, 32),
+            "generator": Bag(112, 32),
             "rtd_head": TokenHead(32),
         },
         "curriculum": Curriculum((Stage(0, SpacTor(spans)), Stage(4, spans))),

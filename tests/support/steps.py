@@ -1,14 +1,10 @@
 """Five train steps of tiny networks, on any mesh."""
 
-from dataclasses import replace
 from functools import cache, partial
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from mixlm.example import smallest_example
 from mixlm.models.heads import TokenHead
 from mixlm.objectives.spactor import SpacTor
 from mixlm.objectives.span_corruption import SpanCorruption
@@ -18,6 +14,7 @@ from mixlm.parallel.mesh import Partitioning, batch_sharding, replicated
 from mixlm.schedules import Constant
 from mixlm.tokens import TokenIds
 from mixlm.training.step import TrainStep, initial_state
+from support.networks import Bag
 from support.xla import COMPILE_QUICKLY
 
 TOKENS = TokenIds(vocab_size=64, mask=3, sentinels=8)
@@ -27,37 +24,6 @@ ROWS, LENGTH, SEED = 8, 32, 7
 BATCHES = [
     {"tokens": np.random.default_rng(step).integers(4, 56, (ROWS, LENGTH)).astype(np.int32)} for step in range(5)
 ]
-
-
-class Bag(nn.Module):
-    """Embeddings of what is said on top of the mean of what is read: little to compile, nothing that a step can see."""
-
-    dropout_rate: float = 0.0
-
-    def setup(self):
-        self.embedder = nn.Embed(TOKENS.vocab_size, 8)
-        self.head = nn.Dense(TOKENS.vocab_size)
-        self.dropout = nn.Dropout(self.dropout_rate)
-
-    def inputs(self):
-        return (smallest_example(encoder=True),)
-
-    def encode(self, example):
-        encoded = self.embedder(example.encoder_input_tokens)
-        return self.dropout(encoded, deterministic=not self.has_rng("dropout"))
-
-    def decode(self, encoded, example):
-        return jnp.tanh(self.embedder(example.decoder_input_tokens) + jnp.mean(encoded, axis=1, keepdims=True))
-
-    def hidden(self, example):
-        read = example.decoder_input_tokens if example.encoder_input_tokens is None else example.encoder_input_tokens
-        return self.decode(self.encode(replace(example, encoder_input_tokens=read)), example)
-
-    def logits(self, hidden):
-        return self.head(hidden)
-
-    def __call__(self, example):
-        return self.logits(self.hidden(example))
 
 
 NETWORKS = {"generator": Bag(), "model": Bag(), "rtd_head": TokenHead(8)}

@@ -1,4 +1,4 @@
-"""How runs are named (RUN, RUN@STEP, RUN@best), and names read from files, which must not lead out of their folder."""
+"""Paths: those that users give, references to runs (RUN, RUN@STEP, RUN@best), and names read from files."""
 
 import os
 import re
@@ -28,11 +28,15 @@ class RunRef:
     which: int | str | None = None
 
     @staticmethod
-    def parse(text: str) -> "RunRef":
-        """Reads RUN, RUN@STEP or RUN@best; a folder that has an @ in its own name is that folder."""
-        match = re.fullmatch(rf"(.+)@(\d+|{BEST})", text, re.DOTALL)
-        if match is None or Path(text).exists():
-            return RunRef(Path(text))
+    def parse(text: str, name: str = "The run") -> "RunRef":
+        """Reads RUN, RUN@STEP or RUN@best; a folder that has an @ in its own name is that folder.
+
+        RUN is a local path (see `local`), and `name` is what an error calls it.
+        """
+        path = local(text, name)
+        match = re.fullmatch(rf"(.+)@(\d+|{BEST})", str(path), re.DOTALL)
+        if match is None or path.exists():
+            return RunRef(path)
         return RunRef(Path(match[1]), match[2] if match[2] == BEST else int(match[2]))
 
     def __str__(self) -> str:

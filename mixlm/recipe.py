@@ -94,6 +94,7 @@ class Recipe:
         check_names(self.curriculum.distinct, self.validation)
         check_networks(self.declared, self.networks, self.tokens.vocab_size)
         check_axes(self.curves)
+        _ = self.ref, RunRef.parse(self.init_from or "", "INIT_FROM")  # A URL is refused before anything is written.
 
     def with_config(self, text: str) -> "Recipe":
         """The same recipe, with `text` as the gin text that builds it, which a run keeps as its config.gin."""
@@ -102,7 +103,7 @@ class Recipe:
     @property
     def ref(self) -> RunRef:
         """The run's folder, and the checkpoint that is meant where that matters."""
-        return RunRef.parse(self.model_dir or f"runs/{self.name}")
+        return RunRef.parse(self.model_dir or f"runs/{self.name}", "MODEL_DIR")
 
     @property
     def folder(self) -> Path:

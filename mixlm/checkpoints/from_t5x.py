@@ -15,7 +15,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from mixlm.errors import UserError, nearest
 from mixlm.params import laid_out_as, unstack_layers
-from mixlm.paths import within
+from mixlm.paths import local, within
 
 Params = dict[str, Any]
 PREFIXES = ("target/", "params/")
@@ -32,7 +32,7 @@ def load_checkpoint(path: str | Path, template: Any = None) -> Params:
     tree (or its shapes) to check against, as in `params_from_flat`. Raises `UserError` for a missing folder or array, a
     torn file, or what does not fit the template.
     """
-    folder = newest_checkpoint(Path(path))
+    folder = newest_checkpoint(local(path, "The checkpoint"))
     index = read_index(folder / "checkpoint")
     return params_from_flat(read_arrays(folder, index), template)
 

@@ -119,7 +119,7 @@ def find_warm_start(recipe: Recipe, began: str | None = None) -> WarmStart | Non
         if recipe.init_optimizer:
             raise UserError("INIT_OPTIMIZER takes the optimizer's state from INIT_FROM, which names no run.")
         return None
-    ref = RunRef.parse(text)
+    ref = RunRef.parse(text, "INIT_FROM")
     if began is not None:
         ref = RunRef(ref.folder, _step_of(began))
     if not RunDir(ref.folder).recipe.exists():

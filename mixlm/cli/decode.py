@@ -12,6 +12,7 @@ from typing import Any
 
 from mixlm.errors import UserError, nearest
 from mixlm.gin_config.flags import Flags, parse_flags
+from mixlm.paths import local
 
 _RECIPE_FLAGS = ("gin_file", "gin_search_paths", "text", "print_config", "explain")
 _GENERAL = ("prompt", "prompt_file", "how", "max_tokens", "seed", "show_steps")
@@ -141,7 +142,7 @@ def prompts(given: argparse.Namespace) -> list[str]:
     """Returns the prompts of the flags, or else of standard input; raises UserError for none or an empty one."""
     found = [(f"--prompt number {index + 1}", text) for index, text in enumerate(given.prompt)]
     if given.prompt_file is not None:
-        found += _lines(given.prompt_file, _read(Path(given.prompt_file)))
+        found += _lines(given.prompt_file, _read(local(given.prompt_file, "--prompt_file")))
     if not given.prompt and given.prompt_file is None:
         text = "" if sys.stdin.isatty() else _decoded(sys.stdin.buffer.read(), "standard input")
         found = _lines("standard input", text)

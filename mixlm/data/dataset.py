@@ -125,6 +125,7 @@ class Dataset:
     pairs: Mapping[str, int] | None = field(default=None, repr=False)  # theirs, too
 
     def __post_init__(self) -> None:
+        _ = self.cache  # A URL is refused before anything is written.
         if not isinstance(self.unique_tokens, int | None):
             raise UserError(f"UNIQUE_TOKENS is a whole number of tokens or None, not {self.unique_tokens!r}.")
         if self.stream and self.unique_tokens is not None:

@@ -55,6 +55,7 @@ class Mixture:
     pairs: Mapping[str, int] | None = field(default=None, repr=False)  # such data have a fingerprint of their own
 
     def __post_init__(self) -> None:
+        _ = self.cache  # A URL is refused before anything is written.
         object.__setattr__(self, "parts", tuple(self.parts))  # gin writes lists
         if not self.parts:
             raise UserError("A mixture needs texts: say --gin.TEXTS=\"('FILE_OR_FOLDER', 'FILE_OR_FOLDER')\".")

@@ -11,6 +11,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 from mixlm.errors import UserError, nearest
+from mixlm.paths import local
 
 
 def files_of(module: str) -> list[Path]:
@@ -33,7 +34,7 @@ def imported(module: str) -> None:
     files_of(module)
     try:
         if _names_a_file(module):
-            _import_file(Path(module).expanduser().resolve())
+            _import_file(local(module, "TASK_MODULE").resolve())
         else:
             if _spec(module) is None:
                 sys.path.append(os.getcwd())
@@ -64,7 +65,7 @@ def _import_file(path: Path) -> None:
 
 def _file(module: str) -> Path | None:
     """The .py file that is meant: one by its name, or a module of the working folder that Python does not look in."""
-    path = Path(module).expanduser()
+    path = local(module, "TASK_MODULE")
     if _names_a_file(module):
         if not path.is_file():
             siblings = [str(other) for other in path.parent.glob("*.py")]

@@ -15,6 +15,7 @@ from mixlm.data.sentencepiece_training import train
 from mixlm.data.sources.base import digest
 from mixlm.data.store.file_lock import exclusive
 from mixlm.errors import NotHere, UserError, nearest
+from mixlm.paths import local
 from mixlm.tokens import TokenIds
 
 SPACE = "\u2581"  # SentencePiece writes a space in a piece as this
@@ -184,6 +185,9 @@ class SentencePieceFile:
     mask: int | None = None
     bos: int = 0
 
+    def __post_init__(self) -> None:
+        local(self.path, "VOCAB_MODEL")
+
     def fingerprint(self, text_fingerprint: str) -> str:
         """SHA-256 over the file and the settings; the text does not matter."""
         del text_fingerprint
@@ -217,7 +221,7 @@ class SentencePieceFile:
         ids = TokenIds(
             vocab_size, mask, eos=processor.eos_id(), unk=processor.unk_id(), bos=self.bos, sentinels=self.sentinels
         )
-        return Vocabulary(model, ids, Path(self.path))
+        return Vocabulary(model, ids, local(self.path))
 
     def _holds_sentinels(self, processor: Any) -> bool:
         pieces = range(processor.get_piece_size())
@@ -234,7 +238,7 @@ class SentencePieceFile:
     def _read(self) -> bytes:
         if not self.path:
             raise NotHere("No vocabulary was given: say --gin.VOCAB_MODEL=FILE, a SentencePiece model.")
-        path = Path(self.path).expanduser()
+        path = local(self.path)
         if not path.is_file():
             siblings = [str(path.parent / name) for name in os.listdir(path.parent)] if path.parent.is_dir() else []
             raise UserError(f"There is no SentencePiece model at {self.path!r}.{nearest(str(path), siblings)}")

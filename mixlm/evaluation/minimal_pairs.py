@@ -15,6 +15,7 @@ from mixlm.errors import UserError, nearest
 from mixlm.evaluation.likelihood import Fused, Mode
 from mixlm.evaluation.perplexity import noise_errors
 from mixlm.evaluation.scorer import Scores, Sentences
+from mixlm.paths import local
 
 TFDS = "tfds:"
 SENTENCES = ("sentence_good", "sentence_bad")
@@ -67,7 +68,7 @@ def read_pairs(place: str, limit: int | None = None) -> tuple[Paradigm, ...]:
     if place.startswith(TFDS):
         records = _tfds_records(place.removeprefix(TFDS))
     else:
-        records = _folder_records(Path(place).expanduser())
+        records = _folder_records(local(place, "MINIMAL_PAIRS"))
     found: dict[str, tuple[str, str, list[tuple[str, str]]]] = {}
     for name, record in records:
         uid = str(record.get("UID", name))

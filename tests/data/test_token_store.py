@@ -214,7 +214,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from mixlm.data import journal, store
+from mixlm.data.store import journal, token_store
 
 def documents(first):
     for number in range(first, 40):

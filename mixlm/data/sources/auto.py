@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from mixlm.data.sources.files import TextSource, kind_of
+from mixlm.paths import local
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,9 @@ class Text:
     path: str = field(repr=False)  # where the text lies; what it says has a fingerprint
     feature: str = "text"
     validation_fraction: float = 0.05
+
+    def __post_init__(self) -> None:
+        local(self.path, "TEXT")
 
     def documents(self, split: str) -> Iterator[str]:
         """The documents of a split, as the kind that lies there gives them."""

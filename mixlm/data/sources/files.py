@@ -32,6 +32,9 @@ class TextSource(ABC):
     path: str = field(repr=False)  # the fingerprint covers the text, wherever it lies
     endings: ClassVar[tuple[str, ...]] = ()
 
+    def __post_init__(self) -> None:
+        local(self.path, "TEXT")
+
     @abstractmethod
     def documents(self, split: str) -> Iterator[str]:
         """The documents of a split, always in the same order; never an empty one."""
@@ -79,6 +82,7 @@ class RecordFiles(TextSource):
         """The documents of one file, in its order; UserError names the file and the record at fault."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.validation_fraction < 1:
             name = type(self).__name__
             raise UserError(f"{name}.validation_fraction is between 0 and 1, not {self.validation_fraction}.")

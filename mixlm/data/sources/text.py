@@ -34,6 +34,7 @@ class TextFiles(TextSource):
     endings: ClassVar[tuple[str, ...]] = (".txt",)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.validation_fraction < 1:
             raise UserError(f"TextFiles.validation_fraction is between 0 and 1, not {self.validation_fraction}.")
 

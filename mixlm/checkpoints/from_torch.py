@@ -1,12 +1,14 @@
-"""Parameter trees from the weights of the original PyTorch networks, by the names in their state dicts."""
+"""Parameter trees from PyTorch weights in safetensors files, by the names of the original networks' state dicts."""
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mixlm.checkpoints.from_t5x import as_float32, fitted
+from mixlm.checkpoints.safetensors import read_safetensors
 from mixlm.errors import UserError, nearest
 
 Params = dict[str, Any]
@@ -144,3 +146,21 @@ def ltg_bert_layer(found: Weights, ours: str, theirs: str) -> None:
     linear, gate = np.split(found.take(f"{theirs}.mlp.mlp.1.weight"), 2)
     found.ours |= {f"{mlp}/wi_0/kernel": gate.T, f"{mlp}/wi_1/kernel": linear.T}
     found.kernels({f"{mlp}/wo/kernel": f"{theirs}.mlp.mlp.4.weight"})
+
+
+# Networks by the names of their layers, which no two of them share.
+LAYOUTS = {"model.layers": llama_params, "encoder.layers": dual_params, "transformer.layers": ltg_bert_params}
+
+
+def load_file(path: Path, template: Any = None) -> Params:
+    """Loads the float32 parameter tree of one network from a safetensors file, or from the files that an index names.
+
+    The names tell the layout: Hugging Face's `LlamaForCausalLM`, ltgoslo/dual-language-models or ltgoslo/ltg-bert.
+    `template` and errors are as in `llama_params`; raises `UserError` for any other layout, too.
+    """
+    weights = read_safetensors(path)
+    for layers, params in LAYOUTS.items():
+        if any(name.startswith(f"{layers}.") for name in weights):
+            return params(weights, template)
+    known = ", ".join(f"{layers}.*" for layers in LAYOUTS)
+    raise UserError(f"{path} holds no network that is read here: none of its names is one of {known}.")

@@ -1,6 +1,6 @@
-"""Where a run begins that does not begin afresh: a checkpoint of another run, or one of T5X."""
+"""Warm starts: a run that begins with the parameters of another run, of T5X or of PyTorch."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,24 +8,38 @@ from typing import Any
 import jax
 import numpy as np
 
-from mixlm.checkpoints import from_t5x
+from mixlm.checkpoints import from_t5x, from_torch
 from mixlm.checkpoints.manager import Checkpoints
 from mixlm.checkpoints.run_dir import RETOKENISED, RunDir, was_retokenised
+from mixlm.checkpoints.safetensors import is_safetensors
 from mixlm.errors import UserError, nearest
 from mixlm.paths import RunRef
 from mixlm.recipe import Recipe
 
-# T5X trains one network, and does not name it.
-T5X_NETWORKS = ("model",)
+# T5X and PyTorch train one network, and do not name it.
+FOREIGN_NETWORKS = ("model",)
 # What decides which rows a step reads.
 WALK = ("seed", "batch_size", "lengths")
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A checkpoint format of another framework: one network's parameters, and nothing of their vocabulary."""
+
+    framework: str
+    load: Callable[[Path, Any], Any]  # (place, template) -> parameters
+
+
+T5X = Foreign("T5X", from_t5x.load_checkpoint)
+PYTORCH = Foreign("PyTorch", from_torch.load_file)
 
 
 @dataclass(frozen=True)
 class WarmStart:
     """The checkpoint of `step` in `folder`, of which `networks` are taken; the networks in `afresh` are not in it.
 
-    `held` is what the run there says of itself, None for a T5X checkpoint; with `optimizer` the run goes on at `step`.
+    `held` is the identity of the run there, empty for a `foreign` checkpoint; with `optimizer` the run goes on at
+    `step`, with the optimizer's state.
     """
 
     text: str
@@ -34,22 +48,24 @@ class WarmStart:
     networks: tuple[str, ...]
     afresh: tuple[str, ...]
     optimizer: bool
-    held: Mapping[str, str] | None
+    held: Mapping[str, str]
+    foreign: Foreign | None = None
 
     @property
     def first(self) -> int:
-        """How many steps are done where the run begins."""
+        """The number of steps that are done where the run begins."""
         return self.step if self.optimizer else 0
 
     @property
     def name(self) -> str:
-        """The folder and the step, as the run's record keeps them."""
+        """The folder and the step, as recipe.json keeps them."""
         return f"{self.folder}@{self.step}"
 
     def described(self, identity: Mapping[str, str]) -> str:
-        """What the run opens with, for its summary."""
-        if self.held is None:
-            return f"with the parameters of T5X's {self.folder}, whose vocabulary cannot be checked{self._rest()}"
+        """The line of the summary; `identity` is the new run's."""
+        if self.foreign is not None:
+            source = f"{self.foreign.framework}'s {self.folder}"
+            return f"with the parameters of {source}, whose vocabulary cannot be checked{self._rest()}"
         if not self.optimizer:
             what = "the parameters" if not self.afresh else " and ".join(self.networks)
             return f"with {what} of {self.name}{self._rest()}"
@@ -70,7 +86,7 @@ class WarmStart:
                 f"INIT_FROM = {self.text!r} was trained with another vocabulary, so its tokens mean other words."
             )
         if self.optimizer and self._differs("data", fingerprints):
-            if was_retokenised(self.held or {}):
+            if was_retokenised(self.held):
                 raise UserError(
                     f"INIT_FROM = {self.text!r} cannot go on at step {self.step}, as {RETOKENISED}: begin with the "
                     f"parameters alone (INIT_OPTIMIZER=False)."
@@ -86,31 +102,31 @@ class WarmStart:
             )
 
     def _differs(self, name: str, fingerprints: Mapping[str, str]) -> bool:
-        held, here = (self.held or {}).get(name), fingerprints.get(name)
+        held, here = self.held.get(name), fingerprints.get(name)
         return held is not None and here is not None and held != here
 
     def state(self, create: Any, abstract_state: Any) -> Any:
-        """The state that the run begins with, on the mesh of `abstract_state`; `create()` makes one afresh."""
-        checkpoints = Checkpoints(RunDir(self.folder).checkpoints)
-        if self.optimizer:
-            return checkpoints.read_state(self.step, abstract_state)
+        """The state that the run begins with, on the mesh of `abstract_state`; `create()` initialises a fresh one."""
         shapes = {name: abstract_state.params[name] for name in self.networks}
-        if self.held is None:
-            taken = {
-                name: _placed(from_t5x.load_checkpoint(self.folder, shapes[name]), shapes[name]) for name in shapes
-            }
+        if self.foreign is not None:
+            taken = {name: _placed(self.foreign.load(self.folder, shape), shape) for name, shape in shapes.items()}
         else:
+            checkpoints = Checkpoints(RunDir(self.folder).checkpoints)
+            if self.optimizer:
+                return checkpoints.read_state(self.step, abstract_state)
             taken = checkpoints.read_params(self.step, shapes)
         state = create()
         return state.replace(params=state.params | taken)
 
     def note(self) -> dict[str, Any]:
-        """What the checkpoint says of the steps before it, where the run counts them as its own."""
+        """The checkpoint's own record of the steps before it, where the run counts them as its own."""
         return Checkpoints(RunDir(self.folder).checkpoints).note(self.step) if self.optimizer else {}
 
 
 def find_warm_start(recipe: Recipe, began: str | None = None) -> WarmStart | None:
-    """Where the recipe's run begins, None where it begins afresh; `began` is the record of an earlier start of it.
+    """The checkpoint that INIT_FROM names, None where the run begins afresh.
+
+    `began` is the name of the one that an earlier start of this run took, whose step is kept to.
 
     Raises UserError where INIT_FROM holds no such checkpoint, or one of other networks.
     """
@@ -123,7 +139,7 @@ def find_warm_start(recipe: Recipe, began: str | None = None) -> WarmStart | Non
     if began is not None:
         ref = RunRef(ref.folder, _step_of(began))
     if not RunDir(ref.folder).recipe.exists():
-        found = _from_t5x(recipe, text, ref)
+        found = _from_torch(recipe, text, ref) if is_safetensors(ref.folder) else _from_t5x(recipe, text, ref)
         if found is None:
             siblings = [str(path.parent) for path in ref.folder.parent.glob("*/recipe.json")]
             raise UserError(f"INIT_FROM = {text!r} holds no run with a checkpoint.{nearest(str(ref.folder), siblings)}")
@@ -143,7 +159,7 @@ def find_warm_start(recipe: Recipe, began: str | None = None) -> WarmStart | Non
 
 
 def _shared(recipe: Recipe, text: str, written: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The networks that are taken, and those that begin afresh."""
+    """The networks that are taken, and those that are initialised."""
     taken = tuple(name for name in recipe.networks if name in written)
     afresh = tuple(name for name in recipe.networks if name not in written)
     if not taken:
@@ -166,16 +182,31 @@ def _from_t5x(recipe: Recipe, text: str, ref: RunRef) -> WarmStart | None:
     found = from_t5x.checkpoints_in(ref.folder)
     if not found:
         return None
-    if recipe.init_optimizer:
-        raise UserError(
-            f"INIT_FROM = {text!r} is a T5X checkpoint, of which the parameters alone are read: INIT_OPTIMIZER=False."
-        )
+    _check_parameters_alone(recipe, text, T5X)
     step = max(found) if ref.which is None else ref.which
     if step not in found:
         kept = ", ".join(map(str, sorted(found)))
         raise UserError(f"INIT_FROM = {text!r}: {ref.folder} holds T5X's checkpoints of step {kept} alone.")
-    networks, afresh = _shared(recipe, text, list(T5X_NETWORKS))
-    return WarmStart(text, found[step], step, networks, afresh, False, None)
+    networks, afresh = _shared(recipe, text, list(FOREIGN_NETWORKS))
+    return WarmStart(text, found[step], step, networks, afresh, False, {}, T5X)
+
+
+def _from_torch(recipe: Recipe, text: str, ref: RunRef) -> WarmStart:
+    """The safetensors file that the ref names, which has no step."""
+    if not ref.folder.is_file():
+        siblings = [str(path) for path in ref.folder.parent.glob("*") if is_safetensors(path)]
+        raise UserError(f"INIT_FROM = {text!r} is no file.{nearest(str(ref.folder), siblings)}")
+    _check_parameters_alone(recipe, text, PYTORCH)
+    networks, afresh = _shared(recipe, text, list(FOREIGN_NETWORKS))
+    return WarmStart(text, ref.folder, 0, networks, afresh, False, {}, PYTORCH)
+
+
+def _check_parameters_alone(recipe: Recipe, text: str, foreign: Foreign) -> None:
+    if recipe.init_optimizer:
+        raise UserError(
+            f"INIT_FROM = {text!r} is a {foreign.framework} checkpoint, of which the parameters alone are read: "
+            "INIT_OPTIMIZER=False."
+        )
 
 
 def _step_of(began: str) -> int:
@@ -186,7 +217,7 @@ def _step_of(began: str) -> int:
 
 
 def _placed(params: Any, shapes: Any) -> Any:
-    """Arrays of the host on the mesh, in the types that the network has."""
+    """Host arrays on the mesh, in the network's types."""
 
     def place(array: np.ndarray, shape: jax.ShapeDtypeStruct) -> jax.Array:
         whole = np.asarray(array, shape.dtype)

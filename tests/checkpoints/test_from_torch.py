@@ -1,15 +1,23 @@
 """Torch's weights become our trees without a number lost, and what is missing or unexpected is named."""
 
+import json
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
+from support.decoder_runs import recipe
 from support.places import GOLDEN
+from support.runs import assert_same, begun
 
-from mixlm.checkpoints.from_torch import dual_params, llama_params, ltg_bert_params
+from mixlm.checkpoints.from_torch import dual_params, llama_params, load_file, ltg_bert_params
 from mixlm.errors import UserError
 from mixlm.models.llama import Llama
 from mixlm.models.ltg_bert import LTGBert
+from mixlm.objectives.causal import Causal
+from mixlm.objectives.curriculum import Curriculum, Stage
+from mixlm.tokens import TokenIds
 
 TINY = {"vocab_size": 96, "emb_dim": 32, "num_heads": 4, "head_dim": 8, "mlp_dim": 56, "num_layers": 2}
 READERS = {
@@ -94,3 +102,88 @@ def test_a_head_of_its_own_is_read_and_a_tied_one_is_not():
 def test_tables_that_older_torch_keeps_are_left_out():
     table = {"model.layers.1.self_attn.rotary_emb.inv_freq": np.ones(4, np.float32)}
     llama_params({**weights_of("llama"), **table})
+
+
+def write_safetensors(path, weights, dtype="F32"):
+    """The format by its description: eight bytes of length, a header of JSON, then the arrays one after the other."""
+    types = {"F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16, "I64": np.int64}
+    header, content = {"__metadata__": {"format": "pt"}}, b""
+    for name, value in weights.items():
+        kind = "I64" if np.issubdtype(value.dtype, np.integer) else dtype
+        written = value.astype(types[kind]).tobytes()
+        offsets = [len(content), len(content) + len(written)]
+        header[name] = {"dtype": kind, "shape": list(value.shape), "data_offsets": offsets}
+        content += written
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content)
+    return path
+
+
+def started(path, network, **changes):
+    """The line and the state that a run from the file begins with."""
+    tokens = TokenIds(vocab_size=90, mask=4, bos=3, sentinels=5)
+    curriculum = Curriculum((Stage(0, Causal(tokens)),))
+    networks = {"model": network}
+    folder = path.parent / "run"
+    made = recipe("", folder, tokens=tokens, networks=networks, curriculum=curriculum, init_from=str(path), **changes)
+    try:
+        return begun(made)
+    finally:
+        assert not folder.exists()
+
+
+@ALL
+def test_a_run_begins_with_a_safetensors_file(name, tmp_path):
+    reader, network = READERS[name]
+    line, state = started(write_safetensors(tmp_path / "model.safetensors", weights_of(name)), network)
+    assert (
+        line == f"with the parameters of PyTorch's {tmp_path / 'model.safetensors'}, whose vocabulary cannot be checked"
+    )
+    assert_same(state.params["model"], reader(weights_of(name)))
+
+
+@pytest.mark.parametrize("dtype", ["F16", "BF16"])
+def test_half_precision_is_widened(dtype, tmp_path):
+    path = write_safetensors(tmp_path / "half.safetensors", weights_of("llama"), dtype)
+    kind = jnp.bfloat16 if dtype == "BF16" else np.float16
+    rounded = {name: value.astype(kind).astype(np.float32) for name, value in weights_of("llama").items()}
+    assert_same(load_file(path), llama_params(rounded))
+
+
+def test_an_index_names_several_files_of_its_own_folder(tmp_path):
+    weights = weights_of("llama")
+    names = sorted(weights)
+    for number, part in enumerate((names[:5], names[5:])):
+        write_safetensors(tmp_path / f"model-{number}.safetensors", {name: weights[name] for name in part})
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(
+        json.dumps({"weight_map": {name: f"model-{int(i >= 5)}.safetensors" for i, name in enumerate(names)}})
+    )
+    assert_same(load_file(index), llama_params(weights))
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "inside" / index.name).write_text(json.dumps({"weight_map": {"a": "../model-0.safetensors"}}))
+    with pytest.raises(UserError, match="which is not in it, so it is not read"):
+        load_file(tmp_path / "inside" / index.name)
+
+
+def test_a_safetensors_file_that_does_not_fit_is_one_sentence(tmp_path):
+    _, network = READERS["llama"]
+    path = write_safetensors(tmp_path / "model.safetensors", weights_of("llama"))
+    other = write_safetensors(tmp_path / "gpt2.safetensors", {"h.0.attn.weight": np.zeros((2, 2), np.float32)})
+    torn = tmp_path / "torn.safetensors"
+    torn.write_bytes(path.read_bytes()[:-8])
+    short = tmp_path / "short.safetensors"
+    short.write_bytes(path.read_bytes()[:40])
+    wrong = [
+        (path, network.clone(mlp_dim=48), {}, r"'layers_0/mlp/wi_0/kernel' is of shape \(32, 56\), and the network's"),
+        (path, network, {"init_optimizer": True}, "is a PyTorch checkpoint, of which the parameters alone are read"),
+        (tmp_path / "modle.safetensors", network, {}, "is no file. Did you mean '.*/model.safetensors'"),
+        (other, network, {}, r"holds no network that is read here: none of its names is one of model.layers.\*"),
+        (torn, network, {}, "torn.safetensors is torn or no safetensors file"),
+        (short, network, {}, "short.safetensors is torn or no safetensors file"),
+        (path, READERS["ltg_bert"][1], {}, "is no parameter of this network"),
+    ]
+    for place, module, changes, sentence in wrong:
+        with pytest.raises(UserError, match=sentence) as error:
+            started(place, module, **changes)
+        assert "\n" not in str(error.value)

@@ -39,6 +39,7 @@ def sum_chunks(
     """
     each, (hidden, *columns) = map_parts(shards), [map_parts(shards)(cut, in_parts(shards, x)) for x in arrays]
     factors = jnp.ones(hidden.shape[0]) if factors is None else factors
+    # hidden: [shards, chunks, rows, positions, D]; columns: the same without D.
     with nullcontext() if shards is None else shards.inside():
         function, held = jax.closure_convert(sums, *(x[0, 0] for x in (hidden, *columns)))
 

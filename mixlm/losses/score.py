@@ -78,7 +78,7 @@ def score(
         return Scored(total, **rest, picked=picked)
 
     def cut(x):
-        # All rows in one, as far as a device has them.
+        # [B, T, ...] -> [1, B T, ...] -> [chunks, 1, ceil(B T / chunks), ...], for the rows of one device.
         return in_chunks(x.reshape(1, -1, *x.shape[2:]), chunks)
 
     total, rest, picked = sum_chunks(sums, shards, cut, (hidden, *columns))

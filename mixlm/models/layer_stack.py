@@ -90,7 +90,7 @@ def apply_layers(
         call = nn.remat(call, policy=policy, prevent_cse=not execution.scan)
     if execution.scan:
         return _scanned(call, layers, count, x, past, shared)
-    found: list[Any] = []
+    found: list[Any] = []  # of each layer (keys, values), [B, H, S, K] both
     for index, layer in enumerate(layers):
         x, written = call(layer, x, None if past is None else past[index], *shared)
         found.append(written)
@@ -126,7 +126,7 @@ def _scanned(call: Any, layer: Any, count: int, x: Any, past: Any, shared: tuple
         in_axes=(0, *(nn.broadcast for _ in shared)),
         length=count,
     )
-    slots = None if past is None else jax.tree.map(lambda *leaves: jnp.stack(leaves), *past)
+    slots = None if past is None else jax.tree.map(lambda *leaves: jnp.stack(leaves), *past)  # [L, B, H, S, K]
     x, written = scan(layer, x, slots, *shared)
     return x, [] if past is None else _apart(written, count)
 

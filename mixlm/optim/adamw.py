@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import optax
 
-from mixlm.optim.base import UNDECAYED, _check_below_one, decayed
+from mixlm.optim.base import UNDECAYED, check_below_one, decayed
 from mixlm.schedules import check_number
 
 
@@ -26,7 +26,7 @@ class AdamW:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "undecayed", tuple(self.undecayed))
-        _check_below_one(self, "b1", "b2")
+        check_below_one(self, "b1", "b2")
         check_number(self, "eps", 0)
         check_number(self, "weight_decay", 0)
 

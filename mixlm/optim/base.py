@@ -38,7 +38,8 @@ def decayed(params: PyTree, undecayed: tuple[str, ...] = UNDECAYED) -> PyTree:
     return jax.tree_util.tree_map_with_path(leaf, params)
 
 
-def _check_below_one(rule: object, *names: str) -> None:
+def check_below_one(rule: object, *names: str) -> None:
+    """Raises UserError unless these fields of `rule` are numbers in [0, 1): the decay rates of moments."""
     for name in names:
         check_number(rule, name, 0, 1)
         if getattr(rule, name) == 1:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from mixlm.optim.base import UNDECAYED, _check_below_one, decayed, global_norm
+from mixlm.optim.base import UNDECAYED, check_below_one, decayed, global_norm
 from mixlm.schedules import check_number
 
 
@@ -32,7 +32,7 @@ class LAMB:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "undecayed", tuple(self.undecayed))
-        _check_below_one(self, "b1", "b2")
+        check_below_one(self, "b1", "b2")
         check_number(self, "eps", 0)
         check_number(self, "weight_decay", 0)
         if self.max_trust_ratio is not None:

@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from mixlm.errors import UserError, nearest
-from mixlm.optim.base import DTYPES, _check_below_one, decayed
+from mixlm.optim.base import DTYPES, check_below_one, decayed
 from mixlm.schedules import check_number, check_steps
 
 # What the release adds to the Frobenius norm, so that a zero gradient stays zero.
@@ -130,7 +130,7 @@ class Muon:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "excluded", tuple(self.excluded))
-        _check_below_one(self, "momentum", "b1", "b2")
+        check_below_one(self, "momentum", "b1", "b2")
         check_steps(self, "ns_steps", low=1)
         for name in ("rms", "eps", "weight_decay"):
             check_number(self, name, 0)

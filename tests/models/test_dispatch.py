@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 from mixlm.errors import UserError
 from mixlm.example import Example
 from mixlm.models.attention import dispatch
-from mixlm.models.attention.dispatch import AdditiveView, CudnnView, SplashView, attention, chosen, dropped, make_view
+from mixlm.models.attention.dispatch import (
+    AdditiveView,
+    CudnnView,
+    SplashView,
+    attention,
+    dropped,
+    implementation,
+    make_view,
+)
 from mixlm.models.attention.dot_product import mask_bias
 from mixlm.models.attention.masks import AttentionMask, cross_mask, self_mask
 from mixlm.models.attention.tpu_splash import block_of, running, to_fetch
@@ -222,7 +230,11 @@ def test_a_network_agrees_with_itself_under_splash(name):
 
 
 def test_auto_depends_on_the_platform_of_the_mesh(monkeypatch):
-    ways = {(on, dtype): chosen("auto", on, dtype) for on in ("cpu", "tpu", "gpu") for dtype in ("float32", "bfloat16")}
+    ways = {
+        (on, dtype): implementation("auto", on, dtype)
+        for on in ("cpu", "tpu", "gpu")
+        for dtype in ("float32", "bfloat16")
+    }
     assert ways == {
         ("cpu", "float32"): "plain",
         ("cpu", "bfloat16"): "plain",
@@ -248,6 +260,6 @@ def test_auto_depends_on_the_platform_of_the_mesh(monkeypatch):
 )
 def test_an_unavailable_implementation_is_refused_in_one_sentence(way, on, dtype, message):
     with pytest.raises(UserError, match=message):
-        chosen(way, on, dtype)
+        implementation(way, on, dtype)
     with pytest.raises(UserError, match=r"^ATTENTION = 'flsh' is none of auto, plain, recomputed, splash, cudnn\."):
         Execution(attention="flsh")

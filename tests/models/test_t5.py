@@ -12,21 +12,18 @@ from flax.traverse_util import flatten_dict
 from hypothesis import example as case
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import places
 from support.places import GOLDEN
+from support.relative_buckets import slow_bucket
 
-import gin
 from mixlm.checkpoints.from_t5x import params_from_flat
 from mixlm.errors import UserError
 from mixlm.example import Example
-from mixlm.models import layers, relative_position, t5
-from mixlm.models.heads import TokenHead
+from mixlm.models import layers
 from mixlm.models.llama import Llama
 from mixlm.models.ltg_bert import LTGBert
 from mixlm.models.t5 import EncoderDecoder
 from mixlm.models.t5_decoder import DecoderOnly
 
-GIN = places.GIN / "models"
 TINY = {"vocab_size": 96, "emb_dim": 32, "num_heads": 4, "head_dim": 8, "mlp_dim": 64}
 T5_1_1 = EncoderDecoder(**TINY, num_encoder_layers=2, num_decoder_layers=2)
 T5_1_0 = EncoderDecoder(
@@ -127,21 +124,6 @@ def test_logits_loss_and_every_gradient_are_t5x(name, network):
 
 
 # A slow network in float64, one document at a time, straight from the papers' words.
-
-
-def slow_bucket(relative, bidirectional, buckets=32, far=128):
-    """T5's bucket in whole numbers: the k-th logarithmic bucket begins at `exact * (far / exact)^(k / rest)`."""
-    if bidirectional:
-        buckets //= 2
-        base, distance = (buckets if relative > 0 else 0), abs(relative)
-    else:
-        base, distance = 0, max(-relative, 0)
-    exact = buckets // 2
-    if distance < exact:
-        return base + distance
-    rest = buckets - exact
-    reached = [k for k in range(rest) if distance**rest * exact**k >= exact**rest * far**k]
-    return base + exact + max(reached)
 
 
 def slow_norm(x, scale):
@@ -317,40 +299,6 @@ def test_the_encoder_is_bidirectional_and_reaches_every_decoder_position():
         assert (np.abs(a - b).max(axis=-1) > 0).all()
 
 
-# The relative bias.
-
-
-@pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("buckets, far", [(32, 128), (8, 20), (64, 256)])
-def test_buckets_are_exact_at_every_distance(bidirectional, buckets, far):
-    found = relative_position.relative_buckets(far, buckets, bidirectional=bidirectional)
-    expected = [slow_bucket(relative, bidirectional, buckets, far) for relative in range(-far, far + 1)]
-    np.testing.assert_array_equal(found, expected)
-    ends = [slow_bucket(relative, bidirectional, buckets, far) for relative in (-10 * far, 10 * far)]
-    assert [found[0], found[-1]] == ends  # so that clipping loses nothing
-
-
-@pytest.mark.parametrize("length", [1, 7, 300])
-def test_bias_by_index_and_by_positions_agree_in_value_and_gradient(length):
-    relpos = relative_position.RelativeBias(num_heads=2, num_buckets=32, max_distance=128, bidirectional=True)
-    table = jnp.asarray(np.random.default_rng(0).normal(size=(2, 32)), jnp.float32)
-    pull = jnp.asarray(np.random.default_rng(1).normal(size=(1, 2, length, length)), jnp.float32)
-    positions = jnp.arange(5, 5 + length)[None]
-
-    def pulled(table, positions):
-        bias = relpos.apply({"params": {"rel_embedding": table}}, length, positions)
-        return (bias * pull).sum(), bias
-
-    by_index, by_positions = (jax.grad(pulled, has_aux=True)(table, p) for p in (None, positions))
-    index = np.array([[slow_bucket(s - t, True) for s in range(length)] for t in range(length)])
-    np.testing.assert_array_equal(by_index[1][0], np.asarray(table)[:, index])
-    np.testing.assert_array_equal(by_index[1], by_positions[1])
-    summed = np.zeros((2, 32))
-    np.add.at(summed, (slice(None), index), np.float64(pull[0]))
-    np.testing.assert_allclose(by_index[0], summed, atol=1e-3)
-    np.testing.assert_allclose(by_positions[0], summed, atol=1e-3)
-
-
 # Types, dropout, the contract.
 
 
@@ -442,35 +390,16 @@ def test_hidden_and_logits_compose_on_any_chunk(network):
     np.testing.assert_allclose(found["hidden"], hidden, atol=1e-5)
 
 
-@pytest.mark.parametrize("module", [*NETWORKS.values(), TokenHead(32)], ids=[*NETWORKS, "head"])
-def test_inputs_initialise_every_parameter(module):
-    shapes = jax.eval_shape(module.init, jax.random.key(0), *module.inputs())["params"]
-    if not isinstance(module, TokenHead):
-        assert jax.tree.map(jnp.shape, meta.unbox(shapes)) == jax.tree.map(np.shape, PARAMS[module])
-    else:
-        assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 32 * 32 + 32 + 32 + 1
+@ANY_NETWORK
+def test_inputs_initialise_every_parameter(network):
+    shapes = jax.eval_shape(network.init, jax.random.key(0), *network.inputs())["params"]
+    assert jax.tree.map(jnp.shape, meta.unbox(shapes)) == jax.tree.map(np.shape, PARAMS[network])
 
 
 def test_networks_are_values():
     again = EncoderDecoder(**TINY, num_encoder_layers=2, num_decoder_layers=2)
     assert again == T5_1_1 and hash(again) == hash(T5_1_1)
     assert again != again.clone(dropout_rate=0.1)
-    assert hash(TokenHead(32)) == hash(TokenHead(32))
-
-
-def test_token_head_is_dense_gelu_dense():
-    hidden = np.random.default_rng(0).normal(size=(2, 5, 32)).astype(np.float32)
-    params = meta.unbox(jax.eval_shape(TokenHead(32).init, jax.random.key(0), jnp.asarray(hidden))["params"])
-    rng = np.random.default_rng(1)
-    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32) / 4, params)
-    a = np.float64(hidden) @ params["dense"]["kernel"] + params["dense"]["bias"]
-    gelu = 0.5 * a * (1 + np.tanh(np.sqrt(2 / np.pi) * (a + 0.044715 * a**3)))
-    expected = (gelu @ params["judge"]["kernel"] + params["judge"]["bias"])[..., 0]
-    judged = TokenHead(32).apply({"params": params}, jnp.asarray(hidden))
-    np.testing.assert_allclose(judged, expected, atol=1e-5)
-    rough = TokenHead(32, dtype="bfloat16").apply({"params": params}, jnp.asarray(hidden))
-    assert judged.dtype == rough.dtype == jnp.float32
-    assert 0 < np.abs(rough - expected).max() < 0.1
 
 
 @pytest.mark.parametrize("network", [UNTIED, LLAMA, LTG_BERT], ids=["decoder-only", "llama", "ltg_bert"])
@@ -556,93 +485,6 @@ def test_a_mesh_changes_placement_and_no_value():
     np.testing.assert_allclose(placed.compile()(params), expected, atol=1e-5)
 
 
-# Sizes.
-
-
-# Parameters of the published T5 1.1 checkpoints, untied, with a vocabulary of 32,128.
-COUNTS = {"small": 76_961_152, "base": 247_577_856, "large": 783_150_080, "xl": 2_849_757_184, "xxl": 11_135_332_352}
-CLASSES = {"t5": t5.EncoderDecoder, "decoder": DecoderOnly, "llama": Llama, "ltg_bert": LTGBert}
-
-
-def network_from_gin(module, vocab_size, *names):
-    """The network that the files of these names and a vocabulary describe."""
-    gin.clear_config()
-    try:
-        for name in names:
-            gin.parse_config_file(str(GIN / f"{name}.gin"))
-        gin.parse_config(["from __gin__ import dynamic_registration", f"from mixlm.models import {module}"])
-        gin.parse_config([f"VOCAB_SIZE = {vocab_size}", 'DTYPE = "bfloat16"', "DROPOUT_RATE = 0.0"])
-        return gin.get_configurable(CLASSES[module])()
-    finally:
-        gin.clear_config()
-
-
-def counted(network):
-    """The numbers of parameters: all, and those in the layers."""
-    shapes = jax.eval_shape(network.init, jax.random.key(0), *network.inputs())["params"]
-    counts = {
-        name: np.prod(leaf.shape, dtype=np.int64) for name, leaf in flatten_dict(meta.unbox(shapes), sep="/").items()
-    }
-    return sum(counts.values()), sum(count for name, count in counts.items() if "layers_" in name)
-
-
-def arithmetic(network):
-    """The number of parameters from the sizes alone."""
-    d, f, joined = network.emb_dim, network.mlp_dim, network.num_heads * network.head_dim
-    attention, mlp = 4 * d * joined, 3 * d * f
-    encoder = network.num_encoder_layers * (attention + mlp + 2 * d)
-    decoder = network.num_decoder_layers * (2 * attention + mlp + 3 * d)
-    return encoder + decoder + 2 * network.vocab_size * d + 2 * 32 * network.num_heads + 2 * d
-
-
-@pytest.mark.parametrize("name", ["tiny", *COUNTS])
-def test_sizes_of_t5_have_the_published_counts(name):
-    network = network_from_gin("t5", 32128, "t5", f"t5_{name}")
-    assert counted(network)[0] == arithmetic(network) == COUNTS.get(name, arithmetic(network))
-    assert network.dtype == "bfloat16"
-
-
-@pytest.mark.parametrize(
-    ("name", "module", "vocab_size", "total", "in_layers"),
-    [
-        # The model card's 470M and 360M; 468.7M and 362.7M by the released configuration.
-        ("dual_470m", "llama", 51200, 468.7e6, 362.7e6),
-        ("mile_468m", "llama", 32000, 468e6, None),
-        ("mile_1b", "llama", 32000, 1.2e9, None),
-        ("mile_7b", "llama", 32000, 6.7e9, None),
-        ("babyllama_97m", "llama", 16000, 97e6, None),
-        # By the release's own sizes: in a layer four biased projections, a norm and three matrices of the MLP.
-        ("ltg_bert_base", "ltg_bert", 16384, 98.2e6, 12 * (4 * 768 * 769 + 2 * 768 + 3 * 768 * 2048)),
-        ("ltg_bert_small", "ltg_bert", 16384, 27.7e6, 12 * (4 * 384 * 385 + 2 * 384 + 3 * 384 * 1024)),
-        ("decoder_280m", "decoder", 256000, 280e6, None),
-        ("decoder_large", "decoder", 256000, 570e6, None),
-        ("decoder_1700m", "decoder", 256000, 1.7e9, None),
-    ],
-)
-def test_sizes_of_the_papers_have_their_counts(name, module, vocab_size, total, in_layers):
-    network = network_from_gin(module, vocab_size, name)
-    found, found_in_layers = counted(network)
-    digits = len(f"{total / 10 ** np.floor(np.log10(total)):.4g}".replace(".", ""))
-    half_a_digit = 0.5 * 10 ** (np.floor(np.log10(total)) - digits + 1)
-    assert abs(found - total) <= half_a_digit, found
-    assert in_layers is None or abs(found_in_layers - in_layers) < 5e4, found_in_layers
-    assert network.dtype == "bfloat16"
-
-
-@pytest.mark.parametrize(
-    ("name", "module"),
-    [("llama_tiny", "llama"), ("dual_tiny", "llama"), ("ltg_bert_tiny", "ltg_bert"), ("decoder_tiny", "decoder")],
-)
-def test_tiny_sizes_fit_a_laptop(name, module):
-    """Each has the shape of a paper's network, and about two million parameters with 8,192 tokens."""
-    network = network_from_gin(module, 8192, name)
-    assert 1e6 < counted(network)[0] < 4e6
-    papers = {"llama_tiny": "babyllama_97m", "dual_tiny": "dual_470m", "ltg_bert_tiny": "ltg_bert_base"}
-    like = network_from_gin(module, 8192, papers.get(name, "decoder_280m"))
-    sizes = ("emb_dim", "num_heads", "head_dim", "mlp_dim", "num_layers")
-    assert like.clone(**{size: getattr(network, size) for size in sizes}) == network
-
-
 # Bad values.
 
 
@@ -677,10 +519,6 @@ def test_values_of_the_wrong_type_are_one_sentence():
     for size in (2.0, True, "8"):
         with pytest.raises(UserError, match="emb_dim"):
             layers.check_positive(emb_dim=size)
-    with pytest.raises(UserError, match=r"TokenHead.emb_dim = 16, and the hidden states are 32 wide"):
-        jax.eval_shape(TokenHead(16).init, jax.random.key(0), jnp.ones((1, 2, 32)))
-    with pytest.raises(UserError, match="bfloat16"):
-        TokenHead(32, dtype="bfloat")
 
 
 def test_an_example_without_an_encoder_side_is_refused():

@@ -18,7 +18,7 @@ from mixlm.models.attention import tpu_biased as kernel
 from mixlm.models.attention.dispatch import VmemView, attention, attention_matmul, make_biased_view
 from mixlm.models.attention.dot_product import MASKED
 from mixlm.models.attention.masks import AttentionMask, cross_mask
-from mixlm.models.attention.tpu_biased import fits, resident, resident_slopes, together
+from mixlm.models.attention.tpu_biased import fits, heads_per_program, resident, resident_gradients
 from mixlm.models.layer_stack import Execution
 from mixlm.models.layers import LayerSizes
 from mixlm.models.t5 import EncoderDecoder
@@ -188,7 +188,7 @@ def on_tpu(monkeypatch):
     monkeypatch.setattr(dispatch, "platform", lambda: "tpu")
     monkeypatch.setattr(dispatch, "device_kind", lambda: "TPU v5 lite")
     monkeypatch.setattr(dispatch, "resident", lambda *x, interpret, **options: resident(*x, interpret=True, **options))
-    monkeypatch.setattr(dispatch, "resident_slopes", lambda *x, interpret: resident_slopes(*x, interpret=True))
+    monkeypatch.setattr(dispatch, "resident_gradients", lambda *x, interpret: resident_gradients(*x, interpret=True))
     return monkeypatch
 
 
@@ -266,7 +266,7 @@ def test_auto_takes_the_kernel_on_no_other_platform():
 
 
 def test_programs_take_heads_that_fill_whole_lanes():
-    assert [together(*heads) for heads in [(12, 64), (12, 128), (16, 32), (3, 64), (6, 8), (5, 256)]] == [
+    assert [heads_per_program(*heads) for heads in [(12, 64), (12, 128), (16, 32), (3, 64), (6, 8), (5, 256)]] == [
         *(2, 1, 4, 3, 6, 1)
     ]
 

@@ -20,8 +20,8 @@ from jaxtyping import Array, Bool, Float
 from mixlm.errors import UserError, nearest
 from mixlm.models.attention.dot_product import Addend, attend, mask_bias
 from mixlm.models.attention.masks import AttentionMask
-from mixlm.models.attention.sharded import for_each_part, on_each_device, slopes_on_each_device
-from mixlm.models.attention.tpu_biased import fits, resident, resident_slopes
+from mixlm.models.attention.sharded import bias_per_shard, gradients_on_each_device, on_each_device
+from mixlm.models.attention.tpu_biased import fits, resident, resident_gradients
 from mixlm.models.attention.tpu_splash import splash
 from mixlm.models.matmul import kernel_gradient, matmul
 from mixlm.parallel.logical_axes import device_kind, in_force, platform
@@ -102,7 +102,7 @@ def make_view(mask: AttentionMask, attention: str, dtype: str) -> View:
 
     Raises `UserError` for an implementation that the platform or the dtype rules out.
     """
-    found = chosen(attention, platform(), dtype)
+    found = implementation(attention, platform(), dtype)
     if found == "splash":
         return SplashView(mask, interpret=platform() != "tpu")
     if found == "cudnn":
@@ -121,7 +121,7 @@ def make_biased_view(
     """
     best_on_tpu = attention == "auto" and platform() == "tpu"
     if best_on_tpu and _fits(sizes, mask, bias):
-        return VmemView(mask, None if bias is None else for_each_part(bias, mask), recompute)
+        return VmemView(mask, None if bias is None else bias_per_shard(bias, mask), recompute)
     if bias is None:
         return make_view(mask, attention, sizes.dtype)
     made = mask if platform() == "tpu" else mask_bias(mask.dense())
@@ -141,7 +141,7 @@ def _fits(sizes: Heads, mask: AttentionMask, bias: Float[Array, "#B H T S"] | No
     return fits(memory, heads, queries, keys, sizes.head_dim, size, biased=bias is not None)
 
 
-def chosen(attention: str, on: str, dtype: str) -> str:
+def implementation(attention: str, on: str, dtype: str) -> str:
     """The implementation of `attention` on a platform; raises `UserError` where it is not available there.
 
     On a CPU the splash kernel runs interpreted, for tests.
@@ -175,22 +175,22 @@ def attention(
     """
     if isinstance(view, SplashView):
         kernel = partial(splash, interpret=view.interpret)
-        mixed = on_each_device(kernel, q * scale, k, dropped(v, drop), view.mask).swapaxes(1, 2)
+        out = on_each_device(kernel, q * scale, k, dropped(v, drop), view.mask).swapaxes(1, 2)
     elif isinstance(view, VmemView):
         kernel = partial(resident, scale=scale, interpret=view.interpret)
-        mixed = on_each_device(kernel, q, k, dropped(v, drop), view.mask, view.bias).swapaxes(1, 2)
+        out = on_each_device(kernel, q, k, dropped(v, drop), view.mask, view.bias).swapaxes(1, 2)
     elif isinstance(view, CudnnView):
         rows, keys, values = (x.swapaxes(1, 2) for x in (q, k, dropped(v, drop)))
-        mixed = jax.nn.dot_product_attention(rows, keys, values, mask=view.mask, scale=scale, implementation="cudnn")
+        out = jax.nn.dot_product_attention(rows, keys, values, mask=view.mask, scale=scale, implementation="cudnn")
     elif isinstance(view, AdditiveView):
-        mixed = attend(q, k, dropped(v, drop), view.addends, scale, view.keep).swapaxes(1, 2)
+        out = attend(q, k, dropped(v, drop), view.addends, scale, view.keep).swapaxes(1, 2)
     elif drop is None:
-        mixed = attend(q, k, v, (view,), scale, True).swapaxes(1, 2)
+        out = attend(q, k, v, (view,), scale, True).swapaxes(1, 2)
     else:
         scores = jnp.einsum("bhtk,bhsk->bhts", q, k, preferred_element_type=jnp.float32)
         weights = drop(jax.nn.softmax(scores * scale + view, axis=-1).astype(v.dtype))
-        mixed = jnp.einsum("bhts,bhsk->bthk", weights, v)
-    return mixed.reshape(*mixed.shape[:2], -1)
+        out = jnp.einsum("bhts,bhsk->bthk", weights, v)
+    return out.reshape(*out.shape[:2], -1)  # [B, T, H, K] -> [B, T, J]
 
 
 def attention_matmul(
@@ -220,11 +220,12 @@ def _recomputed_forward(interpret: bool, *given: Any) -> Any:
 
 def _recomputed_backward(interpret: bool, kept: Any, given: Array) -> Any:
     q, k, v, mask, bias, kernel = kept
-    of_mixed = jnp.dot(given, kernel.T).reshape(*q.shape[::2], *q.shape[1::2]).swapaxes(1, 2)
-    run = partial(resident_slopes, interpret=interpret)
-    mixed, of_q, of_k, of_v, *of_bias = slopes_on_each_device(run, q, k, v, of_mixed, mask, bias)
-    joined = mixed.swapaxes(1, 2).reshape(*given.shape[:2], -1)
-    return of_q, of_k, of_v, None, of_bias[0] if of_bias else None, kernel_gradient(joined, given)
+    # [B, T, D] -> [B, T, J] -> [B, T, H, K] -> [B, H, T, K]
+    dout = jnp.dot(given, kernel.T).reshape(*q.shape[::2], *q.shape[1::2]).swapaxes(1, 2)
+    run = partial(resident_gradients, interpret=interpret)
+    out, dq, dk, dv, *dbias = gradients_on_each_device(run, q, k, v, dout, mask, bias)
+    joined = out.swapaxes(1, 2).reshape(*given.shape[:2], -1)  # [B, T, J]
+    return dq, dk, dv, None, dbias[0] if dbias else None, kernel_gradient(joined, given)
 
 
 _recomputed.defvjp(_recomputed_forward, _recomputed_backward)

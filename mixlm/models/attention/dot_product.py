@@ -52,8 +52,8 @@ def _scores(q: Array, k: Array, addends: tuple[Addend, ...], scale: float) -> Ar
 
 
 def _forward(q, k, v, addends, scale, keep):
-    scores = _scores(q, k, addends, scale)
-    largest = jnp.max(scores, axis=-1, keepdims=True)
+    scores = _scores(q, k, addends, scale)  # [B, H, T, S] float32
+    largest = jnp.max(scores, axis=-1, keepdims=True)  # [B, H, T, 1]
     if not keep and platform() == "tpu":
         # On a TPU the maximum, then the exponentials, are fused into a product of their own each: writing float32
         # scores and reading them twice would take longer than a second product.
@@ -61,32 +61,32 @@ def _forward(q, k, v, addends, scale, keep):
         scores = _scores(q_again, k_again, addends, scale)
     weights = jnp.exp(scores - largest)
     total = jnp.sum(weights, axis=-1, keepdims=True)
-    mixed = jnp.einsum("bhts,bhsk->bhtk", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
-    mixed = (mixed / total).astype(v.dtype)
+    out = jnp.einsum("bhts,bhsk->bhtk", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    out = (out / total).astype(v.dtype)  # [B, H, T, K]
     if platform() == "tpu":
         # Without the barrier the float32 quotient is written, and rounded by each of its consumers.
-        mixed = jax.lax.optimization_barrier(mixed)
+        out = jax.lax.optimization_barrier(out)
     # Not log Z + m, which loses Z where all scores are -1e10.
-    mixed, largest, total = (checkpoint_name(x, KEPT) for x in (mixed, largest, total))
-    return mixed, (q, k, v, addends, mixed, largest, total, weights.astype(v.dtype) if keep else None)
+    out, largest, total = (checkpoint_name(x, KEPT) for x in (out, largest, total))
+    return out, (q, k, v, addends, out, largest, total, weights.astype(v.dtype) if keep else None)
 
 
 def _backward(scale, keep, kept, given):
-    q, k, v, addends, mixed, largest, total, weights = kept
+    q, k, v, addends, out, largest, total, weights = kept
     if weights is None:
         with jax.named_scope("rematted_computation"):
             weights = jnp.exp(_scores(q, k, addends, scale) - largest).astype(v.dtype)
     # [B, H, T, K] is divided here, not [B, H, T, S] below.
-    share = given.astype(jnp.float32) / total
-    along = jnp.sum(share * mixed.astype(jnp.float32), axis=-1, keepdims=True)
-    share = share.astype(v.dtype)
-    through = jnp.einsum("bhtk,bhsk->bhts", share, v, preferred_element_type=jnp.float32)
+    dout = given.astype(jnp.float32) / total
+    delta = jnp.sum(dout * out.astype(jnp.float32), axis=-1, keepdims=True)  # [B, H, T, 1]
+    dout = dout.astype(v.dtype)
+    dweights = jnp.einsum("bhtk,bhsk->bhts", dout, v, preferred_element_type=jnp.float32)  # [B, H, T, S]
     # In the dtype of v, so that nothing of the size of the scores is written in float32.
-    slope = (weights.astype(jnp.float32) * (through - along)).astype(v.dtype)
-    of_q = (jnp.einsum("bhts,bhsk->bhtk", slope, k, preferred_element_type=jnp.float32) * scale).astype(q.dtype)
-    of_k = (_across(slope, q) * scale).astype(k.dtype)
-    of_v = _across(weights, share).astype(v.dtype)
-    return of_q, of_k, of_v, tuple(None if isinstance(x, AttentionMask) else _summed(slope, x) for x in addends)
+    dscores = (weights.astype(jnp.float32) * (dweights - delta)).astype(v.dtype)
+    dq = (jnp.einsum("bhts,bhsk->bhtk", dscores, k, preferred_element_type=jnp.float32) * scale).astype(q.dtype)
+    dk = (_across(dscores, q) * scale).astype(k.dtype)
+    dv = _across(weights, dout).astype(v.dtype)
+    return dq, dk, dv, tuple(None if isinstance(x, AttentionMask) else _summed(dscores, x) for x in addends)
 
 
 def _across(weights: Float[Array, "B H T S"], x: Float[Array, "B H T K"]) -> Float[Array, "B H S K"]:
@@ -96,15 +96,15 @@ def _across(weights: Float[Array, "B H T S"], x: Float[Array, "B H T K"]) -> Flo
     return (jax.lax.optimization_barrier(found) if platform() == "cpu" else found).swapaxes(2, 3)
 
 
-def _summed(slope: Array, addend: Array) -> Array:
+def _summed(dscores: Array, addend: Array) -> Array:
     """The gradient of an addend: that of the scores, summed over its broadcast axes."""
     if addend.shape[0] == 1 and platform() == "cpu" and not_cut():
         # XLA's sums over the first axis of four are forty times slower there than sums of halves.
-        while (rows := slope.shape[0]) > 1:
-            halves = slope[: rows // 2] + slope[rows // 2 : rows // 2 * 2]
-            slope = jnp.concatenate([halves[:-1], halves[-1:] + slope[-1:]]) if rows % 2 else halves
-    axes = tuple(axis for axis in range(slope.ndim) if addend.shape[axis] == 1 != slope.shape[axis])
-    return jnp.sum(slope, axis=axes, keepdims=True, dtype=jnp.float32).astype(addend.dtype)
+        while (rows := dscores.shape[0]) > 1:
+            halves = dscores[: rows // 2] + dscores[rows // 2 : rows // 2 * 2]
+            dscores = jnp.concatenate([halves[:-1], halves[-1:] + dscores[-1:]]) if rows % 2 else halves
+    axes = tuple(axis for axis in range(dscores.ndim) if addend.shape[axis] == 1 != dscores.shape[axis])
+    return jnp.sum(dscores, axis=axes, keepdims=True, dtype=jnp.float32).astype(addend.dtype)
 
 
 attend.defvjp(_forward, _backward)

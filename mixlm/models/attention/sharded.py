@@ -14,7 +14,7 @@ from mixlm.parallel.logical_axes import Layout, in_force, not_cut
 BIAS = ("batch", "heads", "length", None)
 
 
-def for_each_part(bias: Float[Array, "1 H T S"], mask: AttentionMask) -> Float[Array, "P H T S"]:
+def bias_per_shard(bias: Float[Array, "1 H T S"], mask: AttentionMask) -> Float[Array, "P H T S"]:
     """A bias that rows share, broadcast to one copy per shard of rows."""
     layout = in_force()
     if layout is None or not_cut():
@@ -40,7 +40,7 @@ def on_each_device(
     return _cut(kernel, layout, (queries, keys, keys, *rest), queries)(q, k, v, mask, *biases)
 
 
-def slopes_on_each_device(
+def gradients_on_each_device(
     kernel: Callable[..., tuple[Any, ...]],
     q: Float[Array, "B H T K"],
     k: Float[Array, "B H S K"],
@@ -56,10 +56,10 @@ def slopes_on_each_device(
     queries, keys, *rest = _specs(layout, q, k, mask, *biases)
 
     def own(*arrays: Any) -> Any:
-        mixed, of_q, of_k, of_v, *of_bias = kernel(*arrays)
+        out, dq, dk, dv, *dbias = kernel(*arrays)
         if queries[2] is not None:
-            of_k, of_v = jax.lax.psum((of_k, of_v), queries[2])
-        return mixed, of_q, of_k, of_v, *of_bias
+            dk, dv = jax.lax.psum((dk, dv), queries[2])
+        return out, dq, dk, dv, *dbias
 
     outputs = (queries, queries, keys, keys, *rest[1:])
     return _cut(own, layout, (queries, keys, keys, queries, *rest), outputs)(q, k, v, given, mask, *biases)

@@ -45,11 +45,11 @@ def resident(
     The gradient is that of `attend`, from q, k and v alone. `interpret` runs the kernel on any device, slowly.
     """
     setting = _Setting(q.shape[1], scale, interpret)
-    mixed = _attend(*map(_joined, (q, k, v)), bias, mask, setting)
-    return _split(checkpoint_name(mixed, KEPT), q.shape[1])
+    out = _attend(*map(_joined, (q, k, v)), bias, mask, setting)
+    return _split(checkpoint_name(out, KEPT), q.shape[1])
 
 
-def resident_slopes(
+def resident_gradients(
     q: Float[Array, "B H T K"],
     k: Float[Array, "B H S K"],
     v: Float[Array, "B H S K"],
@@ -61,8 +61,8 @@ def resident_slopes(
 ) -> tuple[Any, ...]:
     """The output of `resident` at a scale of one, recomputed, and its gradients for q, k, v and the bias."""
     sequences, setting = [*map(_joined, (q, k, v, given))], _Setting(q.shape[1], 1.0, interpret)
-    found, of_bias = _gradients(setting, sequences, bias, mask, again=True)
-    return (*(_split(x, q.shape[1]) for x in found), *of_bias)
+    found, dbias = _gradients(setting, sequences, bias, mask, again=True)
+    return (*(_split(x, q.shape[1]) for x in found), *dbias)
 
 
 def _joined(x: Float[Array, "B H T K"]) -> Float[Array, "B T J"]:
@@ -73,7 +73,7 @@ def _split(x: Float[Array, "B T J"], heads: int) -> Float[Array, "B H T K"]:
     return x.reshape(*x.shape[:2], heads, -1).swapaxes(1, 2)
 
 
-def together(heads: int, width: int) -> int:
+def heads_per_program(heads: int, width: int) -> int:
     """The number of heads of this width in one program: the fewest that fill whole lanes, else all."""
     return next((some for some in range(1, heads) if heads % some == 0 and some * width % LANES == 0), heads)
 
@@ -91,7 +91,7 @@ def vector_memory(heads: int, queries: int, keys: int, width: int, size: int, *,
     scores take eight float32 arrays, or twelve where products have float32 operands, which are split: ours, from what
     the compiler asked for.
     """
-    some = together(heads, width)
+    some = heads_per_program(heads, width)
     lanes, biases = max(some * width, LANES), some * queries * keys if biased else 0
     moved = size * (4 * queries + 4 * keys) * lanes + 4 * 2 * biases
     return 2 * moved + 4 * 2 * keys * lanes + 4 * (4 + 2 * size) * min(queries, QUERIES) * keys
@@ -110,14 +110,14 @@ def _attend(
 
 
 def _forward(q: Any, k: Any, v: Any, bias: Any, mask: AttentionMask, setting: _Setting) -> Any:
-    (mixed,) = _call(_mix, 2, (q, k, v), bias, mask, (q,), setting)
-    return mixed, (q, k, v, bias, mask)
+    (out,) = _call(_forward_kernel, 2, (q, k, v), bias, mask, (q,), setting)
+    return out, (q, k, v, bias, mask)
 
 
 def _backward(setting: _Setting, kept: Any, given: Any) -> Any:
     q, k, v, bias, mask = kept
-    found, of_bias = _gradients(setting, [q, k, v, given], bias, mask, again=False)
-    return *found, of_bias[0] if of_bias else None, None
+    found, dbias = _gradients(setting, [q, k, v, given], bias, mask, again=False)
+    return *found, dbias[0] if dbias else None, None
 
 
 _attend.defvjp(_forward, _backward)
@@ -127,7 +127,7 @@ def _gradients(setting: _Setting, given: list[Any], bias: Any, mask: AttentionMa
     """([the output, with `again`, and the gradients for q, k and v], [the gradient for the bias, if there is one])."""
     sequences = [given[0]] * again + given[:3]
     biases = [] if bias is None else [jax.ShapeDtypeStruct(bias.shape, jnp.float32)]
-    kernel, products = partial(_slopes, again), 5 + again
+    kernel, products = partial(_gradient_kernel, again), 5 + again
     found = _call(kernel, products, given, bias, mask, [*sequences, *biases], setting)
     return found[: len(sequences)], [x.astype(bias.dtype) for x in found[len(sequences) :]]
 
@@ -142,7 +142,7 @@ def _call(
 
     (rows, queries, joined), keys = sequences[0].shape, sequences[1].shape[1]
     width = joined // setting.heads
-    some = together(setting.heads, width)
+    some = heads_per_program(setting.heads, width)
 
     def block(x: Any) -> Any:
         if x.ndim == 4:
@@ -176,7 +176,7 @@ def _call(
     return jax.jit(call)(*inputs)
 
 
-def _mix(some: int, scale: float, inputs: Any, outputs: Any) -> None:
+def _forward_kernel(some: int, scale: float, inputs: Any, outputs: Any) -> None:
     *mask, q, k, v = inputs[:6]
     for part in _parts(q):
         seen = _seen(part, *mask)
@@ -186,12 +186,12 @@ def _mix(some: int, scale: float, inputs: Any, outputs: Any) -> None:
             outputs[0][0, part, lanes] = _mixed(weights, total, v[0, :, lanes])
 
 
-def _slopes(again: bool, some: int, scale: float, inputs: Any, outputs: Any) -> None:
+def _gradient_kernel(again: bool, some: int, scale: float, inputs: Any, outputs: Any) -> None:
     from jax.experimental import pallas as pl
 
     *mask, q, k, v, given = inputs[:7]
-    mixed, (of_q, of_k, of_v, *of_bias) = outputs[: int(again)], outputs[int(again) :]
-    for x in of_bias:
+    out, (dq, dk, dv, *dbias) = outputs[: int(again)], outputs[int(again) :]
+    for x in dbias:
 
         @pl.when(pl.program_id(1) == 0)
         def _clear(x: Any = x) -> None:
@@ -205,20 +205,20 @@ def _slopes(again: bool, some: int, scale: float, inputs: Any, outputs: Any) -> 
             bias = [x[0, head, part] for x in inputs[7:]]
             with jax.named_scope("rematted_computation"):
                 weights, total = _weights(queries, keys, bias, seen, scale)
-                for x in mixed:
+                for x in out:
                     x[0, part, lanes] = _mixed(weights, total, v[0, :, lanes])
-            share = (given[0, part, lanes].astype(jnp.float32) / total).astype(v.dtype)
-            through = _product(share, v[0, :, lanes], 1, 1)
-            along = jnp.sum(weights * through, axis=1, keepdims=True) / total
-            slope = weights * (through - along)
-            for x in of_bias:
-                x[0, head, part] += slope
-            slope = slope.astype(v.dtype)
-            of_q[0, part, lanes] = (_product(slope, keys, 1, 0) * scale).astype(q.dtype)
-            found = _product(slope, queries, 0, 0) * scale, _product(weights.astype(v.dtype), share, 0, 0)
+            dout = (given[0, part, lanes].astype(jnp.float32) / total).astype(v.dtype)
+            dweights = _product(dout, v[0, :, lanes], 1, 1)
+            delta = jnp.sum(weights * dweights, axis=1, keepdims=True) / total
+            dscores = weights * (dweights - delta)
+            for x in dbias:
+                x[0, head, part] += dscores
+            dscores = dscores.astype(v.dtype)
+            dq[0, part, lanes] = (_product(dscores, keys, 1, 0) * scale).astype(q.dtype)
+            found = _product(dscores, queries, 0, 0) * scale, _product(weights.astype(v.dtype), dout, 0, 0)
             sums[head] = found if head not in sums else tuple(map(jnp.add, sums[head], found))
     for head, lanes in _heads(some, q):
-        of_k[0, :, lanes], of_v[0, :, lanes] = (x.astype(k.dtype) for x in sums[head])
+        dk[0, :, lanes], dv[0, :, lanes] = (x.astype(k.dtype) for x in sums[head])
 
 
 def _parts(q: Any) -> list[slice]:

@@ -1,9 +1,11 @@
-"""A new kind of text is one Python file and one gin file: nothing of mixlm is edited or registered."""
+"""A new kind of text is one Python file and one gin file, those of docs/extending.md: nothing of mixlm is edited."""
 
 import csv
 import sys
 
 import pytest
+from support.markdown import titled
+from support.places import ROOT
 
 from mixlm.data.sources.base import SPLITS
 from mixlm.data.sources.files import kind_of, kinds
@@ -12,48 +14,14 @@ from mixlm.gin_config.build import configured
 from mixlm.gin_config.flags import parse_flags
 from mixlm.recipe import Recipe
 
-KIND = '''
-"""Text in one column of CSV files."""
-
-import csv
-from dataclasses import dataclass
-
-from mixlm.data.sources.files import RecordFiles
-
-
-@dataclass(frozen=True)
-class Table(RecordFiles):
-    endings = (".csv", ".csv.txt")
-    delimiter: str = ","
-
-    def read(self, path):
-        with open(path, encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file, delimiter=self.delimiter):
-                yield row[self.feature]
-'''
-
-GIN = """
-from __gin__ import dynamic_registration
-
-import csv_table
-from mixlm.data import tasks
-
-include 'data/text.gin'
-
-MIXTURE_OR_TASK_NAME = "table"
-DELIMITER = ","
-
-tasks.TextTask.source = @csv_table.Table()
-csv_table.Table.path = %TEXT
-csv_table.Table.delimiter = %DELIMITER
-"""
+FILES = titled(ROOT / "docs" / "extending.md", "A data source")
 
 
 @pytest.fixture
 def kind(tmp_path, monkeypatch):
     """The two files of the new kind, in a folder where Python and gin find them."""
-    (tmp_path / "csv_table.py").write_text(KIND)
-    (tmp_path / "csv.gin").write_text(GIN)
+    for name, content in FILES.items():
+        (tmp_path / name).write_text(content)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "csv_table", raising=False)
@@ -123,5 +91,5 @@ def test_a_changed_reader_is_another_text(table, kind):
     source = built("--gin.TEXT=talk.csv").dataset.task.source
     before = source.fingerprint()
     assert source.fingerprint() == before
-    (kind / "csv_table.py").write_text(KIND.replace("yield row", "yield 2 * row"))
+    (kind / "csv_table.py").write_text(FILES["csv_table.py"].replace("yield row", "yield 2 * row"))
     assert source.fingerprint() != before

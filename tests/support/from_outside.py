@@ -11,21 +11,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-# A causal decoder of one layer on plain text: one stage, OBJECTIVE, and one network, NETWORKS["model"].
-TINY = """
+# A few steps on a few rows of plain text, for any recipe before it.
+SMALL = """
 from __gin__ import dynamic_registration
 
 from mixlm import tokens
 from mixlm.data import vocabulary
-from mixlm.models import t5_decoder
-from mixlm.objectives import causal
 
-include 'base.gin'
 include 'data/text.gin'
-include 'objectives/one_stage.gin'
-include 'optim/adamw_cosine.gin'
 
-RECIPE = "tiny"
 TRAIN_STEPS = 4
 BATCH_SIZE = 8
 LOG_PERIOD = 1
@@ -36,6 +30,20 @@ VOCAB_SIZE = 112
 TASK_FEATURE_LENGTHS = {"inputs": 16, "targets": 16}
 tokens.TokenIds.sentinels = 20
 vocabulary.TrainedSentencePiece.sentinels = 20
+"""
+# A causal decoder of one layer: one stage, OBJECTIVE, and one network, NETWORKS["model"].
+TINY = """
+from __gin__ import dynamic_registration
+
+from mixlm.models import t5_decoder
+from mixlm.objectives import causal
+
+include 'base.gin'
+include 'objectives/one_stage.gin'
+include 'optim/adamw_cosine.gin'
+include 'small.gin'
+
+RECIPE = "tiny"
 NETWORKS = {"model": @t5_decoder.DecoderOnly()}
 t5_decoder.DecoderOnly:
   vocab_size = %VOCAB_SIZE
@@ -55,7 +63,7 @@ def run(folder: Path, corpus: Path, files: Mapping[str, str], *commands: Sequenc
 
     Fails with what is on stderr where a command does. One device and XLA's own defaults.
     """
-    for name, content in {"tiny.gin": TINY, **files}.items():
+    for name, content in {"small.gin": SMALL, "tiny.gin": TINY, **files}.items():
         (folder / name).write_text(content, encoding="utf-8")
     common = [f"--gin_search_paths={folder}", f"--gin.TEXT={corpus}", f"--gin.MODEL_DIR={folder / 'run'}"]
     asked = [[name, *arguments, *common] for name, *arguments in commands]

@@ -1,0 +1,103 @@
+"""Every command in README and docs is parsed by the program that it names: files, flags and macros exist."""
+
+import re
+import sys
+import tomllib
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from support.markdown import PAGES, blocks, commands
+from support.places import GIN, ROOT
+
+from mixlm.gin_config.build import configured
+from mixlm.gin_config.flags import Flags
+from mixlm.recipe import Recipe
+
+RECIPES = sorted(path.stem for path in GIN.glob("*.gin") if "\nRECIPE = " in path.read_text())
+FOUND = [(place, words) for page in PAGES for place, words in commands(page)]
+# A command may stand for one of every recipe.
+FILLED = [
+    (f"{place} {name}".strip(), [re.sub(r"\bNAME\b", name, word) for word in words])
+    for place, words in FOUND
+    for name in (RECIPES if any(re.search(r"\bNAME\b", word) for word in words) else ("",))
+]
+
+
+@pytest.fixture(autouse=True)
+def reader_folder(tmp_path, monkeypatch):
+    """A working folder with the texts and modules that the pages call yours."""
+    for name in ("my_texts/a.txt", "wiki/a.txt", "books.jsonl", "talk.csv", "my_tasks.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    for block in blocks(ROOT / "docs" / "extending.md"):
+        if block.title is not None:
+            (tmp_path / block.title).write_text(block.text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+
+
+def ours(words):
+    """(module, arguments) where these words start one of mixlm's own commands, else None."""
+    if words[0] == "mixlm":
+        return "mixlm.cli.main", words[1:]
+    script = re.fullmatch(r"launch/(\w+)\.py", words[1]) if words[0] == "python" and len(words) > 1 else None
+    return (f"mixlm.cli.{script[1]}", words[2:]) if script else None
+
+
+OWN = [(place, ours(words)) for place, words in FILLED if ours(words)]
+OTHERS = [(place, words) for place, words in FILLED if not ours(words)]
+
+
+def test_the_pages_have_commands():
+    assert len(OWN) > 40
+
+
+@pytest.mark.parametrize(("place", "command"), OWN, ids=[place for place, _ in OWN])
+def test_a_command_of_ours_is_understood(place, command, printed):
+    module, arguments = command
+    if arguments in (["--help"], ["--version"]):
+        assert "mixlm" in printed(module, *arguments)
+        return
+    Path("printed.gin").write_text(printed(module, *arguments, "--print_config"))
+    # What the whole amounts to is a recipe whose values go together.
+    assert isinstance(configured(Flags(gin_files=("printed.gin",)), Recipe), Recipe)
+
+
+@pytest.mark.parametrize(
+    "wrong", ["trian", "train --gin_file=duel.gin", "train --gin_file=dual.gin --gin.ALPH=1", "decode --hw=masked"]
+)
+def test_a_wrong_command_is_seen(wrong, printed, capsys):
+    with pytest.raises(SystemExit):
+        printed("mixlm.cli.main", *wrong.split(), "--print_config")
+    assert "Did you mean" in capsys.readouterr().err
+
+
+@pytest.fixture
+def printed(monkeypatch, capsys):
+    """Runs the main function of a module; returns what it prints."""
+
+    def run(module, *arguments):
+        monkeypatch.setattr(sys, "argv", ["mixlm", *arguments])
+        import_module(module).main()
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.mark.parametrize(("place", "words"), OTHERS, ids=[place for place, _ in OTHERS])
+def test_any_other_command_names_what_is_there(place, words):
+    program, *arguments = words
+    if program == "pip":
+        extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+        named = {name for word in arguments for group in re.findall(r"\[([\w,]+)\]", word) for name in group.split(",")}
+        assert named <= set(extras), f"{place}: there is no extra {named - set(extras)}"
+    elif program == "python":
+        source = (ROOT / arguments[0]).read_text()
+        for flag in (word.partition("=")[0] for word in arguments[1:]):
+            assert f'"{flag}"' in source, f"{place}: {arguments[0]} has no flag {flag}"
+    elif program in ("pytest", "bash", "mypy"):
+        for path in (word for word in arguments if "/" in word):
+            assert (ROOT / path).exists(), f"{place}: {path} does not exist"
+    else:
+        assert program in ("ruff", "pre-commit", "zensical"), f"{place}: {program} is not known to this test"

@@ -61,10 +61,10 @@ def overhead(name: str, folder: Path, steps: int, rounds: int) -> dict[str, Any]
     from mixlm.data.loader.batches import Batches
     from mixlm.gin_config.build import configured
     from mixlm.gin_config.flags import parse_flags
+    from mixlm.perf.compilation_cache import EXECUTABLES, kept_in
     from mixlm.recipe import Recipe
     from mixlm.training.loop import Loop
     from mixlm.training.prepare import plan
-    from mixlm.training.run import keep_executables
     from mixlm.training.signals import Signals
 
     # Validation is other work, so it never comes; nor does a second stage, whose step is another one.
@@ -72,15 +72,15 @@ def overhead(name: str, folder: Path, steps: int, rounds: int) -> dict[str, Any]
     settings |= {"TAU": NEVER} if name in ("spactor", "ar2diff") else {}
     given = [f"--gin.{key}={value}" for key, value in settings.items()]
     recipe = configured(parse_flags([f"--gin_file={name}.gin", *given], ""), Recipe)
-    keep_executables(recipe.dataset.cache / "executables")
-    planned = plan(recipe, recipe.dataset.prepare(lambda _: None))
-    recipe, run = planned.recipe, RunDir(recipe.folder)
-    run.acquire(recipe.identity(), "")
-    checkpoints = Checkpoints(run.checkpoints, recipe.keep)
-    loop = Loop(planned, run, checkpoints, lambda _: None, Signals())
-    batches = Batches(planned.train, recipe.batch_size).iterate(0)
-    alone, looped, state, other, done = [], [], planned.create(), planned.create(), 0
     with contextlib.ExitStack() as stack:
+        stack.enter_context(kept_in(recipe.dataset.cache / EXECUTABLES))
+        planned = plan(recipe, recipe.dataset.prepare(lambda _: None))
+        recipe, run = planned.recipe, RunDir(recipe.folder)
+        run.acquire(recipe.identity(), "")
+        checkpoints = Checkpoints(run.checkpoints, recipe.keep)
+        loop = Loop(planned, run, checkpoints, lambda _: None, Signals())
+        batches = Batches(planned.train, recipe.batch_size).iterate(0)
+        alone, looped, state, other, done = [], [], planned.create(), planned.create(), 0
         stack.callback(run.release)
         stack.callback(planned.close)
         stack.callback(checkpoints.close)

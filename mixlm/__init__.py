@@ -1,3 +1,54 @@
-"""mixlm: pretraining objectives for language models, composed in one JAX train step."""
+"""Pretraining-objective research in JAX: one sharded train step whose loss composes objectives.
 
-__version__ = "0.5.0"
+```python
+import mixlm
+
+recipe = mixlm.load_recipe("dual.gin", ALPHA=0.25, TRAIN_STEPS=50, MODEL_DIR="runs/a")
+run = mixlm.train(recipe)
+run.metrics, run.curves(), run.examples()
+mixlm.evaluate(run), mixlm.decode(run, ["The Congress"], how="masked")
+```
+
+Names are imported when they are first used (PEP 562): importing mixlm imports neither JAX nor NumPy.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mixlm.api.functions import decode, evaluate, explain, load_recipe, train
+    from mixlm.api.run import Run
+    from mixlm.errors import UserError
+    from mixlm.recipe import Recipe
+
+    __version__: str
+
+__all__ = ["Recipe", "Run", "UserError", "decode", "evaluate", "explain", "load_recipe", "train"]
+
+_HOMES = {
+    "Recipe": "mixlm.recipe",
+    "Run": "mixlm.api.run",
+    "UserError": "mixlm.errors",
+    "decode": "mixlm.api.functions",
+    "evaluate": "mixlm.api.functions",
+    "explain": "mixlm.api.functions",
+    "load_recipe": "mixlm.api.functions",
+    "train": "mixlm.api.functions",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("mixlm")
+    elif name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+    else:
+        raise AttributeError(f"module 'mixlm' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})

@@ -11,7 +11,7 @@ PACKAGE = ROOT / "mixlm"
 # A room is a folder of mixlm/, or one of the few modules that lie flat in it; it imports only what is to its left.
 ROOMS = (  # noqa: SIM905
     "errors paths tokens example schedules rng params network parallel perf reports losses optim models data "
-    "objectives recipe checkpoints decoding evaluation training gin_config cli __main__"
+    "objectives recipe checkpoints decoding evaluation training gin_config api cli __main__"
 ).split()
 FLAT = 12  # modules directly in mixlm/, __init__ among them
 ONLY_IN = {"gin": "gin_config"}  # the one room that may import a library

@@ -53,7 +53,7 @@ def check_run(recipe: Recipe, vocabulary: str | None = None) -> None:
     """Raises UserError unless the recipe's folder holds a run of its networks, tokens and vocabulary."""
     folder = RunDir(recipe.folder)
     if not folder.recipe.exists():
-        raise UserError(f"There is no run in {folder.path} (no recipe.json).{_nearest_run(folder.path)}")
+        raise UserError(f"There is no run in {folder.path} (no recipe.json).{nearest_run(folder.path)}")
     held, identity = folder.read_identity(), recipe.identity()
     needed = {name: identity[name] for name in NEEDED}
     if vocabulary is not None and "vocabulary" in held:
@@ -77,7 +77,7 @@ def abstract_params(module: Any, where: Mesh | Layout) -> Any:
     )
 
 
-def _nearest_run(path: Path) -> str:
+def nearest_run(path: Path) -> str:
     """The nearest run beside the one that was asked for."""
     if not path.parent.is_dir():
         return ""

@@ -5,10 +5,9 @@ Prompts come from --prompt (as often as you like), from --prompt_file, or else f
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from mixlm.errors import UserError, nearest
 from mixlm.gin_config.flags import Flags, parse_flags
@@ -37,47 +36,22 @@ def main() -> None:
     texts = prompts(given)
     recipe = configured(flags, Recipe)
     from mixlm.decoding.run import decode, load, prepare
-    from mixlm.training.run import keep_executables
+    from mixlm.perf.compilation_cache import EXECUTABLES, kept_in
 
-    keep_executables(recipe.dataset.cache / "executables")
     say, note = partial(print, flush=True), partial(print, file=sys.stderr, flush=True)
-    request = prepare(recipe, texts, given.how, given.max_tokens, given.seed, given.show_steps, settings, note)
-    for line in request.notes():
-        note(line)
-    if flags.explain:
-        many = "1 prompt" if len(texts) == 1 else f"{len(texts)} prompts"
-        say(f"{recipe.folder} would continue {many} by {request.settings}, at most {request.length} tokens.")
-        return
-    step, params = load(request)
-    say(f"{recipe.folder}, step {step}: {request.settings}")
-    for continuation in decode(request, params):
-        say("")
-        for line in lines(continuation):
-            say(line)
-
-
-def lines(continuation: Any) -> Iterator[str]:
-    """A continuation as it is printed: prompt, states, text or fills, cost."""
-    yield "prompt        " + continuation.prompt
-    for turn, state in enumerate(continuation.states):
-        yield f"step {turn:<9}" + state
-    if continuation.spans:
-        yield "text          " + continuation.text
-        for number, fill in continuation.spans.items():
-            yield f"  <extra_id_{number}>  ".ljust(16) + (fill or "(nothing)")
-    else:
-        yield "continuation  " + (continuation.text or "(nothing)")
-    yield " " * 14 + _cost(continuation)
-
-
-def _cost(continuation: Any) -> str:
-    calls, batch = continuation.calls, continuation.batch
-    line = f"{calls} network call{'s' if calls > 1 else ''}, {continuation.milliseconds:.1f} ms"
-    if batch > 1:
-        line += f" ({batch * continuation.milliseconds:.1f} ms for {batch} texts at once)"
-    if continuation.score is not None:
-        line += f", score {continuation.score:.3f}"
-    return line
+    with kept_in(recipe.dataset.cache / EXECUTABLES):
+        request = prepare(recipe, texts, given.how, given.max_tokens, given.seed, given.show_steps, settings, note)
+        for line in request.notes():
+            note(line)
+        if flags.explain:
+            many = "1 prompt" if len(texts) == 1 else f"{len(texts)} prompts"
+            say(f"{recipe.folder} would continue {many} by {request.settings}, at most {request.length} tokens.")
+            return
+        step, params = load(request)
+        say(f"{recipe.folder}, step {step}: {request.settings}")
+        for continuation in decode(request, params):
+            say("")
+            say(str(continuation))
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, Flags]:

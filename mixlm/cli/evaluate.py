@@ -21,13 +21,13 @@ def main() -> None:
         print(config_text(flags, Recipe, (Scoring,), files), end="")
         return
     recipe, scoring = configured_all(flags, (Recipe, Scoring), files)
-    from mixlm.training.run import keep_executables
+    from mixlm.perf.compilation_cache import EXECUTABLES, kept_in
 
-    keep_executables(recipe.dataset.cache / "executables")
     say = partial(print, flush=True)
-    prepared = prepare(recipe, scoring, say)
-    if flags.explain:
-        for line in explanation(prepared):
-            say(line)
-    else:
-        score_run(prepared, say)
+    with kept_in(recipe.dataset.cache / EXECUTABLES):
+        prepared = prepare(recipe, scoring, say)
+        if flags.explain:
+            for line in explanation(prepared):
+                say(line)
+        else:
+            score_run(prepared, say)

@@ -28,14 +28,16 @@ def main() -> None:
         compile_ahead(configured(flags, Recipe), flags.aot, say)
         return
     recipe = configured(flags, Recipe)
-    from mixlm.parallel.processes import join, process_spec
+    from mixlm.parallel.processes import is_main, join, process_spec
     from mixlm.perf.malloc import keep_freed
     from mixlm.training.run import explain, train
 
     keep_freed()
     with join(process_spec(flags.coordinator, flags.processes, flags.process)):
         if flags.explain:
-            explain(recipe, say)
+            explained = explain(recipe, say)
+            if is_main():
+                say(str(explained))
         else:
             train(recipe, say, flags.profile)
 

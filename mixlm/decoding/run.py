@@ -16,6 +16,7 @@ from mixlm.decoding.strategies import Masked, Spans, Unrolled
 from mixlm.decoding.text import forming, spans, text_of, with_fills
 from mixlm.errors import UserError
 from mixlm.recipe import Recipe
+from mixlm.reports.examples import NOTHING
 from mixlm.rng import row_keys
 
 Say = Callable[[str], None]
@@ -52,6 +53,24 @@ class Continuation:
     score: float | None = None
     states: tuple[str, ...] = ()
     spans: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def cost(self) -> str:
+        """Network calls, milliseconds and score, in words."""
+        line = f"{self.calls} network call{'s' if self.calls > 1 else ''}, {self.milliseconds:.1f} ms"
+        if self.batch > 1:
+            line += f" ({self.milliseconds * self.batch:.1f} ms for {self.batch} texts at once)"
+        return line if self.score is None else f"{line}, score {self.score:.3f}"
+
+    def __str__(self) -> str:
+        lines = ["prompt        " + self.prompt]
+        lines += [f"step {turn:<9}{state}" for turn, state in enumerate(self.states)]
+        if self.spans:
+            lines.append("text          " + self.text)
+            lines += [f"  <extra_id_{number}>  ".ljust(16) + (fill or NOTHING) for number, fill in self.spans.items()]
+        else:
+            lines.append("continuation  " + (self.text or NOTHING))
+        return "\n".join([*lines, " " * 14 + self.cost])
 
 
 @dataclass(frozen=True, eq=False)

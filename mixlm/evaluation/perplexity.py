@@ -1,8 +1,9 @@
 """Figures of running text: nats a token, perplexity, and bits a byte, which compare across vocabularies."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,20 @@ def text_of(rows: Int32[np.ndarray, "N L"], tokens: TokenIds) -> Text:
     halves = np.asarray([len(piece) // 2 for _, piece in pieces], np.int64)
     sentences = Sentences([piece for _, piece in pieces], halves, np.arange(len(pieces)))
     return Text(sentences, np.asarray([number for number, _ in pieces], np.int64))
+
+
+def text_of_documents(documents: Iterable[Sequence[int]], length: int, rows: int | None = None) -> Text:
+    """Cuts each document's tokens into rows of at most `length`, of which the first `rows` are taken (None: all).
+
+    No row crosses documents. The prefix of a row is its first half. Raises UserError where there is no token.
+    """
+    cut = (list(tokens[start : start + length]) for tokens in documents for start in range(0, len(tokens), length))
+    pieces = list(islice(cut, rows))
+    if not pieces:
+        raise UserError("The text to score holds no token.")
+    numbers = np.arange(len(pieces), dtype=np.int64)
+    halves = np.asarray([len(piece) // 2 for piece in pieces], np.int64)
+    return Text(Sentences(pieces, halves, numbers), numbers)
 
 
 def text_figures(

@@ -1,7 +1,7 @@
 """Scores a trained run in every mode of its network: text, and minimal pairs where they are given."""
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from mixlm.errors import UserError
 from mixlm.evaluation.likelihood import Fused, Mode
 from mixlm.evaluation.minimal_pairs import Accuracies, Paradigm, judge, pair_sentences, read_pairs
 from mixlm.evaluation.modes import chosen, modes_of
-from mixlm.evaluation.perplexity import Text, TextFigures, text_figures, text_of
+from mixlm.evaluation.perplexity import Text, TextFigures, text_figures, text_of, text_of_documents
 from mixlm.evaluation.scorer import Scorer, Sentences
 from mixlm.evaluation.tables import (
     draw,
@@ -74,8 +74,13 @@ class Prepared:
     vocabulary: Any
 
 
-def prepare(recipe: Recipe, scoring: Scoring, say: Say = print) -> Prepared:
-    """Reads everything, cheapest first, so that a mistake is told before anything is computed."""
+def prepare(
+    recipe: Recipe, scoring: Scoring, say: Say = print, documents: Callable[[], Iterable[str]] | None = None
+) -> Prepared:
+    """Reads everything, cheapest first, so that a mistake is told before anything is computed.
+
+    The text that is scored is that of `documents`, all of it, or else `scoring.rows` of the validation split.
+    """
     check_networks(recipe, (scoring.network,))
     if recipe.dataset.pairs is not None:
         raise UserError(
@@ -90,14 +95,19 @@ def prepare(recipe: Recipe, scoring: Scoring, say: Say = print) -> Prepared:
     step, params = load_params(recipe, (scoring.network,), data.vocabulary.fingerprint)
     if data.vocabulary.token_ids != recipe.tokens:
         raise UserError(f"The recipe's TOKENS are {recipe.tokens}, and its vocabulary has {data.vocabulary.token_ids}.")
-    rows = min(scoring.rows, data.validation_size(recipe.block_length))
+    length = recipe.block_length
+    if documents is None:
+        rows = min(scoring.rows, data.validation_size(length))
+        text = text_of(data.validation_rows(length, rows), recipe.tokens)
+    else:
+        text = text_of_documents(map(data.vocabulary.encode, documents()), length)
     return Prepared(
         recipe=recipe,
         scoring=scoring,
         step=step,
         scorer=Scorer(module, params[scoring.network], recipe.partitioning.mesh(), scoring.batch_tokens),
         modes=modes,
-        text=text_of(data.validation_rows(recipe.block_length, rows), recipe.tokens),
+        text=text,
         paradigms=paradigms,
         pairs=pair_sentences(paradigms, data.vocabulary.encode) if paradigms else None,
         vocabulary=data.vocabulary,
@@ -137,21 +147,27 @@ def explanation(prepared: Prepared) -> list[str]:
     return lines
 
 
-def score_run(prepared: Prepared, say: Say = print) -> tuple[dict[str, TextFigures | None], dict[str, Accuracies]]:
-    """Scores everything, says it in one table, and writes it into the run's folder `evaluation/`."""
+def score(prepared: Prepared) -> tuple[dict[str, TextFigures | None], dict[str, Accuracies]]:
+    """Scores everything: the figures of the text by mode, and the accuracies on minimal pairs, {} without any."""
     scoring, scorer = prepared.scoring, prepared.scorer
-    for line in summary(prepared):
-        say(line)
     figures = {
         name: text_figures(scorer, mode, prepared.text, prepared.vocabulary, name)
         for name, mode in prepared.modes.items()
     }
-    found: dict[str, Accuracies] = {}
-    if prepared.pairs is not None:
-        found = {
-            name: judge(scorer, mode, prepared.paradigms, prepared.pairs, name, scoring.resamples, scoring.seed)
-            for name, mode in prepared.modes.items()
-        }
+    if prepared.pairs is None:
+        return figures, {}
+    found = {
+        name: judge(scorer, mode, prepared.paradigms, prepared.pairs, name, scoring.resamples, scoring.seed)
+        for name, mode in prepared.modes.items()
+    }
+    return figures, found
+
+
+def score_run(prepared: Prepared, say: Say = print) -> tuple[dict[str, TextFigures | None], dict[str, Accuracies]]:
+    """Scores everything, says it in one table, and writes it into the run's folder `evaluation/`."""
+    for line in summary(prepared):
+        say(line)
+    figures, found = score(prepared)
     sections = {"text": text_rows(figures)}
     if found:
         sections["pairs: acceptable sentence preferred, %"] = pair_rows(found)

@@ -11,12 +11,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float64, Int
-from tqdm import tqdm
 
 from mixlm.errors import UserError
 from mixlm.evaluation.likelihood import DiffusionBound, Fused, Mode, Rows
 from mixlm.network import Net
 from mixlm.parallel.mesh import batch_sharding
+from mixlm.reports.metrics import progress_bar
 
 BUCKET = 8  # Ours: of the lengths 4 to 16 that most test sentences have, two or three shapes.
 
@@ -76,7 +76,7 @@ class Scorer:
             places, found = late.pop()
             values[places] = np.asarray(found)[: len(places)]
 
-        with tqdm(total=len(values), desc=name, unit=" rows", unit_scale=True, disable=None, leave=False) as bar:
+        with progress_bar(total=len(values), desc=name, unit=" rows", unit_scale=True, leave=False) as bar:
             for places, rows in self._batches(sentences, lengths, copies):
                 found = row_scores(self.module, mode, self.params, rows)
                 if late:

@@ -2,10 +2,11 @@
 
 import dataclasses
 import inspect
+import os
 import pprint
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import gin
 from mixlm.errors import UserError
@@ -13,6 +14,9 @@ from mixlm.gin_config.flags import Flags
 from mixlm.gin_config.program import Binding, Macro, Program, Reference, Target, contained, parameters
 from mixlm.gin_config.reader import GIN_FOLDER, read
 from mixlm.gin_config.types import MISFIT, annotations, described, fitted
+
+if TYPE_CHECKING:
+    from mixlm.recipe import Recipe
 
 _WIDTH = 110
 
@@ -22,6 +26,42 @@ class _KeepsConfig(Protocol):
     """A Recipe; its module is not imported here, so that a mistake in a gin file is reported before JAX is loaded."""
 
     def with_config(self, config: str) -> Any: ...
+
+
+def load(
+    *files: str | os.PathLike[str],
+    search_paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
+    text: str | os.PathLike[str] | None = None,
+    **macros: Any,
+) -> "Recipe":
+    """Builds a recipe from gin files, later ones overriding earlier ones, and Python values for macros and parameters.
+
+    Args:
+      *files: names of gin files, found as by `--gin_file`: in the working directory, `search_paths`, the recipes.
+      search_paths: further folders to look for gin files in.
+      text: a file or folder of text to train on, as by `--text`.
+      **macros: a value for each macro (`TRAIN_STEPS=50`) or parameter (`**{"SpacTor.temperature": 0.9}`): numbers,
+        text, None, lists, tuples, dicts, paths, NumPy scalars, dtypes, and instances of dataclasses.
+
+    Returns:
+      The recipe; its `config` is the gin text that builds it again.
+
+    Raises:
+      UserError: with the sentence that the command line prints for the same mistake.
+
+    Example: `load("dual.gin", ALPHA=0.25, TRAIN_STEPS=50, MODEL_DIR="runs/a")`.
+    """
+    folders = (search_paths,) if isinstance(search_paths, (str, os.PathLike)) else search_paths
+    flags = Flags(
+        gin_files=tuple(map(os.fspath, files)),
+        search_paths=tuple(map(os.fspath, folders)),
+        text=None if text is None else os.fspath(text),
+        values=tuple(macros.items()),
+    )
+    from mixlm.recipe import Recipe
+
+    recipe: Recipe = configured(flags, Recipe)
+    return recipe
 
 
 def configured(flags: Flags, entry: Callable[..., Any]) -> Any:
@@ -57,7 +97,7 @@ def config_text(
         raise UserError(f"Which recipe? Name one with --gin_file=NAME: {_listed(recipes(entry))}.")
     # Absolute, since a file of that name in the working directory would come first.
     own = tuple(str(GIN_FOLDER / name) for name in files)
-    program = read((*own, *flags.gin_files), flags.search_paths, flags.bindings, flags.text, len(own))
+    program = read((*own, *flags.gin_files), flags.search_paths, flags.bindings, flags.text, len(own), flags.values)
     target = program.target(entry, entry.__module__, entry.__qualname__)
     missing = _missing(program, target)
     if missing or not any(bound == target for _, bound in program.bindings):
@@ -179,11 +219,11 @@ def _follow(program: Program, value: Any, scopes: tuple[str, ...], reached: _Rea
 def _check_effect(program: Program, reached: _Reached) -> None:
     """Raises UserError for a value given on the command line that nothing reads."""
     for name, binding in program.macros.items():
-        if binding.typed is not None and name not in reached.macros:
+        if binding.given and name not in reached.macros:
             raise UserError(f"{binding.where} has no effect: nothing in this recipe reads %{name}.")
     for (scope, target), values in program.bindings.items():
         for name, binding in values.items():
-            if binding.typed is not None and (scope, target, name) not in reached.bindings:
+            if binding.given and (scope, target, name) not in reached.bindings:
                 raise UserError(f"{binding.where} has no effect: {_reason(target, scope, name, reached)}.")
 
 

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mixlm.errors import UserError, nearest
 from mixlm.perf.profiler import Profile
@@ -29,13 +30,14 @@ _OPTIONS = (
 class Flags:
     """A parsed command line; `bindings` has one line of gin text, `NAME = value`, for each `--gin.NAME=value`.
 
-    `text` is the path of `--text`.
+    `text` is the path of `--text`, `values` are (NAME, value) pairs from Python.
     """
 
     gin_files: tuple[str, ...] = ()
     search_paths: tuple[str, ...] = ()
     bindings: tuple[str, ...] = ()
     text: str | None = None
+    values: tuple[tuple[str, Any], ...] = ()
     print_config: bool = False
     explain: bool = False
     aot: str | None = None

@@ -55,11 +55,15 @@ class Macro:
 
 @dataclass(frozen=True)
 class Binding:
-    """A value and its place; `typed` is the text of one from the command line."""
+    """A value and its place; `typed` is the text of one from the command line.
+
+    One that is `given` there or from Python must have an effect.
+    """
 
     value: Any
     where: str
     typed: str | None = None
+    given: bool = False
 
 
 @dataclass

@@ -11,6 +11,7 @@ import sys
 import tokenize
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TextIO
@@ -21,6 +22,7 @@ from mixlm.errors import UserError, nearest
 from mixlm.gin_config.folder import gin_folder
 from mixlm.gin_config.moved import moved_module, moved_name, old_module
 from mixlm.gin_config.program import Binding, Macro, Program, Reference, Target, check_macros, parameters
+from mixlm.gin_config.values import as_gin
 from mixlm.paths import local
 
 GIN_FOLDER = gin_folder()
@@ -47,8 +49,9 @@ def read(
     bindings: Sequence[str],
     text: str | None = None,
     recipe: int = 0,
+    values: Sequence[tuple[str, Any]] = (),
 ) -> Program:
-    """Reads the files and then the bindings, each found and resolved; raises UserError for the first mistake.
+    """Reads files, bindings and Python values, each found and resolved; raises UserError for the first mistake.
 
     `text` is a path to train on; the gin file that reads its kind comes right after the recipe, which is file number
     `recipe`, so that files after it keep their say.
@@ -65,6 +68,8 @@ def read(
     declared = set(program.macros)
     for binding in bindings:
         _read_binding(program, binding)
+    for name, value in values:
+        _read_value(program, name, value)
     check_macros(program, declared)
     return program
 
@@ -169,29 +174,47 @@ def _read_binding(program: Program, text: str) -> None:
     """Reads `NAME = value` of the command line, where any unambiguous suffix names a class."""
     name, _, value = text.partition(" = ")
     where = f"--gin.{name}"
-
-    def resolve(selector: str) -> Target:
-        known = program.mentioned
-        matches = [target for target in known if str(target) == selector]
-        matches = matches or [target for target in known if f".{target.module}.{target.path}".endswith(f".{selector}")]
-        if len(matches) > 1:
-            choices = " or ".join(f"{target.module}.{target.path}" for target in matches)
-            raise UserError(f"{selector!r} could be {choices}.")
-        if matches:
-            return matches[0]
-        if selector.partition(".")[0] in program.symbols and "." in selector:
-            return _resolve(program, program.symbols, selector)
-        hint = nearest(selector, [name for target in known for name in (target.path, str(target))])
-        raise UserError(f"the gin files mention no class {selector!r}.{hint}")
-
     with _placed(where):
-        try:
-            statement, *others = config_parser.ConfigParser(text, _Names(resolve))
-            if others:
-                raise SyntaxError("more than one statement")
-        except (SyntaxError, tokenize.TokenError, TypeError):
-            raise UserError(f"gin cannot read {value!r} as the value of {name!r}.") from None
-        _bind(program, statement, Binding(statement.value, where, typed=value), resolve)
+        statement = _statement(program, name, value)
+        _bind(program, statement, Binding(statement.value, where, typed=value, given=True), partial(_known, program))
+
+
+def _read_value(program: Program, name: str, value: Any) -> None:
+    """Binds a Python value to what `--gin.NAME` would bind."""
+    where = f"--gin.{name}"
+    with _placed(where):
+        statement = _statement(program, name, "None", repr(value))
+        # The name first: a misspelt one is the likelier mistake.
+        _bind(program, statement, Binding(None, where, given=True), partial(_known, program))
+    binding = Binding(as_gin(program, value, where), where, given=True)
+    _bind(program, statement, binding, partial(_known, program))
+
+
+def _statement(program: Program, name: str, value: str, shown: str | None = None) -> Any:
+    """Parses `name = value`; raises UserError with `shown`, by default the value itself."""
+    try:
+        statement, *others = config_parser.ConfigParser(f"{name} = {value}", _Names(partial(_known, program)))
+        if others:
+            raise SyntaxError("more than one statement")
+    except (SyntaxError, tokenize.TokenError, TypeError):
+        raise UserError(f"gin cannot read {value if shown is None else shown!r} as the value of {name!r}.") from None
+    return statement
+
+
+def _known(program: Program, selector: str) -> Target:
+    """The class that the files mention under a name, which may leave out its module."""
+    known = program.mentioned
+    matches = [target for target in known if str(target) == selector]
+    matches = matches or [target for target in known if f".{target.module}.{target.path}".endswith(f".{selector}")]
+    if len(matches) > 1:
+        choices = " or ".join(f"{target.module}.{target.path}" for target in matches)
+        raise UserError(f"{selector!r} could be {choices}.")
+    if matches:
+        return matches[0]
+    if selector.partition(".")[0] in program.symbols and "." in selector:
+        return _resolve(program, program.symbols, selector)
+    hint = nearest(selector, [name for target in known for name in (target.path, str(target))])
+    raise UserError(f"the gin files mention no class {selector!r}.{hint}")
 
 
 def _bind(program: Program, statement: Any, binding: Binding, resolve: Callable[[str], Target]) -> None:

@@ -116,13 +116,16 @@ def _fitted_parts(value: Any, origin: Any, arguments: tuple[Any, ...], macros: M
 
 def _may_be(reference: Reference, kind: Any) -> bool:
     """True where the value of a reference may be a `kind`; the result of a function is unknown."""
-    protocol = getattr(kind, "_is_protocol", False)
     made = reference.target.value
     if not inspect.isclass(made) or not inspect.isclass(kind):
         return kind not in (*_WORDS, typing.Literal) or reference.called
     if not reference.called:
         return kind in (object, type, collections.abc.Callable)
-    return protocol or kind is object or issubclass(made, kind)
+    try:
+        return kind is object or issubclass(made, kind)
+    except TypeError:
+        # A protocol with properties can be asked of instances alone.
+        return True
 
 
 def _same(first: Any, second: Any) -> bool:

@@ -1,7 +1,9 @@
 """The picture of a run: every training and validation term against steps, compute, tokens or epochs."""
 
+import io
 import os
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -183,23 +185,53 @@ def draw(
     baseline: tuple[float, str] | None = None,
     against: Sequence[str] = ("step", "flops"),
 ) -> None:
-    """Writes a PNG with every term of a run's records against each of `against` (see `AXES`), side by side.
+    """Writes `figure(...)` as a PNG, in one rename, so that a reader never sees half a picture."""
+    draft = Path(path).with_suffix(".tmp.png")
+    figure(records, tau_steps, title, baseline, against).savefig(draft)
+    draft.replace(path)
+
+
+@cache
+def _figure_class() -> Any:
+    """The class of figures that a notebook shows without pyplot and its inline backend."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    class Curves(Figure):
+        """A Figure with a canvas of its own, so that no global state, window or display is needed."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            FigureCanvasAgg(self)
+
+        def _repr_png_(self) -> bytes:
+            picture = io.BytesIO()
+            self.savefig(picture, format="png")
+            return picture.getvalue()
+
+    return Curves
+
+
+def figure(
+    records: Sequence[Mapping[str, Any]],
+    tau_steps: Sequence[tuple[int, str]] = (),
+    title: str = "",
+    baseline: tuple[float, str] | None = None,
+    against: Sequence[str] = ("step", "flops"),
+) -> Any:
+    """A matplotlib Figure with every term of a run's records against each of `against` (see `AXES`), side by side.
 
     `tau_steps` are (step, name) of the stages that begin after the first; `baseline` is a level to beat, such as the
     unigram entropy, with its label. Bold lines are means over a fiftieth of the run, within a stage; faint ones the
     records themselves. Records may lack any key; values that are not finite are left out.
     """
-    # Without pyplot: no global state, no window, no display.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, StrMethodFormatter
 
     rows = panels(records) or {"loss": []}
     heights = [HEIGHTS[label] for label in rows]
     # The legend takes three inches on the right.
-    figure = Figure(figsize=(3 + 6 * len(against), 1.2 + sum(heights)), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.subplots(len(rows), len(against), sharex="col", sharey="row", squeeze=False, height_ratios=heights)
+    drawn = _figure_class()(figsize=(3 + 6 * len(against), 1.2 + sum(heights)), dpi=100, layout="constrained")
+    grid = drawn.subplots(len(rows), len(against), sharex="col", sharey="row", squeeze=False, height_ratios=heights)
     for column, axis in enumerate(against):
         found = [(_place(records, step, axis), name) for step, name in tau_steps]
         switches = [(place, name) for place, name in found if place is not None]
@@ -216,8 +248,5 @@ def draw(
         if grid[row][-1].get_legend_handles_labels()[0]:
             grid[row][-1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
     if title:
-        figure.suptitle(title, fontsize=13)
-    draft = Path(path).with_suffix(".tmp.png")
-    figure.savefig(draft)
-    # A picture that someone is looking at is never half-written.
-    draft.replace(path)
+        drawn.suptitle(title, fontsize=13)
+    return drawn

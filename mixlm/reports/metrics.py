@@ -12,10 +12,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 FILE = "metrics.jsonl"
 VALIDATION = "validation/"
+NOTEBOOK = 120  # Ours: characters that a notebook's cell is wide.
 FLUSH_SECONDS = 30  # Ours: what is looked at in TensorBoard may be that old.
 # What a progress line shows by itself, so not among the terms.
 _NOT_TERMS = ("step", "stage", "learning_rate", "tokens_per_second", "mfu", "flops", "grad_norm", "tokens", "epoch")
@@ -208,23 +207,40 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
     return {key: value for key, value in plain.items() if isinstance(value, int | float)}
 
 
+def in_notebook() -> bool:
+    """Whether this is an IPython kernel, whose front end shows widgets and HTML."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return shell is not None and "IPKernelApp" in shell.config
+
+
+def progress_bar(**settings: Any) -> Any:
+    """A tqdm bar where someone watches: a widget in a notebook that has ipywidgets, else text on a terminal."""
+    from tqdm.auto import tqdm
+
+    return tqdm(**{"disable": False if in_notebook() else None, **settings})
+
+
 class Progress:
-    """What a person watches: a bar when stderr is a terminal, else a line for every `update`."""
+    """Progress on a terminal or in a notebook as a bar, elsewhere as a line for every `update`."""
 
     def __init__(self, total_steps: int, first_step: int) -> None:
         self._stream = sys.stderr
         self._total, self._first, self._step = total_steps, first_step, first_step
         self._start = time.monotonic()
         self._bar: Any = None
-        if self._stream.isatty():
+        self._notebook = in_notebook()
+        if self._notebook or self._stream.isatty():
+            bar = "{bar}" if self._notebook else "{bar:4}"
             # No smoothing: a compilation would colour the estimate for long either way, the mean settles.
-            self._bar = tqdm(
+            self._bar = progress_bar(
+                disable=False,
                 total=total_steps,
                 initial=first_step,
                 file=self._stream,
                 dynamic_ncols=True,
                 smoothing=0,
-                bar_format="{n_fmt}/{total_fmt} |{bar:4}| {remaining} left  {desc}",
+                bar_format=f"{{n_fmt}}/{{total_fmt}} |{bar}| {{remaining}} left  {{desc}}",
             )
 
     def advance(self, step: int) -> None:
@@ -238,7 +254,8 @@ class Progress:
         validation = describe_validation(values)
         if self._bar is not None:
             # The counter, the bar, the time left and the spaces between take the rest.
-            room = shutil.get_terminal_size().columns - 2 * len(str(self._total)) - 27 - len(stage)
+            columns = NOTEBOOK if self._notebook else shutil.get_terminal_size().columns
+            room = columns - 2 * len(str(self._total)) - 27 - len(stage)
             self._bar.set_description_str(f"{stage}  {describe(values, room)}", refresh=False)
             self.advance(step)
             self._bar.refresh()
@@ -255,7 +272,8 @@ class Progress:
 
     def say(self, sentence: str) -> None:
         """Prints a line without tearing the bar."""
-        with tqdm.external_write_mode(file=self._stream) if self._bar is not None else contextlib.nullcontext():
+        bar = self._bar
+        with contextlib.nullcontext() if bar is None else type(bar).external_write_mode(file=self._stream):
             self._stream.write(sentence + "\n")
             self._stream.flush()
 

@@ -1,27 +1,46 @@
-"""What an objective does to a text, for a person to read: the corrupted input, and what is to be said about it."""
+"""Examples of an objective for a reader: how it corrupts rows of text, and what trained networks make of them."""
 
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Int, Key
 
 from mixlm.decoding.autoregressive import fill_spans
 from mixlm.decoding.text import spans
 from mixlm.example import Example
-from mixlm.objectives.base import Objective, RowObjective
-from mixlm.reports.units import INDENT
+from mixlm.network import CachedNetwork, EncoderDecoderNetwork, bind
+from mixlm.objectives.base import Batch, Nets, Objective, RowObjective
+from mixlm.recipe import Recipe
+from mixlm.reports.examples import Examples, ExampleText, Fill, Kind, Piece
+from mixlm.rng import row_keys
+from mixlm.schedules import Step
 from mixlm.tokens import TokenIds
+from mixlm.training.traced_hparams import with_numbers, without_numbers
+
+SPACE = "\u2581"  # SentencePiece's mark of a space before a piece
 
 
-def shown(objective: Objective, nets: Any, keys: Any, batch: Any, step: int) -> tuple[Example, Any] | None:
-    """The examples of a batch, and the encoder's input before anything in it was replaced; None if there are none.
+@runtime_checkable
+class ShownObjective(Objective, Protocol):
+    """An objective that shows its examples itself, since its networks take part in the corruption."""
 
-    An objective that needs networks to corrupt has a method `shown(nets, keys, batch, step)`; without networks (None)
-    it shows the mask in the place of what they would have put there.
-    """
+    def shown(
+        self, nets: Nets | None, keys: Key[Array, " B"], batch: Batch, step: Step
+    ) -> tuple[Example, Int[Array, "B S"] | None]:
+        """The examples, and the encoder's inputs before any was replaced; without networks the mask stands instead."""
+        ...
+
+
+def corrupted(
+    objective: Objective, nets: Nets | None, keys: Any, batch: Mapping[str, Any], step: int
+) -> tuple[Example, Any] | None:
+    """The examples of a batch and the encoder's inputs before any was replaced; None for an objective that has none."""
     batch = {name: jnp.asarray(rows) for name, rows in batch.items()}
-    if hasattr(objective, "shown"):
+    if isinstance(objective, ShownObjective):
         return objective.shown(nets, keys, batch, step)
     if isinstance(objective, RowObjective):
         example = objective.corrupt(keys, batch, step)
@@ -29,74 +48,160 @@ def shown(objective: Objective, nets: Any, keys: Any, batch: Any, step: int) -> 
     return None
 
 
-def marked(vocabulary: Any, tokens: np.ndarray, before: np.ndarray | None) -> str:
-    """The text of `tokens`, with `[old -> new]` wherever they differ from `before`."""
-    if before is None or (tokens == before).all():
-        return vocabulary.decode(tokens.tolist())
-    parts, run = [], []
-    for new, old in zip(tokens.tolist(), before.tolist()):
-        if new == old:
-            run.append(new)
-            continue
-        parts += [vocabulary.decode(run), f"[{vocabulary.decode([old])} -> {vocabulary.decode([new])}]"]
-        run = []
-    return " ".join(part for part in [*parts, vocabulary.decode(run)] if part)
+def untrained_examples(
+    recipe: Recipe, objective: Objective, vocabulary: Any, rows: Int[np.ndarray, "B L"]
+) -> list[ExampleText]:
+    """The examples of rows of text before any network has a part in them; [] for an objective that shows none."""
+    found = corrupted(objective, None, row_keys(recipe.seed, 0, len(rows)), {"tokens": rows}, recipe.steps - 1)
+    return [] if found is None else _readings(objective.name, vocabulary, found, rows, recipe.tokens)
 
 
-def reading(vocabulary: Any, example: Example, before: Any, row: int) -> list[str]:
-    """The lines that say what one row reads and what it must say."""
-    lines = []
-    if example.encoder_input_tokens is not None:
-        # The inputs of a pair end where its targets begin, so that padding comes first.
-        begins = int(np.argmax(np.asarray(example.encoder_segments[row]) > 0))
-        inputs = np.asarray(example.encoder_input_tokens[row])[begins:]
-        original = None if before is None else np.asarray(before[row])[begins:]
-        lines.append("reads  " + marked(vocabulary, inputs, original))
-    else:
-        lines.append("reads  " + vocabulary.decode(np.asarray(example.decoder_input_tokens[row]).tolist()))
-    scored = np.asarray(example.decoder_loss_weights[row]) > 0
-    lines.append("says   " + vocabulary.decode(np.asarray(example.decoder_target_tokens[row])[scored].tolist()))
-    return lines
+def trained_examples(
+    recipe: Recipe, vocabulary: Any, rows: Int[np.ndarray, "B L"], params: Mapping[str, Any]
+) -> Examples:
+    """The examples of rows of text under each objective, with the networks' predictions beside the targets.
+
+    The stages of an encoder-decoder after its first look the same to a reader and are left out.
+    """
+    examples: list[ExampleText] = []
+    for objective in recipe.objectives:
+        if examples and isinstance(recipe.networks[objective.networks[0]], EncoderDecoderNetwork):
+            break
+        examples += _predicted(recipe, objective, vocabulary, rows, params)
+    return Examples(examples)
 
 
-def likeliest(net: Any, example: Example) -> Any:
-    """The likeliest token at every position of a decoder, all read off one forward."""
-    return jnp.argmax(net.logits(net.hidden(example)), axis=-1)
+def _predicted(
+    recipe: Recipe, objective: Any, vocabulary: Any, rows: Int[np.ndarray, "B L"], params: Mapping[str, Any]
+) -> list[ExampleText]:
+    modules, ids, network = dict(recipe.modules), recipe.tokens, objective.networks[0]
+    params = jax.device_get({name: params[name] for name in objective.networks})
+    static, numbers = without_numbers(objective)
+
+    # The objective's hyperparameters are arguments, so that a sweep compiles this once.
+    def corrupt(params, keys, batch, numbers):
+        return corrupted(with_numbers(static, numbers), bind(modules, params), keys, batch, recipe.steps - 1)
+
+    keys, scalars = row_keys(recipe.seed, 0, len(rows)), tuple(map(np.float32, numbers))
+    found = jax.jit(corrupt)(params, keys, {"tokens": rows}, scalars)
+    if found is None:
+        return []
+    readings, example = _readings(objective.name, vocabulary, found, rows, ids), found[0]
+    if example.encoder_input_tokens is not None and isinstance(modules[network], CachedNetwork):
+        fills = _fills(modules[network], params[network], vocabulary, example, ids)
+        return [_with(reading, fills=fill) for reading, fill in zip(readings, fills)]
+
+    def likeliest(params, example):
+        net = bind(modules, params)[network]
+        return jnp.argmax(net.logits(net.hidden(example)), axis=-1)
+
+    guesses = np.asarray(jax.jit(likeliest)({network: params[network]}, example))
+    targets, scored = np.asarray(example.decoder_target_tokens), _scored(example)
+    return [
+        _with(reading, model=tuple(_pieces(vocabulary, guess[where], _verdicts(guess, target, where), ids)))
+        for reading, guess, target, where in zip(readings, guesses, targets, scored)
+    ]
 
 
-def guessed(vocabulary: Any, example: Example, guesses: Any, row: int) -> list[str]:
-    """What one row reads and must say, and the model's likeliest token at each of those places."""
-    scored = np.asarray(example.decoder_loss_weights[row]) > 0
-    lines = [*reading(vocabulary, example, None, row), "model  " + vocabulary.decode(np.asarray(guesses)[row][scored])]
-    return [INDENT + line for line in lines]
+def _with(example: ExampleText, model: tuple[Piece, ...] = (), fills: tuple[Fill, ...] = ()) -> ExampleText:
+    return ExampleText(example.objective, example.number, example.reads, example.says, model, fills)
 
 
-def filled(module: Any, params: Any, vocabulary: Any, example: Example, before: Any, ids: TokenIds) -> list[str]:
-    """Lines for every row of the example: its input, and each span as the model fills it next to the true one."""
+def _scored(example: Example) -> Bool[np.ndarray, "B T"]:
+    return np.asarray(example.decoder_loss_weights) > 0
+
+
+def _verdicts(guess: np.ndarray, target: np.ndarray, where: np.ndarray) -> list[Kind]:
+    return ["right" if same else "wrong" for same in guess[where] == target[where]]
+
+
+def _readings(
+    name: str, vocabulary: Any, found: tuple[Example, Any], rows: Int[np.ndarray, "B L"], ids: TokenIds
+) -> list[ExampleText]:
+    """Each row's inputs and scored targets."""
+    example, originals = found
+    scored, targets = _scored(example), np.asarray(example.decoder_target_tokens)
+    readings = []
+    for row in range(len(rows)):
+        if example.encoder_input_tokens is None:
+            tokens = np.asarray(example.decoder_input_tokens[row])
+            before = _uncorrupted(tokens, rows[row], ids)
+        else:
+            # The inputs of a pair end where its targets begin, so that padding comes first.
+            begins = int(np.argmax(np.asarray(example.encoder_segments[row]) > 0))
+            tokens = np.asarray(example.encoder_input_tokens[row])[begins:]
+            before = tokens if originals is None else np.asarray(originals[row])[begins:]
+        reads = tuple(_pieces(vocabulary, tokens, _kinds(tokens, before, ids), ids, before))
+        places = scored[row]
+        says = tuple(_pieces(vocabulary, targets[row][places], ["scored"] * int(places.sum()), ids))
+        readings.append(ExampleText(name, row + 1, reads, says))
+    return readings
+
+
+def _uncorrupted(tokens: Int[np.ndarray, " T"], row: Int[np.ndarray, " L"], ids: TokenIds) -> np.ndarray:
+    """What stood at each of a decoder's inputs: the row itself, or the row shifted by one; a mask stands for itself.
+
+    A decoder that reads neither (one that continues a prefix elsewhere) is taken to read what it shows.
+    """
+    candidates = [row, np.concatenate([tokens[:1], row[:-1]])] if len(row) else []
+    candidates = [np.where(tokens == ids.mask, ids.mask, each) for each in candidates if len(each) == len(tokens)]
+    agreeing = [int(((each == tokens) & (tokens != ids.mask)).sum()) for each in candidates]
+    # Ours: an alignment by which less than a fifth of the row was kept is none.
+    if not candidates or max(agreeing) < 0.2 * (tokens != ids.mask).sum():
+        return tokens
+    return candidates[int(np.argmax(agreeing))]
+
+
+def _kinds(tokens: np.ndarray, before: np.ndarray, ids: TokenIds) -> list[Kind]:
+    def kind(token: int, old: int) -> Kind:
+        if token == ids.mask:
+            return "masked"
+        if token != old:
+            return "replaced"
+        return "sentinel" if 0 <= ids.first_sentinel - token < ids.sentinels else "text"
+
+    return [kind(token, old) for token, old in zip(tokens.tolist(), before.tolist())]
+
+
+def _pieces(
+    vocabulary: Any, tokens: np.ndarray, kinds: Sequence[Kind], ids: TokenIds, before: np.ndarray | None = None
+) -> Iterator[Piece]:
+    """Tokens as text, one piece for as many as belong together; their texts joined are the text of them all."""
+    old = tokens if before is None else before
+
+    def group(index: int) -> tuple[Kind, int]:
+        # Each corrupted token stands alone; text and scored targets run on.
+        return kinds[index], index if kinds[index] in ("replaced", "masked", "sentinel") else -1
+
+    for (kind, _), indices in groupby(range(len(tokens)), group):
+        places = list(indices)
+        run = tokens[places].tolist()
+        changed = old[places[0]] != run[0] and before is not None
+        yield Piece(_spaced(vocabulary, run, ids), kind, vocabulary.decode([int(old[places[0]])]) if changed else "")
+
+
+def _spaced(vocabulary: Any, run: Sequence[int], ids: TokenIds) -> str:
+    """The text of tokens, with the space before it where they begin a word or are special."""
+    special = run[0] in (ids.mask, ids.bos, ids.eos, ids.pad) or 0 <= ids.first_sentinel - run[0] < ids.sentinels
+    opens = special or vocabulary.pieces(run[:1])[0].startswith(SPACE)
+    return (" " if opens else "") + vocabulary.decode(run)
+
+
+def _fills(module: Any, params: Any, vocabulary: Any, example: Example, ids: TokenIds) -> list[tuple[Fill, ...]]:
+    """Each row's spans as the network fills them, greedily, beside the true ones."""
     true = np.asarray(example.decoder_target_tokens)
-    said = np.asarray(
-        jax.device_get(
-            fill_spans(
-                module,
-                params,
-                example.encoder_tokens,
-                true.shape[1],
-                bos=ids.bos,
-                eos=ids.eos,
-                segments=example.encoder_segments,
-            )
-        )
+    segments = example.encoder_segments
+    filled = fill_spans(
+        module, params, example.encoder_tokens, true.shape[1], bos=ids.bos, eos=ids.eos, segments=segments
     )
-    lines = []
-    for row in range(true.shape[0]):
-        lines.append(f"example {row + 1}")
-        lines.append(INDENT + reading(vocabulary, example, before, row)[0])
-        wanted, got = spans(true[row].tolist(), ids), spans(said[row].tolist(), ids)
-        if not wanted:
-            # No sentinels: the whole of what is said, whose padding follows its EOS.
-            right, fill = (vocabulary.decode(tokens[tokens != ids.pad].tolist()) for tokens in (true[row], said[row]))
-            lines.append(f"{INDENT}true: {right}  |  model: {fill or '(nothing)'}")
-        for number, tokens in wanted.items():
-            fill = vocabulary.decode(got.get(number, [])) or "(nothing)"
-            lines.append(f"{INDENT}<extra_id_{number}>  true: {vocabulary.decode(tokens)}  |  model: {fill}")
-    return lines
+    found = []
+    for wanted, said in zip(true, np.asarray(jax.device_get(filled))):
+        spans_wanted, spans_said = spans(wanted.tolist(), ids), spans(said.tolist(), ids)
+        # Without sentinels the whole of what is said, whose padding follows its EOS.
+        whole = [Fill("", *(vocabulary.decode(tokens[tokens != ids.pad].tolist()) for tokens in (wanted, said)))]
+        fills = [
+            Fill(f"<extra_id_{number}>", vocabulary.decode(tokens), vocabulary.decode(spans_said.get(number, [])))
+            for number, tokens in spans_wanted.items()
+        ]
+        found.append(tuple(fills or whole))
+    return found

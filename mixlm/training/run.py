@@ -1,34 +1,30 @@
 """A run: resume or begin, train to the last step, and show what was learnt."""
 
-from pathlib import Path
 from typing import Any
-
-import jax
 
 from mixlm.checkpoints.manager import Checkpoints
 from mixlm.checkpoints.run_dir import RunDir
 from mixlm.checkpoints.warm_start import find_warm_start
 from mixlm.errors import NotHere, UserError
 from mixlm.parallel.processes import broadcast, check_agreement, group, is_main, main_first
+from mixlm.perf.compilation_cache import EXECUTABLES, kept_in
 from mixlm.perf.profiler import Profile
 from mixlm.recipe import Recipe
 from mixlm.training.loop import Loop, Say, kept
 from mixlm.training.prepare import Plan, plan
 from mixlm.training.report import finish
 from mixlm.training.signals import Signals
-from mixlm.training.summary import explanation, summary
+from mixlm.training.summary import Explanation, explanation, summary
 
 
-def keep_executables(folder: Path) -> None:
-    """Compiles each step once per machine: executables are kept in `folder` and found there by the next run."""
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-
-
-def explain(recipe: Recipe, say: Say = print) -> None:
-    """Says what a run would do, with examples of every objective, and trains nothing."""
-    keep_executables(recipe.dataset.cache / "executables")
+def explain(recipe: Recipe, say: Say = print) -> Explanation:
+    """Returns what a run would do, with examples of every objective, and trains nothing; `say` tells of its data."""
     say = say if is_main() else _silent
+    with kept_in(recipe.dataset.cache / EXECUTABLES):
+        return _explain(recipe, say)
+
+
+def _explain(recipe: Recipe, say: Say) -> Explanation:
     try:
         data = main_first(lambda: recipe.dataset.prepare(say))
     except NotHere as missing:
@@ -37,8 +33,7 @@ def explain(recipe: Recipe, say: Say = print) -> None:
     begins = not Checkpoints(RunDir(recipe.folder).checkpoints).latest()
     planned = plan(recipe, data, origin=find_warm_start(recipe) if begins else None)
     try:
-        for line in explanation(planned):
-            say(line)
+        return explanation(planned)
     finally:
         planned.close()
 
@@ -56,7 +51,7 @@ def train(recipe: Recipe, say: Say = print, profile: Profile | None = None) -> N
             f"{recipe.model_dir} and a MODEL_DIR of its own."
         )
     signals = Signals()
-    with signals.awaited():
+    with signals.awaited(), kept_in(recipe.dataset.cache / EXECUTABLES):
         _train(recipe, say if is_main() else _silent, signals, profile)
 
 
@@ -80,7 +75,6 @@ def _train(recipe: Recipe, say: Say, signals: Signals, profile: Profile | None) 
         profile.check(latest, recipe.train_steps)
     if recipe.train_steps is not None and _finished(recipe.train_steps, latest, folder, say):
         return
-    keep_executables(recipe.dataset.cache / "executables")
     origin = None if latest else find_warm_start(recipe, began)
     check_agreement({"INIT_FROM": "no run" if origin is None else origin.name})
     planned = plan(recipe, main_first(lambda: recipe.dataset.prepare(say)), latest, origin)

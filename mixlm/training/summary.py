@@ -1,16 +1,19 @@
 """The lines a run opens with (sizes, data, repeats, stages, FLOPs, devices), and `--explain`'s examples."""
 
-from typing import Any
+import html
+from dataclasses import dataclass
 
 import jax
 
 from mixlm.checkpoints.manager import size_in_bytes
 from mixlm.data.loader.streaming import StreamedData
 from mixlm.parallel.mesh import bytes_per_device
+from mixlm.reports.examples import ExampleText, as_html
 from mixlm.reports.units import INDENT, count, parameters, size
-from mixlm.rng import row_keys
-from mixlm.training.examples import reading, shown
+from mixlm.training.examples import untrained_examples
 from mixlm.training.prepare import Plan
+
+EXAMPLES = 3  # Ours: validation rows that are shown under each objective.
 
 
 def summary(plan: Plan) -> list[str]:
@@ -84,34 +87,57 @@ def _data_rows(plan: Plan) -> list[tuple[str, str]]:
     return rows
 
 
-def explanation(plan: Plan) -> list[str]:
-    """The summary, then checkpoint size and, where the text is here, memory and examples of every objective.
+@dataclass(frozen=True)
+class Explanation:
+    """A run before it begins: the lines of its summary, and examples of its objectives where the text is here.
+
+    It prints as `--explain` does, and a notebook shows the examples' corruption in colours.
+    """
+
+    summary: tuple[str, ...]
+    examples: tuple[tuple[str, tuple[ExampleText, ...]], ...] = ()
+
+    @property
+    def lines(self) -> list[str]:
+        """The summary, then the examples of each objective."""
+        lines = list(self.summary)
+        for name, examples in self.examples:
+            lines += ["", f"examples of {name}"]
+            lines += [] if examples else [f"{INDENT}(this objective shows no examples)"]
+            for example in examples:
+                for index, line in enumerate(example.lines):
+                    lines.append(f"{INDENT}{example.number if index == 0 else ' '}  {line}")
+        return lines
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        examples = [example for _, members in self.examples for example in members]
+        head = html.escape("\n".join(self.summary))
+        return f"<pre>{head}</pre>" + (as_html(examples) if examples else "")
+
+
+def explanation(plan: Plan) -> Explanation:
+    """The summary, checkpoint size and, where the text is here, memory and examples of every objective.
 
     Nothing is trained or written.
     """
     lines = [*summary(plan), "", f"checkpoint  {size(size_in_bytes(plan.state))}"]
     if plan.data is None:
-        return lines
+        return Explanation(tuple(lines))
     for objective in plan.recipe.objectives:
         memory = plan.steps.memory(objective)
         lines.append(
             f"memory of {objective.name}  {size(memory.argument_size_in_bytes)} of state and batch, "
             f"{size(memory.temp_size_in_bytes)} of temporaries on each device"
         )
-    for objective in plan.recipe.objectives:
-        lines += ["", f"examples of {objective.name}"]
-        lines += [INDENT + line for line in example_lines(plan, objective)]
-    return lines
-
-
-def example_lines(plan: Plan, objective: Any, rows: int = 3) -> list[str]:
-    """What the first validation rows look like under an objective, before any network has had a part in it."""
-    batch = {"tokens": plan.validation[0]["tokens"][:rows]}
-    found = shown(objective, None, row_keys(plan.recipe.seed, 0, len(batch["tokens"])), batch, plan.recipe.steps - 1)
-    if found is None:
-        return ["(this objective shows no examples)"]
-    lines = []
-    for row in range(len(batch["tokens"])):
-        for index, line in enumerate(reading(plan.data.vocabulary, *found, row)):
-            lines.append(f"{row + 1 if index == 0 else ' '}  {line}")
-    return lines
+    rows = plan.validation[0]["tokens"][:EXAMPLES]
+    examples = tuple(
+        (objective.name, tuple(untrained_examples(plan.recipe, objective, plan.data.vocabulary, rows)))
+        for objective in plan.recipe.objectives
+    )
+    return Explanation(tuple(lines), examples)

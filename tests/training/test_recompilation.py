@@ -23,6 +23,7 @@ from mixlm.objectives.unrolled_diffusion import UnrolledDiffusion
 from mixlm.optim.adafactor import Adafactor
 from mixlm.optim.adamw import AdamW
 from mixlm.optim.optimizer import Optimizer
+from mixlm.perf import compilation_cache
 from mixlm.recipe import Recipe
 from mixlm.reports.metrics import read
 from mixlm.schedules import WSD, Constant, Cosine, Linear
@@ -37,16 +38,8 @@ SIZE = {"vocab_size": 112, "emb_dim": 16, "num_heads": 2, "head_dim": 8, "mlp_di
 @pytest.fixture(autouse=True)
 def every_executable_is_kept(monkeypatch):
     """One device, and a cache that keeps what compiles in no time too."""
-    keep = loop.keep_executables
-
-    def kept(folder):
-        keep(folder)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-
-    monkeypatch.setattr(loop, "keep_executables", kept)
+    monkeypatch.setattr(compilation_cache, "MIN_SECONDS", 0.0)
     monkeypatch.setattr(jax, "devices", lambda *_: DEVICES[:1])
-    yield
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def recipe(corpus, folder, **changes) -> Recipe:

@@ -43,6 +43,11 @@ class TextSource(ABC):
     def fingerprint(self) -> str:
         """SHA-256 over the bytes of the text and over the rule of the split."""
 
+    def all_documents(self) -> Iterator[str]:
+        """Every document once, on whichever side of the split it is."""
+        yield from self.documents("train")
+        yield from self.documents("validation")
+
     def files(self) -> list[Path]:
         """The file itself, or a folder's files of this kind, sorted by path; UserError where there is none."""
         place = existing(self.path)
@@ -89,7 +94,7 @@ class RecordFiles(TextSource):
 
     def documents(self, split: str) -> Iterator[str]:
         """The documents of a split in the order of the files' paths and of the records."""
-        return by_hash(self._all, self.validation_fraction, split, self.path)
+        return by_hash(self.all_documents, self.validation_fraction, split, self.path)
 
     def fingerprint(self) -> str:
         """SHA-256 over all files, their names, the settings and the rule of the split; not over where they lie."""
@@ -98,7 +103,8 @@ class RecordFiles(TextSource):
         settings = [getattr(self, setting.name) for setting in fields(self) if setting.name != "path"]
         return digest_files(files, [self.kind(), *settings, *names, *self._definition()])
 
-    def _all(self) -> Iterator[str]:
+    def all_documents(self) -> Iterator[str]:
+        """Every document in the order of the files' paths and of the records; a corpus may hold just one."""
         for path in self.files():
             for document in self.read(path):
                 if document := normalize_whitespace(document):

@@ -48,7 +48,12 @@ class TextFiles(TextSource):
         chosen = _held_out(names, [path.stat().st_size for path in files], self.validation_fraction)
         for position, path in enumerate(files):
             if (position in chosen) == (check_split(split) == "validation"):
-                yield _not_blank(path, normalize_whitespace("".join(_lines(path))))
+                yield _document(path)
+
+    def all_documents(self) -> Iterator[str]:
+        """Every file as one document, in the order of the files' names."""
+        for path in self.files():
+            yield _document(path)
 
     def fingerprint(self) -> str:
         """SHA-256 over all files, their names and the rule of the split; not over where they lie."""
@@ -135,7 +140,8 @@ def _side_of_tail(document: str, fraction: float, split: str) -> str:
     return document[cut:].strip() if split == "validation" else document[:cut].strip()
 
 
-def _not_blank(path: Path, document: str) -> str:
+def _document(path: Path) -> str:
+    document = normalize_whitespace("".join(_lines(path)))
     if not document:
         raise UserError(f"The text file {str(path)!r} holds nothing but blanks.")
     return document

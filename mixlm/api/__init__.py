@@ -1,0 +1,1 @@
+"""The Python API of scripts and notebooks; `import mixlm` offers it."""

@@ -1,0 +1,165 @@
+"""`Run`: a run's folder in Python, whether it is finished, running or stopped."""
+
+import base64
+import dataclasses
+import html
+import io
+import itertools
+import os
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mixlm.checkpoints.load import check_run, load_params, nearest_run
+from mixlm.checkpoints.manager import Checkpoints
+from mixlm.checkpoints.run_dir import RunDir
+from mixlm.errors import UserError, nearest
+from mixlm.gin_config.build import load
+from mixlm.paths import RunRef
+from mixlm.perf.compilation_cache import EXECUTABLES, kept_in
+from mixlm.recipe import Recipe
+from mixlm.reports import curves, metrics
+from mixlm.reports.examples import Examples
+from mixlm.reports.table import Table, cell
+from mixlm.training.examples import trained_examples
+
+
+class Run:
+    """A run by its folder; what is read from it is read when it is asked for, so a running one shows its latest state.
+
+    Args:
+      folder: `runs/a`, or `runs/a@400` or `runs/a@best` for the parameters of one of its checkpoints.
+      recipe: the recipe that the run was trained with; by default it is built from the folder's config.gin.
+
+    Raises:
+      UserError: where the folder holds no run.
+
+    Example: `Run("runs/a").curves()`.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], recipe: Recipe | None = None) -> None:
+        self._ref = RunRef.parse(os.fspath(folder))
+        self._files = RunDir(self._ref.folder)
+        self._given = None if recipe is None else dataclasses.replace(recipe, model_dir=str(self._ref))
+        self._restored: tuple[int, dict[str, Any]] | None = None
+        if not self._files.recipe.is_file():
+            raise UserError(f"There is no run in {self.folder} (no recipe.json).{nearest_run(self.folder)}")
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder: metrics.jsonl, config.gin, checkpoints/ and, at the end, curves.png and samples.txt."""
+        return self._ref.folder
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The recipe of the run; raises UserError where config.gin does not build it."""
+        if self._given is not None:
+            return self._given
+        config = self._files.config
+        if not config.is_file() or not config.read_text(encoding="utf-8").strip():
+            raise UserError(
+                f"{config} holds no recipe, since the run's was made in Python: "
+                f"give it as Run({str(self._ref)!r}, recipe)."
+            )
+        recipe = load(config.absolute(), **{"mixlm.recipe.Recipe.model_dir": str(self._ref)})
+        check_run(recipe)
+        return recipe
+
+    @property
+    def metrics(self) -> Table:
+        """A row for each logged step: losses, validation, speed, tokens read and FLOPs, as metrics.jsonl has them."""
+        return Table(metrics.read(self.folder))
+
+    @property
+    def step(self) -> int:
+        """How many steps are logged."""
+        return int(max((row["step"] for row in self.metrics), default=0))
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has reached its last step and written its report."""
+        return self._files.curves.is_file()
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameters of every network, of the checkpoint that the address names or else the newest.
+
+        Raises UserError where there is no such checkpoint.
+        """
+        checkpoints = Checkpoints(self._files.checkpoints)
+        step = checkpoints.resolve(self._ref, self.recipe.best_metric) if self._ref.which else checkpoints.latest()
+        if self._restored is None or self._restored[0] != step:
+            self._restored = load_params(self.recipe, tuple(self.recipe.networks))
+        return self._restored[1]
+
+    def examples(self, rows: int = 3) -> Examples:
+        """Validation rows as each objective corrupts them, with what the networks predict beside the targets.
+
+        Raises UserError where there is no checkpoint, or the text is not here.
+        """
+        recipe = self.recipe
+        with kept_in(recipe.dataset.cache / EXECUTABLES):
+            data, params = recipe.dataset.prepare(lambda _: None), self.params
+            length = recipe.block_length
+            recipe = recipe.settled(data.summary.unique_tokens, data.rows_of(length, recipe.epochs))
+            chosen = data.validation_rows(length, recipe.eval_batches * recipe.batch_size)[:rows]
+            return trained_examples(recipe, data.vocabulary, chosen, params)
+
+    def curves(self, against: str | Sequence[str] | None = None) -> Any:
+        """A matplotlib Figure of every training and validation term, made without pyplot.
+
+        `against` is one or some of "step", "flops", "tokens" and "epoch"; by default what the recipe's CURVES name.
+        """
+        axes = (against,) if isinstance(against, str) else against
+        for name in axes or ():
+            if name not in curves.AXES:
+                raise UserError(
+                    f"Curves are drawn against {', '.join(curves.AXES)}, not {name!r}.{nearest(name, curves.AXES)}"
+                )
+        records = self.metrics.rows
+        try:
+            recipe = self.recipe
+        except UserError:
+            # The record can be drawn where the recipe's classes are not installed.
+            return curves.figure(records, _logged_switches(records), self.folder.name, None, axes or ("step", "flops"))
+        switches = _logged_switches(records) if recipe.train_steps is None else _switches(recipe)
+        return curves.figure(records, switches, recipe.name, None, axes or recipe.curves)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self._ref)!r}, {self._state()})"
+
+    def _repr_html_(self) -> str:
+        head = f"<p><b>{html.escape(str(self._ref))}</b>, {self._state()}</p>"
+        records = self.metrics.rows
+        if not records:
+            return head
+        picture = io.BytesIO()
+        self.curves().savefig(picture, format="png")
+        data = base64.b64encode(picture.getvalue()).decode()
+        return f'{head}{_figures(records)}<img alt="curves" style="max-width:100%" src="data:image/png;base64,{data}"/>'
+
+    def _state(self) -> str:
+        if self.finished:
+            return f"finished after step {self.step:,}"
+        return f"at step {self.step:,}" if self.step else "no step logged yet"
+
+
+def _switches(recipe: Recipe) -> list[tuple[int, str]]:
+    """The steps before which stages begin, and their names."""
+    return [(stage.start, stage.objective.name) for stage, _ in recipe.stages.spans(recipe.steps)[1:]]
+
+
+def _logged_switches(records: Sequence[Mapping[str, Any]]) -> list[tuple[int, str]]:
+    """As `_switches`, to within the steps that are logged."""
+    pairs = itertools.pairwise(records)
+    return [(here["step"], there["stage"]) for here, there in pairs if here["stage"] != there["stage"]]
+
+
+def _figures(records: Sequence[Mapping[str, Any]]) -> str:
+    """The last values of the loss, the terms and validation as an HTML table."""
+    latest = {name: value for record in records for name, value in record.items()}
+    names = [name for name in latest if name == "loss" or (name.count("/") == 1 and not name.startswith("spent/"))]
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
+    body = "".join(f"<td>{cell(latest[name])}</td>" for name in names)
+    return f"<table><thead><tr>{head}</tr></thead><tbody><tr>{body}</tr></tbody></table>"

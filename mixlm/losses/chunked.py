@@ -110,10 +110,10 @@ def _shared(given: Float[Array, "*B"], factors: Float[Array, "*B"]) -> Float[Arr
     return jnp.where(off, jnp.nan, number)
 
 
-def chunk_count(places: int, tokens: int, vocab_size: int, at_once: int | None) -> int:
-    """Chunks of `places` positions, each of `tokens` tokens, that keep to `at_once` logits (default: `LOGITS`)."""
+def chunk_count(places: int, tokens: int, vocab_size: int, max_logits: int | None) -> int:
+    """Chunks of `places` positions, each of `tokens` tokens, that keep to `max_logits` logits (default: `LOGITS`)."""
     most, least = (LOGITS, 1) if platform() == "cpu" else (ELSEWHERE, math.ceil(TOKENS / tokens))
-    most = most if at_once is None else at_once
+    most = most if max_logits is None else max_logits
     return math.ceil(places / max(most // (tokens * vocab_size), least))
 
 

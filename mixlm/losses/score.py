@@ -58,9 +58,9 @@ def score(
     counted: Float[Array, "B T"] | None = None,
     pick: Pick | None = None,
     noise: Float[Array, "B T"] | None = None,
-    at_once: int | None = None,
+    max_logits: int | None = None,
 ) -> Scored:
-    """Scores every position, in chunks of at most `at_once` logits on a device; None: see `chunked.chunk_count`.
+    """Scores every position, in chunks of at most `max_logits` logits on a device; None: see `chunked.chunk_count`.
 
     The gradient of a chunk is computed while its logits are in memory (that of a sum is known up to a factor), so no
     product is computed twice. `weights` of 0 leave a position out; the mean divides by `counted` (default: weights
@@ -71,7 +71,7 @@ def score(
     columns = (targets, weights, counted, noise)
     shards = shards_of(*targets.shape)
     rows, length, vocab_size = _positions(logits, hidden, shards)
-    chunks = chunk_count(rows * length, 1, vocab_size, at_once)
+    chunks = chunk_count(rows * length, 1, vocab_size, max_logits)
     sums = partial(_chunk_sums, logits, loss, pick, jnp.sum)
     if chunks == 1:
         total, rest, picked = sums(hidden, *columns)
@@ -104,18 +104,18 @@ def score_rows(
     loss: TokenLoss,
     counted: Float[Array, "B T"],
     factors: Float[Array, " B"] | None = None,
-    at_once: int | None = None,
+    max_logits: int | None = None,
 ) -> Scored:
-    """Each row's sums, for rows whose costs are weighed apart later; otherwise as `score`, without a pick.
+    """`score` with sums per row and without a pick, for rows whose totals the loss weights differently.
 
-    `factors` are what the loss will weigh the rows' totals by, up to one factor that all share: the gradient is then
-    taken ahead as in `score`, and is NaN where the loss weighs them otherwise. Without them the logits of several
-    chunks are computed again on the way back: a fourth product with the head's matrix next to the three.
+    `factors` are the loss's weights of the row totals, up to a common factor: gradients are then computed in the
+    forward pass as in `score`, and are NaN if the loss weights the totals otherwise. Without `factors` the logits of
+    several chunks are recomputed in the backward pass: a fourth product with the head's matrix next to the three.
     """
     columns = (targets, weights, counted, jnp.zeros_like(weights))
     shards = shards_of(*targets.shape)
     rows, length, vocab_size = _positions(logits, hidden, shards)
-    chunks = chunk_count(length, rows, vocab_size, at_once)
+    chunks = chunk_count(length, rows, vocab_size, max_logits)
     sums = partial(_chunk_sums, logits, loss, None, partial(jnp.sum, axis=1))
     if chunks == 1:
         total, rest, _ = sums(hidden, *columns)
@@ -141,15 +141,15 @@ def _row_sums(sums, shards, cut, arrays, factors):
 
 
 def token_costs(
-    logits: Logits, hidden: Float[Array, "B T D"], targets: Int[Array, "B T"], at_once: int | None = None
+    logits: Logits, hidden: Float[Array, "B T D"], targets: Int[Array, "B T"], max_logits: int | None = None
 ) -> Float[Array, "B T"]:
-    """The plain cross-entropy of every position in nats, in chunks as in `score`; for judging."""
+    """The plain cross-entropy of every position in nats, in chunks as in `score`; for evaluation."""
 
     def costs(chunk_hidden, chunk_targets):
         return cross_entropy(logits(chunk_hidden), chunk_targets)
 
     rows, length, vocab_size = _positions(logits, hidden, None)
-    chunks = chunk_count(length, rows, vocab_size, at_once)
+    chunks = chunk_count(length, rows, vocab_size, max_logits)
     if chunks == 1:
         return costs(hidden, targets)
     found = jax.lax.map(lambda part: costs(*part), tuple(in_chunks(x, chunks) for x in (hidden, targets)))

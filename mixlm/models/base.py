@@ -47,7 +47,7 @@ class DecoderNetwork(TokenNetwork):
     """A network without an encoder, whose causality is data (`decoder_mask_ar`).
 
     An example for an encoder-decoder is read as a prefix language model's: the encoder's input is the prefix. A
-    subclass has `apply_stack`.
+    subclass has `dtype`, `execution`, `apply_stack` and `logits`.
     """
 
     vocab_size: int

@@ -17,7 +17,7 @@ KeysValues = tuple[Float[Array, "B H _ K"], Float[Array, "B H _ K"]]
 
 
 class Slots(NamedTuple):
-    """One layer's keys and values; the tokens at hand go into the last slots before `filled`.
+    """One layer's keys and values; new tokens go into the last slots before `filled`.
 
     `encoder` holds the keys and values of an encoder's output, for a layer with cross-attention.
     """

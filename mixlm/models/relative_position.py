@@ -71,7 +71,7 @@ class RelativeBias(nn.Module):
         positions: Int[Array, "B T"] | None,
         cache: Cache | None,
     ) -> View:
-        """Mask and bias of self-attention: over the tokens at hand, or over the slots of a cache that has them."""
+        """Mask and bias of self-attention: over a whole row, or over the slots of a cache."""
         if cache is not None and positions is not None:
             return mask_bias(mask.dense()) + self.between(positions, cache.positions)
         bias = self(mask.limits.shape[1], positions)

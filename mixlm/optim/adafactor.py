@@ -47,7 +47,7 @@ class Adafactor:
         if self.clipping_threshold is not None:
             parts.append(optax.clip_by_block_rms(self.clipping_threshold))
         if self.multiply_by_parameter_scale:
-            # optax's own reads every parameter twice, for the sake of a gradient that nobody takes.
+            # optax's scale_by_param_block_rms reads every parameter twice, for a gradient that is never taken.
             parts.append(optax.stateless(_by_parameter_scale))
         if self.weight_decay:
             mask = partial(decayed, undecayed=self.undecayed)

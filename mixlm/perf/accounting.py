@@ -62,7 +62,7 @@ class Usage:
         return cls(found or None)
 
     def add(self, stage: str, figures: Mapping[str, float]) -> None:
-        """Adds the metrics of one step (see `training.step.Step`)."""
+        """Adds the metrics of one step (see `training.step.TrainStep`)."""
         if self._sums is None:
             return
         self._add(f"{stage}/steps", 1)

@@ -75,8 +75,10 @@ def head_of(head):
 def scored_in(block: int, loss, case, counted=None) -> Scored:
     """In blocks of so many positions of every row."""
     hidden, head, targets, weights, noise = case
-    at_once = block * len(targets) * head.shape[-1]
-    return score(head_of(head), hidden, targets, weights, loss, counted, pick=sample, noise=noise, at_once=at_once)
+    max_logits = block * len(targets) * head.shape[-1]
+    return score(
+        head_of(head), hidden, targets, weights, loss, counted, pick=sample, noise=noise, max_logits=max_logits
+    )
 
 
 # ---- the losses -------------------------------------------------------------------------------------------------
@@ -359,7 +361,9 @@ def test_chunks_on_accelerators_have_at_least_480_tokens(monkeypatch):
 
     def rounds(vocab: int) -> list[int]:
         def total(hidden):
-            return score(lambda x: x @ jnp.ones((2, vocab)), hidden, *columns, CrossEntropy(), at_once=1000 * 10).total
+            return score(
+                lambda x: x @ jnp.ones((2, vocab)), hidden, *columns, CrossEntropy(), max_logits=1000 * 10
+            ).total
 
         hidden, columns = jnp.ones((2, 960, 2)), (jnp.zeros((2, 960), jnp.int32), jnp.ones((2, 960)))
         jaxpr = jax.make_jaxpr(jax.grad(total))(hidden)
@@ -375,7 +379,7 @@ def test_logits_in_memory_do_not_grow_with_rows_length_or_vocabulary():
         case = random_case(rows, length, vocab, dim=1)
 
         def cost(hidden, head):
-            return score(head_of(head), hidden, *case[2:4], CrossEntropy(), at_once=1600).total
+            return score(head_of(head), hidden, *case[2:4], CrossEntropy(), max_logits=1600).total
 
         return max(array_sizes(jax.make_jaxpr(jax.grad(cost, argnums=(0, 1)))(*case[:2]).jaxpr))
 

@@ -309,7 +309,7 @@ def test_rows_scored_apart_add_up_to_the_batch_with_any_factor_for_each(loss: To
             weights,
             loss,
             counted,
-            at_once=4 * 11 * block,
+            max_logits=4 * 11 * block,
         )
         return jnp.sum(factors * found.total), found
 
@@ -391,7 +391,7 @@ def test_a_mix_in_blocks_is_the_mix(losses, microbatches: int, monkeypatch):
 
     wanted = stepped()
     monkeypatch.setattr(
-        "mixlm.objectives.mixing.score_rows", partial(score_rows, at_once=8 * VOCAB * 2 // microbatches)
+        "mixlm.objectives.mixing.score_rows", partial(score_rows, max_logits=8 * VOCAB * 2 // microbatches)
     )
     found = stepped()
     assert_close(found[1], wanted[1])

@@ -196,10 +196,10 @@ def chosen(logits, noise):
 
 def totals(loss, kernel, hidden, targets, weights, noise):
     """All that `score` gives, and the gradients of a multiple of its total."""
-    at_once = 4 * VOCABULARY
+    max_logits = 4 * VOCABULARY
 
     def total(kernel, hidden):
-        found = score(lambda block: block @ kernel, hidden, targets, weights, loss, None, chosen, noise, at_once)
+        found = score(lambda block: block @ kernel, hidden, targets, weights, loss, None, chosen, noise, max_logits)
         return 3 * found.total / found.count, vars(found)
 
     return jax.value_and_grad(total, argnums=(0, 1), has_aux=True)(kernel, hidden)
@@ -207,11 +207,11 @@ def totals(loss, kernel, hidden, targets, weights, noise):
 
 def row_totals(loss, kernel, hidden, targets, weights, noise):
     """All that `score_rows` gives, and the gradients where each row has a factor of its own."""
-    at_once = 4 * VOCABULARY
+    max_logits = 4 * VOCABULARY
 
     def total(kernel, hidden):
         counted = (weights > 0).astype(jnp.float32)
-        found = score_rows(lambda block: block @ kernel, hidden, targets, weights, loss, counted, at_once=at_once)
+        found = score_rows(lambda block: block @ kernel, hidden, targets, weights, loss, counted, max_logits=max_logits)
         return jnp.sum(found.total * jnp.arange(1.0, 1 + len(hidden))), vars(found)
 
     return jax.value_and_grad(total, argnums=(0, 1), has_aux=True)(kernel, hidden)
@@ -253,7 +253,7 @@ def test_the_gradient_of_the_head_is_kept_added_up():
 
     def total(kernel, hidden):
         return score(
-            lambda block: block @ kernel, hidden, targets, weights, CrossEntropy(), at_once=4 * VOCABULARY
+            lambda block: block @ kernel, hidden, targets, weights, CrossEntropy(), max_logits=4 * VOCABULARY
         ).total
 
     def pulled(*given):

@@ -5,7 +5,7 @@ A view, made once for all layers, holds mask and bias in the form of one impleme
 - SplashView, JAX's splash kernel on TPUs, and CudnnView, cuDNN's flash attention on GPUs in bfloat16: a mask alone,
   since neither can train a bias (T5's and LTG-BERT's relative positions).
 - VmemView, our TPU kernel with a trainable bias that rows share, as far as the chip's vector memory goes.
-TPU and GPU paths are tested by compilation only.
+Kernels are tested in interpret mode; TPU and GPU programs are tested by compilation only.
 """
 
 from collections.abc import Callable

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -11,8 +11,8 @@ from jaxtyping import Array, Key
 
 from mixlm.checkpoints.load import load_params
 from mixlm.decoding.autoregressive import Decoded
-from mixlm.decoding.select import Way, way_of
-from mixlm.decoding.strategies import Masked, Spans, Unrolled
+from mixlm.decoding.select import Selection, select
+from mixlm.decoding.strategies import Masked, Spans, Strategy, Unrolled
 from mixlm.decoding.text import forming, spans, text_of, with_fills
 from mixlm.errors import UserError
 from mixlm.recipe import Recipe
@@ -80,8 +80,8 @@ class Request:
     recipe: Recipe
     vocabulary: Any
     rows: tuple[list[int], ...]
-    way: Way
-    strategy: Any
+    selection: Selection
+    strategy: Strategy
     length: int
     seed: int
     show_steps: bool
@@ -89,8 +89,8 @@ class Request:
     @property
     def settings(self) -> str:
         """The strategy in words, such as `unrolled decoding, steps 10, samples 8, temperature 0.2`."""
-        parts = [f"{self.way.how} decoding"]
-        for each in fields(self.strategy):
+        parts = [f"{self.selection.how} decoding"]
+        for each in fields(cast(Any, self.strategy)):
             value = getattr(self.strategy, each.name)
             if value is True:
                 parts.append(each.name)
@@ -102,8 +102,8 @@ class Request:
 
     def notes(self) -> Iterator[str]:
         """Remarks: a strategy that the recipe does not train, prompts beyond the lengths that it trains."""
-        if self.way.objective is None:
-            yield f"note: no stage of this recipe trains {self.way.how} decoding."
+        if not self.selection.trained:
+            yield f"note: no stage of this recipe trains {self.selection.how} decoding."
         encoded = isinstance(self.strategy, Spans) and "inputs" in self.recipe.lengths
         trained = self.recipe.lengths["inputs"] if encoded else self.recipe.block_length
         for index, row in enumerate(self.rows):
@@ -127,7 +127,7 @@ def decode_texts(
     Args:
       recipe: that of the run; MODEL_DIR names the folder, and may name a step.
       texts: the prompts. Where spans are filled, `<extra_id_0>` and so on mark them.
-      how: a strategy by name, one of `decoding.select.STRATEGIES`; None is the one that the last stage trains.
+      how: a strategy by name, one of `decoding.strategies.STRATEGIES`; None is the one that the last stage trains.
       max_tokens: new tokens at most; None is 64, or where spans are filled the length of the trained targets.
       seed: of the noise. A prompt's noise is a function of the seed and its index.
       show_steps: fills `states`, for diffusion.
@@ -158,10 +158,10 @@ def prepare(
         raise UserError(f"max_tokens must be at least 1, got {max_tokens}.")
     if not 0 <= seed < 2**31:
         raise UserError(f"The seed must be from 0 to 2^31 - 1, got {seed}.")
-    way = way_of(recipe, how)
-    strategy = way.decoder(settings or {})
+    selection = select(recipe, how)
+    strategy = selection.strategy(settings or {})
     if show_steps and not isinstance(strategy, Unrolled | Masked):
-        raise UserError(f"show_steps shows how a diffusion text forms, and this is {way.how} decoding.")
+        raise UserError(f"show_steps shows how a diffusion text forms, and this is {selection.how} decoding.")
     vocabulary = recipe.dataset.prepare(note).vocabulary
     texts = [texts] if isinstance(texts, str) else texts
     rows = tuple(vocabulary.encode(text) for text in texts)
@@ -170,14 +170,14 @@ def prepare(
             raise UserError(f"Prompt {index + 1} has no tokens: {texts[index]!r}.")
     if rows:
         # All prompts, before parameters are read: one that the strategy cannot read is an error now.
-        strategy.read(recipe.networks[way.network], rows, recipe.tokens)
+        strategy.read(recipe.networks[selection.network], rows, recipe.tokens)
     length = recipe.lengths.get("targets", MAX_TOKENS) if isinstance(strategy, Spans) else MAX_TOKENS
-    return Request(recipe, vocabulary, rows, way, strategy, max_tokens or length, seed, show_steps)
+    return Request(recipe, vocabulary, rows, selection, strategy, max_tokens or length, seed, show_steps)
 
 
 def load(request: Request) -> tuple[int, Any]:
     """Returns (step, parameters of the network) of the checkpoint that the recipe's MODEL_DIR names."""
-    network = request.way.network
+    network = request.selection.network
     step, params = load_params(request.recipe, (network,), request.vocabulary.fingerprint)
     return step, params[network]
 
@@ -198,7 +198,7 @@ def _timed(
     request: Request, params: Any, rows: Sequence[list[int]], keys: Key[Array, " B"], compiled: set[Any]
 ) -> tuple[Decoded, float]:
     """Decodes one batch, twice where its shape is new, so that the milliseconds leave compilation out."""
-    module, ids = request.recipe.networks[request.way.network], request.recipe.tokens
+    module, ids = request.recipe.networks[request.selection.network], request.recipe.tokens
     prompt = request.strategy.read(module, rows, ids)
 
     def run() -> Decoded:

@@ -1,9 +1,12 @@
-"""The ways to continue a prompt, each a value: how it is read, and how the new tokens come about."""
+"""Decoding strategies, each a value: how prompts are read, and how the new tokens are generated.
+
+Their fields are settings of the command line and of `decode_texts`, but for those that follow from training.
+"""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
 
 import flax.linen as nn
 from jaxtyping import Array, Key
@@ -19,8 +22,14 @@ from mixlm.tokens import TokenIds
 MASKED_STEPS = 32  # Ours: the default, or one step a token where the text is shorter.
 
 
-class Decoder(Protocol):
-    """A way to decode; its fields that a command line may set go by the names of the flags."""
+def as_trained(default: Any) -> Any:
+    """A field that follows from training, and is no setting of a user."""
+    return field(default=default, metadata={"as_trained": True})
+
+
+@runtime_checkable
+class Strategy(Protocol):
+    """Reads prompts and continues them; a frozen dataclass."""
 
     def read(self, module: nn.Module, rows: Sequence[Sequence[int]], ids: TokenIds) -> Example:
         """Prompts in tokens, as the network reads them."""
@@ -35,9 +44,10 @@ class Decoder(Protocol):
 
 @dataclass(frozen=True)
 class Autoregressive:
-    """Token after token: the likeliest (temperature 0), a drawn one, or by beams.
+    """Token after token: greedy (temperature 0), sampled, or by beam search.
 
-    Where `prefix`, the prompt sees all of itself. An encoder-decoder reads it with its encoder, EOS behind it.
+    With `prefix` the prompt attends to all of itself. An encoder-decoder reads it with its encoder, followed by EOS; so
+    does, as a bidirectional prefix, a decoder that was trained on `encoded` prompts.
     """
 
     temperature: float = 0.0
@@ -46,6 +56,7 @@ class Autoregressive:
     beams: int = 1
     length_penalty: float | None = None
     prefix: bool = False
+    encoded: bool = as_trained(False)
 
     def __post_init__(self) -> None:
         _check(beams=self.beams)
@@ -63,10 +74,10 @@ class Autoregressive:
 
     def read(self, module: nn.Module, rows: Sequence[Sequence[int]], ids: TokenIds) -> Example:
         """The start token and the prompt, or the encoder's prompt."""
-        if not has_encoder(module):
+        if not (self.encoded or has_encoder(module)):
             return prompts([[ids.bos, *row] for row in rows], bidirectional=self.prefix)
         if self.prefix:
-            raise UserError("An encoder reads its prompt in both directions anyway: leave --prefix out.")
+            raise UserError("An encoder reads its prompt in both directions anyway: leave prefix out.")
         return encoder_prompts([[*row, ids.eos] for row in rows], ids.bos)
 
     def __call__(
@@ -124,7 +135,7 @@ class Unrolled:
     temperature: float = 0.2
     top_k: int = 0
     top_p: float = 1.0
-    shifted: bool = False
+    shifted: bool = as_trained(False)
 
     def __post_init__(self) -> None:
         _check(steps=self.steps, samples=self.samples)
@@ -155,8 +166,8 @@ class Masked:
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
-    shifted: bool = True
-    start: bool = False
+    shifted: bool = as_trained(True)
+    start: bool = as_trained(False)
 
     def __post_init__(self) -> None:
         check_choice(self.temperature, self.top_k, self.top_p)
@@ -185,6 +196,14 @@ class Masked:
         plan = schedule(length, steps, self.block_length)
         chosen = check_choice(self.temperature, self.top_k, self.top_p)
         return unmasked(module, params, prompt, keys, chosen, plan, ORDERS[self.order], length, self.shifted, ids)
+
+
+STRATEGIES: Mapping[str, Any] = {
+    "autoregressive": Autoregressive,
+    "unrolled": Unrolled,
+    "masked": Masked,
+    "spans": Spans,
+}
 
 
 def _check(**numbers: int) -> None:

@@ -1,6 +1,13 @@
-"""What an objective is: a frozen dataclass that turns a batch of token blocks into loss terms, given networks."""
+"""Objectives: frozen dataclasses that turn a batch of token blocks into loss terms, given networks.
 
+`Objective` is all that training needs. What an objective can do beyond that, it says by meeting one of the other
+protocols: rows that mix (`RowObjective`), draws for a whole batch (`BatchObjective`), examples that need networks
+(`ShowsExamples`), rows of pairs (`PairObjective`), how its network is decoded (`Decodable`).
+"""
+
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from jaxtyping import Array, Int, Key, Shaped
@@ -17,11 +24,7 @@ Nets = Mapping[str, Any]
 
 @runtime_checkable
 class Objective(Protocol):
-    """Hashable and equal by value, so that it is static under jit and `jax.jit` is the cache of stages.
-
-    What the rows of a batch share out among themselves (such as which of them are causal), an objective draws in a
-    method `drawn(keys, step)`, as further columns of the batch: the step calls it before it makes microbatches.
-    """
+    """Hashable and equal by value, so that it is static under jit and `jax.jit` is the cache of stages."""
 
     @property
     def name(self) -> str:
@@ -44,10 +47,9 @@ class Objective(Protocol):
 
 @runtime_checkable
 class RowObjective(Objective, Protocol):
-    """An objective that only corrupts: one forward of one network scores it, so rows of several can share a batch.
+    """An objective that corrupts each row by itself: one forward of one network scores it.
 
-    Its term goes by its own name. `--explain` and the report show its examples, and those of any other objective that
-    has a method `shown(nets, keys, batch)` (see `mixlm.training.examples`).
+    Rows of several such objectives can share a batch (`mixing.PerExample`). Its term goes by its own name.
     """
 
     def corrupt(self, keys: Key[Array, " B"], batch: Batch, step: Step = 0) -> Example:
@@ -56,10 +58,100 @@ class RowObjective(Objective, Protocol):
 
 
 @runtime_checkable
+class TokenObjective(RowObjective, Protocol):
+    """A row objective that is scored by one token loss, its field `loss`."""
+
+    @property
+    def loss(self) -> TokenLoss:
+        """The loss of a token."""
+        ...
+
+
+@runtime_checkable
+class BatchObjective(Objective, Protocol):
+    """An objective that draws some of its noise for the whole batch, such as which of its rows are causal."""
+
+    def drawn(self, keys: Key[Array, " B"], step: Step) -> dict[str, Shaped[Array, "B ..."]]:
+        """Further columns of the batch; the step draws them before it makes microbatches."""
+        ...
+
+
+@runtime_checkable
+class ShowsExamples(Objective, Protocol):
+    """An objective that needs networks to corrupt, and shows its examples to `--explain` and the report itself."""
+
+    def shown(
+        self, nets: Nets | None, keys: Key[Array, " B"], batch: Batch, step: Step = 0
+    ) -> tuple[Example, Int[Array, "B S"] | None]:
+        """Returns (the examples, the encoder's input before anything in it was replaced).
+
+        Without networks, masks stand where their tokens would.
+        """
+        ...
+
+
+@runtime_checkable
 class PairObjective(Objective, Protocol):
     """An objective that says whether its rows are pairs (`data.loader.pairs`); all others read text."""
 
     pairs: ClassVar[bool]
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """A strategy of `mixlm.decoding` that an objective trains its network for.
+
+    `strategy` is its name, one of `decoding.strategies.STRATEGIES`; `settings` are fields of the strategy that follow
+    from training, such as `{"shifted": True}`.
+    """
+
+    strategy: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    network: str = "model"
+
+
+@runtime_checkable
+class Decodable(Protocol):
+    """An objective that says how its network is decoded."""
+
+    @property
+    def decodings(self) -> tuple[Decoding, ...]:
+        """What it trains, the default first."""
+        ...
+
+
+class OneNetwork:
+    """Base of objectives of one network, whose rows are as long as the targets."""
+
+    network: str
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The one network that is trained."""
+        return (self.network,)
+
+    def block_length(self, lengths: Mapping[str, int]) -> int:
+        """A row is as long as its targets."""
+        return lengths["targets"]
+
+
+class Corruption(OneNetwork, ABC):
+    """Base of row objectives: rows are corrupted, read in one forward, and scored by `loss` under the own name."""
+
+    loss: TokenLoss
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The name of the term, and of the stage in logs."""
+
+    @abstractmethod
+    def corrupt(self, keys: Key[Array, " B"], batch: Batch, step: Step = 0) -> Example:
+        """The examples of a batch, row by row."""
+
+    def __call__(self, nets: Nets, batch: Batch, keys: Key[Array, " B"], step: Int[Array, ""]) -> dict[str, Term]:
+        """The term of the objective's name: the mean loss of a scored token."""
+        return score_example(nets[self.network], self.corrupt(keys, batch, step), self.name, self.loss)
 
 
 def score_example(net: Any, example: Example, name: str, loss: TokenLoss) -> dict[str, Term]:
@@ -73,6 +165,11 @@ def scored(net: Any, hidden: Any, example: Example, loss: TokenLoss) -> Scored:
     return score(net.logits, hidden, targets, weights, loss, example.loss_counts)
 
 
-def drawn(objective: Any, keys: Key[Array, " B"], step: Step) -> dict[str, Shaped[Array, "B ..."]]:
-    """The columns that an objective draws for the whole batch; none where it has no such method."""
-    return objective.drawn(keys, step) if hasattr(objective, "drawn") else {}
+def batch_columns(objective: Objective, keys: Key[Array, " B"], step: Step) -> dict[str, Shaped[Array, "B ..."]]:
+    """The columns that an objective draws for the whole batch; none where it draws row by row alone."""
+    return objective.drawn(keys, step) if isinstance(objective, BatchObjective) else {}
+
+
+def decodings_of(*objectives: Objective) -> tuple[Decoding, ...]:
+    """How the networks of these objectives are decoded, in their order; nothing for one that does not say it."""
+    return tuple(one for each in objectives if isinstance(each, Decodable) for one in each.decodings)

@@ -1,23 +1,21 @@
 """Causal language modelling: every token from those before it."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import jax.numpy as jnp
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Key
 
 from mixlm.example import Example
-from mixlm.losses.terms import Term
 from mixlm.losses.token_losses import CrossEntropy, TokenLoss
-from mixlm.objectives.base import Batch, Nets, score_example
+from mixlm.objectives.base import Batch, Corruption, Decoding
 from mixlm.objectives.corruption import before_padding, check_documents, decoder_inputs, documents
 from mixlm.schedules import Step
 from mixlm.tokens import TokenIds
 
 
 @dataclass(frozen=True)
-class Causal:
+class Causal(Corruption):
     """`-sum log p(x_i | x_<i)`, the mean over all positions of a row; the first token is read off `tokens.bos`.
 
     With `separate_documents` attention ends where a document does (`tokens.bos` starts one, see
@@ -35,13 +33,9 @@ class Causal:
             check_documents(self.tokens)
 
     @property
-    def networks(self) -> tuple[str, ...]:
-        """The one network that is trained."""
-        return (self.network,)
-
-    def block_length(self, lengths: Mapping[str, int]) -> int:
-        """A row is as long as its targets."""
-        return lengths["targets"]
+    def decodings(self) -> tuple[Decoding, ...]:
+        """Token after token."""
+        return (Decoding("autoregressive", network=self.network),)
 
     def corrupt(self, keys: Key[Array, " B"], batch: Batch, step: Step = 0) -> Example:
         """Tokens [B, T] -> the same tokens as targets, shifted right as inputs, all causal."""
@@ -54,7 +48,3 @@ class Causal:
             decoder_mask_ar=jnp.ones_like(targets),
             decoder_segment_ids=documents(inputs, targets, self.tokens) if self.separate_documents else None,
         )
-
-    def __call__(self, nets: Nets, batch: Batch, keys: Key[Array, " B"], step: Int[Array, ""]) -> dict[str, Term]:
-        """The term `causal`: the mean cost of a token."""
-        return score_example(nets[self.network], self.corrupt(keys, batch, step), self.name, self.loss)

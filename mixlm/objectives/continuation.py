@@ -8,9 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
 from mixlm.example import Example
-from mixlm.losses.terms import Term
 from mixlm.losses.token_losses import CrossEntropy, TokenLoss
-from mixlm.objectives.base import Batch, Nets, score_example
+from mixlm.objectives.base import Batch, Corruption, Decoding
 from mixlm.objectives.corruption import before_padding
 from mixlm.objectives.span_corruption import SpanCorruption
 from mixlm.schedules import Step
@@ -18,7 +17,7 @@ from mixlm.tokens import TokenIds
 
 
 @dataclass(frozen=True)
-class Continuation:
+class Continuation(Corruption):
     """`-sum_{i >= s} log p(x_i | x_<s and <extra_id_0> in the encoder, x_s..x_(i-1) in the decoder)`.
 
     With `after_prefix` the split s is uniform over 1..T-1 and the term is `prefix_lm`; without, s is 0, the encoder
@@ -37,14 +36,14 @@ class Continuation:
         """What decoders call the same question."""
         return "prefix_lm" if self.after_prefix else "causal"
 
-    @property
-    def networks(self) -> tuple[str, ...]:
-        """The one network that is trained."""
-        return (self.network,)
-
     def block_length(self, lengths: Mapping[str, int]) -> int:
         """A row of span corruption."""
         return self.spans.block_length(lengths)
+
+    @property
+    def decodings(self) -> tuple[Decoding, ...]:
+        """Those of the span corruption beside it."""
+        return self.spans.decodings
 
     def corrupt(self, keys: Key[Array, " B"], batch: Batch, step: Step = 0) -> Example:
         """Tokens [B, T] -> prefix and sentinel for the encoder [B, T + 2], sentinel and rest to say [B, T + 1]."""
@@ -54,10 +53,6 @@ class Continuation:
         if self.after_prefix:
             split = jnp.minimum(jax.vmap(lambda key: jax.random.randint(key, (), 1, length))(keys), whole)
         return taken_out(batch["tokens"], whole, split, whole, length, self.tokens)
-
-    def __call__(self, nets: Nets, batch: Batch, keys: Key[Array, " B"], step: Int[Array, ""]) -> dict[str, Term]:
-        """The term `prefix_lm` or `causal`: the mean cost of a token that follows."""
-        return score_example(nets[self.network], self.corrupt(keys, batch, step), self.name, self.loss)
 
 
 def taken_out(

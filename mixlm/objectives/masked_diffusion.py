@@ -10,9 +10,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from mixlm.errors import UserError
 from mixlm.example import Example
-from mixlm.losses.terms import Term
 from mixlm.losses.token_losses import CrossEntropy, TokenLoss
-from mixlm.objectives.base import Batch, Nets, score_example
+from mixlm.objectives.base import Batch, Corruption, Decoding
 from mixlm.objectives.corruption import (
     block_mask,
     check_documents,
@@ -28,7 +27,7 @@ from mixlm.tokens import TokenIds
 
 
 @dataclass(frozen=True)
-class MaskedDiffusion:
+class MaskedDiffusion(Corruption):
     """`1/L * sum_{i masked} -log p(x_i | x with masks) / p`, whose mean over noise bounds the cost of a token.
 
     Of a row's L tokens, k = max(1, floor(L t + u)) become <mask> and are said, t and u uniform over [0, 1): an exact
@@ -69,11 +68,6 @@ class MaskedDiffusion:
         if self.separate_documents:
             check_documents(self.tokens)
 
-    @property
-    def networks(self) -> tuple[str, ...]:
-        """The one network that is trained."""
-        return (self.network,)
-
     def block_length(self, lengths: Mapping[str, int]) -> int:
         """A row is as long as its targets; UserError where the last target would be all there is to mask."""
         if self.score_last and lengths["targets"] < 2:
@@ -83,6 +77,11 @@ class MaskedDiffusion:
     def drawn(self, keys: Key[Array, " B"], step: Step = 0) -> dict[str, Float[Array, " B"]]:
         """The noise levels of a whole batch, where they depend on one another."""
         return {"level": stratified_levels(keys)} if self.stratified else {}
+
+    @property
+    def decodings(self) -> tuple[Decoding, ...]:
+        """The reverse process, by tokens read and predicted in the same places."""
+        return (Decoding("masked", {"shifted": self.shifted, "start": self.separate_documents}, self.network),)
 
     def corrupt(self, keys: Key[Array, " B"], batch: Batch, step: Step = 0) -> Example:
         """Tokens [B, T] -> the same as targets, partly masked as inputs, weighted by 1/p where masked."""
@@ -125,7 +124,3 @@ class MaskedDiffusion:
         rate = (1 - self.floor) * rate + self.floor
         said = masked.at[:, -1].set(real[:, -1]) if self.score_last else masked
         return jnp.where(said & (count > 0), 1 / jnp.where(count > 0, rate, 1), 0.0)
-
-    def __call__(self, nets: Nets, batch: Batch, keys: Key[Array, " B"], step: Int[Array, ""]) -> dict[str, Term]:
-        """The term `masked_diffusion`: the bound on the mean cost of a token, in nats."""
-        return score_example(nets[self.network], self.corrupt(keys, batch, step), self.name, self.loss)

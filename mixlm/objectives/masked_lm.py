@@ -1,7 +1,6 @@
 """Masked language modelling (BERT; LTG-BERT, GPT-BERT, AntLM): some tokens are hidden and said from all of the rest."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,9 +10,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from mixlm.errors import UserError
 from mixlm.example import Example
-from mixlm.losses.terms import Term
 from mixlm.losses.token_losses import CrossEntropy, TokenLoss
-from mixlm.objectives.base import Batch, Nets, score_example
+from mixlm.objectives.base import Batch, Corruption, Decoding
 from mixlm.objectives.corruption import (
     block_mask,
     check_documents,
@@ -32,7 +30,7 @@ from mixlm.tokens import TokenIds
 
 
 @dataclass(frozen=True)
-class MaskedLM:
+class MaskedLM(Corruption):
     """`mean_{i chosen} -log p(x_i | x with the chosen tokens hidden)`: the chosen are `mask_rate` of a row's text.
 
     A row is cut into spans, whose lengths 1, 2, ... have the probabilities `span_lengths` (GPT-BERT: a third each of 1
@@ -80,13 +78,9 @@ class MaskedLM:
             check_documents(self.tokens)
 
     @property
-    def networks(self) -> tuple[str, ...]:
-        """The one network that is trained."""
-        return (self.network,)
-
-    def block_length(self, lengths: Mapping[str, int]) -> int:
-        """A row is as long as its targets."""
-        return lengths["targets"]
+    def decodings(self) -> tuple[Decoding, ...]:
+        """Masked diffusion, by tokens read and predicted in the same places."""
+        return (Decoding("masked", {"shifted": self.shifted, "start": self.separate_documents}, self.network),)
 
     def corrupt(self, keys: Key[Array, " B"], batch: Batch, step: Step = 0) -> Example:
         """Tokens [B, T] -> the same as targets, partly hidden as inputs; the chosen positions are scored."""
@@ -118,7 +112,3 @@ class MaskedLM:
             fate < self.keep + self.random, random_text(token_key, length, self.tokens), self.tokens.mask
         )
         return jnp.where(chosen & (fate >= self.keep), hidden, row), chosen
-
-    def __call__(self, nets: Nets, batch: Batch, keys: Key[Array, " B"], step: Int[Array, ""]) -> dict[str, Term]:
-        """The term `masked_lm`: the mean cost of a chosen token."""
-        return score_example(nets[self.network], self.corrupt(keys, batch, step), self.name, self.loss)

@@ -14,7 +14,16 @@ from mixlm.example import Example
 from mixlm.losses.score import score_rows
 from mixlm.losses.terms import Term
 from mixlm.losses.token_losses import CrossEntropy
-from mixlm.objectives.base import Batch, Nets, Objective, RowObjective, drawn
+from mixlm.objectives.base import (
+    Batch,
+    Decoding,
+    Nets,
+    Objective,
+    RowObjective,
+    TokenObjective,
+    batch_columns,
+    decodings_of,
+)
 from mixlm.objectives.corruption import Rate, rate_at
 from mixlm.rng import fold_rows, random_row_order
 from mixlm.schedules import Schedule, Step
@@ -74,8 +83,13 @@ class PerExample:
         return self.objectives[0].networks
 
     @property
+    def decodings(self) -> tuple[Decoding, ...]:
+        """Those of all objectives, in order."""
+        return decodings_of(*self.objectives)
+
+    @property
     def _losses(self) -> list[Any]:
-        return [getattr(objective, "loss", None) for objective in self.objectives]
+        return [objective.loss if isinstance(objective, TokenObjective) else None for objective in self.objectives]
 
     def block_length(self, lengths: Mapping[str, int]) -> int:
         """The length that all objectives agree on; UserError where they do not."""
@@ -92,7 +106,7 @@ class PerExample:
         shares = jnp.mean(which[:, None] == jnp.arange(len(self.objectives))[None, :], axis=0, dtype=jnp.float32)
         columns = {"objective": which, "shares": jnp.broadcast_to(shares[None, :], (keys.shape[0], shares.shape[0]))}
         for objective in self.objectives:
-            columns |= drawn(objective, keys, step)
+            columns |= batch_columns(objective, keys, step)
         return columns
 
     def corrupt(self, keys: Key[Array, " B"], batch: Batch, step: Step = 0) -> Example:
@@ -190,6 +204,11 @@ class Sum:
     def networks(self) -> tuple[str, ...]:
         """All that any of the objectives trains."""
         return tuple({network: None for objective in self.objectives for network in objective.networks})
+
+    @property
+    def decodings(self) -> tuple[Decoding, ...]:
+        """Those of all objectives, in order."""
+        return decodings_of(*self.objectives)
 
     def block_length(self, lengths: Mapping[str, int]) -> int:
         """The length that all objectives agree on; UserError where they do not."""

@@ -6,20 +6,19 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Key
 
 from mixlm.errors import UserError
 from mixlm.example import Example
-from mixlm.losses.terms import Term
 from mixlm.losses.token_losses import CrossEntropy, TokenLoss
-from mixlm.objectives.base import Batch, Nets, score_example
+from mixlm.objectives.base import Batch, Corruption, Decoding
 from mixlm.objectives.corruption import before_padding, check_documents, decoder_inputs, documents
 from mixlm.schedules import Step
 from mixlm.tokens import TokenIds
 
 
 @dataclass(frozen=True)
-class PrefixLM:
+class PrefixLM(Corruption):
     """`-sum_{i >= s} log p(x_i | x_<i)` with the split s uniform over 1..T-1, and no mask inside of the prefix x_<s.
 
     Without `bidirectional_prefix` the prefix is read causally too, and only not scored: AR2Diff's baseline (figure 2).
@@ -37,11 +36,6 @@ class PrefixLM:
         if self.separate_documents:
             check_documents(self.tokens)
 
-    @property
-    def networks(self) -> tuple[str, ...]:
-        """The one network that is trained."""
-        return (self.network,)
-
     def block_length(self, lengths: Mapping[str, int]) -> int:
         """A row holds the prefix and the rest, as long as the targets; UserError where there is no room for both."""
         if lengths["targets"] < 2:
@@ -49,6 +43,11 @@ class PrefixLM:
                 f"A prefix language model needs rows of at least 2 tokens, got {lengths['targets']} targets."
             )
         return lengths["targets"]
+
+    @property
+    def decodings(self) -> tuple[Decoding, ...]:
+        """Token after token, the prompt read as the prefix is."""
+        return (Decoding("autoregressive", {"prefix": self.bidirectional_prefix}, self.network),)
 
     def corrupt(self, keys: Key[Array, " B"], batch: Batch, step: Step = 0) -> Example:
         """Tokens [B, T] -> the same shifted, a block up to the split; only targets from the split on are scored.
@@ -68,7 +67,3 @@ class PrefixLM:
             decoder_mask_ar=opens.astype(jnp.int32),
             decoder_segment_ids=documents(inputs, targets, self.tokens) if self.separate_documents else None,
         )
-
-    def __call__(self, nets: Nets, batch: Batch, keys: Key[Array, " B"], step: Int[Array, ""]) -> dict[str, Term]:
-        """The term `prefix_lm`: the mean cost of a token after the prefix."""
-        return score_example(nets[self.network], self.corrupt(keys, batch, step), self.name, self.loss)

@@ -6,20 +6,19 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Key
 
 from mixlm.errors import UserError
 from mixlm.example import Example
-from mixlm.losses.terms import Term
 from mixlm.losses.token_losses import CrossEntropy, TokenLoss
-from mixlm.objectives.base import Batch, Nets, score_example
+from mixlm.objectives.base import Batch, Corruption, Decoding
 from mixlm.objectives.corruption import before_padding, shift_right
 from mixlm.schedules import Step
 from mixlm.tokens import TokenIds
 
 
 @dataclass(frozen=True)
-class Seq2Seq:
+class Seq2Seq(Corruption):
     """`-sum_i log p(y_i | y_<i, x)` for a pair of inputs x and targets y, as `data.loader.pairs` lays it out in a row.
 
     `lengths` are those of the features, in tokens: a row is `lengths["inputs"]` of padding and x, and then
@@ -38,17 +37,17 @@ class Seq2Seq:
         # gin writes a dict, which has no hash.
         object.__setattr__(self, "lengths", tuple(sorted(dict(self.lengths).items())))
 
-    @property
-    def networks(self) -> tuple[str, ...]:
-        """The one network that is trained."""
-        return (self.network,)
-
     def block_length(self, lengths: Mapping[str, int]) -> int:
         """Inputs and targets together; UserError where the recipe's lengths are others than its own."""
         wanted = lengths["inputs"] + lengths["targets"]
         if dict(lengths) != dict(self.lengths):
             raise UserError(f"Seq2Seq.lengths are {dict(self.lengths)}, and TASK_FEATURE_LENGTHS {dict(lengths)}.")
         return wanted
+
+    @property
+    def decodings(self) -> tuple[Decoding, ...]:
+        """Token after token, the prompt read as the inputs are."""
+        return (Decoding("autoregressive", {"encoded": True}, self.network),)
 
     def corrupt(self, keys: Key[Array, " B"], batch: Batch, step: Step = 0) -> Example:
         """Tokens [B, S + T] -> what the encoder reads [B, S] and the decoder says [B, T]."""
@@ -65,7 +64,3 @@ class Seq2Seq:
             decoder_mask_ar=jnp.ones_like(targets),
             decoder_segment_ids=said.astype(jnp.int32),
         )
-
-    def __call__(self, nets: Nets, batch: Batch, keys: Key[Array, " B"], step: Int[Array, ""]) -> dict[str, Term]:
-        """The term `seq2seq`: the mean cost of a target token."""
-        return score_example(nets[self.network], self.corrupt(keys, batch, step), self.name, self.loss)

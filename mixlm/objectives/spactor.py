@@ -15,7 +15,7 @@ from mixlm.example import Example
 from mixlm.losses.score import Scored, score
 from mixlm.losses.terms import Term, binary_terms
 from mixlm.losses.token_losses import CrossEntropy, TokenLoss
-from mixlm.objectives.base import Batch, Nets, scored
+from mixlm.objectives.base import Batch, Decoding, Nets, scored
 from mixlm.objectives.corruption import choose_positions, sample, span_counts
 from mixlm.objectives.span_corruption import SpanCorruption
 from mixlm.rng import subkeys
@@ -69,6 +69,11 @@ class SpacTor:
     def networks(self) -> tuple[str, ...]:
         """The encoder-decoder, the generator and the head are all trained."""
         return (self.spans.network, self.generator, self.rtd_head)
+
+    @property
+    def decodings(self) -> tuple[Decoding, ...]:
+        """Those of span corruption, the stage that follows."""
+        return self.spans.decodings
 
     def block_length(self, lengths: Mapping[str, int]) -> int:
         """The same rows as span corruption's, so that the data do not notice the switch."""

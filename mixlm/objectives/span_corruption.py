@@ -11,9 +11,8 @@ from jaxtyping import Array, Bool, Int, Key
 
 from mixlm.errors import UserError
 from mixlm.example import Example
-from mixlm.losses.terms import Term
 from mixlm.losses.token_losses import CrossEntropy, TokenLoss
-from mixlm.objectives.base import Batch, Nets, score_example
+from mixlm.objectives.base import Batch, Corruption, Decoding
 from mixlm.objectives.corruption import (
     before_padding,
     check_documents,
@@ -40,7 +39,7 @@ class Folded:
 
 
 @dataclass(frozen=True)
-class SpanCorruption:
+class SpanCorruption(Corruption):
     """Masks exactly `noise_density` of a row's tokens in spans of `mean_span_length` on average.
 
     L tokens of text give rows without padding: `L - noise + spans + 1` inputs and `noise + spans + 1` targets, both
@@ -67,11 +66,6 @@ class SpanCorruption:
             raise UserError(f"SpanCorruption.mean_span_length must be at least 1, got {self.mean_span_length}.")
         if self.separate_documents:
             check_documents(self.tokens)
-
-    @property
-    def networks(self) -> tuple[str, ...]:
-        """The one network that is trained."""
-        return (self.network,)
 
     def lengths(self, block_length: int) -> tuple[int, int]:
         """The inputs and targets, in tokens, that a row of `block_length` tokens gives."""
@@ -104,6 +98,11 @@ class SpanCorruption:
                 f"A row of {length} tokens has {spans} spans, but there are {self.tokens.sentinels} sentinels."
             )
         return length
+
+    @property
+    def decodings(self) -> tuple[Decoding, ...]:
+        """Sentinels in the prompt are filled."""
+        return (Decoding("spans", network=self.network),)
 
     def corrupt(self, keys: Key[Array, " B"], batch: Batch, step: Step = 0) -> Example:
         """Tokens [B, L] -> encoder inputs [B, S] and decoder targets [B, T]."""
@@ -160,7 +159,3 @@ class SpanCorruption:
         # Attention that sees nothing would be even over everything.
         seen = jnp.any(said_in[:, None] == read_in[None, :], axis=1)
         return replace(folded, scored=folded.scored & seen, read_in=read_in, said_in=jnp.where(seen, said_in, 0))
-
-    def __call__(self, nets: Nets, batch: Batch, keys: Key[Array, " B"], step: Int[Array, ""]) -> dict[str, Term]:
-        """The term `span_corruption`: the mean cost of a target token."""
-        return score_example(nets[self.network], self.corrupt(keys, batch, step), self.name, self.loss)

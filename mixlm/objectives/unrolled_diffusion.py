@@ -1,6 +1,5 @@
 """Unrolled diffusion (SUNDAE; AR2Diff, arXiv 2401.17181): say all tokens, then say them from what was said."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -14,7 +13,7 @@ from mixlm.example import Example
 from mixlm.losses.score import score
 from mixlm.losses.terms import Term
 from mixlm.losses.token_losses import CrossEntropy, TokenLoss
-from mixlm.objectives.base import Batch, Nets
+from mixlm.objectives.base import Batch, Decoding, Nets, OneNetwork
 from mixlm.objectives.corruption import (
     before_padding,
     block_mask,
@@ -39,7 +38,7 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class UnrolledDiffusion:
+class UnrolledDiffusion(OneNetwork):
     """`L1 + L2`: the mean cost of a target token given noisy targets, and given the network's own answer to those.
 
     Per row a share a, uniform over [0, 1), of the target's tokens (each by itself) becomes a token uniform over the
@@ -75,13 +74,9 @@ class UnrolledDiffusion:
         check_rate(self, "bidirectional")
 
     @property
-    def networks(self) -> tuple[str, ...]:
-        """The one network that is trained."""
-        return (self.network,)
-
-    def block_length(self, lengths: Mapping[str, int]) -> int:
-        """A row holds the prefix and the target, as long as the targets."""
-        return lengths["targets"]
+    def decodings(self) -> tuple[Decoding, ...]:
+        """Unrolled denoising from random tokens."""
+        return (Decoding("unrolled", {"shifted": self.shifted}, self.network),)
 
     def first(self, keys: Key[Array, " B"], batch: Batch, step: Step = 0) -> Drawn:
         """Tokens [B, T] -> what the first pass reads and says, and noise [B, T] to sample the second with."""

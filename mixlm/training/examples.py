@@ -2,37 +2,25 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int, Key
+from jaxtyping import Bool, Int
 
 from mixlm.decoding.autoregressive import fill_spans
 from mixlm.decoding.text import spans
 from mixlm.example import Example
 from mixlm.network import CachedNetwork, EncoderDecoderNetwork, bind
-from mixlm.objectives.base import Batch, Nets, Objective, RowObjective
+from mixlm.objectives.base import Nets, Objective, RowObjective, ShowsExamples
 from mixlm.recipe import Recipe
 from mixlm.reports.examples import Examples, ExampleText, Fill, Kind, Piece
 from mixlm.rng import row_keys
-from mixlm.schedules import Step
 from mixlm.tokens import TokenIds
 from mixlm.training.traced_hparams import with_numbers, without_numbers
 
 SPACE = "\u2581"  # SentencePiece's mark of a space before a piece
-
-
-@runtime_checkable
-class ShownObjective(Objective, Protocol):
-    """An objective that shows its examples itself, since its networks take part in the corruption."""
-
-    def shown(
-        self, nets: Nets | None, keys: Key[Array, " B"], batch: Batch, step: Step
-    ) -> tuple[Example, Int[Array, "B S"] | None]:
-        """The examples, and the encoder's inputs before any was replaced; without networks the mask stands instead."""
-        ...
 
 
 def corrupted(
@@ -40,7 +28,7 @@ def corrupted(
 ) -> tuple[Example, Any] | None:
     """The examples of a batch and the encoder's inputs before any was replaced; None for an objective that has none."""
     batch = {name: jnp.asarray(rows) for name, rows in batch.items()}
-    if isinstance(objective, ShownObjective):
+    if isinstance(objective, ShowsExamples):
         return objective.shown(nets, keys, batch, step)
     if isinstance(objective, RowObjective):
         example = objective.corrupt(keys, batch, step)

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from mixlm.losses.terms import Term, weighted_sum
 from mixlm.network import bind
-from mixlm.objectives.base import Objective, drawn
+from mixlm.objectives.base import Objective, batch_columns
 from mixlm.optim.optimizer import Optimizer
 from mixlm.optim.per_layer import state_shardings
 from mixlm.parallel.logical_axes import Layout
@@ -59,7 +59,7 @@ class TrainStep:
         trained = {name: state.params[name] for name in objective.networks}
         rows = next(iter(batch.values())).shape[0]
         keys = row_keys(seed, state.step, rows)
-        batch = dict(batch) | drawn(objective, keys, state.step)
+        batch = dict(batch) | batch_columns(objective, keys, state.step)
         dropout = dropout_key(seed, state.step, rows)
 
         def terms(params, index, part, part_keys):

@@ -12,7 +12,7 @@ from flax.core import meta
 from mixlm.checkpoints.manager import Checkpoints
 from mixlm.checkpoints.run_dir import RunDir
 from mixlm.cli import decode
-from mixlm.decoding.select import way_of
+from mixlm.decoding.select import select
 from mixlm.decoding.strategies import Autoregressive, Masked, Spans, Unrolled
 from mixlm.decoding.text import forming, text_of, with_fills
 from mixlm.gin_config.build import configured, recipes
@@ -226,7 +226,7 @@ def test_a_folder_without_a_run(command, tmp_path):
     assert code == 2 and str(tmp_path / "none") in err[-1]
 
 
-WAYS = {
+STRATEGY = {
     "antlm.gin": Autoregressive(),
     "antlm_ltg_bert.gin": Autoregressive(),
     "ar2diff.gin": Unrolled(),
@@ -237,33 +237,33 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize("name", STRATEGY)
 def test_each_recipe_is_decoded_as_it_was_trained(name):
     recipe = configured(Flags((name,)), Recipe)
-    way = way_of(recipe)
-    assert way.decoder({}) == WAYS[name] and way.network == "model" and way.objective is not None
+    selection = select(recipe)
+    assert selection.strategy({}) == STRATEGY[name] and selection.network == "model" and selection.trained
 
 
 @pytest.mark.parametrize(("name", "shifted", "start"), [("dual.gin", True, True), ("antlm.gin", False, False)])
 def test_masks_are_read_as_in_training(name, shifted, start):
     recipe = configured(Flags((name,)), Recipe)
-    assert way_of(recipe, "masked").decoder({"steps": 3}) == Masked(steps=3, shifted=shifted, start=start)
+    assert select(recipe, "masked").strategy({"steps": 3}) == Masked(steps=3, shifted=shifted, start=start)
 
 
 def test_diffusion_is_shifted_and_prefixes_are_read_as_in_training():
     shifted = configured(Flags(("ar2diff.gin",), bindings=("SHIFTED = True",)), Recipe)
-    assert way_of(shifted).decoder({"steps": 2}) == Unrolled(steps=2, shifted=True)
+    assert select(shifted).strategy({"steps": 2}) == Unrolled(steps=2, shifted=True)
     both_ways = ("TAU = %TRAIN_STEPS", "PrefixLM.bidirectional_prefix = True")
-    prefix = way_of(configured(Flags(("ar2diff.gin",), bindings=both_ways), Recipe))
-    assert prefix.decoder({}) == Autoregressive(prefix=True)
-    assert prefix.decoder({"prefix": False}) == Autoregressive()
+    prefix = select(configured(Flags(("ar2diff.gin",), bindings=both_ways), Recipe))
+    assert prefix.strategy({}) == Autoregressive(prefix=True)
+    assert prefix.strategy({"prefix": False}) == Autoregressive()
 
 
 def test_the_stage_that_is_never_reached_says_nothing():
     recipe = configured(Flags(("ar2diff.gin",), bindings=("TAU = %TRAIN_STEPS",)), Recipe)
-    assert way_of(recipe).how == "autoregressive"
+    assert select(recipe).how == "autoregressive"
 
 
 def test_every_recipe_can_be_decoded():
     for name in recipes(Recipe):
-        way_of(configured(Flags((name,)), Recipe)).decoder({})
+        select(configured(Flags((name,)), Recipe)).strategy({})

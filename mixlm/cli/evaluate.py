@@ -12,7 +12,7 @@ from mixlm.gin_config.flags import parse_flags
 def main() -> None:
     """Builds the recipe and what to score from the command line, and scores, explains or prints it."""
     flags = parse_flags(sys.argv[1:], __doc__)
-    from mixlm.evaluation.run import Scoring, explanation, prepare, score_run
+    from mixlm.evaluation.run import Scoring, explanation, prepare, report, score, summary, write
     from mixlm.gin_config.build import config_text, configured_all
     from mixlm.recipe import Recipe
 
@@ -29,5 +29,10 @@ def main() -> None:
         if flags.explain:
             for line in explanation(prepared):
                 say(line)
-        else:
-            score_run(prepared, say)
+            return
+        for line in summary(prepared):
+            say(line)
+        figures, accuracies = score(prepared)
+        for line in report(prepared, figures, accuracies):
+            say(line)
+        say(write(prepared, figures, accuracies))

@@ -67,6 +67,26 @@ class Mode(Protocol):
         ...
 
 
+@runtime_checkable
+class NamedMode(Mode, Protocol):
+    """A mode from outside of the package, for the macro EXTRA_MODES: it brings the name that tables and MODES use."""
+
+    @property
+    def name(self) -> str:
+        """The name of its column."""
+        ...
+
+
+@runtime_checkable
+class SampledMode(Mode, Protocol):
+    """A mode whose rows of a sentence are independent noise samples, an even number; tables show their noise."""
+
+    @property
+    def samples(self) -> int:
+        """The rows of every sentence that has a token."""
+        ...
+
+
 @dataclass(frozen=True)
 class CausalLikelihood:
     """`sum_i log p(x_i | bos, x_<i)`, every token from those before it."""
@@ -81,7 +101,8 @@ class CausalLikelihood:
         return lengths
 
     def __call__(self, net: Any, rows: Rows) -> Float[Array, " B"]:
-        return _in_order(net, rows, self.tokens.bos, jnp.zeros_like(rows.prefixes))
+        log_p = token_log_p(net, rows, self.tokens.bos)
+        return jnp.sum(jnp.where(rows.present, log_p, 0.0), axis=1)
 
 
 @dataclass(frozen=True)
@@ -101,7 +122,9 @@ class PrefixLikelihood:
         return lengths - prefixes
 
     def __call__(self, net: Any, rows: Rows) -> Float[Array, " B"]:
-        return _in_order(net, rows, self.tokens.bos, rows.prefixes)
+        log_p = token_log_p(net, rows, self.tokens.bos, rows.prefixes)
+        scored = rows.present & (jnp.arange(rows.tokens.shape[1])[None, :] >= rows.prefixes[:, None])
+        return jnp.sum(jnp.where(scored, log_p, 0.0), axis=1)
 
 
 @dataclass(frozen=True)
@@ -193,8 +216,12 @@ class Fused:
     parts: tuple[Mode, ...]
 
 
-def _in_order(net: Any, rows: Rows, bos: int, prefixes: Int[Array, " B"]) -> Float[Array, " B"]:
-    """Every token after the prefix from those before it; the prefix and bos see each other."""
+def token_log_p(net: Any, rows: Rows, bos: int, prefixes: Int[Array, " B"] | None = None) -> Float[Array, "B L"]:
+    """Log-probability of every token given those before it; within `prefixes`, tokens and bos attend to each other.
+
+    What stands at padding, and with prefixes inside of them, means nothing.
+    """
+    prefixes = jnp.zeros_like(rows.lengths) if prefixes is None else prefixes
     place = jnp.arange(rows.tokens.shape[1])[None, :]
     example = Example(
         decoder_input_tokens=_after(bos, rows.tokens)[:, :-1],
@@ -203,8 +230,7 @@ def _in_order(net: Any, rows: Rows, bos: int, prefixes: Int[Array, " B"]) -> Flo
         decoder_mask_ar=(place > prefixes[:, None]).astype(jnp.int32),
         decoder_segment_ids=rows.present.astype(jnp.int32),
     )
-    log_p = -token_costs(net.logits, net.hidden(example), rows.tokens)
-    return jnp.sum(jnp.where(rows.present & (place >= prefixes[:, None]), log_p, 0.0), axis=1)
+    return -token_costs(net.logits, net.hidden(example), rows.tokens)
 
 
 def _read_masked(

@@ -1,6 +1,6 @@
 """Which ways of scoring a network has, by name."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mixlm.errors import UserError, nearest
@@ -9,6 +9,7 @@ from mixlm.evaluation.likelihood import (
     DiffusionBound,
     Fused,
     Mode,
+    NamedMode,
     PrefixLikelihood,
     PseudoLikelihood,
 )
@@ -57,10 +58,22 @@ def _encoder_decoder_modes(module: Any, tokens: TokenIds) -> dict[str, Mode | Fu
     }
 
 
-def chosen(modes: dict[str, Mode | Fused], names: str | Sequence[str] | None) -> dict[str, Mode | Fused]:
+def with_extra(modes: Mapping[str, Mode | Fused], extra: Sequence[NamedMode]) -> dict[str, Mode | Fused]:
+    """The modes of a network and those from outside, by their own names; UserError where two share a name."""
+    found = dict(modes)
+    for mode in extra:
+        if not isinstance(mode, NamedMode):
+            raise UserError(f"EXTRA_MODES holds {mode!r}, and a mode has name, kind, copies(), scored() and a call.")
+        if mode.name in found:
+            raise UserError(f"EXTRA_MODES holds a second scoring mode named {mode.name!r}; give it another name.")
+        found[mode.name] = mode
+    return found
+
+
+def chosen(modes: Mapping[str, Mode | Fused], names: str | Sequence[str] | None) -> dict[str, Mode | Fused]:
     """The modes of these names (a text may hold several, with commas), all for None; UserError for an unknown one."""
     if names is None:
-        return modes
+        return dict(modes)
     wanted = [name.strip() for name in (names.split(",") if isinstance(names, str) else names)]
     for name in wanted:
         if name not in modes:

@@ -9,9 +9,9 @@ import numpy as np
 
 from mixlm.checkpoints.load import check_networks, check_run, load_params
 from mixlm.errors import UserError
-from mixlm.evaluation.likelihood import Fused, Mode
+from mixlm.evaluation.likelihood import Fused, Mode, NamedMode
 from mixlm.evaluation.minimal_pairs import Accuracies, Paradigm, judge, pair_sentences, read_pairs
-from mixlm.evaluation.modes import chosen, modes_of
+from mixlm.evaluation.modes import chosen, modes_of, with_extra
 from mixlm.evaluation.perplexity import Text, TextFigures, text_figures, text_of, text_of_documents
 from mixlm.evaluation.scorer import Scorer, Sentences
 from mixlm.evaluation.tables import (
@@ -37,9 +37,10 @@ class Scoring:
     """What to score and how; `gin/evaluate.gin` binds every field to a macro.
 
     `minimal_pairs` is a folder of JSONL files or "tfds:NAME", of which the first `pairs` of each paradigm are taken
-    (None: all); `modes` are names, as a tuple or with commas (None: all that the network has). `rows` of the validation
-    text are scored. `samples` is the number of noise samples of a diffusion bound, and `batch_tokens` the size of a
-    batch. The bootstrap draws `resamples`. Everything random is a function of `seed`.
+    (None: all); `modes` are names, as a tuple or with commas (None: all that there are): those of the network and those
+    of `extra_modes`, which come from outside of the package. `rows` of the validation text are scored. `samples` is the
+    number of noise samples of a diffusion bound, and `batch_tokens` the size of a batch. The bootstrap draws
+    `resamples`. Everything random is a function of `seed`.
     """
 
     minimal_pairs: str | None = None
@@ -51,6 +52,7 @@ class Scoring:
     seed: int = 0
     batch_tokens: int = 1024
     network: str = "model"
+    extra_modes: tuple[NamedMode, ...] = ()
 
     def __post_init__(self) -> None:
         for name, least in (("rows", 1), ("resamples", 1), ("seed", 0), ("batch_tokens", 1)):
@@ -87,7 +89,8 @@ def prepare(
             "Scoring reads rows of text, and the rows of this recipe's data are pairs of inputs and targets."
         )
     module = recipe.networks[scoring.network]
-    modes = chosen(modes_of(module, recipe.tokens, scoring.samples, scoring.seed), scoring.modes)
+    modes = with_extra(modes_of(module, recipe.tokens, scoring.samples, scoring.seed), scoring.extra_modes)
+    modes = chosen(modes, scoring.modes)
     paradigms = () if scoring.minimal_pairs is None else read_pairs(scoring.minimal_pairs, scoring.pairs)
     # Whether there is a run is known at once; preparing its data may take a while.
     check_run(recipe)
@@ -163,22 +166,15 @@ def score(prepared: Prepared) -> tuple[dict[str, TextFigures | None], dict[str, 
     return figures, found
 
 
-def score_run(prepared: Prepared, say: Say = print) -> tuple[dict[str, TextFigures | None], dict[str, Accuracies]]:
-    """Scores everything, says it in one table, and writes it into the run's folder `evaluation/`."""
-    for line in summary(prepared):
-        say(line)
-    figures, found = score(prepared)
+def report(
+    prepared: Prepared, figures: Mapping[str, TextFigures | None], accuracies: Mapping[str, Accuracies]
+) -> list[str]:
+    """The lines of one table with a column per mode, as wide as the terminal, and what its rows mean."""
     sections = {"text": text_rows(figures)}
-    if found:
-        sections["pairs: acceptable sentence preferred, %"] = pair_rows(found)
-    say("")
-    for line in table(list(prepared.modes), sections, shutil.get_terminal_size(TERMINAL).columns):
-        say(line)
-    say("")
-    for line in _notes(prepared):
-        say(line)
-    say(_write(prepared, figures, found))
-    return figures, found
+    if accuracies:
+        sections["pairs: acceptable sentence preferred, %"] = pair_rows(accuracies)
+    width = shutil.get_terminal_size(TERMINAL).columns
+    return ["", *table(list(prepared.modes), sections, width), "", *_notes(prepared)]
 
 
 def _notes(prepared: Prepared) -> list[str]:
@@ -197,18 +193,19 @@ def _notes(prepared: Prepared) -> list[str]:
     return notes
 
 
-def _write(prepared: Prepared, figures: Any, found: Any) -> str:
+def write(prepared: Prepared, figures: Mapping[str, TextFigures | None], accuracies: Mapping[str, Accuracies]) -> str:
+    """Writes the figures into the run's folder `evaluation/`; returns the line that says where."""
     recipe, scoring = prepared.recipe, prepared.scoring
     # The scores of a step that was asked for do not write over those of the newest.
     folder = recipe.folder / (FOLDER if recipe.ref.which is None else f"{FOLDER}_step_{prepared.step}")
     head = {"recipe": prepared.recipe.name, "step": prepared.step, "network": scoring.network, "seed": scoring.seed}
     write_json(folder / "text.json", head | {"modes": text_content(figures)})
     names = ["text.json"]
-    if found:
-        content = head | {"source": scoring.minimal_pairs} | pairs_content(prepared.paradigms, found)
+    if accuracies:
+        content = head | {"source": scoring.minimal_pairs} | pairs_content(prepared.paradigms, accuracies)
         write_json(folder / "minimal_pairs.json", content)
-        write_csv(folder / "minimal_pairs.csv", prepared.paradigms, found)
+        write_csv(folder / "minimal_pairs.csv", prepared.paradigms, accuracies)
         title = f"{prepared.recipe.name}, step {prepared.step}: minimal pairs, with 95% intervals"
-        draw(found, folder / "minimal_pairs.png", title)
+        draw(accuracies, folder / "minimal_pairs.png", title)
         names += ["minimal_pairs.json", "minimal_pairs.csv", "minimal_pairs.png"]
     return f"In {folder}: {', '.join(names)}."

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float64, Int
 
 from mixlm.errors import UserError
-from mixlm.evaluation.likelihood import DiffusionBound, Fused, Mode, Rows
+from mixlm.evaluation.likelihood import Fused, Mode, Rows, SampledMode
 from mixlm.network import Net
 from mixlm.parallel.mesh import batch_sharding
 from mixlm.reports.metrics import progress_bar
@@ -89,7 +89,7 @@ class Scorer:
             raise UserError(f"A score in the mode {name or type(mode).__name__} is not finite; the network is broken.")
         sentence = np.repeat(np.arange(len(lengths)), copies)
         total = np.bincount(sentence, weights=values, minlength=len(lengths)).astype(np.float64)
-        if not isinstance(mode, DiffusionBound):
+        if not isinstance(mode, SampledMode):
             return Scores(total)
         samples = np.zeros((len(lengths), mode.samples))
         samples[lengths > 0] = values.reshape(-1, mode.samples) * mode.samples

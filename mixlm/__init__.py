@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from mixlm.errors import UserError
     from mixlm.recipe import Recipe
 
-    __version__: str
-
+# The package's metadata takes its version from here: setuptools reads it without importing anything.
+__version__ = "0.5.0"
 __all__ = ["Recipe", "Run", "UserError", "decode", "evaluate", "explain", "load_recipe", "train"]
 
 _HOMES = {
@@ -38,17 +38,11 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from importlib.metadata import version
-
-        value: Any = version("mixlm")
-    elif name in _HOMES:
-        value = getattr(importlib.import_module(_HOMES[name]), name)
-    else:
+    if name not in _HOMES:
         raise AttributeError(f"module 'mixlm' has no attribute {name!r}")
-    globals()[name] = value
+    globals()[name] = value = getattr(importlib.import_module(_HOMES[name]), name)
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, "__version__"})
+    return sorted({*globals(), *__all__})

@@ -16,9 +16,9 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 _CACHE = tempfile.TemporaryDirectory(prefix="mixlm-tests-")
 os.environ["MIXLM_CACHE"] = _CACHE.name
 
-from jaxtyping import install_import_hook
+import typecheck
 
-install_import_hook("mixlm", "typecheck.checked")
+typecheck.install()
 
 import jax
 import pytest

@@ -51,7 +51,7 @@ def test_a_mix_of_rows_costs_one_of_its_parts(mix):
 
 @pytest.mark.parametrize("mix", ["dual", "gpt-bert"])
 def test_a_mix_of_rows_costs_one_of_its_parts_with_chunked_logits(mix, monkeypatch):
-    for place, function in (("objectives.mix.score_rows", score_rows), ("objectives.base.score", score)):
+    for place, function in (("objectives.mixing.score_rows", score_rows), ("objectives.base.score", score)):
         monkeypatch.setattr(f"mixlm.{place}", partial(function, max_logits=8192 * 128))
     assert flops(CAUSAL, 512) <= flops(MIXES[mix], 512) <= 1.02 * flops(CAUSAL, 512)
 

@@ -18,9 +18,9 @@ from mixlm.training.step import initial_state
 DECODER = """
 from __gin__ import dynamic_registration
 
-from mixlm import curriculum
+from mixlm.objectives import curriculum
 from mixlm.data import vocabulary
-from mixlm.models import decoder
+from mixlm.models import t5_decoder
 from mixlm.objectives import causal
 from mixlm import tokens
 
@@ -36,8 +36,8 @@ TASK_FEATURE_LENGTHS = {"targets": 16}
 tokens.TokenIds.sentinels = 20
 vocabulary.TrainedSentencePiece.sentinels = 20
 HEADS = 2
-NETWORKS = {"model": @decoder.DecoderOnly()}
-decoder.DecoderOnly:
+NETWORKS = {"model": @t5_decoder.DecoderOnly()}
+t5_decoder.DecoderOnly:
   vocab_size = %VOCAB_SIZE
   emb_dim = 16
   num_heads = %HEADS

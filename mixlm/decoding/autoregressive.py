@@ -41,7 +41,7 @@ class Decoded:
 
 
 @struct.dataclass
-class Choice:
+class Sampler:
     """A token from softmax(logits / temperature), cut to the `top_k` likeliest, and then to the fewest of `top_p`.
 
     `top_p` is a share of the probability that `top_k` left. Temperature 0 takes the likeliest token, `top_k` 0 and
@@ -79,7 +79,7 @@ class Choice:
         return jnp.where(kept, logits, -jnp.inf)
 
 
-def check_choice(temperature: float, top_k: int = 0, top_p: float = 1.0) -> Choice:
+def checked_sampler(temperature: float, top_k: int = 0, top_p: float = 1.0) -> Sampler:
     """The choice by these numbers; UserError for numbers that choose nothing, or that change nothing."""
     if not 0 <= temperature < float("inf"):
         raise UserError(f"A temperature is a number from 0 on, got {temperature}.")
@@ -90,23 +90,25 @@ def check_choice(temperature: float, top_k: int = 0, top_p: float = 1.0) -> Choi
     if temperature == 0 and (top_k or top_p != 1):
         name = "top_k" if top_k else "top_p"
         raise UserError(f"{name} cuts what is drawn from, and nothing is drawn at temperature 0: give a temperature.")
-    return Choice(temperature, top_k, top_p)
+    return Sampler(temperature, top_k, top_p)
 
 
-def prompts(rows: Sequence[Sequence[int]], bidirectional: bool = False) -> Example:
+def decoder_prompts(rows: Sequence[Sequence[int]], bidirectional: bool = False) -> Example:
     """Rows of tokens, of any lengths, for a decoder: read as new text is, or each seeing all of itself."""
     tokens, segments = _padded(rows)
-    return reading(tokens, segments, bidirectional)
+    return context_example(tokens, segments, bidirectional)
 
 
 def encoder_prompts(rows: Sequence[Sequence[int]], bos: int) -> Example:
     """Rows of tokens for an encoder, or for a decoder's bidirectional prefix; the text itself starts from `bos`."""
     tokens, segments = _padded(rows)
     first = jnp.full((len(rows), 1), bos, jnp.int32)
-    return replace(reading(first, jnp.ones_like(first)), encoder_input_tokens=tokens, encoder_segment_ids=segments)
+    return replace(
+        context_example(first, jnp.ones_like(first)), encoder_input_tokens=tokens, encoder_segment_ids=segments
+    )
 
 
-def reading(tokens: Int[Array, "B T"], segments: Int[Array, "B T"], bidirectional: bool = False) -> Example:
+def context_example(tokens: Int[Array, "B T"], segments: Int[Array, "B T"], bidirectional: bool = False) -> Example:
     """An example that is read, and in which nothing is scored; segment 0 is padding."""
     return Example(
         decoder_input_tokens=tokens,
@@ -139,15 +141,21 @@ def prefill(module: nn.Module, net: Net, prompt: Example, length: int) -> tuple[
     return hidden[:, -1], cache
 
 
-def step(net: Net, tokens: Int[Array, " B"], cache: Any) -> tuple[Float[Array, "B D"], Any]:
+def decode_step(net: Net, tokens: Int[Array, " B"], cache: Any) -> tuple[Float[Array, "B D"], Any]:
     """Reads one more token of every row: what says the next one, and the longer cache."""
-    hidden, cache = net.extend(reading(tokens[:, None], jnp.ones_like(tokens)[:, None]), cache)
+    hidden, cache = net.extend(context_example(tokens[:, None], jnp.ones_like(tokens)[:, None]), cache)
     return hidden[:, -1], cache
 
 
 @partial(jax.jit, static_argnames=("module", "length", "ids"))
-def continued(
-    module: nn.Module, params: Any, prompt: Example, keys: Key[Array, " B"], choice: Choice, length: int, ids: TokenIds
+def decode_autoregressive(
+    module: nn.Module,
+    params: Any,
+    prompt: Example,
+    keys: Key[Array, " B"],
+    sampler: Sampler,
+    length: int,
+    ids: TokenIds,
 ) -> Decoded:
     """Up to `length` new tokens a row, to EOS included; the noise of a row comes from its key alone.
 
@@ -155,11 +163,11 @@ def continued(
     """
     net = Net(module, params)
 
-    def pick(hidden: Float[Array, "B D"], place: Int[Array, ""] | int) -> Int[Array, " B"]:
+    def pick_token(hidden: Float[Array, "B D"], place: Int[Array, ""] | int) -> Int[Array, " B"]:
         noise = jax.vmap(jax.random.uniform)(fold_rows(keys, place))
-        return choice(net.logits(hidden)[:, : ids.vocab_size], noise)
+        return sampler(net.logits(hidden)[:, : ids.vocab_size], noise)
 
-    return _continued(module, net, prompt, pick, length, ids.eos, ids.pad)
+    return _decode(module, net, prompt, pick_token, length, ids.eos, ids.pad)
 
 
 @partial(jax.jit, static_argnames=("module", "length", "bos", "eos"))
@@ -178,34 +186,36 @@ def fill_spans(
     """
     net = Net(module, params)
     first = jnp.full((inputs.shape[0], 1), bos, jnp.int32)
-    prompt = replace(reading(first, jnp.ones_like(first)), encoder_input_tokens=inputs, encoder_segment_ids=segments)
+    prompt = replace(
+        context_example(first, jnp.ones_like(first)), encoder_input_tokens=inputs, encoder_segment_ids=segments
+    )
 
     def likeliest(hidden: Float[Array, "B D"], place: Int[Array, ""] | int) -> Int[Array, " B"]:
         return jnp.argmax(net.logits(hidden), axis=-1).astype(jnp.int32)
 
-    return _continued(module, net, prompt, likeliest, length, eos, 0).tokens.astype(inputs.dtype)
+    return _decode(module, net, prompt, likeliest, length, eos, 0).tokens.astype(inputs.dtype)
 
 
-def _continued(module, net, prompt, pick, length, eos, pad) -> Decoded:
+def _decode(module, net, prompt, pick_token, length, eos, pad) -> Decoded:
     rows = prompt.decoder_input_tokens.shape[0]
 
-    def put(said, place, token, going):
+    def write(output, place, token, going):
         token = jnp.where(going, token, pad)
-        return said.at[:, place].set(token), token, going & (token != eos)
+        return output.at[:, place].set(token), token, going & (token != eos)
 
     def unfinished(carry):
         place, _, _, going, _ = carry
         return (place < length) & jnp.any(going)
 
-    def onward(carry):
-        place, said, token, going, cache = carry
-        hidden, cache = step(net, token, cache)
-        return place + 1, *put(said, place, pick(hidden, place), going), cache
+    def advance(carry):
+        place, output, token, going, cache = carry
+        hidden, cache = decode_step(net, token, cache)
+        return place + 1, *write(output, place, pick_token(hidden, place), going), cache
 
     hidden, cache = prefill(module, net, prompt, length)
     nothing = jnp.full((rows, length), pad, jnp.int32)
-    said = put(nothing, 0, pick(hidden, 0), jnp.ones(rows, bool))
-    place, said, _, _, _ = jax.lax.while_loop(unfinished, onward, (1, *said, cache))
+    output = write(nothing, 0, pick_token(hidden, 0), jnp.ones(rows, bool))
+    place, output, _, _, _ = jax.lax.while_loop(unfinished, advance, (1, *output, cache))
     # A row needs a call for each of its tokens, EOS included, whatever the other rows of the batch still say.
-    ends = jnp.argmax(said == eos, axis=1) + 1
-    return Decoded(said, jnp.where(jnp.any(said == eos, axis=1), ends, place).astype(jnp.int32))
+    ends = jnp.argmax(output == eos, axis=1) + 1
+    return Decoded(output, jnp.where(jnp.any(output == eos, axis=1), ends, place).astype(jnp.int32))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from mixlm.decoding.autoregressive import Decoded, Number, prefill, step
+from mixlm.decoding.autoregressive import Decoded, Number, decode_step, prefill
 from mixlm.example import Example
 from mixlm.network import Net
 from mixlm.tokens import TokenIds
@@ -23,7 +23,7 @@ class Beams:
 
     place: Int[Array, ""]
     calls: Int[Array, " B"]
-    said: Int[Array, "B K T"]
+    output: Int[Array, "B K T"]
     log_p: Float[Array, "B K"]
     parents: Int[Array, " R"]
     done: Int[Array, "B T"]
@@ -47,7 +47,7 @@ def beam_search(
     start = Beams(
         place=jnp.zeros((), jnp.int32),
         calls=jnp.zeros(rows, jnp.int32),
-        said=jnp.full((rows, beams, length), ids.pad, jnp.int32),
+        output=jnp.full((rows, beams, length), ids.pad, jnp.int32),
         # All beams begin as the same empty text: only one of them may be continued.
         log_p=jnp.full((rows, beams), -jnp.inf).at[:, 0].set(0.0),
         parents=jnp.arange(rows * beams),
@@ -59,44 +59,44 @@ def beam_search(
     def grow(state, log_p):
         return _grown(state, log_p, length_penalty, ids)
 
-    def onward(carry):
+    def advance(carry):
         state, cache = carry
-        last = state.said[:, :, state.place - 1].reshape(-1)
-        hidden, cache = step(net, last, cache.rows(state.parents))
+        last = state.output[:, :, state.place - 1].reshape(-1)
+        hidden, cache = decode_step(net, last, cache.rows(state.parents))
         return grow(state, _log_p(net, hidden, ids).reshape(rows, beams, -1)), cache
 
     cache = cache.rows(jnp.repeat(jnp.arange(rows), beams))
-    state, _ = jax.lax.while_loop(lambda carry: jnp.any(carry[0].going), onward, (grow(start, first), cache))
+    state, _ = jax.lax.while_loop(lambda carry: jnp.any(carry[0].going), advance, (grow(start, first), cache))
     unfinished = state.log_p[:, 0] / _penalty(length, length_penalty)
     better = (unfinished > state.score) & (state.place == length)
-    said = jnp.where(better[:, None], state.said[:, 0], state.done)
-    return Decoded(said, state.calls, jnp.where(better, unfinished, state.score))
+    output = jnp.where(better[:, None], state.output[:, 0], state.done)
+    return Decoded(output, state.calls, jnp.where(better, unfinished, state.score))
 
 
 def _grown(state: Beams, log_p: Float[Array, "B K V"], length_penalty: Number, ids: TokenIds) -> Beams:
     """Every beginning with every token behind it: the best of those that end, and the best K of those that do not."""
     rows, beams, size = log_p.shape
-    length = state.said.shape[2]
+    length = state.output.shape[2]
     tokens = state.place + 1
     scores = state.log_p[:, :, None] + log_p
     ended = scores[:, :, ids.eos] / _penalty(tokens, length_penalty)
     row = jnp.arange(rows)
     best = jnp.argmax(ended, axis=1)
     score = ended[row, best]
-    finished = state.said[row, best].at[:, state.place].set(ids.eos)
+    finished = state.output[row, best].at[:, state.place].set(ids.eos)
     better = score > state.score
     done, score = jnp.where(better[:, None], finished, state.done), jnp.where(better, score, state.score)
 
     open_scores = scores.at[:, :, ids.eos].set(-jnp.inf).reshape(rows, -1)
     log_p, index = jax.lax.top_k(open_scores, beams)
     parent = index // size
-    said = jnp.take_along_axis(state.said, parent[:, :, None], axis=1).at[:, :, state.place].set(index % size)
+    output = jnp.take_along_axis(state.output, parent[:, :, None], axis=1).at[:, :, state.place].set(index % size)
     # An unfinished text can only lose probability, and no text is divided by more than the longest.
     hope = log_p[:, 0] / _penalty(length, length_penalty)
     return Beams(
         place=tokens,
         calls=state.calls + state.going,
-        said=said,
+        output=output,
         log_p=log_p,
         parents=(row[:, None] * beams + parent).reshape(-1),
         done=done,

@@ -15,7 +15,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from mixlm.decoding.autoregressive import Choice, Decoded, reading
+from mixlm.decoding.autoregressive import Decoded, Sampler, context_example
 from mixlm.errors import UserError
 from mixlm.example import Example
 from mixlm.losses.token_losses import cross_entropy
@@ -27,7 +27,7 @@ ROWS_AT_ONCE = 8  # Ours: the logits of more rows than that never exist at once.
 
 
 @struct.dataclass
-class Schedule:
+class UnmaskPlan:
     """What each of N steps unmasks: within places `start` to `end`, `count` tokens, or each with a chance."""
 
     start: Int[Array, " N"] | np.ndarray
@@ -36,7 +36,7 @@ class Schedule:
     chance: Float[Array, " N"] | np.ndarray
 
 
-def schedule(length: int, steps: int, block_length: int | None = None) -> Schedule:
+def unmask_plan(length: int, steps: int, block_length: int | None = None) -> UnmaskPlan:
     """Shares `steps` among the blocks of a target, and the tokens of a block among its steps, as evenly as they go.
 
     The counts of a block add up to its length exactly. The chance is that of the reverse process from noise level t to
@@ -57,7 +57,7 @@ def schedule(length: int, steps: int, block_length: int | None = None) -> Schedu
             turns.append((start, end, count, 1 / (own - turn)))
     columns = [np.asarray(column) for column in zip(*turns)]
     start_of, end_of, count_of = (column.astype(np.int32) for column in columns[:3])
-    return Schedule(start_of, end_of, count_of, columns[3].astype(np.float32))
+    return UnmaskPlan(start_of, end_of, count_of, columns[3].astype(np.float32))
 
 
 # Which of the masked tokens are unmasked: from log-probabilities, who may be, noise, the step's count and its chance.
@@ -93,13 +93,13 @@ ORDERS: Mapping[str, Order] = {"confidence": most_confident, "ancestral": ancest
 
 
 @partial(jax.jit, static_argnames=("module", "order", "length", "shifted", "ids"))
-def unmasked(
+def decode_masked(
     module: nn.Module,
     params: Any,
     prompt: Example,
     keys: Key[Array, " B"],
-    choice: Choice,
-    plan: Schedule,
+    sampler: Sampler,
+    plan: UnmaskPlan,
     order: Order,
     length: int,
     shifted: bool,
@@ -111,29 +111,29 @@ def unmasked(
     """
     net = Net(module, params)
 
-    def onward(target, turn):
+    def advance(target, turn):
         index, start, end, count, chance = turn
         noise = _noise(keys, index, (2, length))
-        said, log_p, _ = _say(net, prompt, target, choice, noise[:, 0], shifted, ids, forbidden=ids.mask)
+        predicted, log_p, _ = _predict(net, prompt, target, sampler, noise[:, 0], shifted, ids, forbidden=ids.mask)
         place = jnp.arange(length)[None, :]
         open_ = (target == ids.mask) & (place >= start) & (place < end)
-        target = jnp.where(order(log_p, open_, noise[:, 1], count, chance), said, target)
+        target = jnp.where(order(log_p, open_, noise[:, 1], count, chance), predicted, target)
         return target, target
 
     masks = jnp.full((keys.shape[0], length), ids.mask, jnp.int32)
     turns = (jnp.arange(plan.start.shape[0]), plan.start, plan.end, plan.count, plan.chance)
-    target, states = jax.lax.scan(onward, masks, turns)
+    target, states = jax.lax.scan(advance, masks, turns)
     calls = jnp.full(keys.shape, plan.start.shape[0], jnp.int32)
     return Decoded(target, calls, states=_history(masks, states))
 
 
 @partial(jax.jit, static_argnames=("module", "length", "steps", "samples", "shifted", "ids"))
-def unrolled(
+def decode_unrolled(
     module: nn.Module,
     params: Any,
     prompt: Example,
     keys: Key[Array, " B"],
-    choice: Choice,
+    sampler: Sampler,
     length: int,
     steps: int,
     samples: int,
@@ -147,25 +147,27 @@ def unrolled(
     """
     net = Net(module, params)
     rows = keys.shape[0]
-    of_samples = sample_keys(keys, samples)
+    keys_of_samples = sample_keys(keys, samples)
     prompt = jax.tree.map(lambda leaf: jnp.repeat(leaf, samples, axis=0), prompt)
 
-    def onward(target, index):
-        said, _, costs = _say(net, prompt, target, choice, _noise(of_samples, index, (length,)), shifted, ids)
-        return said, (said, jnp.mean(costs, axis=1))
+    def advance(target, index):
+        predicted, _, costs = _predict(
+            net, prompt, target, sampler, _noise(keys_of_samples, index, (length,)), shifted, ids
+        )
+        return predicted, (predicted, jnp.mean(costs, axis=1))
 
     def random(key):
         return jax.random.randint(key, (length,), 0, ids.vocab_size, jnp.int32)
 
-    start = jax.vmap(random)(fold_rows(of_samples, steps))
-    _, (states, costs) = jax.lax.scan(onward, start, jnp.arange(steps))
+    start = jax.vmap(random)(fold_rows(keys_of_samples, steps))
+    _, (states, costs) = jax.lax.scan(advance, start, jnp.arange(steps))
     score = -costs[-1].reshape(rows, samples)
     best = jnp.arange(rows) * samples + jnp.argmax(score, axis=1)
     states = _history(start, states)[best]
     return Decoded(states[:, -1], jnp.full(rows, steps, jnp.int32), jnp.max(score, axis=1), states)
 
 
-def _say(net, prompt, target, choice, noise, shifted, ids, forbidden=None):
+def _predict(net, prompt, target, sampler, noise, shifted, ids, forbidden=None):
     """Every token of the target as the network says it now, its log-probability, and the cost of the token there was.
 
     The head runs over a few rows at a time.
@@ -174,15 +176,15 @@ def _say(net, prompt, target, choice, noise, shifted, ids, forbidden=None):
     read = target[:, :-1] if shifted else target
     tokens = jnp.concatenate([prompt.decoder_input_tokens, read], axis=1)
     segments = jnp.concatenate([prompt.decoder_segments, jnp.ones_like(read)], axis=1)
-    hidden = net.hidden(reading(tokens, segments, bidirectional=True))[:, -target.shape[1] :]
+    hidden = net.hidden(context_example(tokens, segments, bidirectional=True))[:, -target.shape[1] :]
 
     def head(row):
         hidden, target, noise = row
         logits = net.logits(hidden)[:, : ids.vocab_size]
         if forbidden is not None:
             logits = logits.at[:, forbidden].set(-jnp.inf)
-        said = choice(logits, noise)
-        return said, -cross_entropy(logits, said), cross_entropy(logits, target)
+        predicted = sampler(logits, noise)
+        return predicted, -cross_entropy(logits, predicted), cross_entropy(logits, target)
 
     return jax.lax.map(head, (hidden, target, noise), batch_size=ROWS_AT_ONCE)
 

@@ -13,7 +13,7 @@ from mixlm.checkpoints.load import load_params
 from mixlm.decoding.autoregressive import Decoded
 from mixlm.decoding.select import Selection, select
 from mixlm.decoding.strategies import Masked, Spans, Strategy, Unrolled
-from mixlm.decoding.text import forming, spans, text_of, with_fills
+from mixlm.decoding.text import fill_prompt, partial_text, spans, until_eos
 from mixlm.errors import UserError
 from mixlm.recipe import Recipe
 from mixlm.reports.examples import NOTHING
@@ -224,12 +224,12 @@ def _continuation(
     fills: dict[int, list[int]] = {}
     if isinstance(request.strategy, Spans):
         fills = spans(tokens, ids)
-        text = vocabulary.decode(with_fills(prompt, fills, ids))
+        text = vocabulary.decode(fill_prompt(prompt, fills, ids))
         # A fill of a sentinel that the prompt does not have answers nothing.
         asked = sorted({ids.first_sentinel - token for token in prompt} & set(range(ids.sentinels)))
         fills = {number: fills.get(number, []) for number in asked}
     else:
-        text = vocabulary.decode(text_of(tokens, ids))
+        text = vocabulary.decode(until_eos(tokens, ids))
     return Continuation(
         prompt=vocabulary.decode(prompt),
         text=text,
@@ -238,6 +238,6 @@ def _continuation(
         milliseconds=milliseconds,
         batch=batch,
         score=None if found.score is None else float(found.score[row]),
-        states=tuple(forming(vocabulary, state, ids) for state in states),
+        states=tuple(partial_text(vocabulary, state, ids) for state in states),
         spans={number: vocabulary.decode(fill) for number, fill in fills.items()},
     )

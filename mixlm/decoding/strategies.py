@@ -11,9 +11,15 @@ from typing import Any, Protocol, runtime_checkable
 import flax.linen as nn
 from jaxtyping import Array, Key
 
-from mixlm.decoding.autoregressive import Decoded, check_choice, continued, encoder_prompts, prompts
+from mixlm.decoding.autoregressive import (
+    Decoded,
+    checked_sampler,
+    decode_autoregressive,
+    decoder_prompts,
+    encoder_prompts,
+)
 from mixlm.decoding.beam import LENGTH_PENALTY, beam_search
-from mixlm.decoding.diffusion import ORDERS, schedule, unmasked, unrolled
+from mixlm.decoding.diffusion import ORDERS, decode_masked, decode_unrolled, unmask_plan
 from mixlm.errors import UserError, nearest
 from mixlm.example import Example
 from mixlm.network import EncoderDecoderNetwork
@@ -60,7 +66,7 @@ class Autoregressive:
 
     def __post_init__(self) -> None:
         _check(beams=self.beams)
-        check_choice(self.temperature, self.top_k, self.top_p)
+        checked_sampler(self.temperature, self.top_k, self.top_p)
         if self.beams > 1 and self.temperature > 0:
             raise UserError(
                 f"{self.beams} beams look for the likeliest text and draw nothing: leave the temperature out."
@@ -75,7 +81,7 @@ class Autoregressive:
     def read(self, module: nn.Module, rows: Sequence[Sequence[int]], ids: TokenIds) -> Example:
         """The start token and the prompt, or the encoder's prompt."""
         if not (self.encoded or has_encoder(module)):
-            return prompts([[ids.bos, *row] for row in rows], bidirectional=self.prefix)
+            return decoder_prompts([[ids.bos, *row] for row in rows], bidirectional=self.prefix)
         if self.prefix:
             raise UserError("An encoder reads its prompt in both directions anyway: leave prefix out.")
         return encoder_prompts([[*row, ids.eos] for row in rows], ids.bos)
@@ -87,8 +93,8 @@ class Autoregressive:
         if self.beams > 1:
             penalty = LENGTH_PENALTY if self.length_penalty is None else self.length_penalty
             return beam_search(module, params, prompt, penalty, self.beams, length, ids)
-        chosen = check_choice(self.temperature, self.top_k, self.top_p)
-        return continued(module, params, prompt, keys, chosen, length, ids)
+        sampler = checked_sampler(self.temperature, self.top_k, self.top_p)
+        return decode_autoregressive(module, params, prompt, keys, sampler, length, ids)
 
 
 @dataclass(frozen=True)
@@ -105,10 +111,10 @@ class Spans:
     length_penalty: float | None = None
 
     def __post_init__(self) -> None:
-        _ = self.saying
+        _ = self.autoregressive
 
     @property
-    def saying(self) -> Autoregressive:
+    def autoregressive(self) -> Autoregressive:
         """How the target is said."""
         return Autoregressive(self.temperature, self.top_k, self.top_p, self.beams, self.length_penalty)
 
@@ -123,7 +129,7 @@ class Spans:
         self, module: nn.Module, params: Any, prompt: Example, keys: Key[Array, " B"], length: int, ids: TokenIds
     ) -> Decoded:
         """The target of span corruption: each sentinel and what it stands for, then EOS."""
-        return self.saying(module, params, prompt, keys, length, ids)
+        return self.autoregressive(module, params, prompt, keys, length, ids)
 
 
 @dataclass(frozen=True)
@@ -139,7 +145,7 @@ class Unrolled:
 
     def __post_init__(self) -> None:
         _check(steps=self.steps, samples=self.samples)
-        check_choice(self.temperature, self.top_k, self.top_p)
+        checked_sampler(self.temperature, self.top_k, self.top_p)
 
     def read(self, module: nn.Module, rows: Sequence[Sequence[int]], ids: TokenIds) -> Example:
         """The prompt, behind the start token where shifted."""
@@ -149,8 +155,10 @@ class Unrolled:
         self, module: nn.Module, params: Any, prompt: Example, keys: Key[Array, " B"], length: int, ids: TokenIds
     ) -> Decoded:
         """A target of `length` tokens, the text in it as long as the network makes it."""
-        chosen = check_choice(self.temperature, self.top_k, self.top_p)
-        return unrolled(module, params, prompt, keys, chosen, length, self.steps, self.samples, self.shifted, ids)
+        sampler = checked_sampler(self.temperature, self.top_k, self.top_p)
+        return decode_unrolled(
+            module, params, prompt, keys, sampler, length, self.steps, self.samples, self.shifted, ids
+        )
 
 
 @dataclass(frozen=True)
@@ -170,7 +178,7 @@ class Masked:
     start: bool = as_trained(False)
 
     def __post_init__(self) -> None:
-        check_choice(self.temperature, self.top_k, self.top_p)
+        checked_sampler(self.temperature, self.top_k, self.top_p)
         if self.order not in ORDERS:
             known = " or ".join(ORDERS)
             raise UserError(f"order is {known}, not {self.order!r}.{nearest(self.order, ORDERS)}")
@@ -193,9 +201,9 @@ class Masked:
             raise UserError(
                 f"{steps} steps cannot each unmask one of {length} tokens: give fewer steps, or the ancestral order."
             )
-        plan = schedule(length, steps, self.block_length)
-        chosen = check_choice(self.temperature, self.top_k, self.top_p)
-        return unmasked(module, params, prompt, keys, chosen, plan, ORDERS[self.order], length, self.shifted, ids)
+        plan = unmask_plan(length, steps, self.block_length)
+        sampler = checked_sampler(self.temperature, self.top_k, self.top_p)
+        return decode_masked(module, params, prompt, keys, sampler, plan, ORDERS[self.order], length, self.shifted, ids)
 
 
 STRATEGIES: Mapping[str, Any] = {
@@ -223,4 +231,4 @@ def diffusion_prompts(module: nn.Module, rows: Sequence[Sequence[int]], ids: Tok
         raise UserError(
             f"Diffusion needs a network that reads both ways, and {type(module).__name__} has a causal decoder."
         )
-    return prompts([[ids.bos, *row] if start else row for row in rows], bidirectional=True)
+    return decoder_prompts([[ids.bos, *row] if start else row for row in rows], bidirectional=True)

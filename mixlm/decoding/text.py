@@ -21,7 +21,7 @@ def spans(tokens: Sequence[int], ids: TokenIds) -> dict[int, list[int]]:
     return found
 
 
-def text_of(tokens: Sequence[int], ids: TokenIds) -> list[int]:
+def until_eos(tokens: Sequence[int], ids: TokenIds) -> list[int]:
     """A text without its EOS, what follows that, and padding."""
     kept: list[int] = []
     for token in tokens:
@@ -31,14 +31,14 @@ def text_of(tokens: Sequence[int], ids: TokenIds) -> list[int]:
     return kept
 
 
-def forming(vocabulary: Any, tokens: Sequence[int], ids: TokenIds) -> str:
+def partial_text(vocabulary: Any, tokens: Sequence[int], ids: TokenIds) -> str:
     """A state of a diffusion text, `_` where it is masked; padding is left out, and EOS is shown."""
     kept = [token for token in tokens if token != ids.pad]
     mask = vocabulary.pieces([ids.mask])[0]
     return vocabulary.decode(kept).replace(mask, "_")
 
 
-def with_fills(prompt: Sequence[int], fills: dict[int, list[int]], ids: TokenIds) -> list[int]:
+def fill_prompt(prompt: Sequence[int], fills: dict[int, list[int]], ids: TokenIds) -> list[int]:
     """The prompt with what was said for each sentinel in its place; a sentinel that was not said stays."""
     text: list[int] = []
     for token in prompt:

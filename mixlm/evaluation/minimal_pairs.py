@@ -94,7 +94,7 @@ def pair_sentences(paradigms: Sequence[Paradigm], encode: Callable[[str], list[i
     return Sentences([*good, *bad], np.asarray([*common, *common], np.int64), np.concatenate([number, number]))
 
 
-def judge(
+def score_pairs(
     scorer: Callable[[Mode | Fused, Sentences, str], Scores],
     mode: Mode | Fused,
     paradigms: Sequence[Paradigm],

@@ -70,7 +70,7 @@ def with_extra(modes: Mapping[str, Mode | Fused], extra: Sequence[NamedMode]) ->
     return found
 
 
-def chosen(modes: Mapping[str, Mode | Fused], names: str | Sequence[str] | None) -> dict[str, Mode | Fused]:
+def select_modes(modes: Mapping[str, Mode | Fused], names: str | Sequence[str] | None) -> dict[str, Mode | Fused]:
     """The modes of these names (a text may hold several, with commas), all for None; UserError for an unknown one."""
     if names is None:
         return dict(modes)

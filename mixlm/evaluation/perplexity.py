@@ -46,7 +46,7 @@ class Text:
     rows: Int[np.ndarray, " N"]
 
 
-def text_of(rows: Int32[np.ndarray, "N L"], tokens: TokenIds) -> Text:
+def pieces_of_rows(rows: Int32[np.ndarray, "N L"], tokens: TokenIds) -> Text:
     """Cuts every row where a document begins or ends, so that nothing is read across documents that are marked.
 
     The tokens that mark it (bos, EOS, padding) are not scored. The prefix of a piece is its first half. Raises
@@ -65,7 +65,7 @@ def text_of(rows: Int32[np.ndarray, "N L"], tokens: TokenIds) -> Text:
     return Text(sentences, np.asarray([number for number, _ in pieces], np.int64))
 
 
-def text_of_documents(documents: Iterable[Sequence[int]], length: int, rows: int | None = None) -> Text:
+def pieces_of_documents(documents: Iterable[Sequence[int]], length: int, rows: int | None = None) -> Text:
     """Cuts each document's tokens into rows of at most `length`, of which the first `rows` are taken (None: all).
 
     No row crosses documents. The prefix of a row is its first half. Raises UserError where there is no token.

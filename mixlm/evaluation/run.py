@@ -10,9 +10,9 @@ import numpy as np
 from mixlm.checkpoints.load import check_networks, check_run, load_params
 from mixlm.errors import UserError
 from mixlm.evaluation.likelihood import Fused, Mode, NamedMode
-from mixlm.evaluation.minimal_pairs import Accuracies, Paradigm, judge, pair_sentences, read_pairs
-from mixlm.evaluation.modes import chosen, modes_of, with_extra
-from mixlm.evaluation.perplexity import Text, TextFigures, text_figures, text_of, text_of_documents
+from mixlm.evaluation.minimal_pairs import Accuracies, Paradigm, pair_sentences, read_pairs, score_pairs
+from mixlm.evaluation.modes import modes_of, select_modes, with_extra
+from mixlm.evaluation.perplexity import Text, TextFigures, pieces_of_documents, pieces_of_rows, text_figures
 from mixlm.evaluation.scorer import Scorer, Sentences
 from mixlm.evaluation.tables import (
     draw,
@@ -90,7 +90,7 @@ def prepare(
         )
     module = recipe.networks[scoring.network]
     modes = with_extra(modes_of(module, recipe.tokens, scoring.samples, scoring.seed), scoring.extra_modes)
-    modes = chosen(modes, scoring.modes)
+    modes = select_modes(modes, scoring.modes)
     paradigms = () if scoring.minimal_pairs is None else read_pairs(scoring.minimal_pairs, scoring.pairs)
     # Whether there is a run is known at once; preparing its data may take a while.
     check_run(recipe)
@@ -101,9 +101,9 @@ def prepare(
     length = recipe.block_length
     if documents is None:
         rows = min(scoring.rows, data.validation_size(length))
-        text = text_of(data.validation_rows(length, rows), recipe.tokens)
+        text = pieces_of_rows(data.validation_rows(length, rows), recipe.tokens)
     else:
-        text = text_of_documents(map(data.vocabulary.encode, documents()), length)
+        text = pieces_of_documents(map(data.vocabulary.encode, documents()), length)
     return Prepared(
         recipe=recipe,
         scoring=scoring,
@@ -160,7 +160,7 @@ def score(prepared: Prepared) -> tuple[dict[str, TextFigures | None], dict[str, 
     if prepared.pairs is None:
         return figures, {}
     found = {
-        name: judge(scorer, mode, prepared.paradigms, prepared.pairs, name, scoring.resamples, scoring.seed)
+        name: score_pairs(scorer, mode, prepared.paradigms, prepared.pairs, name, scoring.resamples, scoring.seed)
         for name, mode in prepared.modes.items()
     }
     return figures, found

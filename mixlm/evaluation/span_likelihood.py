@@ -11,7 +11,7 @@ from mixlm.errors import UserError
 from mixlm.evaluation.likelihood import Rows
 from mixlm.example import Example
 from mixlm.losses.score import token_costs
-from mixlm.objectives.continuation import taken_out
+from mixlm.objectives.continuation import replace_span
 from mixlm.tokens import TokenIds
 
 
@@ -124,7 +124,7 @@ class SpanFilling:
     def example(self, rows: Rows) -> Example:
         """What the encoder reads and the decoder says; the weights mark the span."""
         width = self.spans.width(rows.tokens.shape[1])
-        return taken_out(rows.tokens, rows.lengths, *self.spans.bounds(rows), width, self.tokens)
+        return replace_span(rows.tokens, rows.lengths, *self.spans.bounds(rows), width, self.tokens)
 
     def __call__(self, net: Any, rows: Rows) -> Float[Array, " B"]:
         example = self.example(rows)

@@ -52,10 +52,10 @@ class Continuation(Corruption):
         split = jnp.zeros(rows, jnp.int32)
         if self.after_prefix:
             split = jnp.minimum(jax.vmap(lambda key: jax.random.randint(key, (), 1, length))(keys), whole)
-        return taken_out(batch["tokens"], whole, split, whole, length, self.tokens)
+        return replace_span(batch["tokens"], whole, split, whole, length, self.tokens)
 
 
-def taken_out(
+def replace_span(
     rows: Int[Array, "B L"],
     lengths: Int[Array, " B"],
     start: Int[Array, " B"],

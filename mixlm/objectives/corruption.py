@@ -128,7 +128,7 @@ def decoder_inputs(shown: Int[Array, "B T"], bos: int, shifted: bool) -> Int[Arr
     return jax.vmap(lambda row: shift_right(row, bos))(shown) if shifted else shown
 
 
-def documents(inputs: Int[Array, "B T"], targets: Int[Array, "B T"], tokens: TokenIds) -> Int[Array, "B T"]:
+def document_segments(inputs: Int[Array, "B T"], targets: Int[Array, "B T"], tokens: TokenIds) -> Int[Array, "B T"]:
     """Segment ids by which documents do not see each other: one starts at every `tokens.bos` that is read.
 
     `inputs` are those before corruption; padding (by the targets) is segment 0.
@@ -145,7 +145,7 @@ def check_documents(tokens: TokenIds) -> None:
         )
 
 
-def is_text(row: Int[Array, "*n"], tokens: TokenIds) -> Bool[Array, "*n"]:
+def maskable(row: Int[Array, "*n"], tokens: TokenIds) -> Bool[Array, "*n"]:
     """Which tokens may be masked: all but padding, EOS, start, unknown, mask and sentinels.
 
     The Dual release spares its 16 lowest ids, which are the same ones.
@@ -156,7 +156,7 @@ def is_text(row: Int[Array, "*n"], tokens: TokenIds) -> Bool[Array, "*n"]:
     return ~special
 
 
-def random_text(key: Key[Array, ""], length: int, tokens: TokenIds) -> Int[Array, " L"]:
+def random_tokens(key: Key[Array, ""], length: int, tokens: TokenIds) -> Int[Array, " L"]:
     """Tokens that may be masked (see `is_text`), uniform and independent; UserError where the vocabulary has none."""
     specials = _low_specials(tokens)
     count = tokens.vocab_size - tokens.sentinels - len(specials)

@@ -17,9 +17,9 @@ from mixlm.objectives.corruption import (
     check_documents,
     check_rate,
     decoder_inputs,
-    documents,
-    is_text,
+    document_segments,
     mask_k_lowest,
+    maskable,
 )
 from mixlm.rng import stratified_levels, subkeys
 from mixlm.schedules import Schedule, Step, check_number
@@ -99,7 +99,7 @@ class MaskedDiffusion(Corruption):
             decoder_target_tokens=targets,
             decoder_loss_weights=self._weights(masked, real),
             decoder_mask_ar=block_mask(block_keys, targets.shape[1], self.bidirectional, step),
-            decoder_segment_ids=documents(clean, targets, self.tokens) if self.separate_documents else None,
+            decoder_segment_ids=document_segments(clean, targets, self.tokens) if self.separate_documents else None,
             decoder_loss_counts=(real & jnp.any(masked, axis=1, keepdims=True)).astype(jnp.float32),
         )
 
@@ -112,7 +112,7 @@ class MaskedDiffusion(Corruption):
     ) -> Bool[Array, "B T"]:
         lengths = jnp.sum(targets != self.tokens.pad, axis=1)
         counts = jnp.maximum(jnp.floor(lengths * levels + rounding).astype(jnp.int32), 1)
-        candidates = is_text(targets, self.tokens)
+        candidates = maskable(targets, self.tokens)
         if self.score_last:
             candidates = candidates.at[:, -1].set(False)
         scores = jax.vmap(lambda key: jax.random.uniform(key, targets.shape[1:]))(keys)

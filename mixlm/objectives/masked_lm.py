@@ -17,11 +17,11 @@ from mixlm.objectives.corruption import (
     check_documents,
     check_rate,
     decoder_inputs,
-    documents,
-    is_text,
+    document_segments,
     mask_k_lowest,
+    maskable,
     random_spans,
-    random_text,
+    random_tokens,
     rate_at,
 )
 from mixlm.rng import subkeys
@@ -94,7 +94,7 @@ class MaskedLM(Corruption):
             decoder_target_tokens=targets,
             decoder_loss_weights=chosen.astype(jnp.float32),
             decoder_mask_ar=block_mask(block_keys, targets.shape[1], self.bidirectional, step),
-            decoder_segment_ids=documents(clean, targets, self.tokens) if self.separate_documents else None,
+            decoder_segment_ids=document_segments(clean, targets, self.tokens) if self.separate_documents else None,
         )
 
     def _corrupt_row(
@@ -104,11 +104,11 @@ class MaskedLM(Corruption):
         span_key, order_key, round_key, fate_key, token_key = jax.random.split(key, 5)
         length = row.shape[0]
         span = random_spans(span_key, length, self.span_lengths)
-        text = is_text(row, self.tokens)
+        text = maskable(row, self.tokens)
         count = jnp.floor(rate * jnp.sum(text) + jax.random.uniform(round_key)).astype(jnp.int32)
         chosen = mask_k_lowest(jax.random.uniform(order_key, (length,))[span], text, count)
         fate = jax.random.uniform(fate_key, (length,))[span]
         hidden = jnp.where(
-            fate < self.keep + self.random, random_text(token_key, length, self.tokens), self.tokens.mask
+            fate < self.keep + self.random, random_tokens(token_key, length, self.tokens), self.tokens.mask
         )
         return jnp.where(chosen & (fate >= self.keep), hidden, row), chosen

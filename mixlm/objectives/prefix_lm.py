@@ -12,7 +12,7 @@ from mixlm.errors import UserError
 from mixlm.example import Example
 from mixlm.losses.token_losses import CrossEntropy, TokenLoss
 from mixlm.objectives.base import Batch, Corruption, Decoding
-from mixlm.objectives.corruption import before_padding, check_documents, decoder_inputs, documents
+from mixlm.objectives.corruption import before_padding, check_documents, decoder_inputs, document_segments
 from mixlm.schedules import Step
 from mixlm.tokens import TokenIds
 
@@ -65,5 +65,5 @@ class PrefixLM(Corruption):
             decoder_target_tokens=targets,
             decoder_loss_weights=((place >= split) & before_padding(targets, self.tokens.pad)).astype(jnp.float32),
             decoder_mask_ar=opens.astype(jnp.int32),
-            decoder_segment_ids=documents(inputs, targets, self.tokens) if self.separate_documents else None,
+            decoder_segment_ids=document_segments(inputs, targets, self.tokens) if self.separate_documents else None,
         )

@@ -28,14 +28,14 @@ from mixlm.tokens import TokenIds
 
 
 @struct.dataclass
-class Folded:
+class CorruptedRow:
     """A row's inputs and targets, which of the targets are scored, and where they are told apart, their documents."""
 
     inputs: Int[Array, "*B S"]
     targets: Int[Array, "*B T"]
     scored: Bool[Array, "*B T"]
-    read_in: Int[Array, "*B S"] | None = None
-    said_in: Int[Array, "*B T"] | None = None
+    input_segments: Int[Array, "*B S"] | None = None
+    target_segments: Int[Array, "*B T"] | None = None
 
 
 @dataclass(frozen=True)
@@ -114,11 +114,11 @@ class SpanCorruption(Corruption):
             decoder_target_tokens=targets,
             decoder_loss_weights=folded.scored.astype(jnp.float32),
             decoder_mask_ar=jnp.ones_like(targets),
-            encoder_segment_ids=folded.read_in,
-            decoder_segment_ids=folded.said_in,
+            encoder_segment_ids=folded.input_segments,
+            decoder_segment_ids=folded.target_segments,
         )
 
-    def _corrupt_row(self, key: Key[Array, ""], row: Int[Array, " L"]) -> "Folded":
+    def _corrupt_row(self, key: Key[Array, ""], row: Int[Array, " L"]) -> CorruptedRow:
         noise, spans = span_counts(row.shape[0], self.noise_density, self.mean_span_length)
         inputs, targets = self.lengths(row.shape[0])
         mask = span_mask(key, row.shape[0], noise, spans)
@@ -127,7 +127,7 @@ class SpanCorruption(Corruption):
         read = jnp.sum((~mask | span_starts(mask)) & real)
         hidden = jnp.sum(span_starts(mask) & real)
         said = jnp.where(hidden > 0, hidden + jnp.sum(mask & real), 0)
-        folded = Folded(
+        folded = CorruptedRow(
             inputs=self._ended(fold_spans(row, mask, inputs, first, eos), read),
             targets=self._ended(fold_spans(row, ~mask, targets, first, eos), said),
             scored=(jnp.arange(targets) <= said) & (said > 0),
@@ -141,8 +141,8 @@ class SpanCorruption(Corruption):
         return jnp.where(place < count, folded, end).astype(folded.dtype)
 
     def _by_document(
-        self, folded: "Folded", row: Int[Array, " L"], mask: Bool[Array, " L"], read: Array, said: Array
-    ) -> "Folded":
+        self, folded: CorruptedRow, row: Int[Array, " L"], mask: Bool[Array, " L"], read: Array, said: Array
+    ) -> CorruptedRow:
         """Segment ids of what is read and, by the token that a position reads, of what is said."""
         length = row.shape[0]
         document = jnp.cumsum((row == self.tokens.bos).at[0].set(True), dtype=jnp.int32)
@@ -153,9 +153,14 @@ class SpanCorruption(Corruption):
         of_input = document[fold_sources(mask, folded.inputs.shape[0])]
         last = document[jnp.maximum(jnp.sum(before_padding(row, self.tokens.pad)) - 1, 0)]
         place = jnp.arange(folded.inputs.shape[0])
-        read_in = jnp.where(place < read, jnp.append(of_input, last), last)
-        read_in = jnp.where((place <= read) & (read > 0), read_in, 0)
-        said_in = jnp.where(folded.scored, jnp.concatenate([of_target[:1], of_target]), 0)
+        input_segments = jnp.where(place < read, jnp.append(of_input, last), last)
+        input_segments = jnp.where((place <= read) & (read > 0), input_segments, 0)
+        target_segments = jnp.where(folded.scored, jnp.concatenate([of_target[:1], of_target]), 0)
         # Attention that sees nothing would be even over everything.
-        seen = jnp.any(said_in[:, None] == read_in[None, :], axis=1)
-        return replace(folded, scored=folded.scored & seen, read_in=read_in, said_in=jnp.where(seen, said_in, 0))
+        seen = jnp.any(target_segments[:, None] == input_segments[None, :], axis=1)
+        return replace(
+            folded,
+            scored=folded.scored & seen,
+            input_segments=input_segments,
+            target_segments=jnp.where(seen, target_segments, 0),
+        )

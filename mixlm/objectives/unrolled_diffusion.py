@@ -20,7 +20,7 @@ from mixlm.objectives.corruption import (
     check_documents,
     check_rate,
     decoder_inputs,
-    documents,
+    document_segments,
     sample,
 )
 from mixlm.rng import subkeys
@@ -29,7 +29,7 @@ from mixlm.tokens import TokenIds
 
 
 @struct.dataclass
-class Drawn:
+class FirstPass:
     """What of a batch is drawn before any network runs: the first pass, its target positions, noise for the second."""
 
     first: Example
@@ -78,7 +78,7 @@ class UnrolledDiffusion(OneNetwork):
         """Unrolled denoising from random tokens."""
         return (Decoding("unrolled", {"shifted": self.shifted}, self.network),)
 
-    def first(self, keys: Key[Array, " B"], batch: Batch, step: Step = 0) -> Drawn:
+    def first(self, keys: Key[Array, " B"], batch: Batch, step: Step = 0) -> FirstPass:
         """Tokens [B, T] -> what the first pass reads and says, and noise [B, T] to sample the second with."""
         row_keys, block_keys, sample_keys = subkeys(keys, 3)
         length = batch["tokens"].shape[1]
@@ -90,16 +90,16 @@ class UnrolledDiffusion(OneNetwork):
             decoder_mask_ar=block_mask(block_keys, length, self.bidirectional, step),
             decoder_segment_ids=self._segments(targets, before_padding(batch["tokens"], self.tokens.pad)),
         )
-        return Drawn(example, scored, jax.vmap(lambda key: jax.random.uniform(key, (length,)))(sample_keys))
+        return FirstPass(example, scored, jax.vmap(lambda key: jax.random.uniform(key, (length,)))(sample_keys))
 
     def _segments(self, targets: Int[Array, "B T"], real: Bool[Array, "B T"]) -> Int[Array, "B T"]:
         # The padding of a short target is a token like any other here: it is read, and learned.
         padded_by_data = jnp.where(real, self.tokens.eos, self.tokens.pad)
         if not self.separate_documents:
             return real.astype(targets.dtype)
-        return documents(decoder_inputs(targets, self.tokens.bos, self.shifted), padded_by_data, self.tokens)
+        return document_segments(decoder_inputs(targets, self.tokens.bos, self.shifted), padded_by_data, self.tokens)
 
-    def second(self, drawn: Drawn, answer: Int[Array, "B T"]) -> Example:
+    def second(self, drawn: FirstPass, answer: Int[Array, "B T"]) -> Example:
         """The second pass: the answer in the targets' places, without a gradient, the prefix as it was."""
         shown = jnp.where(drawn.scored, jax.lax.stop_gradient(answer), drawn.first.decoder_target_tokens)
         return replace(drawn.first, decoder_input_tokens=decoder_inputs(shown, self.tokens.bos, self.shifted))

@@ -14,7 +14,7 @@ from mixlm.checkpoints.run_dir import RunDir
 from mixlm.cli import decode
 from mixlm.decoding.select import select
 from mixlm.decoding.strategies import Autoregressive, Masked, Spans, Unrolled
-from mixlm.decoding.text import forming, text_of, with_fills
+from mixlm.decoding.text import fill_prompt, partial_text, until_eos
 from mixlm.gin_config.build import configured, recipes
 from mixlm.gin_config.flags import Flags, run_or_explain_error
 from mixlm.recipe import Recipe
@@ -126,13 +126,13 @@ def test_spans_are_filled_in_their_places(command):
 def test_fills_take_the_place_of_their_sentinels():
     ids = TokenIds(vocab_size=100, mask=4, sentinels=10)
     prompt = [20, 99, 30, 98, 40, 97]
-    assert with_fills(prompt, {0: [7, 8], 2: []}, ids) == [20, 7, 8, 30, 98, 40]
+    assert fill_prompt(prompt, {0: [7, 8], 2: []}, ids) == [20, 7, 8, 30, 98, 40]
 
 
 def test_a_text_ends_at_eos_and_drops_padding():
     ids = TokenIds(vocab_size=100, mask=4, sentinels=10)
-    assert text_of([5, 0, 6, 1, 7, 0], ids) == [5, 6]
-    assert text_of([5, 6], ids) == [5, 6]
+    assert until_eos([5, 0, 6, 1, 7, 0], ids) == [5, 6]
+    assert until_eos([5, 6], ids) == [5, 6]
 
 
 def test_a_forming_text_shows_masks_and_eos():
@@ -143,7 +143,7 @@ def test_a_forming_text_shows_masks_and_eos():
         def decode(self, tokens):
             return " ".join(self.pieces(tokens))
 
-    assert forming(Names(), [4, 9, 0, 1, 4], TokenIds(vocab_size=100, mask=4, sentinels=10)) == "_ <9> <1> _"
+    assert partial_text(Names(), [4, 9, 0, 1, 4], TokenIds(vocab_size=100, mask=4, sentinels=10)) == "_ <9> <1> _"
 
 
 def test_a_prompt_past_the_trained_length_gets_a_note(command):

@@ -12,7 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.statistics import agrees, softmax
 
-from mixlm.decoding.autoregressive import Choice, check_choice, continued, encoder_prompts, fill_spans, prompts
+from mixlm.decoding.autoregressive import (
+    Sampler,
+    checked_sampler,
+    decode_autoregressive,
+    decoder_prompts,
+    encoder_prompts,
+    fill_spans,
+)
 from mixlm.decoding.beam import beam_search
 from mixlm.errors import UserError
 from mixlm.example import Example
@@ -24,7 +31,7 @@ from mixlm.rng import row_keys
 from mixlm.tokens import TokenIds
 
 IDS = TokenIds(vocab_size=24, mask=4, bos=3, sentinels=4)
-GREEDY = Choice()
+GREEDY = Sampler()
 LENGTH, ROOM = 6, 24
 SIZES = {"emb_dim": 16, "num_heads": 2, "head_dim": 8, "mlp_dim": 32}
 # In one layer a prefix that sees itself would change nothing behind it.
@@ -88,8 +95,8 @@ def test_greedy_text_is_that_of_a_slow_loop(name, bidirectional):
     # Whatever the first text says third shall end it: the others go on.
     ids = TokenIds(vocab_size=24, mask=4, bos=3, sentinels=4, eos=slow[0][2])
     slow = [slow_greedy(name, prompt, ids.eos, bidirectional=bidirectional) for prompt in PROMPTS]
-    prompt = prompts(PROMPTS, bidirectional)
-    found = continued(NETWORKS[name], parameters(name), prompt, row_keys(0, 0, 3), GREEDY, LENGTH, ids)
+    prompt = decoder_prompts(PROMPTS, bidirectional)
+    found = decode_autoregressive(NETWORKS[name], parameters(name), prompt, row_keys(0, 0, 3), GREEDY, LENGTH, ids)
     np.testing.assert_array_equal(found.tokens, [with_pad(said) for said in slow])
     np.testing.assert_array_equal(found.calls, [len(said) for said in slow])
 
@@ -108,7 +115,7 @@ def test_an_encoders_prompt(name):
         slow = [slow_greedy(name, [IDS.bos], IDS.eos, encoder=[*prompt, 1]) for prompt in PROMPTS]
     assert len({tuple(said) for said in slow}) > 1
     prompt = encoder_prompts([[*prompt, 1] for prompt in PROMPTS], IDS.bos)
-    found = continued(NETWORKS[name], parameters(name), prompt, row_keys(0, 0, 3), GREEDY, LENGTH, IDS)
+    found = decode_autoregressive(NETWORKS[name], parameters(name), prompt, row_keys(0, 0, 3), GREEDY, LENGTH, IDS)
     np.testing.assert_array_equal(found.tokens, [with_pad(said) for said in slow])
 
 
@@ -135,17 +142,17 @@ LOGITS = np.array([0.3, 2.0, -1.0, 1.5, 1.4, -0.2, 0.9, 0.0])
 @pytest.mark.parametrize(
     ("choice", "shares"),
     [
-        (Choice(1.0), softmax(LOGITS)),
-        (Choice(0.5), softmax(LOGITS / 0.5)),
-        (Choice(2.0), softmax(LOGITS / 2.0)),
-        (Choice(1.0, 3), softmax(np.where(LOGITS >= 1.4, LOGITS, -np.inf))),
+        (Sampler(1.0), softmax(LOGITS)),
+        (Sampler(0.5), softmax(LOGITS / 0.5)),
+        (Sampler(2.0), softmax(LOGITS / 2.0)),
+        (Sampler(1.0, 3), softmax(np.where(LOGITS >= 1.4, LOGITS, -np.inf))),
         # Of all of the probability, 1 holds 0.34, and 3 and 4 another 0.21 and 0.19.
-        (Choice(1.0, 0, 0.5), softmax(np.where(LOGITS >= 1.5, LOGITS, -np.inf))),
-        (Choice(1.0, 0, 0.6), softmax(np.where(LOGITS >= 1.4, LOGITS, -np.inf))),
+        (Sampler(1.0, 0, 0.5), softmax(np.where(LOGITS >= 1.5, LOGITS, -np.inf))),
+        (Sampler(1.0, 0, 0.6), softmax(np.where(LOGITS >= 1.4, LOGITS, -np.inf))),
         # Of the three that top_k leaves, 1 holds 0.46 and 3 another 0.28: top_p counts what top_k left.
-        (Choice(1.0, 3, 0.7), softmax(np.where(LOGITS >= 1.5, LOGITS, -np.inf))),
+        (Sampler(1.0, 3, 0.7), softmax(np.where(LOGITS >= 1.5, LOGITS, -np.inf))),
         # Temperature comes first: at 3 the two likeliest hold less than 0.4.
-        (Choice(3.0, 0, 0.4), softmax(np.where(LOGITS >= 1.4, LOGITS / 3, -np.inf))),
+        (Sampler(3.0, 0, 0.4), softmax(np.where(LOGITS >= 1.4, LOGITS / 3, -np.inf))),
     ],
 )
 def test_what_is_drawn_follows_the_softmax(choice, shares):
@@ -153,7 +160,7 @@ def test_what_is_drawn_follows_the_softmax(choice, shares):
 
 
 def test_the_chi_square_can_fail():
-    assert not agrees(drawn(Choice(1.0), LOGITS), softmax(LOGITS / 1.1))
+    assert not agrees(drawn(Sampler(1.0), LOGITS), softmax(LOGITS / 1.1))
 
 
 def slow_cut(logits, top_k, top_p):
@@ -184,26 +191,26 @@ CUT = jax.jit(lambda choice, logits: choice.cut(logits))
 def test_the_support_is_exact(quarters, top_k, top_p):
     logits = np.array(quarters, np.float32) / 4  # Whole quarters: ties are frequent.
     wanted = slow_cut(logits, top_k, top_p)
-    found = np.asarray(CUT(Choice(1.0, jnp.int32(top_k), jnp.float32(top_p)), jnp.asarray(logits)))
+    found = np.asarray(CUT(Sampler(1.0, jnp.int32(top_k), jnp.float32(top_p)), jnp.asarray(logits)))
     if wanted is not None:
         assert set(np.flatnonzero(np.isfinite(found)).tolist()) == wanted
         np.testing.assert_array_equal(found[sorted(wanted)], logits[sorted(wanted)])
 
 
 def test_greedy_is_the_limit_of_a_low_temperature():
-    assert drawn(Choice(1e-35), LOGITS, 50)[1] == drawn(Choice(0.0), LOGITS, 50)[1] == 50
+    assert drawn(Sampler(1e-35), LOGITS, 50)[1] == drawn(Sampler(0.0), LOGITS, 50)[1] == 50
 
 
 @pytest.mark.parametrize("how", [{"temperature": -1.0}, {"top_k": -2}, {"top_p": 0.0}, {"top_p": 1.5}])
 def test_a_choice_that_chooses_nothing(how):
     with pytest.raises(UserError, match=next(iter(how))):
-        check_choice(**{"temperature": 1.0} | how)
+        checked_sampler(**{"temperature": 1.0} | how)
 
 
 def test_sampled_texts_follow_the_network():
     rows, name = 4000, "llama"
-    prompt, keys = prompts([PROMPTS[1]] * rows), row_keys(1, 0, rows)
-    found = continued(NETWORKS[name], parameters(name), prompt, keys, Choice(3.0), 2, IDS)
+    prompt, keys = decoder_prompts([PROMPTS[1]] * rows), row_keys(1, 0, rows)
+    found = decode_autoregressive(NETWORKS[name], parameters(name), prompt, keys, Sampler(3.0), 2, IDS)
     tokens = np.asarray(found.tokens)
     first = softmax(next_logits(name, PROMPTS[1], []) / 3)
     assert agrees(np.bincount(tokens[:, 0], minlength=24), first)
@@ -214,24 +221,26 @@ def test_sampled_texts_follow_the_network():
 
 def test_a_row_is_drawn_by_its_own_key():
     keys = row_keys(7, 0, 3)
-    run = partial(continued, NETWORKS["llama"], parameters("llama"), length=LENGTH, ids=IDS)
-    together = run(prompt=prompts(PROMPTS), keys=keys, choice=Choice(1.0))
-    again = run(prompt=prompts(PROMPTS), keys=keys, choice=Choice(1.0))
+    run = partial(decode_autoregressive, NETWORKS["llama"], parameters("llama"), length=LENGTH, ids=IDS)
+    together = run(prompt=decoder_prompts(PROMPTS), keys=keys, sampler=Sampler(1.0))
+    again = run(prompt=decoder_prompts(PROMPTS), keys=keys, sampler=Sampler(1.0))
     np.testing.assert_array_equal(together.tokens, again.tokens)
-    alone = run(prompt=prompts(PROMPTS[1:2]), keys=keys[1:2], choice=Choice(1.0))
+    alone = run(prompt=decoder_prompts(PROMPTS[1:2]), keys=keys[1:2], sampler=Sampler(1.0))
     np.testing.assert_array_equal(together.tokens[1:2], alone.tokens)
     assert alone.calls[0] == together.calls[1]
-    other = run(prompt=prompts(PROMPTS), keys=row_keys(8, 0, 3), choice=Choice(1.0))
+    other = run(prompt=decoder_prompts(PROMPTS), keys=row_keys(8, 0, 3), sampler=Sampler(1.0))
     assert (np.asarray(other.tokens) != np.asarray(together.tokens)).any()
 
 
 def test_one_executable_serves_all_choices():
-    run = partial(continued, NETWORKS["decoder"], parameters("decoder"), prompts(PROMPTS), row_keys(0, 0, 3))
-    run(check_choice(1.0, 5, 0.9), LENGTH, IDS)
-    compiled = continued._cache_size()
-    for choice in (check_choice(0.0), check_choice(0.3, 0, 1.0), check_choice(2.0, 3, 0.5)):
+    run = partial(
+        decode_autoregressive, NETWORKS["decoder"], parameters("decoder"), decoder_prompts(PROMPTS), row_keys(0, 0, 3)
+    )
+    run(checked_sampler(1.0, 5, 0.9), LENGTH, IDS)
+    compiled = decode_autoregressive._cache_size()
+    for choice in (checked_sampler(0.0), checked_sampler(0.3, 0, 1.0), checked_sampler(2.0, 3, 0.5)):
         run(choice, LENGTH, IDS)
-    assert continued._cache_size() == compiled
+    assert decode_autoregressive._cache_size() == compiled
 
 
 TINY = TokenIds(vocab_size=5, mask=4, bos=3, sentinels=0)
@@ -298,7 +307,7 @@ def test_beam_search_finds_the_best_text(beams, slow, alpha):
     starts, length = [(3, 2), (3, 0, 2, 4), (3,)], 3  # So that 16 beams hold every beginning.
     differing = 0
     for seed in (0, 1, 2):
-        found = beam_search(TINY_DECODER, tiny_parameters(seed), prompts(starts), alpha, beams, length, TINY)
+        found = beam_search(TINY_DECODER, tiny_parameters(seed), decoder_prompts(starts), alpha, beams, length, TINY)
         for row, start in enumerate(starts):
             exact = brute_force(seed, start, length, alpha)
 
@@ -330,9 +339,9 @@ def test_beams_over_an_encoders_prompt():
 def test_beams_do_not_depend_on_other_rows():
     starts = [(3, 2), (3, 0, 2, 4), (3,)]
     run = partial(beam_search, TINY_DECODER, tiny_parameters(1), length_penalty=0.6, beams=3, length=6, ids=TINY)
-    together = run(prompt=prompts(starts))
+    together = run(prompt=decoder_prompts(starts))
     for row in range(3):
-        alone = run(prompt=prompts(starts[row : row + 1]))
+        alone = run(prompt=decoder_prompts(starts[row : row + 1]))
         np.testing.assert_array_equal(alone.tokens[0], together.tokens[row])
         assert alone.calls[0] == together.calls[row]
 

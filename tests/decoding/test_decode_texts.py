@@ -9,7 +9,7 @@ from support.small_run import recipe as small_recipe
 from mixlm.checkpoints.manager import Checkpoints
 from mixlm.checkpoints.run_dir import RunDir
 from mixlm.decoding.run import decode_texts
-from mixlm.decoding.text import text_of
+from mixlm.decoding.text import until_eos
 from mixlm.errors import UserError
 
 TEXTS = ["The farmer sells", "Every teacher"]
@@ -36,7 +36,7 @@ def test_each_text_is_continued_in_order(recipe):
     vocabulary = recipe.dataset.prepare(lambda line: None).vocabulary
     assert [each.prompt for each in found] == TEXTS
     for text, each in zip(TEXTS, found):
-        assert each.text == vocabulary.decode(text_of(each.tokens, recipe.tokens)) and 1 <= each.calls <= 5
+        assert each.text == vocabulary.decode(until_eos(each.tokens, recipe.tokens)) and 1 <= each.calls <= 5
         assert each.batch == 2 and each.milliseconds > 0
         assert each.score is None and each.states == () and not each.spans
         alone = decode_texts(recipe, [text], "autoregressive", max_tokens=5)

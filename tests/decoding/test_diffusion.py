@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.statistics import agrees, softmax
 
-from mixlm.decoding.autoregressive import Choice, prompts
-from mixlm.decoding.diffusion import ancestral, most_confident, schedule, unmasked, unrolled
+from mixlm.decoding.autoregressive import Sampler, decoder_prompts
+from mixlm.decoding.diffusion import ancestral, decode_masked, decode_unrolled, most_confident, unmask_plan
 from mixlm.errors import UserError
 from mixlm.example import Example
 from mixlm.models.llama import Llama
@@ -61,7 +61,7 @@ def log_softmax(logits):
 
 
 def read(shifted, rows=PROMPTS):
-    return prompts([[IDS.bos, *row] for row in rows] if shifted else rows, bidirectional=True)
+    return decoder_prompts([[IDS.bos, *row] for row in rows] if shifted else rows, bidirectional=True)
 
 
 def on_host(found):
@@ -72,13 +72,15 @@ def on_host(found):
 def unroll(shifted=False, rows=PROMPTS, seed=0, temperature=0.2, length=LENGTH, steps=5, samples=4):
     prompt, keys = read(shifted, rows), row_keys(seed, 0, len(rows))
     return on_host(
-        unrolled(MODEL, parameters(), prompt, keys, Choice(temperature), length, steps, samples, shifted, IDS)
+        decode_unrolled(MODEL, parameters(), prompt, keys, Sampler(temperature), length, steps, samples, shifted, IDS)
     )
 
 
 def unmask(order, plan, shifted=False, rows=PROMPTS, seed=0, temperature=0.0, length=LENGTH):
     prompt, keys = read(shifted, rows), row_keys(seed, 0, len(rows))
-    return on_host(unmasked(MODEL, parameters(), prompt, keys, Choice(temperature), plan, order, length, shifted, IDS))
+    return on_host(
+        decode_masked(MODEL, parameters(), prompt, keys, Sampler(temperature), plan, order, length, shifted, IDS)
+    )
 
 
 @pytest.mark.parametrize("shifted", [False, True])
@@ -120,7 +122,7 @@ def test_a_step_draws_from_the_network(temperature):
     assert agrees(np.bincount(found.tokens[:, 0], minlength=12), shares)
 
 
-@pytest.mark.parametrize("decode", [unroll, partial(unmask, ancestral, schedule(LENGTH, 4))])
+@pytest.mark.parametrize("decode", [unroll, partial(unmask, ancestral, unmask_plan(LENGTH, 4))])
 def test_a_row_is_drawn_by_its_own_key(decode):
     together, again = decode(temperature=1.0), decode(temperature=1.0)
     np.testing.assert_array_equal(together.states, again.states)
@@ -137,9 +139,9 @@ def test_the_schedule_adds_up(length, steps, block_length):
     blocks = -(-length // (block_length or length))
     if steps < blocks:
         with pytest.raises(UserError, match=str(blocks)):
-            schedule(length, steps, block_length)
+            unmask_plan(length, steps, block_length)
         return
-    plan = schedule(length, steps, block_length)
+    plan = unmask_plan(length, steps, block_length)
     assert len(plan.start) == len(plan.end) == len(plan.count) == len(plan.chance) == steps
     covered = []
     for start, end in sorted(set(zip(plan.start.tolist(), plan.end.tolist()))):
@@ -156,7 +158,7 @@ def test_the_schedule_adds_up(length, steps, block_length):
 @pytest.mark.parametrize("shifted", [False, True])
 @pytest.mark.parametrize("block_length", [None, 3])
 def test_the_most_confident_are_unmasked_first(shifted, block_length):
-    plan = schedule(LENGTH, 4, block_length)
+    plan = unmask_plan(LENGTH, 4, block_length)
     found = unmask(most_confident, plan, shifted)
     for row, prompt in enumerate(PROMPTS):
         state = np.full(LENGTH, IDS.mask)
@@ -192,14 +194,14 @@ def test_confidence_is_the_networks_and_not_that_of_the_temperature():
                 both[:, two] += drawn[0, one] * drawn[1, two] * before[two]
         return both.reshape(-1)
 
-    found = unmask(most_confident, schedule(2, 2), rows=[prompt] * 6000, temperature=temperature, length=2)
+    found = unmask(most_confident, unmask_plan(2, 2), rows=[prompt] * 6000, temperature=temperature, length=2)
     counts = np.bincount(found.tokens[:, 0] * 12 + found.tokens[:, 1], minlength=144)
     assert agrees(counts, shares(log_p_of([IDS.mask] * 2, 1.0)))
     assert not agrees(counts, shares(log_p_of([IDS.mask] * 2, temperature)))
 
 
 def test_blocks_are_finished_one_after_the_other():
-    plan = schedule(LENGTH, 5, 3)
+    plan = unmask_plan(LENGTH, 5, 3)
     found = unmask(ancestral, plan, temperature=1.0, rows=PROMPTS * 4)
     for turn, (before, after) in enumerate(itertools.pairwise(np.moveaxis(found.states, 1, 0))):
         assert (after[:, : plan.start[turn]] == before[:, : plan.start[turn]]).all()
@@ -215,13 +217,13 @@ def test_the_mask_is_never_said():
     loud = parameters() | {"logits_dense": {"kernel": head.at[:, IDS.mask].mul(-50.0)}}
     assert (np.argmax(slow_logits(PROMPTS[0], [IDS.mask] * LENGTH, False, loud), axis=-1) == IDS.mask).any()
     for order in (most_confident, ancestral):
-        found = unmasked(
+        found = decode_masked(
             MODEL,
             loud,
             read(False),
             row_keys(0, 0, 3),
-            Choice(1.0),
-            schedule(LENGTH, 4),
+            Sampler(1.0),
+            unmask_plan(LENGTH, 4),
             order,
             LENGTH,
             False,
@@ -233,7 +235,7 @@ def test_the_mask_is_never_said():
 @pytest.mark.parametrize("shifted", [False, True])
 def test_ancestral_texts_follow_the_reverse_process(shifted):
     """All ways through the reverse process are added up, for a target of two tokens in three steps."""
-    rows, prompt, plan = 4000, PROMPTS[0], schedule(2, 3)
+    rows, prompt, plan = 4000, PROMPTS[0], unmask_plan(2, 3)
 
     def ends(state, turn):
         if turn == 3:

@@ -21,8 +21,8 @@ from mixlm.evaluation.likelihood import (
     PseudoLikelihood,
     Rows,
 )
-from mixlm.evaluation.modes import chosen, modes_of
-from mixlm.evaluation.perplexity import noise_errors, ratio, text_figures, text_of
+from mixlm.evaluation.modes import modes_of, select_modes
+from mixlm.evaluation.perplexity import noise_errors, pieces_of_rows, ratio, text_figures
 from mixlm.evaluation.scorer import Scorer, Sentences, _padded
 from mixlm.evaluation.span_likelihood import AfterPrefix, EachSpan, Everything, SpanFilling
 from mixlm.example import Example, smallest_example
@@ -311,13 +311,13 @@ def test_a_network_has_the_modes_that_it_can_be_read_in():
         "diffusion_shifted", "diffusion_unshifted", "fused_shifted", "fused_unshifted",
     ]  # fmt: skip
     assert list(modes_of(T5, TOKENS)) == ["causal", "prefix", "filling", "filling_3", "fused"]
-    assert list(chosen(modes_of(T5, TOKENS), "filling, causal")) == ["filling", "causal"]
-    assert list(chosen(modes_of(T5, TOKENS), ("prefix",))) == ["prefix"]
+    assert list(select_modes(modes_of(T5, TOKENS), "filling, causal")) == ["filling", "causal"]
+    assert list(select_modes(modes_of(T5, TOKENS), ("prefix",))) == ["prefix"]
 
 
 def test_a_mode_that_is_not_there_is_named():
     with pytest.raises(UserError, match=r"'pll_shift'.* Did you mean 'pll_shifted'\?"):
-        chosen(modes_of(LLAMA, TOKENS), "causal,pll_shift")
+        select_modes(modes_of(LLAMA, TOKENS), "causal,pll_shift")
     with pytest.raises(UserError, match=r"TokenHead has no logits\(\)"):
         modes_of(TokenHead(emb_dim=16), TOKENS)
     with pytest.raises(UserError, match="no sentinels"):
@@ -343,29 +343,31 @@ class Letters:
 
 def test_figures_of_a_text_are_per_token_and_per_byte():
     text = np.asarray([[5, 6, 7, 20], [8, 21, 22, 9], [5, 5, 20, 20]], np.int32)
-    whole = text_figures(scorer(Shrug()), CausalLikelihood(TOKENS), text_of(text, TOKENS), Letters(), "causal")
+    whole = text_figures(scorer(Shrug()), CausalLikelihood(TOKENS), pieces_of_rows(text, TOKENS), Letters(), "causal")
     assert (whole.rows, whole.tokens, whole.bytes) == (3, 12, 17)
     np.testing.assert_allclose(whole.nats_per_token, np.log(32), rtol=1e-6)
     np.testing.assert_allclose(whole.perplexity, 32, rtol=1e-5)
     np.testing.assert_allclose(whole.bits_per_byte, 5 * 12 / 17, rtol=1e-6)
-    half = text_figures(scorer(Shrug()), PrefixLikelihood(TOKENS), text_of(text, TOKENS), Letters(), "prefix")
+    half = text_figures(scorer(Shrug()), PrefixLikelihood(TOKENS), pieces_of_rows(text, TOKENS), Letters(), "prefix")
     assert (half.tokens, half.bytes) == (6, 10)
     np.testing.assert_allclose(half.bits_per_byte, 5 * 6 / 10, rtol=1e-6)
     fused = Fused((CausalLikelihood(TOKENS),))
-    assert text_figures(scorer(Shrug()), fused, text_of(text, TOKENS), Letters(), "fused") is None
-    bound = text_figures(scorer(LLAMA), DiffusionBound(TOKENS, True, 2), text_of(text, TOKENS), Letters(), "bound")
+    assert text_figures(scorer(Shrug()), fused, pieces_of_rows(text, TOKENS), Letters(), "fused") is None
+    bound = text_figures(
+        scorer(LLAMA), DiffusionBound(TOKENS, True, 2), pieces_of_rows(text, TOKENS), Letters(), "bound"
+    )
     assert bound.noise_error > 0 and whole.noise_error is None
 
 
 def test_text_is_cut_where_documents_begin_and_end():
     text = np.asarray([[5, 6, BOS, 7, 8], [BOS, 9, 10, EOS, 0], [EOS, BOS, 0, 0, 0], [11, 12, 13, 14, 15]], np.int32)
-    found = text_of(text, TOKENS)
+    found = pieces_of_rows(text, TOKENS)
     assert found.sentences.tokens == [[5, 6], [7, 8], [9, 10], [11, 12, 13, 14, 15]]
     assert found.rows.tolist() == [0, 0, 1, 3] and found.sentences.prefixes.tolist() == [1, 1, 1, 2]
     figures = text_figures(scorer(Shrug()), CausalLikelihood(TOKENS), found, Letters(), "causal")
     assert (figures.rows, figures.tokens) == (3, 11)
     with pytest.raises(UserError, match="hold no text"):
-        text_of(text[2:3], TOKENS)
+        pieces_of_rows(text[2:3], TOKENS)
 
 
 def test_the_standard_error_of_a_ratio_is_what_repeats_show():

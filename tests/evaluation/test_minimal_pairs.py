@@ -17,10 +17,10 @@ from mixlm.evaluation.minimal_pairs import (
     Interval,
     Paradigm,
     accuracies,
-    judge,
     pair_sentences,
     read_pairs,
     resampled_means,
+    score_pairs,
 )
 from mixlm.evaluation.perplexity import TextFigures
 from mixlm.evaluation.scorer import Scores
@@ -159,7 +159,7 @@ def judged(pairs, scores, samples=None, **options):
     """The accuracies where sentences have these scores; pairs are listed by paradigm as (paradigm, field, scores)."""
     sentences = pair_sentences(pairs, letters)
     found = Scores(np.asarray([scores[" ".join(map(chr, tokens))] for tokens in sentences.tokens], np.float64), samples)
-    return judge(lambda *_: found, MODE, pairs, sentences, "causal", **options)
+    return score_pairs(lambda *_: found, MODE, pairs, sentences, "causal", **options)
 
 
 PAIRS = (
@@ -182,7 +182,7 @@ def test_ties_are_worth_half_and_the_overall_is_the_mean_over_paradigms():
 def test_equal_sentences_tie_whatever_their_scores():
     paradigm = Paradigm("p", "f", "t", (("a a", "a a"),))
     sentences = pair_sentences((paradigm,), letters)
-    found = judge(lambda *_: Scores(np.asarray([-1.0, -1.0000001])), MODE, (paradigm,), sentences)
+    found = score_pairs(lambda *_: Scores(np.asarray([-1.0, -1.0000001])), MODE, (paradigm,), sentences)
     assert found.overall.value == 0.5
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from mixlm.losses.token_losses import CrossEntropy
 from mixlm.objectives.base import Objective, RowObjective
-from mixlm.objectives.continuation import Continuation, taken_out
+from mixlm.objectives.continuation import Continuation, replace_span
 from mixlm.objectives.span_corruption import SpanCorruption
 from mixlm.rng import row_keys
 from mixlm.tokens import TokenIds
@@ -64,7 +64,7 @@ def test_without_a_prefix_all_is_said_after_a_lone_sentinel():
 def test_only_the_span_of_a_short_row_is_taken_out():
     rows = jnp.asarray([[11, 12, 13, 14, 15, 0]], jnp.int32)
     one = jnp.ones(1, jnp.int32)
-    example = taken_out(rows, 5 * one, 1 * one, 3 * one, 4, TOKENS)
+    example = replace_span(rows, 5 * one, 1 * one, 3 * one, 4, TOKENS)
     assert said(example, 0) == (
         [11, FIRST_SENTINEL, 14, 15, EOS],
         [7, FIRST_SENTINEL, 12],

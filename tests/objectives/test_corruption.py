@@ -19,13 +19,13 @@ from mixlm.objectives.corruption import (
     check_rate,
     choose_positions,
     decoder_inputs,
-    documents,
+    document_segments,
     fold_spans,
-    is_text,
     mask_k_lowest,
+    maskable,
     random_segmentation,
     random_spans,
-    random_text,
+    random_tokens,
     rate_at,
     sample,
     shift_right,
@@ -259,19 +259,19 @@ SMALL_TEXT = [token for token in range(16) if token not in (0, 1, 2, 7, 12)]
 
 
 def test_text_is_all_but_the_special_ids():
-    assert np.flatnonzero(np.asarray(is_text(jnp.arange(20), SMALL))).tolist() == SMALL_TEXT
+    assert np.flatnonzero(np.asarray(maskable(jnp.arange(20), SMALL))).tolist() == SMALL_TEXT
     # Without sentinels, and with T5's start token, which is its padding.
     plain = TokenIds(9, mask=8, sentinels=0)
-    assert np.flatnonzero(np.asarray(is_text(jnp.arange(9), plain))).tolist() == [3, 4, 5, 6, 7]
+    assert np.flatnonzero(np.asarray(maskable(jnp.arange(9), plain))).tolist() == [3, 4, 5, 6, 7]
 
 
 def test_random_text_is_uniform_over_the_text_and_only_there():
-    drawn = np.asarray(jax.jit(partial(random_text, length=11000, tokens=SMALL))(jax.random.key(0)))
+    drawn = np.asarray(jax.jit(partial(random_tokens, length=11000, tokens=SMALL))(jax.random.key(0)))
     counts = np.bincount(drawn, minlength=20)
     assert np.flatnonzero(counts).tolist() == SMALL_TEXT
     assert chi_square(counts[SMALL_TEXT], np.full(11, 1000)) < 30  # 10 degrees of freedom: 1 in 1000
     with pytest.raises(UserError, match="all special"):
-        random_text(jax.random.key(0), 3, TokenIds(5, mask=3, bos=4, sentinels=0))
+        random_tokens(jax.random.key(0), 3, TokenIds(5, mask=3, bos=4, sentinels=0))
 
 
 @settings(deadline=None, derandomize=True, max_examples=40)
@@ -333,7 +333,7 @@ def test_even_levels_are_uniform_each_and_a_golden_turn_apart():
 def test_documents_start_where_the_start_token_is_read_and_padding_is_in_none():
     inputs = jnp.array([[5, 6, 7, 8, 7, 9], [7, 5, 7, 7, 5, 0]])
     targets = jnp.array([[6, 7, 8, 7, 9, 5], [5, 7, 7, 5, 0, 0]])
-    assert documents(inputs, targets, SMALL).tolist() == [[1, 1, 2, 2, 3, 3], [1, 1, 2, 3, 0, 0]]
+    assert document_segments(inputs, targets, SMALL).tolist() == [[1, 1, 2, 2, 3, 3], [1, 1, 2, 3, 0, 0]]
     check_documents(SMALL)
     with pytest.raises(UserError, match=r"tokens\.bos is the padding, 0\.$"):
         check_documents(TokenIds(20, mask=3, sentinels=4))

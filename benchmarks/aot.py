@@ -28,7 +28,7 @@ from mixlm.perf.tpu_topology import topology_devices
 from mixlm.recipe import Recipe
 from mixlm.reports.units import parameters
 from mixlm.training.aot import Needs, bounds, needs
-from mixlm.training.prepare import plan
+from mixlm.training.prepare import prepare
 
 POD = "v5p:4x4x4"
 # T5X's own step at the setting of benchmarks/t5_base.gin, compiled for the same slice. The bytes of HBM are those of a
@@ -49,18 +49,18 @@ def compiled(case: str) -> list[dict[str, Any]]:
     """The figures of every stage of a case."""
     topology, files = CASES[case]
     recipe = configured(parse_flags([f"--gin_file={file}" for file in files], ""), Recipe)
-    planned = plan(recipe, None, devices=topology_devices(topology))
-    on = chip(planned.mesh.devices.flat[0].device_kind)
+    prepared = prepare(recipe, None, devices=topology_devices(topology))
+    on = chip(prepared.mesh.devices.flat[0].device_kind)
     found = []
-    for objective in planned.recipe.objectives:
+    for objective in prepared.recipe.objectives:
         begun = time.perf_counter()
-        taken = needs(planned, objective)
+        taken = needs(prepared, objective)
         row = {
             "case": case,
             "stage": objective.name,
             "topology": topology,
-            "mesh": dict(planned.mesh.shape),
-            "parameters": sum(parameters(planned.state.params[name]) for name in recipe.networks),
+            "mesh": dict(prepared.mesh.shape),
+            "parameters": sum(parameters(prepared.shapes.params[name]) for name in recipe.networks),
             "batch": [recipe.batch_size, recipe.block_length],
             "compile_s": round(time.perf_counter() - begun, 1),
             "fits": isinstance(taken, Needs),
@@ -70,7 +70,7 @@ def compiled(case: str) -> list[dict[str, Any]]:
             least = bounds(taken, on)
             row["bounds"] = {**asdict(least), "step": least.step}
         found.append(row)
-    planned.close()
+    prepared.close()
     return found
 
 

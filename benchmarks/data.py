@@ -33,7 +33,7 @@ from mixlm.data.vocabulary import TrainedSentencePiece
 from mixlm.gin_config.build import configured
 from mixlm.gin_config.flags import parse_flags
 from mixlm.recipe import Recipe
-from mixlm.training.prepare import plan
+from mixlm.training.prepare import prepare
 
 RECIPES = ("spactor", "dual", "gpt_bert", "antlm", "ar2diff", "mile")
 BLOCK_LENGTHS = (128, 568, 1024, 2048)
@@ -103,13 +103,13 @@ def recipe_of(name: str, *more: str) -> Recipe:
 def step_rates(name: str, steps: int) -> dict[str, object]:
     """A small recipe's tokens a second: of the data alone, of the step on one batch, and of both together."""
     recipe = recipe_of(name)
-    planned = plan(recipe, recipe.dataset.prepare())
-    recipe = planned.recipe
-    batches = Batches(planned.train, recipe.batch_size)
+    prepared = prepare(recipe, recipe.dataset.prepare())
+    recipe = prepared.recipe
+    batches = Batches(prepared.train_blocks, recipe.batch_size)
     objective = recipe.stages.at(0).objective
-    executable, seed, state = planned.steps[objective], planned.number(recipe.seed), planned.create()
+    executable, seed, state = prepared.train_step[objective], prepared.scalar(recipe.seed), prepared.init_state()
     tokens = recipe.batch_size * recipe.block_length
-    fixed = planned.place(batches.batch(0))
+    fixed = prepared.shard_batch(batches.batch(0))
 
     def timed(feed) -> float:
         nonlocal state
@@ -122,14 +122,14 @@ def step_rates(name: str, steps: int) -> dict[str, object]:
         return steps * tokens / (time.perf_counter() - begun)
 
     walk = batches.iterate()
-    feeds = {"fixed": lambda: fixed, "with_data": lambda: planned.place(next(walk)[1])}
+    feeds = {"fixed": lambda: fixed, "with_data": lambda: prepared.shard_batch(next(walk)[1])}
     rates: dict[str, list[float]] = {kind: [] for kind in feeds}
     for _ in range(3):  # in turns, so that what else the machine does falls on both
         for kind, feed in feeds.items():
             rates[kind].append(timed(feed))
     walk.close()
-    planned.close()
-    data = data_rate(planned.train, recipe.batch_size, 1.0)
+    prepared.close()
+    data = data_rate(prepared.train_blocks, recipe.batch_size, 1.0)
     step, both = (float(np.median(rates[kind])) for kind in ("fixed", "with_data"))
     return {
         "recipe": name, "measured": True, "block_length": recipe.block_length, "data_tokens_per_second": data,
@@ -140,10 +140,10 @@ def step_rates(name: str, steps: int) -> dict[str, object]:
 def paper_rates(name: str, machine: float, data: list[dict[str, object]]) -> dict[str, object]:
     """What a paper's size could take at best on this machine, and the FLOP/s that the data here would feed."""
     recipe = recipe_of(name, f"--gin_file=scale/{name}.gin")
-    planned = plan(recipe, None)
-    recipe = planned.recipe
-    flops = planned.flops_until(recipe.steps) / recipe.steps
-    planned.close()
+    prepared = prepare(recipe, None)
+    recipe = prepared.recipe
+    flops = prepared.flops_until(recipe.steps) / recipe.steps
+    prepared.close()
     tokens = recipe.batch_size * recipe.block_length
     nearest = min(BLOCK_LENGTHS, key=lambda length: abs(length - recipe.block_length))
     rate = next(

@@ -64,7 +64,7 @@ def overhead(name: str, folder: Path, steps: int, rounds: int) -> dict[str, Any]
     from mixlm.perf.compilation_cache import EXECUTABLES, kept_in
     from mixlm.recipe import Recipe
     from mixlm.training.loop import Loop
-    from mixlm.training.prepare import plan
+    from mixlm.training.prepare import prepare
     from mixlm.training.signals import Signals
 
     # Validation is other work, so it never comes; nor does a second stage, whose step is another one.
@@ -74,20 +74,20 @@ def overhead(name: str, folder: Path, steps: int, rounds: int) -> dict[str, Any]
     recipe = configured(parse_flags([f"--gin_file={name}.gin", *given], ""), Recipe)
     with contextlib.ExitStack() as stack:
         stack.enter_context(kept_in(recipe.dataset.cache / EXECUTABLES))
-        planned = plan(recipe, recipe.dataset.prepare(lambda _: None))
-        recipe, run = planned.recipe, RunDir(recipe.folder)
+        prepared = prepare(recipe, recipe.dataset.prepare(lambda _: None))
+        recipe, run = prepared.recipe, RunDir(recipe.folder)
         run.acquire(recipe.identity(), "")
         checkpoints = Checkpoints(run.checkpoints, recipe.keep)
-        loop = Loop(planned, run, checkpoints, lambda _: None, Signals())
-        batches = Batches(planned.train, recipe.batch_size).iterate(0)
-        alone, looped, state, other, done = [], [], planned.create(), planned.create(), 0
+        loop = Loop(prepared, run, checkpoints, lambda _: None, Signals())
+        batches = Batches(prepared.train_blocks, recipe.batch_size).iterate(0)
+        alone, looped, state, other, done = [], [], prepared.init_state(), prepared.init_state(), 0
         stack.callback(run.release)
-        stack.callback(planned.close)
+        stack.callback(prepared.close)
         stack.callback(checkpoints.close)
         stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
         loop.begin(0, {}, stack)
-        batch = planned.place(Batches(planned.train, recipe.batch_size).batch(0))
-        step = planned.steps[recipe.objectives[0]]
+        batch = prepared.shard_batch(Batches(prepared.train_blocks, recipe.batch_size).batch(0))
+        step = prepared.train_step[recipe.objectives[0]]
         for _ in range(rounds + 1):
             jax.block_until_ready(other)
             begun = time.perf_counter()

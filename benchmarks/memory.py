@@ -101,7 +101,7 @@ class Way:
         executables = Executables(step, shapes, batch, seed, donate_argnums=0)
         self.products = executables.matmul_flops(objective)
         begun = time.perf_counter()
-        compiled = executables.prepare(objective).result()
+        compiled = executables.compile(objective).result()
         self.compiling = time.perf_counter() - begun
         self.memory, self.instructions = compiled.memory_analysis(), compiled.as_text().count(" = ")
         self.step, self.seconds = executables[objective], list[float]()

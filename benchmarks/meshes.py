@@ -36,7 +36,7 @@ from mixlm.parallel.logical_axes import AXES
 from mixlm.parallel.mesh import Partitioning
 from mixlm.recipe import Recipe
 from mixlm.reports.units import size
-from mixlm.training.prepare import plan
+from mixlm.training.prepare import prepare
 
 RECIPES = sorted(path.stem for path in (ROOT / "gin").glob("*.gin") if path.stem not in ("base", "evaluate"))
 STEPS, DEVICES, TOLERANCE = 10, 8, 1e-5
@@ -77,17 +77,17 @@ def meshes(devices: int = DEVICES) -> list[Partitioning]:
 
 def steps_on(recipe: Recipe, mesh: Partitioning, devices: Sequence[Any]) -> tuple[list[float], int, int]:
     """(the loss of each step, the bytes of parameters and of optimizer state on the fullest device)."""
-    planned = plan(replace(recipe, partitioning=mesh), None, devices=list(devices))
+    prepared = prepare(replace(recipe, partitioning=mesh), None, devices=list(devices))
     try:
-        state, losses, draw = planned.create(), [], np.random.default_rng(0)
+        state, losses, draw = prepared.init_state(), [], np.random.default_rng(0)
         for step in range(STEPS):
             rows = draw.integers(5, 150, (recipe.batch_size, recipe.block_length)).astype(np.int32)
-            executable = planned.steps[planned.recipe.stages.at(step).objective]
-            state, figures = executable(state, planned.place({"tokens": rows}), planned.number(recipe.seed))
+            executable = prepared.train_step[prepared.recipe.stages.at(step).objective]
+            state, figures = executable(state, prepared.shard_batch({"tokens": rows}), prepared.scalar(recipe.seed))
             losses.append(float(figures["loss"]))
         return losses, held(state.params), held(state.opt_state)
     finally:
-        planned.close()
+        prepared.close()
 
 
 def held(tree: Any) -> int:

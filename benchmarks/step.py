@@ -76,7 +76,7 @@ class Case:
         """Compiles, and takes the first step."""
         create, executables = self._made
         self.flops = executables.matmul_flops(self.objective)
-        compiled = executables.prepare(self.objective).result()
+        compiled = executables.compile(self.objective).result()
         costs = compiled.cost_analysis()
         self.xla_flops = (costs[0] if isinstance(costs, list) else costs)["flops"]
         self.temporaries = compiled.memory_analysis().temp_size_in_bytes

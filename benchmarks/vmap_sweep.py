@@ -33,7 +33,7 @@ from mixlm.perf.tpu_topology import topology_devices
 from mixlm.schedules import Constant
 from mixlm.tokens import TokenIds
 from mixlm.training.step import TrainStep, initial_state
-from mixlm.training.traced_hparams import with_numbers, without_numbers
+from mixlm.training.traced_hparams import bind, hoist
 
 
 @dataclass(frozen=True)
@@ -91,11 +91,11 @@ class Sweep:
         width, heads = sizes.width, max(sizes.width // 32, 1)
         module = Llama(sizes.vocab, width, heads, width // heads, round(8 * width / 3), sizes.layers)
         self.modules = {"model": module}
-        static, _ = without_numbers(self.step(Cell(0.5, 0.1, 0)))
-        objective, _ = without_numbers(self.objective(Cell(0.5, 0.1, 0)))
+        static, _ = hoist(self.step(Cell(0.5, 0.1, 0)))
+        objective, _ = hoist(self.objective(Cell(0.5, 0.1, 0)))
 
         def one(state: Any, batch: Any, seed: Any, numbers: tuple[Any, Any]) -> Any:
-            return with_numbers(static, numbers[0])(state, batch, seed, with_numbers(objective, numbers[1]))
+            return bind(static, numbers[0])(state, batch, seed, bind(objective, numbers[1]))
 
         # Compiled once for all cells, and for each number of them.
         self.one, self.at_once = jax.jit(one, donate_argnums=0), jax.jit(jax.vmap(one), donate_argnums=0)
@@ -116,7 +116,7 @@ class Sweep:
 
     def numbers(self, cell: Cell) -> Any:
         """What the cell's step and objective have of their own."""
-        found = without_numbers(self.step(cell))[1], without_numbers(self.objective(cell))[1]
+        found = hoist(self.step(cell))[1], hoist(self.objective(cell))[1]
         return jax.tree.map(np.float32, found)
 
     def arguments(self, cell: Cell) -> tuple[Any, ...]:

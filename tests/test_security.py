@@ -130,9 +130,9 @@ def test_a_runs_config_is_not_read_and_its_checkpoints_unpickle_nothing(run, cor
         assert load_params(run)[0] == 2
         for optimizer in (False, True):
             made = recipe(corpus, tmp_path / "new", init_from=str(run.folder), init_optimizer=optimizer)
-            planned = loop.plan(made, None, origin=find_warm_start(made))
-            planned.origin.state(planned.create, planned.state)
-            planned.close()
+            prepared = loop.prepare(made, None, warm_start=find_warm_start(made))
+            prepared.warm_start.state(prepared.init_state, prepared.shapes)
+            prepared.close()
         from_t5x.load_checkpoint(GOLDEN)
     assert any(name.endswith("recipe.json") for _, name in events)
     assert [event for event in events if "config.gin" in event[1] or event[0] == "pickle.find_class"] == []

@@ -22,7 +22,7 @@ from mixlm.perf.hlo_costs import hbm_bytes, loop_bytes, loop_flops
 from mixlm.perf.tpu_topology import topology_devices
 from mixlm.recipe import Recipe
 from mixlm.reports.units import count, parameters, size
-from mixlm.training.prepare import Plan, plan
+from mixlm.training.prepare import PreparedRun, prepare
 from mixlm.training.step import TrainStep
 
 # The compiler's two ways to refuse: once it has placed every array, or before, by what temporaries alone must take.
@@ -84,10 +84,10 @@ def bounds(needs: Needs, on: Chip) -> Bounds:
     return Bounds(*times, mfu=needs.model_flops / on.flops / max(times))
 
 
-def needs(planned: Plan, objective: Objective) -> Needs | TooLarge:
+def needs(prepared: PreparedRun, objective: Objective) -> Needs | TooLarge:
     """Compiles the step of one objective for the plan's devices, and reads what the compiler says of it."""
     try:
-        compiled = planned.steps.prepare(objective).result()
+        compiled = prepared.train_step.compile(objective).result()
     except jax.errors.JaxRuntimeError as error:
         refused = too_large(str(error))
         if refused is None:
@@ -104,17 +104,17 @@ def needs(planned: Plan, objective: Objective) -> Needs | TooLarge:
         flops=cost["flops"] + loop_flops(program),
         accessed=cost["bytes accessed"] + loop_bytes(program),
         moved=hbm_bytes(text),
-        model_flops=model_flops(planned, objective) / planned.mesh.size,
+        model_flops=model_flops(prepared, objective) / prepared.mesh.size,
         exchanges=collectives(program),
     )
 
 
-def model_flops(planned: Plan, objective: Objective) -> float:
+def model_flops(prepared: PreparedRun, objective: Objective) -> float:
     """The FLOPs of a step's matrix products over all chips, nothing computed again and no attention in a kernel."""
-    recipe = planned.recipe
+    recipe = prepared.recipe
     modules = tuple((name, _plainly(network)) for name, network in recipe.modules)
     step = TrainStep(modules, recipe.optimizer, recipe.microbatches)
-    state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), planned.state)
+    state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), prepared.shapes)
     rows = jax.ShapeDtypeStruct((recipe.batch_size, recipe.block_length), np.int32)
     traced = jax.make_jaxpr(partial(step, objective=objective))(state, {"tokens": rows}, np.int32(0))
     return matmul_flops(traced)
@@ -163,45 +163,45 @@ def compile_ahead(recipe: Recipe, topology: str, say: Callable[[str], None] = pr
     that does.
     """
     devices = topology_devices(topology)
-    planned = plan(recipe, None, devices=devices)
+    prepared = prepare(recipe, None, devices=devices)
     try:
-        for line in heading(planned, topology):
+        for line in heading(prepared, topology):
             say(line)
         refused = []
-        for stage, steps in planned.recipe.stages.spans(planned.recipe.steps):
+        for stage, steps in prepared.recipe.stages.spans(prepared.recipe.steps):
             say(f"stage {stage.objective.name}, steps {stage.start + 1} to {stage.start + steps}")
-            found = needs(planned, stage.objective)
-            for line in described(found, planned, topology):
+            found = needs(prepared, stage.objective)
+            for line in described(found, prepared, topology):
                 say("  " + line)
             if isinstance(found, TooLarge):
                 refused.append((stage.objective, found))
     finally:
-        planned.close()
+        prepared.close()
     if refused:
-        raise UserError(_advice(recipe, planned, devices, topology, refused, say))
+        raise UserError(_advice(recipe, prepared, devices, topology, refused, say))
 
 
-def heading(planned: Plan, topology: str) -> Iterator[str]:
+def heading(prepared: PreparedRun, topology: str) -> Iterator[str]:
     """What is compiled, and for what."""
-    recipe, devices = planned.recipe, planned.mesh.devices.flatten()
-    axes = " x ".join(f"{name} {length}" for name, length in planned.mesh.shape.items())
+    recipe, devices = prepared.recipe, prepared.mesh.devices.flatten()
+    axes = " x ".join(f"{name} {length}" for name, length in prepared.mesh.shape.items())
     on = chip(devices[0].device_kind)
     peaks = f", each {count(on.flops)}FLOP/s, {size(on.hbm)} at {count(on.bandwidth)}B/s" if on else ""
     yield f"recipe    {recipe.name}"
     for name, network in recipe.networks.items():
-        yield f"{name:<9} {type(network).__name__}, {count(parameters(planned.state.params[name]))} parameters"
+        yield f"{name:<9} {type(network).__name__}, {count(parameters(prepared.shapes.params[name]))} parameters"
     parts = f", in {recipe.microbatches} microbatches" if recipe.microbatches > 1 else ""
     yield f"rows      {recipe.batch_size} x {recipe.block_length} tokens a step{parts}"
     yield f"topology  {topology}: {len(devices)} x {devices[0].device_kind}{peaks}"
     yield f"mesh      {axes}"
 
 
-def described(found: Needs | TooLarge, planned: Plan, topology: str) -> Iterator[str]:
+def described(found: Needs | TooLarge, prepared: PreparedRun, topology: str) -> Iterator[str]:
     """What a step takes on each chip, and the bounds that follow where the chip's peaks are known."""
     if isinstance(found, TooLarge):
         yield f"memory       {size(found.used)} of the {size(found.limit)} that a program may use: does not fit"
         return
-    on = chip(planned.mesh.devices.flat[0].device_kind)
+    on = chip(prepared.mesh.devices.flat[0].device_kind)
     of = f" of {size(on.hbm)}" if on else ""
     yield (
         f"memory       {size(found.arguments)} of arguments, {size(found.temporaries)} of temporaries, "
@@ -244,16 +244,21 @@ def exchanged(exchanges: Sequence[Collective]) -> str:
 
 
 def _advice(
-    recipe: Recipe, planned: Plan, devices: list[Any], topology: str, refused: list[Any], say: Callable[[str], None]
+    recipe: Recipe,
+    prepared: PreparedRun,
+    devices: list[Any],
+    topology: str,
+    refused: list[Any],
+    say: Callable[[str], None],
 ) -> str:
     """The largest batch that all stages fit with, found by compiling."""
-    unit = planned.layout.parts("batch") * recipe.microbatches
-    state = sum(_bytes_on_chip(leaf) for leaf in jax.tree.leaves(planned.state))
+    unit = prepared.layout.parts("batch") * recipe.microbatches
+    state = sum(_bytes_on_chip(leaf) for leaf in jax.tree.leaves(prepared.shapes))
     whole = best = recipe.batch_size // unit
     for objective, asked in refused:
 
         def fits(units: int, objective: Objective = objective) -> float | TooLarge:
-            tried = plan(replace(recipe, batch_size=units * unit), None, devices=devices)
+            tried = prepare(replace(recipe, batch_size=units * unit), None, devices=devices)
             try:
                 found = needs(tried, objective)
             finally:

@@ -18,7 +18,7 @@ from mixlm.recipe import Recipe
 from mixlm.reports.examples import Examples, ExampleText, Fill, Kind, Piece
 from mixlm.rng import row_keys
 from mixlm.tokens import TokenIds
-from mixlm.training.traced_hparams import with_numbers, without_numbers
+from mixlm.training import traced_hparams
 
 SPACE = "\u2581"  # SentencePiece's mark of a space before a piece
 
@@ -64,11 +64,11 @@ def _predicted(
 ) -> list[ExampleText]:
     modules, ids, network = dict(recipe.modules), recipe.tokens, objective.networks[0]
     params = jax.device_get({name: params[name] for name in objective.networks})
-    static, numbers = without_numbers(objective)
+    static, numbers = traced_hparams.hoist(objective)
 
     # The objective's hyperparameters are arguments, so that a sweep compiles this once.
     def corrupt(params, keys, batch, numbers):
-        return corrupted(with_numbers(static, numbers), bind(modules, params), keys, batch, recipe.steps - 1)
+        return corrupted(traced_hparams.bind(static, numbers), bind(modules, params), keys, batch, recipe.steps - 1)
 
     keys, scalars = row_keys(recipe.seed, 0, len(rows)), tuple(map(np.float32, numbers))
     found = jax.jit(corrupt)(params, keys, {"tokens": rows}, scalars)

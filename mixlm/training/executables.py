@@ -1,4 +1,4 @@
-"""Executables, one per objective, compiled ahead in the background so that the switch at tau does not stall."""
+"""Executables, one per objective, compiled in the background so that a switch of stages does not stall."""
 
 import math
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import numpy as np
 
 from mixlm.objectives.base import Objective
 from mixlm.perf.flops import flops_by_scope
-from mixlm.training.traced_hparams import with_numbers, without_numbers
+from mixlm.training import traced_hparams
 
 
 class Executables:
@@ -23,12 +23,12 @@ class Executables:
     """
 
     def __init__(self, function: Callable[..., Any], *arguments: Any, **options: Any):
-        unnumbered, self._own = without_numbers(function)
+        unnumbered, self._own = traced_hparams.hoist(function)
 
         def run(*given: Any) -> Any:
             *rest, numbers, objective = given
             own, of_objective = numbers[: len(self._own)], numbers[len(self._own) :]
-            return with_numbers(unnumbered, own)(*rest, with_numbers(objective, of_objective))
+            return traced_hparams.bind(unnumbered, own)(*rest, traced_hparams.bind(objective, of_objective))
 
         self._jitted = jax.jit(run, static_argnums=len(arguments) + 1, **options)
         self._arguments = arguments
@@ -38,30 +38,30 @@ class Executables:
         self._flops: dict[Any, dict[str, float]] = {}
 
     def trace(self, objective: Objective) -> Future[Any]:
-        """Begins to trace, unless that was done before."""
-        static, numbers = without_numbers(objective)
+        """Traces on the thread, once per objective."""
+        static, numbers = traced_hparams.hoist(objective)
         if static not in self._traced:
-            _import_what_replaces_import()
+            _import_grain()
             scalars = tuple(jax.ShapeDtypeStruct((), np.float32) for _ in self._own + numbers)
             self._traced[static] = self._pool.submit(lambda: self._jitted.trace(*self._arguments, scalars, static))
         return self._traced[static]
 
-    def prepare(self, objective: Objective) -> Future[Any]:
-        """Begins to compile, unless that was done before."""
-        static, _ = without_numbers(objective)
+    def compile(self, objective: Objective) -> Future[Any]:
+        """Compiles on the thread, once per objective."""
+        static, _ = traced_hparams.hoist(objective)
         if static not in self._compiled:
             traced = self.trace(objective)
             self._compiled[static] = self._pool.submit(lambda: traced.result().lower().compile())
         return self._compiled[static]
 
     def __getitem__(self, objective: Objective) -> Callable[..., Any]:
-        """What runs the objective, waited for where it is not ready."""
-        _, numbers = without_numbers(objective)
-        return partial(_call, self.prepare(objective).result(), tuple(map(np.float32, self._own + numbers)))
+        """The executable of the objective; waits until it is compiled."""
+        _, numbers = traced_hparams.hoist(objective)
+        return partial(_call, self.compile(objective).result(), tuple(map(np.float32, self._own + numbers)))
 
     def memory(self, objective: Objective) -> Any:
         """XLA's account of the executable's memory on each device."""
-        return self.prepare(objective).result().memory_analysis()
+        return self.compile(objective).result().memory_analysis()
 
     def matmul_flops(self, objective: Objective) -> float:
         """The FLOPs of all matrix products of one call, over all devices; known before it is compiled."""
@@ -69,19 +69,21 @@ class Executables:
 
     def flops_by_scope(self, objective: Objective) -> dict[str, float]:
         """`matmul_flops` by the name stack of the products (see `flops.flops_by_scope`)."""
-        static, _ = without_numbers(objective)
+        static, _ = traced_hparams.hoist(objective)
         if static not in self._flops:
             self._flops[static] = flops_by_scope(self.trace(objective).result().jaxpr)
         return self._flops[static]
 
     def close(self) -> None:
-        """Drops what has not begun."""
+        """Cancels compilations that have not begun."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _import_what_replaces_import() -> None:
-    """While Grain is imported, etils' lazy imports stand in for `builtins.__import__` in every thread for a moment, and
-    JAX imports within its functions: what traced just then would fail for want of a module.
+def _import_grain() -> None:
+    """Imports Grain before anything is traced.
+
+    While Grain is imported, etils' lazy imports replace `builtins.__import__` in every thread for a moment; JAX imports
+    modules inside of its functions, so tracing at that moment would fail.
     """
     import grain  # noqa: F401
 

@@ -1,4 +1,4 @@
-"""The loop: step, log, validate and save until the last step or a signal."""
+"""The training loop: step, log, validate and save until the last step or a signal."""
 
 import math
 import time
@@ -17,43 +17,42 @@ from mixlm.parallel.processes import group, is_main
 from mixlm.perf.accounting import Usage
 from mixlm.perf.profiler import Profile, Tracer
 from mixlm.reports.metrics import VALIDATION, Progress, Recorder
-from mixlm.training.prepare import Plan
-from mixlm.training.report import validate
+from mixlm.training.prepare import PreparedRun
 from mixlm.training.signals import Signals
 
 Say = Callable[[str], None]
 
 
 class Loop:
-    """Steps from a checkpoint to the last step, with what is read, logged, validated and saved on the way."""
+    """Trains from a checkpoint to the last step: reads batches, logs, validates and saves on the way."""
 
     def __init__(
         self,
-        planned: Plan,
+        prepared: PreparedRun,
         folder: RunDir,
         checkpoints: Checkpoints,
         say: Say,
         signals: Signals,
         profile: Profile | None = None,
     ):
-        self.plan, self.recipe, self.folder = planned, planned.recipe, folder
+        self.prepared, self.recipe, self.folder = prepared, prepared.recipe, folder
         self.checkpoints, self.say, self.signals = checkpoints, say, signals
-        self.seed = planned.number(self.recipe.seed)
         self.saved: int | None = None
         self.validated: tuple[int, dict[str, float]] = (0, {})  # the step that was validated last, and its figures
-        # The hosts of a run do the same: the first one's trace stands for all.
+        # All hosts of a run do the same work: the trace of process 0 stands for all.
         self.tracer = Tracer(profile if is_main() else None, folder.profile)
 
     def run(self, begun: int, state: Any, note: Mapping[str, Any]) -> Any | None:
-        """Returns the last state, or None where a signal ended the run early, with its state saved.
+        """Trains from `state`, `begun` steps old, and returns the last state, or None where a signal came first.
 
-        `note` is that of the checkpoint which `state` comes from.
+        The state is saved in both cases. `note` is that of the checkpoint that `state` was read from.
         """
         recipe = self.recipe
-        batches = Batches(self.plan.train, recipe.batch_size, *self.plan.rows)
+        batches = Batches(self.prepared.train_blocks, recipe.batch_size, *self.prepared.host_rows)
         with ExitStack() as shown:
             self.begin(begun, note, shown)
-            with self.signals.noted(group().request_stop):
+            # From here on a signal is only noted: the loop stops after a step that all processes have taken.
+            with self.signals.deferred(group().request_stop):
                 done, state = self.steps(begun, state, batches.iterate(begun))
                 if 0 < done < recipe.steps:
                     self.say(f"{group().stop_reason} came: saving; another signal leaves at once.")
@@ -68,14 +67,14 @@ class Loop:
         return state
 
     def begin(self, begun: int, note: Mapping[str, Any], shown: ExitStack) -> None:
-        """Compiles what comes first and opens the record; `shown` closes it."""
+        """Waits for the first executables and opens metrics.jsonl and the progress bar; `shown` closes them."""
         recipe = self.recipe
         self.saved = self.checkpoints.latest()
         self.spent = Usage.from_note(note) if begun else Usage({})
-        # Waits until the first step is compiled: the time left shall not count that.
-        _ = self.plan.steps[recipe.stages.at(begun).objective]
+        # The clock starts once the first step is compiled, or the time left would include that.
+        _ = self.prepared.train_step[recipe.stages.at(begun).objective]
         for objective in recipe.validated:
-            self.plan.validations.prepare(objective)
+            self.prepared.validation_step.compile(objective)
         self.clock = Clock(begun)
         group().begin(begun)
         self.recorder = shown.enter_context(Recorder(self.folder.path, begun)) if is_main() else None
@@ -83,28 +82,32 @@ class Loop:
         shown.callback(self.tracer.close)
 
     def steps(self, begun: int, state: Any, batches: Iterator[tuple[int, dict[str, Any]]]) -> tuple[int, Any]:
-        """Steps until the last one, or until a signal came; returns how many are done, all of them settled."""
+        """Trains until the last step or a signal; returns (steps done, state), all metrics logged."""
         recipe, done = self.recipe, begun
         late: tuple[int, dict[str, Any]] | None = None
         for step, batch in batches:
+            # Another stage has another executable, compiled in the background since the run began.
             with self.clock.stopped():
                 self.await_compiled(step)
                 if not group().may_step(step):
                     break
-                executable = self.plan.steps[recipe.stages.at(step).objective]
+                executable = self.prepared.train_step[recipe.stages.at(step).objective]
                 self.tracer.begin(step, state)
+            # Dispatch the step: the batch is sharded, the old state donated, and nothing is waited for.
             with self.tracer.step(step):
-                state, metrics = executable(state, self.plan.place(batch), self.seed)
+                state, metrics = executable(state, self.prepared.shard_batch(batch), self.prepared.seed)
             with self.clock.stopped():
                 self.tracer.end(step, metrics)
             done = step + 1
-            # A step's figures are fetched while the next step runs, so that the device does not wait for us.
+            # Fetch the metrics of the step before while this one runs, so that the device never waits for the host.
             if late is not None:
                 self.settle(*late)
             late = done, metrics
             ends = done == recipe.steps
             validates = ends or done % recipe.eval_period == 0
             saves = ends or done % recipe.checkpoint_period == 0
+            # Validation and checkpoints need this very step's state: its metrics are fetched first, so that a loss that
+            # is not finite is neither validated nor saved.
             if validates or saves:
                 self.settle(done, metrics, state.params if validates else None)
                 late = None
@@ -117,19 +120,19 @@ class Loop:
         return done, state
 
     def await_compiled(self, step: int) -> None:
-        """Waits for the executable of a step, unless a signal comes: a large one takes minutes."""
-        compiled = self.plan.steps.prepare(self.recipe.stages.at(step).objective)
+        """Waits for the executable of a step, which may take minutes, or for a signal."""
+        compiled = self.prepared.train_step.compile(self.recipe.stages.at(step).objective)
         while not compiled.done() and group().stop_reason is None:
             wait([compiled], timeout=0.1)
 
     def settle(self, done: int, metrics: dict[str, Any], params: Any = None) -> None:
-        """Checks a finished step, and records it where it is due; with `params` it is validated as well."""
+        """Fetches and checks a step's metrics, and logs them every LOG_PERIOD steps; with `params`, validates, too."""
         due = done == 1 or done % self.recipe.log_period == 0 or done == self.recipe.steps
         figures = {name: float(value) for name, value in jax.device_get(metrics).items()}
         if not (math.isfinite(figures["loss"]) and math.isfinite(figures["grad_norm"])):
             raise UserError(
                 f"The loss of step {done} is not finite (loss {figures['loss']}, gradient norm "
-                f"{figures['grad_norm']}); {kept(self.saved, self.folder)}."
+                f"{figures['grad_norm']}); {last_checkpoint(self.saved, self.folder)}."
             )
         self.spent.add(self.recipe.stages.at(done - 1).objective.name, figures)
         if due or params is not None:
@@ -138,21 +141,21 @@ class Loop:
             self.progress.advance(done)
 
     def record(self, done: int, figures: dict[str, float], params: Any) -> None:
-        """Writes the line of a step."""
+        """Writes a line of metrics.jsonl: the step's metrics, speed, data, FLOPs and, with `params`, validation."""
         recipe, top = self.recipe, ("loss", "learning_rate", "grad_norm")
         stage = recipe.stages.at(done - 1).objective.name
         line = {name: figures[name] for name in top}
-        # What no row of a step was asked for has no figure there.
+        # A term that no row of the step was drawn for is NaN, and left out.
         line |= {f"train/{name}": value for name, value in figures.items() if name not in top and value == value}
         line |= {
             **self.speed(done),
-            **self.plan.train.figures(done, recipe.batch_size),
-            "flops": self.plan.flops_until(done),
-            **self.spent.line(self.plan.flops_by_stage(done)),
+            **self.prepared.train_blocks.figures(done, recipe.batch_size),
+            "flops": self.prepared.flops_until(done),
+            **self.spent.line(self.prepared.flops_by_stage(done)),
         }
         if params is not None:
             with self.clock.stopped():
-                found = validate(self.plan, params, self.seed, done)
+                found = self.prepared.validate(params, done)
             line |= found
             self.validated = done, {name.removeprefix(VALIDATION): value for name, value in found.items()}
         if self.recorder is not None and self.progress is not None:
@@ -160,29 +163,29 @@ class Loop:
             self.progress.update(done, stage, line)
 
     def speed(self, done: int) -> dict[str, float]:
-        """Tokens per second since the line before, and the share of the devices' peak that the networks' FLOPs had.
+        """Tokens per second since the last line, and the model-FLOPs utilisation (MFU).
 
-        The share is the model-FLOPs utilisation (see `accounting.mfu_flops`); none where the peak is not known.
+        MFU is the share of the devices' peak FLOP/s (see `accounting.mfu_flops`); left out where the peak is not known.
         """
-        recipe, peak, before = self.recipe, self.plan.peak_flops, self.clock.done
+        recipe, peak, before = self.recipe, self.prepared.peak_flops, self.clock.done
         rate = self.clock.rate(done)
         found = {"tokens_per_second": rate * recipe.batch_size * recipe.block_length}
         if peak is not None and done > before:
-            flops = self.plan.model_flops_until(done) - self.plan.model_flops_until(before)
+            flops = self.prepared.model_flops_until(done) - self.prepared.model_flops_until(before)
             found["mfu"] = rate * flops / (done - before) / peak
         return found
 
     def save(self, done: int, state: Any) -> None:
-        """Begins to save; the clock stands only while the state is copied."""
+        """Begins to save in the background; the clock stops only while the state is copied."""
         validated, figures = self.validated
         with self.clock.stopped():
-            note = self.plan.train.figures(done, self.recipe.batch_size) | self.spent.note()
+            note = self.prepared.train_blocks.figures(done, self.recipe.batch_size) | self.spent.note()
             self.checkpoints.save(done, state, figures if validated == done else None, note)
         self.saved = done
 
 
 class Clock:
-    """Steps per second since they were last asked for, without the time in which the clock was stopped."""
+    """Measures steps per second since the last call of `rate`, without the time in which it was stopped."""
 
     def __init__(self, done: int):
         self.done, self.start = done, time.perf_counter()
@@ -196,7 +199,7 @@ class Clock:
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
-        """What happens inside does not count."""
+        """The time inside of the block does not count."""
         begun = time.perf_counter()
         try:
             yield
@@ -204,8 +207,8 @@ class Clock:
             self.start += time.perf_counter() - begun
 
 
-def kept(step: int | None, folder: RunDir) -> str:
-    """What a run still has, for a sentence: its last whole checkpoint is that of `step`."""
+def last_checkpoint(step: int | None, folder: RunDir) -> str:
+    """The part of a sentence that names the last whole checkpoint, that of `step`."""
     if step is None:
         return "there is no checkpoint yet"
     return f"the last good checkpoint is that of step {step} in {folder.checkpoints}"

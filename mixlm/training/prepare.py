@@ -1,7 +1,7 @@
-"""What a run will do, said before it does it: sizes, data, repeats, stages with their FLOPs, devices, places."""
+"""Assembles a run: a recipe with its data, its mesh, its compiled steps and its place to begin."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Array, Int
 
 from mixlm.checkpoints.warm_start import WarmStart
 from mixlm.errors import UserError, nearest
@@ -18,23 +19,28 @@ from mixlm.perf.accounting import flops_by_part, mfu_flops
 from mixlm.perf.chips import chip
 from mixlm.recipe import Recipe
 from mixlm.training.executables import Executables
-from mixlm.training.step import TrainStep, initial_state
-from mixlm.training.validation import ValidationStep, frequency_bands
+from mixlm.training.step import TrainState, TrainStep, initial_state
+from mixlm.training.validation import ValidationStep, frequency_bands, mean_terms
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A recipe with its data (None where the text is not here), its mesh and its steps, ready to run."""
+class PreparedRun:
+    """A recipe in steps, with its data (None where the text is not here), its mesh and its executables.
+
+    `train_blocks` are the blocks of the train split in the order in which they are trained on; `init_state()` makes the
+    first state on the mesh, of which `shapes` has the shapes and shardings. `train_step[objective]` and
+    `validation_step[objective]` are executables.
+    """
 
     recipe: Recipe
     data: Any
-    train: Any  # the walk over its training blocks
+    train_blocks: Any
     layout: Layout
-    create: Any
-    state: Any
-    steps: Executables
-    validations: Executables
-    origin: WarmStart | None = None
+    init_state: Callable[[], TrainState]
+    shapes: Any
+    train_step: Executables
+    validation_step: Executables
+    warm_start: WarmStart | None = None
 
     @property
     def mesh(self) -> Mesh:
@@ -43,50 +49,65 @@ class Plan:
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """What makes the data and the vocabulary what they are; {} where they are not here."""
+        """SHA-256 of the training tokens (of each part, too, in a mixture) and of the vocabulary; {} without data."""
         if self.data is None:
             return {}
-        found = {"data": self.train.fingerprint, "vocabulary": self.data.vocabulary.fingerprint}
-        if len(self.train.parts) > 1:
-            sources = zip(self.data.parts, self.train.parts)
-            found |= {f"data/{part.name}": walk.fingerprint for part, walk in sources}
+        found = {"data": self.train_blocks.fingerprint, "vocabulary": self.data.vocabulary.fingerprint}
+        if len(self.train_blocks.parts) > 1:
+            parts = zip(self.data.parts, self.train_blocks.parts)
+            found |= {f"data/{part.name}": blocks.fingerprint for part, blocks in parts}
         return found
 
-    @property
-    def epochs(self) -> float:
-        """How often each unique token will be seen, on average over the sources."""
-        return self.train.figures(self.recipe.steps, self.recipe.batch_size)["epoch"]
+    # Validation
 
     @cached_property
-    def band_of(self) -> jax.Array:
+    def band_of(self) -> Int[Array, " V"]:
         """The frequency band of every token, on every device; zeros where no bands were asked for."""
         recipe = self.recipe
         if not recipe.frequency_bands:
-            return self.everywhere(np.zeros(recipe.tokens.vocab_size, np.int32))
-        return self.everywhere(frequency_bands(self.data.token_counts(), recipe.frequency_bands))
+            return self.replicate(np.zeros(recipe.tokens.vocab_size, np.int32))
+        return self.replicate(frequency_bands(self.data.token_counts(), recipe.frequency_bands))
 
     @cached_property
-    def validation(self) -> list[dict[str, np.ndarray]]:
+    def validation_batches(self) -> list[dict[str, np.ndarray]]:
         """EVAL_BATCHES batches of rows, spread evenly over the split; a small split is gone through again."""
         recipe = self.recipe
         chosen = self.data.validation_rows(recipe.block_length, recipe.eval_batches * recipe.batch_size)
         return [{"tokens": rows} for rows in chosen.reshape(recipe.eval_batches, recipe.batch_size, -1)]
 
+    def validate(self, params: Any, step: int) -> dict[str, float]:
+        """The mean terms of each validated objective after `step` steps, on the same rows with the same noise.
+
+        They are named `validation/TERM`. Where two objectives have a term of one name, that of the later stage stands:
+        the plain objective follows the mixed one.
+        """
+        found: dict[str, float] = {}
+        for objective in self.recipe.validated:
+            run = self.validation_step[objective]
+            terms = [
+                run(params, self.shard_batch(batch), self.seed, self.scalar(index), self.scalar(step), self.band_of)
+                for index, batch in enumerate(self.validation_batches)
+            ]
+            found |= {f"validation/{name}": value for name, value in mean_terms(terms).items()}
+        return found
+
+    # FLOPs
+
     def flops_until(self, step: int) -> float:
         """The matmul FLOPs of the first `step` steps, summed over their stages."""
-        return sum(self.steps.matmul_flops(objective) * count for objective, count in self._done(step))
+        return sum(self.train_step.matmul_flops(objective) * count for objective, count in self._counts(step))
 
     def flops_by_stage(self, step: int) -> dict[str, dict[str, float]]:
         """`flops_until` by objective and part (see `accounting.part_of`), of the stages that have begun."""
         found: dict[str, dict[str, float]] = {}
-        for objective, count in self._done(step):
-            (parts, _), before = self._account[objective], found.get(objective.name, {})
+        for objective, count in self._counts(step):
+            (parts, _), before = self._flops[objective], found.get(objective.name, {})
             found[objective.name] = {part: before.get(part, 0.0) + flops * count for part, flops in parts.items()}
         return found
 
     def model_flops_until(self, step: int) -> float:
-        """As `flops_until`, without what `accounting.mfu_flops` leaves out."""
-        return sum(self._account[objective][1] * count for objective, count in self._done(step))
+        """`flops_until` without what `accounting.mfu_flops` leaves out."""
+        return sum(self._flops[objective][1] * count for objective, count in self._counts(step))
 
     @property
     def peak_flops(self) -> float | None:
@@ -95,29 +116,31 @@ class Plan:
         known = chip(devices[0].device_kind)
         return None if known is None else known.flops * len(devices)
 
-    def _done(self, step: int) -> list[tuple[Any, int]]:
-        """Each stage's objective and how many of the first `step` steps it has."""
+    def _counts(self, step: int) -> list[tuple[Any, int]]:
+        """The objective of each stage, with the number of steps that it has among the first `step`."""
         spans = self.recipe.stages.spans(self.recipe.steps)
         return [(stage.objective, min(step - stage.start, count)) for stage, count in spans if step > stage.start]
 
     @cached_property
-    def _account(self) -> dict[Any, tuple[dict[str, float], float]]:
-        """Of each objective's step the FLOPs by part, and those that utilisation counts."""
+    def _flops(self) -> dict[Any, tuple[dict[str, float], float]]:
+        """The FLOPs of each objective's step by part, and those that count for utilisation."""
         networks = tuple(self.recipe.networks)
-        scopes = {objective: self.steps.flops_by_scope(objective) for objective in self.recipe.objectives}
+        scopes = {objective: self.train_step.flops_by_scope(objective) for objective in self.recipe.objectives}
         return {each: (flops_by_part(found, networks), mfu_flops(found, networks)) for each, found in scopes.items()}
 
+    # Arrays on the mesh
+
     @cached_property
-    def rows(self) -> tuple[int, int]:
-        """Which run of a batch's rows this process reads: (index, how many equal runs there are)."""
+    def host_rows(self) -> tuple[int, int]:
+        """The share of a batch's rows that this process reads: (index, number of equal shares)."""
         return held_rows(self.layout, jax.process_index())
 
-    def place(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        """The global batch on the mesh, of which this process gives its run of the rows, or all of them."""
+    def shard_batch(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        """The global batch on the mesh, from this process's share of the rows, or from all of them."""
         sharding, size = batch_sharding(self.layout), self.recipe.batch_size
 
-        def placed(rows: np.ndarray) -> jax.Array:
-            first = 0 if len(rows) == size else self.rows[0] * len(rows)
+        def sharded(rows: np.ndarray) -> jax.Array:
+            first = 0 if len(rows) == size else self.host_rows[0] * len(rows)
 
             def part(where: Any) -> np.ndarray:
                 start, stop, _ = where[0].indices(size)
@@ -125,79 +148,92 @@ class Plan:
 
             return jax.make_array_from_callback((size, *rows.shape[1:]), sharding, part)
 
-        return {name: placed(rows) for name, rows in batch.items()}
+        return {name: sharded(rows) for name, rows in batch.items()}
 
-    def everywhere(self, value: np.ndarray) -> jax.Array:
+    def replicate(self, value: np.ndarray) -> jax.Array:
         """An array on every device; every process gives the same one."""
         return jax.make_array_from_callback(
             value.shape, replicated(self.layout), lambda where: np.asarray(value[where])
         )
 
+    def scalar(self, value: int) -> jax.Array:
+        """An int32 on every device."""
+        return self.replicate(np.asarray(value, np.int32))
+
+    @cached_property
+    def seed(self) -> jax.Array:
+        """The recipe's seed on every device."""
+        return self.scalar(self.recipe.seed)
+
     def close(self) -> None:
         """Stops compiling ahead."""
-        self.steps.close()
-        self.validations.close()
-
-    def number(self, value: int) -> jax.Array:
-        """An int32 on every device."""
-        return self.everywhere(np.asarray(value, np.int32))
+        self.train_step.close()
+        self.validation_step.close()
 
 
-def plan(
-    recipe: Recipe, data: Any, first: int = 0, origin: WarmStart | None = None, devices: list[Any] | None = None
-) -> Plan:
-    """Checks the recipe against its devices, its vocabulary and its origin, and begins to compile what comes after
-    step `first`, or after the origin's. `devices` are all of this machine's by default.
+def prepare(
+    recipe: Recipe, data: Any, done: int = 0, warm_start: WarmStart | None = None, devices: list[Any] | None = None
+) -> PreparedRun:
+    """Checks the recipe against its data, devices and warm start, and compiles in the background what it will run.
+
+    `done` steps are those of the newest checkpoint: stages before it are not compiled. `data` is None where the text is
+    not here; then nothing is. `devices` are all of this machine's by default.
     """
     if data is not None and data.vocabulary.token_ids != recipe.tokens:
         raise UserError(f"The recipe's TOKENS are {recipe.tokens}, and its vocabulary has {data.vocabulary.token_ids}.")
-    train = rows_of_run = None
+    # The size of the data settles the length of the run, and with it every stage and schedule.
+    blocks = rows = None
     if data is not None:
-        train = data.train(recipe.block_length, recipe.seed, recipe.epochs)
-        rows_of_run = data.rows_of(recipe.block_length, recipe.epochs)
-    recipe = recipe.settled(None if data is None else data.summary.unique_tokens, rows_of_run)
+        blocks = data.train(recipe.block_length, recipe.seed, recipe.epochs)
+        rows = data.rows_of(recipe.block_length, recipe.epochs)
+    recipe = recipe.settled(None if data is None else data.summary.unique_tokens, rows)
+    layout = _checked_layout(recipe, devices)
+    init_state, shapes = initial_state(dict(recipe.modules), recipe.optimizer, recipe.seed, layout)
+    train_step, validation_step = _executables(recipe, layout, shapes)
+    prepared = PreparedRun(recipe, data, blocks, layout, init_state, shapes, train_step, validation_step, warm_start)
+    if warm_start is not None:
+        warm_start.check(prepared.fingerprints, recipe.steps)
+        done = max(done, warm_start.first)
+    if recipe.best_metric is not None:
+        _check_best(recipe, _reported(prepared))
+    # Tracing gives the FLOPs of the summary; compiling takes longer, so it begins now and the first step waits for it.
+    for objective in recipe.objectives:
+        train_step.trace(objective)
+    for stage, steps in recipe.stages.spans(recipe.steps):
+        if stage.start + steps > done and data is not None:
+            train_step.compile(stage.objective)
+    return prepared
+
+
+def _checked_layout(recipe: Recipe, devices: list[Any] | None) -> Layout:
     layout = recipe.partitioning.layout(devices)
-    check_batch(
-        layout, recipe.batch_size // recipe.microbatches, "A microbatch" if recipe.microbatches > 1 else "A batch"
-    )
+    rows, what = recipe.batch_size // recipe.microbatches, "A microbatch" if recipe.microbatches > 1 else "A batch"
+    check_batch(layout, rows, what)
     check_lengths(layout, recipe.lengths)
     check_networks(layout, dict(recipe.modules))
-    create, state = initial_state(dict(recipe.modules), recipe.optimizer, recipe.seed, layout)
-    whole = replicated(layout)
+    return layout
+
+
+def _executables(recipe: Recipe, layout: Layout, shapes: Any) -> tuple[Executables, Executables]:
+    """The train step and the validation step, by the shapes and shardings of their arguments."""
+    everywhere = replicated(layout)
+    number = jax.ShapeDtypeStruct((), np.int32, sharding=everywhere)
+    bands = jax.ShapeDtypeStruct((recipe.tokens.vocab_size,), np.int32, sharding=everywhere)
     rows = jax.ShapeDtypeStruct((recipe.batch_size, recipe.block_length), np.int32, sharding=batch_sharding(layout))
-    number = jax.ShapeDtypeStruct((), np.int32, sharding=whole)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    step = under(layout, TrainStep(recipe.modules, recipe.optimizer, recipe.microbatches))
+    batch, shardings = {"tokens": rows}, jax.tree.map(lambda leaf: leaf.sharding, shapes)
+    train = under(layout, TrainStep(recipe.modules, recipe.optimizer, recipe.microbatches))
     validation = under(layout, ValidationStep(recipe.modules, recipe.frequency_bands))
-    bands = jax.ShapeDtypeStruct((recipe.tokens.vocab_size,), np.int32, sharding=whole)
-    batch = {"tokens": rows}
-    planned = Plan(
-        recipe=recipe,
-        data=data,
-        train=train,
-        layout=layout,
-        create=create,
-        state=state,
-        steps=Executables(step, state, batch, number, donate_argnums=0, out_shardings=(shardings, whole)),
-        validations=Executables(validation, state.params, batch, number, number, number, bands, out_shardings=whole),
-        origin=origin,
+    return (
+        # (state, batch, seed) -> (state, metrics)
+        Executables(train, shapes, batch, number, donate_argnums=0, out_shardings=(shardings, everywhere)),
+        # (params, batch, seed, index, step, bands) -> terms
+        Executables(validation, shapes.params, batch, number, number, number, bands, out_shardings=everywhere),
     )
-    if origin is not None:
-        origin.check(planned.fingerprints, recipe.steps)
-        first = max(first, origin.first)
-    if recipe.best_metric is not None:
-        _check_best(recipe, reported(planned))
-    for objective in recipe.objectives:
-        planned.steps.trace(objective)
-    for stage, steps in recipe.stages.spans(recipe.steps):
-        if stage.start + steps > first and data is not None:
-            planned.steps.prepare(stage.objective)
-    return planned
 
 
-def reported(plan: Plan) -> list[str]:
+def _reported(prepared: PreparedRun) -> list[str]:
     """The names of the figures of validation."""
-    traces = [plan.validations.trace(objective) for objective in plan.recipe.validated]
+    traces = [prepared.validation_step.trace(objective) for objective in prepared.recipe.validated]
     # A dict's tree knows its keys.
     return list(dict.fromkeys(name for trace in traces for name in trace.result().out_tree.node_data()[1]))
 

@@ -12,37 +12,20 @@ from mixlm.reports import curves
 from mixlm.reports.metrics import read
 from mixlm.reports.units import INDENT
 from mixlm.training.examples import trained_examples
-from mixlm.training.prepare import Plan
-from mixlm.training.validation import mean_terms, unigram_entropy
+from mixlm.training.prepare import PreparedRun
+from mixlm.training.validation import unigram_entropy
 
 EXAMPLES = 3  # Ours: validation rows that are shown under each objective.
 
 
-def validate(planned: Plan, params: Any, seed: Any, step: int) -> dict[str, float]:
-    """Each validated objective's terms on the same rows with the same noise, as `validation/NAME`.
-
-    Where two objectives have a term of one name, the later stage's stands: the plain objective follows the mixed one.
-    """
-    recipe = planned.recipe
-    found: dict[str, float] = {}
-    for objective in recipe.validated:
-        run = planned.validations[objective]
-        terms = [
-            run(params, planned.place(batch), seed, planned.number(index), planned.number(step), planned.band_of)
-            for index, batch in enumerate(planned.validation)
-        ]
-        found |= {f"validation/{name}": value for name, value in mean_terms(terms).items()}
-    return found
-
-
-def finish(planned: Plan, folder: RunDir, state: Any, say: Callable[[str], None]) -> None:
+def finish(prepared: PreparedRun, folder: RunDir, state: Any, say: Callable[[str], None]) -> None:
     """Prints the validation terms and some examples, writes samples.txt and draws curves.png.
 
     All processes must call it; process 0 reports.
     """
-    recipe, records = planned.recipe, read(folder.path) if is_main() else [{}]
+    recipe, records = prepared.recipe, read(folder.path) if is_main() else [{}]
     if not broadcast(lambda: any(name.startswith("validation/") for name in records[-1])):
-        records[-1] |= validate(planned, state.params, planned.number(recipe.seed), recipe.steps)
+        records[-1] |= prepared.validate(state.params, recipe.steps)
     if jax.process_count() > 1:
         # Process 0 alone decodes, so it gathers every shard of the parameters.
         state = state.replace(params=process_allgather(state.params, tiled=True))
@@ -51,15 +34,15 @@ def finish(planned: Plan, folder: RunDir, state: Any, say: Callable[[str], None]
     lines = ["", "validation", *(INDENT + line for line in _validation_lines(records[-1]))]
     baseline = None
     for objective in recipe.validated:
-        entropy = unigram_entropy(objective, planned.validation, recipe.seed, recipe.steps)
+        entropy = unigram_entropy(objective, prepared.validation_batches, recipe.seed, recipe.steps)
         if entropy is None or f"validation/{objective.name}" not in records[-1]:
             continue
         baseline = entropy, "unigram entropy of the validation targets"
         loss = _plain_loss(records[-1], objective.name)
         verdict = "below" if loss < entropy else "not below"
         lines.append(f"{objective.name}: {loss:.3f} nats a token, {verdict} {entropy:.3f}, the {baseline[1]}")
-    rows = planned.validation[0]["tokens"][:EXAMPLES]
-    lines += ["", *trained_examples(recipe, planned.data.vocabulary, rows, state.params).lines]
+    rows = prepared.validation_batches[0]["tokens"][:EXAMPLES]
+    lines += ["", *trained_examples(recipe, prepared.data.vocabulary, rows, state.params).lines]
     folder.samples.write_text("\n".join(lines) + "\n", encoding="utf-8")
     spans = recipe.stages.spans(recipe.steps)
     switches = [(stage.start, stage.objective.name) for stage, _ in spans[1:]]

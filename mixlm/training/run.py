@@ -1,5 +1,6 @@
-"""A run: resume or begin, train to the last step, and show what was learnt."""
+"""A run from its recipe to its last checkpoint: check, prepare, load, step, report."""
 
+from contextlib import ExitStack, closing
 from typing import Any
 
 from mixlm.checkpoints.manager import Checkpoints
@@ -10,18 +11,17 @@ from mixlm.parallel.processes import broadcast, check_agreement, group, is_main,
 from mixlm.perf.compilation_cache import EXECUTABLES, kept_in
 from mixlm.perf.profiler import Profile
 from mixlm.recipe import Recipe
-from mixlm.training.loop import Loop, Say, kept
-from mixlm.training.prepare import Plan, plan
+from mixlm.training.loop import Loop, Say, last_checkpoint
+from mixlm.training.prepare import PreparedRun, prepare
 from mixlm.training.report import finish
 from mixlm.training.signals import Signals
 from mixlm.training.summary import Explanation, explanation, summary
 
 
 def explain(recipe: Recipe, say: Say = print) -> Explanation:
-    """Returns what a run would do, with examples of every objective, and trains nothing; `say` tells of its data."""
-    say = say if is_main() else _silent
+    """Returns the summary of a run and examples of every objective, and trains nothing; `say` tells of its data."""
     with kept_in(recipe.dataset.cache / EXECUTABLES):
-        return _explain(recipe, say)
+        return _explain(recipe, say if is_main() else _silent)
 
 
 def _explain(recipe: Recipe, say: Say) -> Explanation:
@@ -30,20 +30,17 @@ def _explain(recipe: Recipe, say: Say) -> Explanation:
     except NotHere as missing:
         data = None
         say(str(missing))
-    begins = not Checkpoints(RunDir(recipe.folder).checkpoints).latest()
-    planned = plan(recipe, data, origin=find_warm_start(recipe) if begins else None)
-    try:
-        return explanation(planned)
-    finally:
-        planned.close()
+    resumes = Checkpoints(RunDir(recipe.folder).checkpoints).latest()
+    with closing(prepare(recipe, data, warm_start=None if resumes else find_warm_start(recipe))) as prepared:
+        return explanation(prepared)
 
 
 def train(recipe: Recipe, say: Say = print, profile: Profile | None = None) -> None:
-    """Runs a recipe to its last step, from the newest checkpoint in its folder.
+    """Trains a recipe to its last step, from the newest checkpoint in its directory.
 
-    The folder keeps `recipe.config` as config.gin. The steps of `profile` are traced into the folder's `profile`.
-    Raises UserError, with nothing lost, for a folder that holds another run and for a loss that is not finite, and
-    Stopped for a signal that comes where there is no step to save.
+    The directory keeps `recipe.config` as config.gin. The steps of `profile` are traced into its `profile/`. Raises
+    UserError, with nothing lost, for a directory that holds another run and for a loss that is not finite, and Stopped
+    for a signal that comes where there is no step to save.
     """
     if recipe.ref.which is not None:
         raise UserError(
@@ -51,88 +48,112 @@ def train(recipe: Recipe, say: Say = print, profile: Profile | None = None) -> N
             f"{recipe.model_dir} and a MODEL_DIR of its own."
         )
     signals = Signals()
-    with signals.awaited(), kept_in(recipe.dataset.cache / EXECUTABLES):
+    with signals.handled(), kept_in(recipe.dataset.cache / EXECUTABLES):
         _train(recipe, say if is_main() else _silent, signals, profile)
 
 
-def _silent(_: str) -> None:
-    """What processes other than the first say."""
-
-
 def _train(recipe: Recipe, say: Say, signals: Signals, profile: Profile | None) -> None:
-    folder, identity = RunDir(recipe.folder), recipe.identity()
-    check_agreement(identity)
-    broadcast(lambda: folder.check(identity))
-    began = broadcast(lambda: folder.read_identity().get("began"))
-    checkpoints = Checkpoints(folder.checkpoints, recipe.keep, recipe.best_metric, recipe.keep_best, recipe.keep_period)
-
-    def stands() -> str:
-        return kept(checkpoints.written(), folder)
-
-    signals.stands = group().describe_kept = stands
+    # Before any data are read: is this directory, in every process, the place for this recipe, and is there work left?
+    run_dir, identity = RunDir(recipe.folder), recipe.identity()
+    _confirm(run_dir, identity)
+    checkpoints = Checkpoints(
+        run_dir.checkpoints, recipe.keep, recipe.best_metric, recipe.keep_best, recipe.keep_period
+    )
+    signals.outcome = group().describe_kept = lambda: last_checkpoint(checkpoints.written(), run_dir)
     latest = checkpoints.latest() or 0
-    if profile is not None and recipe.train_steps is not None:
-        profile.check(latest, recipe.train_steps)
-    if recipe.train_steps is not None and _finished(recipe.train_steps, latest, folder, say):
+    if recipe.train_steps is not None and _is_over(recipe.train_steps, latest, latest, run_dir, say, profile):
         return
-    origin = None if latest else find_warm_start(recipe, began)
-    check_agreement({"INIT_FROM": "no run" if origin is None else origin.name})
-    planned = plan(recipe, main_first(lambda: recipe.dataset.prepare(say)), latest, origin)
-    recipe = planned.recipe
-    try:
-        if profile is not None:
-            profile.check(latest if planned.origin is None else planned.origin.first, recipe.steps)
-        if _finished(recipe.steps, latest, folder, say):
+
+    # The data, tokenised once; the warm start, where no checkpoint of this run goes before it; the executables.
+    source = broadcast(lambda: run_dir.read_identity().get("began"))
+    warm_start = None if latest else find_warm_start(recipe, source)
+    check_agreement({"INIT_FROM": "no run" if warm_start is None else warm_start.name})
+    data = main_first(lambda: recipe.dataset.prepare(say))
+    prepared = prepare(recipe, data, latest, warm_start)
+
+    with ExitStack() as stack:
+        stack.callback(run_dir.release)
+        stack.callback(prepared.close)
+        stack.callback(checkpoints.close)
+        recipe, first = prepared.recipe, latest if warm_start is None else warm_start.first
+        # A run of so many epochs knows its steps only now.
+        if _is_over(recipe.steps, latest, first, run_dir, say, profile):
             return
-        identity |= planned.fingerprints
-        check_agreement(identity)
-        broadcast(lambda: folder.check(identity))
-        if (place := began if origin is None else origin.name) is not None:
-            identity |= {"began": place}
-        for line in summary(planned):
+        # The data and the vocabulary belong to the identity, too: tokens that changed would go unnoticed.
+        identity |= prepared.fingerprints
+        _confirm(run_dir, identity)
+        if (name := source if warm_start is None else warm_start.name) is not None:
+            identity |= {"began": name}
+        for line in summary(prepared):
             say(line)
-        # An origin that does not fit leaves no trace.
-        begun = None if latest else _begun(planned, began)
-        broadcast(lambda: folder.acquire(identity, recipe.config))
-        folder.check_shared()
-        restored = checkpoints.restore(planned.state)
-        if restored is not None:
-            begun = (*restored, checkpoints.note(restored[0]))
-        done, state, note = begun or _begun(planned, began)
+
+        done, state, note = _acquire(prepared, run_dir, checkpoints, identity, latest, source)
         say(f"resuming after step {done}" if done else "compiling the first step")
-        with folder.written(stands):
+        with run_dir.written(signals.outcome):
             if done < recipe.steps:
-                # A longer run's report is not the shorter one's.
-                broadcast(folder.remove_report)
-                state = Loop(planned, folder, checkpoints, say, signals, profile).run(done, state, note)
-            if state is not None:
-                finish(planned, folder, state, say)
+                broadcast(run_dir.remove_report)  # That of a shorter run is not this one's.
+                state = Loop(prepared, run_dir, checkpoints, say, signals, profile).run(done, state, note)
+            if state is not None:  # No signal ended the loop.
+                finish(prepared, run_dir, state, say)
                 _say_best(recipe, checkpoints, say)
-    finally:
-        try:
-            checkpoints.close()
-        finally:
-            planned.close()
-            folder.release()
 
 
-def _finished(steps: int, latest: int, folder: RunDir, say: Say) -> bool:
-    if not broadcast(lambda: latest >= steps and folder.curves.exists()):
+def _confirm(run_dir: RunDir, identity: dict[str, str]) -> None:
+    """Raises UserError unless all processes were started with this identity, and the directory holds no other run.
+
+    A run asks twice: with its recipe, before data are read, and with the fingerprints of the data, before it writes.
+    """
+    check_agreement(identity)
+    broadcast(lambda: run_dir.check(identity))
+
+
+def _is_over(steps: int, latest: int, first: int, run_dir: RunDir, say: Say, profile: Profile | None) -> bool:
+    """True for a run that has its last checkpoint and its report.
+
+    Raises UserError where `profile` has no step between the `first` one and the last.
+    """
+    if profile is not None:
+        profile.check(first, steps)
+    if not broadcast(lambda: latest >= steps and run_dir.curves.exists()):
         return False
-    say(f"{folder.path} has finished its {steps} steps; its curves are in {folder.curves}.")
+    say(f"{run_dir.path} has finished its {steps} steps; its curves are in {run_dir.curves}.")
     return True
 
 
-def _begun(planned: Plan, began: str | None) -> tuple[int, Any, dict[str, Any]]:
-    """The steps that are done, the state and its checkpoint's note, afresh or as the run's origin has them."""
-    # All checkpoints of its own may have been found torn only now.
-    origin = planned.origin or find_warm_start(planned.recipe, began)
-    if origin is None:
-        return 0, planned.create(), {}
-    return origin.first, origin.state(planned.create, planned.state), origin.note()
+def _acquire(
+    prepared: PreparedRun,
+    run_dir: RunDir,
+    checkpoints: Checkpoints,
+    identity: dict[str, str],
+    latest: int,
+    source: str | None,
+) -> tuple[int, Any, dict[str, Any]]:
+    """Takes the directory; returns (steps done, the state, its checkpoint's note)."""
+    # A warm start that does not fit fails here, before the directory shows a trace of the run.
+    begun = None if latest else _first_state(prepared, source)
+    broadcast(lambda: run_dir.acquire(identity, prepared.recipe.config))
+    run_dir.check_shared()
+    restored = checkpoints.restore(prepared.shapes)
+    if restored is not None:
+        done, state = restored
+        return done, state, checkpoints.note(done)
+    # All of the run's own checkpoints may turn out to be corrupt only here.
+    return begun or _first_state(prepared, source)
+
+
+def _first_state(prepared: PreparedRun, source: str | None) -> tuple[int, Any, dict[str, Any]]:
+    """(Steps done, the state, its checkpoint's note) of a run without checkpoints: fresh, or of its warm start."""
+    warm_start = prepared.warm_start or find_warm_start(prepared.recipe, source)
+    if warm_start is None:
+        return 0, prepared.init_state(), {}
+    return warm_start.first, warm_start.state(prepared.init_state, prepared.shapes), warm_start.note()
 
 
 def _say_best(recipe: Recipe, checkpoints: Checkpoints, say: Say) -> None:
     best = None if recipe.best_metric is None else checkpoints.best(recipe.best_metric)
     if best is not None:
         say(f"Best is step {best[0]}, with {best[1]:.4f} of {recipe.best_metric}: {recipe.folder}@best.")
+
+
+def _silent(_: str) -> None:
+    """Printing of all processes but the first."""

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: what can be saved is saved, what cannot is left as it is, and a second signal leaves at once."""
+"""SIGINT and SIGTERM: the first one saves and stops after the step, the second one ends the process at once."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -9,24 +9,24 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal came where there is nothing to save; the message says what stands."""
+    """A signal came outside of the training loop, where there is nothing to save; the message names what is kept."""
 
-    def __init__(self, name: str, stands: str):
-        super().__init__(f"{name} came: {stands}; the same command goes on from there.")
+    def __init__(self, name: str, outcome: str):
+        super().__init__(f"{name} came: {outcome}; the same command goes on from there.")
         self.code = 128 + signal.Signals[name].value
 
 
 class Signals:
-    """The signals that a run gets while `awaited`: outside of the loop they raise Stopped, within it they are noted."""
+    """The signals that a run gets: outside of the loop they raise Stopped, within it they are deferred."""
 
     def __init__(self) -> None:
-        self.stands: Callable[[], str] = lambda: "nothing was begun"
+        self.outcome: Callable[[], str] = lambda: "nothing was begun"
         self._noted: Callable[[str], object] | None = None
         self._before: dict[signal.Signals, Any] = {}
 
     @contextmanager
-    def awaited(self) -> Iterator["Signals"]:
-        """Takes the signals over; does nothing outside of the main thread, which alone can."""
+    def handled(self) -> Iterator["Signals"]:
+        """Installs the handlers; does nothing outside of the main thread, which alone can."""
         try:
             for number in SIGNALS:
                 self._before[number] = signal.signal(number, self._come)
@@ -39,8 +39,8 @@ class Signals:
                 signal.signal(number, handler)
 
     @contextmanager
-    def noted(self, note: Callable[[str], object]) -> Iterator[None]:
-        """While this lasts, the first signal calls `note` with its name, and nothing else; the second acts at once."""
+    def deferred(self, note: Callable[[str], object]) -> Iterator[None]:
+        """Inside of the block the first signal only calls `note` with its name; the second one acts at once."""
         self._noted = note
         try:
             yield
@@ -50,7 +50,7 @@ class Signals:
     def _come(self, number: int, _frame: object) -> None:
         name = signal.Signals(number).name
         if self._noted is None:
-            raise Stopped(name, self.stands())
+            raise Stopped(name, self.outcome())
         # Python's own handler of SIGINT would wait for what the main thread does: nothing is to be waited for now.
         for each, handler in self._before.items():
             # Nor is it to be passed over, as a shell has it for what it starts in the background.

@@ -11,26 +11,26 @@ from mixlm.parallel.mesh import bytes_per_device
 from mixlm.reports.examples import ExampleText, as_html
 from mixlm.reports.units import INDENT, count, parameters, size
 from mixlm.training.examples import untrained_examples
-from mixlm.training.prepare import Plan
+from mixlm.training.prepare import PreparedRun
 
 EXAMPLES = 3  # Ours: validation rows that are shown under each objective.
 
 
-def summary(plan: Plan) -> list[str]:
+def summary(prepared: PreparedRun) -> list[str]:
     """The lines that a run opens with."""
-    recipe = plan.recipe
+    recipe = prepared.recipe
     spans = recipe.stages.spans(recipe.steps)
-    devices = plan.mesh.devices.flatten()
-    axes = " x ".join(f"{name} {size}" for name, size in plan.mesh.shape.items())
-    held = (size(bytes_per_device(part)) for part in (plan.state.params, plan.state.opt_state))
+    devices = prepared.mesh.devices.flatten()
+    axes = " x ".join(f"{name} {size}" for name, size in prepared.mesh.shape.items())
+    held = (size(bytes_per_device(part)) for part in (prepared.shapes.params, prepared.shapes.opt_state))
     rows = [("recipe", f"{recipe.name}, seed {recipe.seed}")]
     for name, module in recipe.networks.items():
-        rows.append((name, f"{type(module).__name__}, {count(parameters(plan.state.params[name]))} parameters"))
-    if plan.origin is not None:
-        rows.append(("begins", plan.origin.described(recipe.identity())))
+        rows.append((name, f"{type(module).__name__}, {count(parameters(prepared.shapes.params[name]))} parameters"))
+    if prepared.warm_start is not None:
+        rows.append(("begins", prepared.warm_start.described(recipe.identity())))
     elif recipe.init_from:
         rows.append(("began", f"with {recipe.init_from}"))
-    rows += _data_rows(plan)
+    rows += _data_rows(prepared)
     rows += [
         (
             "rows",
@@ -40,7 +40,7 @@ def summary(plan: Plan) -> list[str]:
         ),
     ]
     for stage, steps in spans:
-        flops = plan.steps.matmul_flops(stage.objective)
+        flops = prepared.train_step.matmul_flops(stage.objective)
         rows.append(
             (
                 f"stage {stage.objective.name}",
@@ -61,15 +61,15 @@ def _shared() -> str:
     return f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
 
 
-def _data_rows(plan: Plan) -> list[tuple[str, str]]:
-    if plan.data is None:
-        tokens = plan.recipe.steps * plan.recipe.batch_size * plan.recipe.block_length
+def _data_rows(prepared: PreparedRun) -> list[tuple[str, str]]:
+    if prepared.data is None:
+        tokens = prepared.recipe.steps * prepared.recipe.batch_size * prepared.recipe.block_length
         return [("data", f"not here; the run reads {count(tokens)} tokens")]
-    if isinstance(plan.data, StreamedData):
-        return [("data", plan.data.said)]
-    recipe, rows = plan.recipe, []
-    counts = plan.train.counts(recipe.steps, recipe.batch_size)
-    for part, walk, blocks in zip(plan.data.parts, plan.train.parts, counts):
+    if isinstance(prepared.data, StreamedData):
+        return [("data", prepared.data.said)]
+    recipe, rows = prepared.recipe, []
+    counts = prepared.train_blocks.counts(recipe.steps, recipe.batch_size)
+    for part, walk, blocks in zip(prepared.data.parts, prepared.train_blocks.parts, counts):
         data, epochs = part.summary, walk.tokens_in(blocks) / walk.num_tokens
         share = f"{blocks / sum(counts):.2%} of the rows; " if len(counts) > 1 else ""
         rows += [
@@ -121,23 +121,23 @@ class Explanation:
         return f"<pre>{head}</pre>" + (as_html(examples) if examples else "")
 
 
-def explanation(plan: Plan) -> Explanation:
+def explanation(prepared: PreparedRun) -> Explanation:
     """The summary, checkpoint size and, where the text is here, memory and examples of every objective.
 
     Nothing is trained or written.
     """
-    lines = [*summary(plan), "", f"checkpoint  {size(size_in_bytes(plan.state))}"]
-    if plan.data is None:
+    lines = [*summary(prepared), "", f"checkpoint  {size(size_in_bytes(prepared.shapes))}"]
+    if prepared.data is None:
         return Explanation(tuple(lines))
-    for objective in plan.recipe.objectives:
-        memory = plan.steps.memory(objective)
+    for objective in prepared.recipe.objectives:
+        memory = prepared.train_step.memory(objective)
         lines.append(
             f"memory of {objective.name}  {size(memory.argument_size_in_bytes)} of state and batch, "
             f"{size(memory.temp_size_in_bytes)} of temporaries on each device"
         )
-    rows = plan.validation[0]["tokens"][:EXAMPLES]
+    rows = prepared.validation_batches[0]["tokens"][:EXAMPLES]
     examples = tuple(
-        (objective.name, tuple(untrained_examples(plan.recipe, objective, plan.data.vocabulary, rows)))
-        for objective in plan.recipe.objectives
+        (objective.name, tuple(untrained_examples(prepared.recipe, objective, prepared.data.vocabulary, rows)))
+        for objective in prepared.recipe.objectives
     )
     return Explanation(tuple(lines), examples)

@@ -1,4 +1,4 @@
-"""Numbers that are arguments of an executable, not constants in it: a sweep over them compiles nothing anew."""
+"""Traced hyperparameters: numbers that are arguments of an executable, so that a sweep over them compiles once."""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -7,30 +7,30 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Slot:
-    """Stands in an objective where its number was taken out."""
+class Placeholder:
+    """Stands in an objective for the number that was hoisted out of it."""
 
     index: int
 
 
-def without_numbers(objective: Any) -> tuple[Any, tuple[float, ...]]:
-    """The objective with a `Slot` for every number that it lets vary, and those numbers in order.
+def hoist(objective: Any) -> tuple[Any, tuple[float, ...]]:
+    """The objective with a `Placeholder` for every traced number, and those numbers in order.
 
     A dataclass names the fields whose numbers vary in `traced`, a class variable: numbers and tuples of them. Two
     objectives that differ in such numbers alone are equal without them.
     """
     numbers: list[float] = []
 
-    def take(number: float) -> Slot:
+    def take(number: float) -> Placeholder:
         numbers.append(float(number))
-        return Slot(len(numbers) - 1)
+        return Placeholder(len(numbers) - 1)
 
     return _walk(objective, take, (int, float), varies=False), tuple(numbers)
 
 
-def with_numbers(objective: Any, numbers: Sequence[Any]) -> Any:
-    """The objective whose slots hold these numbers, which may be tracers; no field is validated again."""
-    return _walk(objective, lambda slot: numbers[slot.index], (Slot,), varies=True)
+def bind(objective: Any, numbers: Sequence[Any]) -> Any:
+    """The objective with its placeholders replaced by numbers, which may be tracers; no field is validated again."""
+    return _walk(objective, lambda placeholder: numbers[placeholder.index], (Placeholder,), varies=True)
 
 
 def _walk(value: Any, replace: Any, kinds: tuple[type, ...], varies: bool) -> Any:
@@ -38,11 +38,11 @@ def _walk(value: Any, replace: Any, kinds: tuple[type, ...], varies: bool) -> An
         return replace(value)
     if isinstance(value, tuple):
         return tuple(_walk(part, replace, kinds, varies) for part in value)
-    if not is_dataclass(value) or isinstance(value, type | Slot):
+    if not is_dataclass(value) or isinstance(value, type | Placeholder):
         return value
     changed = {}
     for name, part, inner in _parts(value):
-        new = _walk(part, replace, kinds, inner or kinds == (Slot,))
+        new = _walk(part, replace, kinds, inner or kinds == (Placeholder,))
         if new is not part:
             changed[name] = new
     if not changed:

@@ -1,4 +1,4 @@
-"""Validation: the terms of an objective over fixed blocks with fixed noise, next to what a unigram model would pay."""
+"""Validation: the terms of an objective over fixed blocks with fixed noise, and the unigram entropy beside them."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from mixlm.losses.terms import Term
 from mixlm.network import bind
 from mixlm.objectives.base import Objective, RowObjective
 from mixlm.rng import row_keys
-from mixlm.training.traced_hparams import with_numbers, without_numbers
+from mixlm.training import traced_hparams
 
 
 @dataclass(frozen=True)
@@ -88,14 +88,14 @@ def mean_terms(batches: Iterable[dict[str, Term]]) -> dict[str, float]:
 
 
 def unigram_entropy(objective: Any, batches: Iterable[Mapping[str, Any]], seed: int, step: int = 0) -> float | None:
-    """What the best model without context pays for the validation targets, in nats a token: their entropy.
+    """The entropy of the validation targets in nats per token: the loss of the best model without context.
 
     The targets are those that `ValidationStep` scores, with the same noise; None for an objective that needs
     networks to make them.
     """
     if not isinstance(objective, RowObjective):
         return None
-    static, numbers = without_numbers(objective)
+    static, numbers = traced_hparams.hoist(objective)
     targets = jax.jit(partial(_scored_targets, static, step))
     scalars = tuple(map(np.float32, numbers))
     counts: Any = np.zeros(0, np.int64)
@@ -109,5 +109,5 @@ def unigram_entropy(objective: Any, batches: Iterable[Mapping[str, Any]], seed: 
 
 
 def _scored_targets(static, step, keys, batch, numbers):
-    example = with_numbers(static, numbers).corrupt(keys, batch, step)
+    example = traced_hparams.bind(static, numbers).corrupt(keys, batch, step)
     return example.decoder_target_tokens, example.decoder_loss_weights > 0

@@ -5,6 +5,7 @@ on the same sentences with numbers, which tensorflow-text and sentencepiece segm
 """
 
 import json
+import random
 import runpy
 import sys
 import tarfile
@@ -58,6 +59,11 @@ def unpacked(name, folder):
 @pytest.fixture
 def run(tmp_path):
     return unpacked("same_tokens", tmp_path / "run")
+
+
+@pytest.fixture
+def other(tmp_path):
+    return unpacked("other_tokens", tmp_path / "other")
 
 
 @pytest.fixture
@@ -115,3 +121,26 @@ def test_an_old_run_whose_text_gives_other_tokens_now_is_not_resumed(command, ru
     for part in ("tokenised otherwise since version 0.5.0 (by sentencepiece alone)", f"--gin.INIT_FROM={run}"):
         assert part in errors
     assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+
+
+@pytest.fixture
+def numbered(corpus, tmp_path):
+    """The corpus with numbers after its sentences."""
+    (tmp_path / "numbered").mkdir()
+    for number, path in enumerate(sorted(corpus.iterdir())):
+        draw = random.Random(number)
+        sentences = path.read_text(encoding="utf-8").strip().removesuffix(".").split(". ")
+        longer = (f"{each}. {draw.randrange(10**6)}, {draw.randrange(10**3)}." for each in sentences)
+        (tmp_path / "numbered" / path.name).write_text(" ".join(longer) + "\n", encoding="utf-8")
+    return tmp_path / "numbered"
+
+
+def test_text_that_is_segmented_otherwise_now_is_a_warm_start_and_no_resume(command, other, numbered, tmp_path):
+    code, _, errors = command("train.py", *of(other, numbered, "other_tokens"))
+    assert code == 2 and "tokenised otherwise since version 0.5.0" in errors
+    begun = *of(tmp_path / "new", numbered, "other_tokens"), f"--gin.INIT_FROM={other}"
+    code, said, errors = command("train.py", *begun, "--gin.SEED=1")
+    assert code == 0 and f"the parameters of {other}@3" in said, errors
+    assert read(tmp_path / "new")[0]["loss"] < 5.24
+    code, _, errors = command("train.py", *begun, "--gin.INIT_OPTIMIZER=True", f"--gin.MODEL_DIR={tmp_path / 'newer'}")
+    assert code == 2 and "tokenised otherwise since version 0.5.0" in errors

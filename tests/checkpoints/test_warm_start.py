@@ -43,7 +43,7 @@ def one_device():
     """Runs on one device, which compiles sooner, and without the report at their end, which other tests read."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "devices", lambda *_: DEVICES[:1])
-        patch.setattr(loop, "finish", lambda planned, folder, state, say: folder.curves.touch())
+        patch.setattr(loop, "finish", lambda prepared, folder, state, say: folder.curves.touch())
         yield
 
 

@@ -32,7 +32,7 @@ def runs(corpus, tmp_path_factory):
     place = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "devices", lambda *_: DEVICES[:1])
-        patch.setattr(loop, "finish", lambda planned, folder, state, say: folder.curves.touch())
+        patch.setattr(loop, "finish", lambda prepared, folder, state, say: folder.curves.touch())
         found = made(corpus, place / "plain", PLAIN), made(corpus, place / "scanned", SCANNED)
         for run in found:
             loop.train(run, lambda _: None)

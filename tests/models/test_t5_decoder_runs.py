@@ -19,7 +19,7 @@ from mixlm.optim.adamw import AdamW
 from mixlm.optim.optimizer import Optimizer
 from mixlm.schedules import WSD, Constant
 from mixlm.training import run as loop
-from mixlm.training.prepare import plan
+from mixlm.training.prepare import prepare
 from mixlm.training.summary import explanation
 
 
@@ -131,23 +131,23 @@ def test_a_plan_is_explained_without_its_text(tmp_path):
 
 
 def test_a_plan_without_text_compiles_nothing(tmp_path):
-    planned = plan(recipe("", tmp_path), None)
-    assert explanation(planned) and planned.steps._compiled == {}
-    planned.close()
+    prepared = prepare(recipe("", tmp_path), None)
+    assert explanation(prepared) and prepared.train_step._compiled == {}
+    prepared.close()
 
 
 def test_one_executable_serves_every_ratio(tmp_path):
     def mix(alpha: float) -> PerExample:
         return PerExample((CAUSAL, MaskedDiffusion(TOKENS)), (alpha,), (2.0 * alpha + 1, 1.0))
 
-    planned = plan(recipe("", tmp_path, curriculum=Curriculum((Stage(0, mix(0.5)),))), None)
-    batch = planned.place({"tokens": np.random.default_rng(0).integers(5, 90, (8, 16), np.int32)})
+    prepared = prepare(recipe("", tmp_path, curriculum=Curriculum((Stage(0, mix(0.5)),))), None)
+    batch = prepared.shard_batch({"tokens": np.random.default_rng(0).integers(5, 90, (8, 16), np.int32)})
     shares, terms = [], set()
     for alpha in (0.0, 0.25, 0.5, 63 / 64, 1.0):
-        _, found = planned.steps[mix(alpha)](planned.create(), batch, planned.number(0))
+        _, found = prepared.train_step[mix(alpha)](prepared.init_state(), batch, prepared.scalar(0))
         shares.append(float(found["causal/share"]))
         terms |= set(found)
         assert (float(found["causal"]) > 0, float(found["masked_diffusion"]) > 0) == (alpha >= 0.125, alpha < 1)
     assert shares == [0.0, 0.25, 0.5, 7 / 8, 1.0]
-    assert len(planned.steps._compiled) == len(planned.steps._traced) == 1
-    planned.close()
+    assert len(prepared.train_step._compiled) == len(prepared.train_step._traced) == 1
+    prepared.close()

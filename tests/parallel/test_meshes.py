@@ -13,7 +13,7 @@ from meshes import RECIPES, TOLERANCE, difference, held, mistakes, small, steps_
 from mixlm.errors import UserError
 from mixlm.parallel.logical_axes import AXES
 from mixlm.parallel.mesh import Partitioning, bytes_per_device
-from mixlm.training.prepare import plan
+from mixlm.training.prepare import prepare
 from mixlm.training.summary import summary
 
 # Each network and each axis of the mesh; benchmarks/meshes.py has every recipe on every mesh.
@@ -55,19 +55,19 @@ def test_ten_steps_on_a_mesh_are_ten_steps_on_one_device(name):
     assert mistakes([one, line | {"parameters": parameters, "optimizer": optimizer}]) == []
 
 
-def planned(name: str, *bindings: str):
-    return plan(small(name, *bindings, short=True), None)
+def prepared(name: str, *bindings: str):
+    return prepare(small(name, *bindings, short=True), None)
 
 
 def test_the_summary_names_the_mesh_and_what_each_device_holds():
-    made = planned("mile", "FSDP_PARTITIONS=4", "NUM_PARTITIONS=2", "DATA_PARTITIONS=1")
+    made = prepared("mile", "FSDP_PARTITIONS=4", "NUM_PARTITIONS=2", "DATA_PARTITIONS=1")
     try:
         (devices,) = [line for line in summary(made) if line.startswith("devices")]
         (each,) = [line for line in summary(made) if line.startswith("each holds")]
         assert "mesh data 1 x fsdp 4 x sequence 1 x tensor 2" in devices
-        state = made.create()
-        assert bytes_per_device(made.state.params) == held(state.params)
-        assert bytes_per_device(made.state.opt_state) == held(state.opt_state)
+        state = made.init_state()
+        assert bytes_per_device(made.shapes.params) == held(state.params)
+        assert bytes_per_device(made.shapes.opt_state) == held(state.opt_state)
         assert f"{held(state.params) / 1024:.4g} KiB of parameters" in each
         assert f"{held(state.opt_state) / 1024:.4g} KiB of the optimizer's state" in each
     finally:
@@ -88,5 +88,5 @@ def test_the_summary_names_the_mesh_and_what_each_device_holds():
 )
 def test_what_no_mesh_has_is_one_sentence(name, binding, words):
     with pytest.raises(UserError) as caught:
-        planned(name, binding).close()
+        prepared(name, binding).close()
     assert all(word in str(caught.value) for word in words), str(caught.value)

@@ -75,8 +75,10 @@ class Killed(Exception):
 
 def begun(made):
     """What a run says of where it begins, and its first state, without its text."""
-    planned = loop.plan(made, None, origin=find_warm_start(made))
+    prepared = loop.prepare(made, None, warm_start=find_warm_start(made))
     try:
-        return planned.origin.described(made.identity()), planned.origin.state(planned.create, planned.state)
+        return prepared.warm_start.described(made.identity()), prepared.warm_start.state(
+            prepared.init_state, prepared.shapes
+        )
     finally:
-        planned.close()
+        prepared.close()

@@ -69,14 +69,14 @@ def spans(density: float = 0.15) -> SpanCorruption:
 def test_three_stages_of_two_objectives_are_two_traces(counted, executables):
     for objective in (SpacTor(spans()), spans(), SpacTor(spans())):
         executables.trace(objective)
-    found = [executables.prepare(objective).result() for objective in (SpacTor(spans()), spans(), SpacTor(spans()))]
+    found = [executables.compile(objective).result() for objective in (SpacTor(spans()), spans(), SpacTor(spans()))]
     assert found[0] is found[2] and found[0] is not found[1]
     assert executables.matmul_flops(spans()) == 2 * 4 * 4 * 6
     assert [type(objective) for objective in counted.traces] == [SpacTor, SpanCorruption]
 
 
 def test_another_value_is_another_trace(counted, executables):
-    assert executables.prepare(spans(0.15)).result() is not executables.prepare(spans(0.3)).result()
+    assert executables.compile(spans(0.15)).result() is not executables.prepare(spans(0.3)).result()
     assert len(counted.traces) == 2
 
 
@@ -132,11 +132,11 @@ def test_preparing_does_not_block(counted):
         return counted.call(x, objective)
 
     executables = Executables(patient, X)
-    future = executables.prepare(spans())
+    future = executables.compile(spans())
     assert not future.done() and counted.traces == []
     may_trace.set()
     executables[spans()]
-    assert future.result() is executables.prepare(spans()).result()
+    assert future.result() is executables.compile(spans()).result()
     assert len(counted.traces) == 1
     executables.close()
 
@@ -146,7 +146,7 @@ def test_a_trace_that_fails_fails_where_its_executable_is_wanted():
         raise RuntimeError("no such network")
 
     executables = Executables(broken, X)
-    executables.prepare(spans())
+    executables.compile(spans())
     with pytest.raises(RuntimeError, match="no such network"):
         executables[spans()]
     executables.close()

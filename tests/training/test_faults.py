@@ -284,7 +284,7 @@ def until(self, done, metrics, params=None):
     if done == {step}:
         self.checkpoints.wait()
         blocks = os.statvfs({str(disk)!r})
-        left = {"0" if spare is None else f"size_in_bytes(self.plan.state) + {spare}"}
+        left = {"0" if spare is None else f"size_in_bytes(self.prepared.shapes) + {spare}"}
         pathlib.Path({str(disk)!r}, "ballast").write_bytes(bytes(blocks.f_bavail * blocks.f_frsize - left))
 loop.Loop.settle = until
 """

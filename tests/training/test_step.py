@@ -35,7 +35,7 @@ from mixlm.network import bind
 from mixlm.objectives.curriculum import Curriculum, Stage
 from mixlm.recipe import Recipe
 from mixlm.rng import row_keys
-from mixlm.training.prepare import plan
+from mixlm.training.prepare import prepare
 
 
 def with_loss(loss, objective):
@@ -145,14 +145,14 @@ def test_a_run_donates_its_state():
         batch_size=ROWS,
         lengths=dict(zip(("inputs", "targets"), SPANS.lengths(LENGTH))),
     )
-    planned = plan(recipe, None)
+    prepared = prepare(recipe, None)
     try:
-        before = planned.create()
-        after, _ = planned.steps[SPANS](before, planned.place(BATCHES[0]), planned.number(SEED))
+        before = prepared.init_state()
+        after, _ = prepared.train_step[SPANS](before, prepared.shard_batch(BATCHES[0]), prepared.scalar(SEED))
         assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))
         assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(after))
         # What comes out goes in again: the shardings of the state do not change from step to step.
-        again, _ = planned.steps[SPANS](after, planned.place(BATCHES[1]), planned.number(SEED))
+        again, _ = prepared.train_step[SPANS](after, prepared.shard_batch(BATCHES[1]), prepared.scalar(SEED))
         assert int(again.step) == 2
     finally:
-        planned.close()
+        prepared.close()

@@ -38,7 +38,7 @@ class Example:
 
     @property
     def loss_counts(self) -> Float[Array, "B T"]:
-        """What each position adds to the count that the mean divides by."""
+        """Contribution of each position to the count that the mean divides by."""
         if self.decoder_loss_counts is not None:
             return self.decoder_loss_counts
         return (self.decoder_loss_weights > 0).astype(jnp.float32)

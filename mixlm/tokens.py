@@ -1,4 +1,4 @@
-"""Which token ids are special: plain numbers, so that an objective can be static under jit."""
+"""Special token ids: plain numbers, so that an objective can be static under jit."""
 
 from dataclasses import dataclass
 

@@ -1,1 +1,1 @@
-"""Text from a trained network: autoregressive, beam search, spans, masked and unrolled diffusion."""
+"""Decoding a trained network: autoregressive, beam search, spans, masked and unrolled diffusion."""

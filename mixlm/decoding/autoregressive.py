@@ -1,6 +1,6 @@
-"""From a network to text, token after token: greedy, or sampled from a softmax that may be cut to its likeliest tokens.
+"""Autoregressive decoding with a KV cache: greedy, or sampled with temperature, top-k and top-p.
 
-A prompt is an `Example` whose last position says the first new token; its mask says how it is read.
+A prompt is an `Example` whose last position predicts the first new token; its mask may be bidirectional.
 """
 
 from collections.abc import Sequence
@@ -28,10 +28,10 @@ PROMPT_MULTIPLE = 16  # Ours: prompts are padded to a few lengths, so that few e
 
 @struct.dataclass
 class Decoded:
-    """New tokens, pad after EOS; how many calls of the network each row took.
+    """New tokens, padded after EOS, and the network calls that each row took.
 
-    `score` is what a search or a choice among samples went by, the higher the better. `states` are a diffusion's target
-    before its first step and after each.
+    `score` is what a beam search, or a choice among samples, maximises. `states` are a diffusion's target before its
+    first step and after each.
     """
 
     tokens: Int[Array, "B T"]
@@ -42,10 +42,10 @@ class Decoded:
 
 @struct.dataclass
 class Sampler:
-    """A token from softmax(logits / temperature), cut to the `top_k` likeliest, and then to the fewest of `top_p`.
+    """Samples softmax(logits / temperature), cut to the `top_k` likeliest tokens and then to a nucleus of `top_p`.
 
-    `top_p` is a share of the probability that `top_k` left. Temperature 0 takes the likeliest token, `top_k` 0 and
-    `top_p` 1 cut nothing. The numbers may be traced, so that one executable serves them all.
+    `top_p` is a share of the probability that `top_k` left. Temperature 0 is greedy; `top_k` 0 and `top_p` 1
+    cut nothing. The numbers may be traced, so that one executable serves them all.
     """
 
     temperature: Number = 0.0
@@ -80,7 +80,7 @@ class Sampler:
 
 
 def checked_sampler(temperature: float, top_k: int = 0, top_p: float = 1.0) -> Sampler:
-    """The choice by these numbers; UserError for numbers that choose nothing, or that change nothing."""
+    """A sampler, checked; UserError for numbers out of range, or that have no effect."""
     if not 0 <= temperature < float("inf"):
         raise UserError(f"A temperature is a number from 0 on, got {temperature}.")
     if top_k < 0:
@@ -94,13 +94,13 @@ def checked_sampler(temperature: float, top_k: int = 0, top_p: float = 1.0) -> S
 
 
 def decoder_prompts(rows: Sequence[Sequence[int]], bidirectional: bool = False) -> Example:
-    """Rows of tokens, of any lengths, for a decoder: read as new text is, or each seeing all of itself."""
+    """Prompts of any lengths for a decoder, causal or bidirectional."""
     tokens, segments = _padded(rows)
     return context_example(tokens, segments, bidirectional)
 
 
 def encoder_prompts(rows: Sequence[Sequence[int]], bos: int) -> Example:
-    """Rows of tokens for an encoder, or for a decoder's bidirectional prefix; the text itself starts from `bos`."""
+    """Prompts for an encoder, or for a decoder's bidirectional prefix; the new text starts from `bos`."""
     tokens, segments = _padded(rows)
     first = jnp.full((len(rows), 1), bos, jnp.int32)
     return replace(
@@ -109,7 +109,7 @@ def encoder_prompts(rows: Sequence[Sequence[int]], bos: int) -> Example:
 
 
 def context_example(tokens: Int[Array, "B T"], segments: Int[Array, "B T"], bidirectional: bool = False) -> Example:
-    """An example that is read, and in which nothing is scored; segment 0 is padding."""
+    """An example of context alone, with nothing scored; segment 0 is padding."""
     return Example(
         decoder_input_tokens=tokens,
         decoder_target_tokens=tokens,
@@ -133,7 +133,7 @@ def _padded(rows: Sequence[Sequence[int]]) -> tuple[Int[Array, "B T"], Int[Array
 
 
 def prefill(module: nn.Module, net: Net, prompt: Example, length: int) -> tuple[Float[Array, "B D"], Any]:
-    """Reads the prompt: what says the first of `length` new tokens, and a cache with room for all but the last."""
+    """Prefill: hidden states that predict the first of `length` new tokens, and a cache with slots for the others."""
     slots = prompt.decoder_input_tokens.shape[1] + length - 1
     if prompt.encoder_input_tokens is not None and not isinstance(module, EncoderDecoderNetwork):
         slots += prompt.encoder_input_tokens.shape[1]
@@ -142,7 +142,7 @@ def prefill(module: nn.Module, net: Net, prompt: Example, length: int) -> tuple[
 
 
 def decode_step(net: Net, tokens: Int[Array, " B"], cache: Any) -> tuple[Float[Array, "B D"], Any]:
-    """Reads one more token of every row: what says the next one, and the longer cache."""
+    """Feeds one token of every row: the hidden states that predict the next one, and the longer cache."""
     hidden, cache = net.extend(context_example(tokens[:, None], jnp.ones_like(tokens)[:, None]), cache)
     return hidden[:, -1], cache
 
@@ -157,9 +157,9 @@ def decode_autoregressive(
     length: int,
     ids: TokenIds,
 ) -> Decoded:
-    """Up to `length` new tokens a row, to EOS included; the noise of a row comes from its key alone.
+    """Decodes up to `length` new tokens a row, EOS included; a row's noise is a function of its key alone.
 
-    The network reads each token once, by its cache of keys and values; the loop ends when every row has.
+    Each token passes the network once, thanks to the KV cache; the loop ends when every row has ended.
     """
     net = Net(module, params)
 
@@ -180,7 +180,7 @@ def fill_spans(
     eos: int,
     segments: Int[Array, "B S"] | None = None,
 ) -> Int[Array, "B T"]:
-    """The likeliest token, `length` times, for encoder inputs [B, S]; what follows EOS is pad (0).
+    """Greedy decoding of `length` tokens for encoder inputs [B, S]; padded (0) after EOS.
 
     Without `segments`, token 0 of the inputs is padding.
     """
@@ -216,6 +216,6 @@ def _decode(module, net, prompt, pick_token, length, eos, pad) -> Decoded:
     nothing = jnp.full((rows, length), pad, jnp.int32)
     output = write(nothing, 0, pick_token(hidden, 0), jnp.ones(rows, bool))
     place, output, _, _, _ = jax.lax.while_loop(unfinished, advance, (1, *output, cache))
-    # A row needs a call for each of its tokens, EOS included, whatever the other rows of the batch still say.
+    # A row needs a call for each of its tokens, EOS included, however long the other rows go on.
     ends = jnp.argmax(output == eos, axis=1) + 1
     return Decoded(output, jnp.where(jnp.any(output == eos, axis=1), ends, place).astype(jnp.int32))

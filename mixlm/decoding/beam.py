@@ -1,4 +1,4 @@
-"""The likeliest text, searched for: the best few beginnings are continued side by side."""
+"""Beam search with GNMT's length penalty."""
 
 from functools import partial
 from typing import Any

@@ -1,7 +1,7 @@
-"""Text by diffusion: a target of fixed length is said again and again, from uniform noise or from masks.
+"""Diffusion decoding: a target of fixed length is denoised step by step, from masks or from random tokens.
 
 The prompt stands before the target and is never changed; the network reads both in both directions. A shifted network
-says each token at the position before it, and its prompt begins with the start token; any other says it in its place.
+predicts each token at the position before it, and its prompt begins with BOS; any other predicts it in its place.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,7 +28,7 @@ ROWS_AT_ONCE = 8  # Ours: the logits of more rows than that never exist at once.
 
 @struct.dataclass
 class UnmaskPlan:
-    """What each of N steps unmasks: within places `start` to `end`, `count` tokens, or each with a chance."""
+    """The plan of N steps: each unmasks `count` tokens of positions `start` to `end`, or each of them with a chance."""
 
     start: Int[Array, " N"] | np.ndarray
     end: Int[Array, " N"] | np.ndarray
@@ -73,7 +73,7 @@ def most_confident(
     count: Int[Array, ""],
     chance: Float[Array, ""],
 ) -> Bool[Array, "B T"]:
-    """The `count` masked tokens that the network is surest of, the earlier of equals."""
+    """The `count` masked tokens of the highest log-probability, the earlier of equals."""
     order = jnp.argsort(jnp.where(masked, -log_p, jnp.inf), axis=1, stable=True)
     return masked & (jnp.argsort(order, axis=1) < count)
 
@@ -105,9 +105,9 @@ def decode_masked(
     shifted: bool,
     ids: TokenIds,
 ) -> Decoded:
-    """Masked diffusion from `length` masks: each step says all of them, and keeps what `order` unmasks.
+    """Masked diffusion from `length` masks: each step predicts all of them, and keeps what `order` unmasks.
 
-    The mask itself is never said. A token once unmasked stays.
+    The mask itself is never predicted. A token once unmasked stays.
     """
     net = Net(module, params)
 
@@ -168,11 +168,11 @@ def decode_unrolled(
 
 
 def _predict(net, prompt, target, sampler, noise, shifted, ids, forbidden=None):
-    """Every token of the target as the network says it now, its log-probability, and the cost of the token there was.
+    """Predicts every token of the target; returns (tokens, their log-probabilities, losses of the tokens before).
 
     The head runs over a few rows at a time.
     """
-    # The last token of a shifted target is said, and never read.
+    # The last token of a shifted target is predicted, and never an input.
     read = target[:, :-1] if shifted else target
     tokens = jnp.concatenate([prompt.decoder_input_tokens, read], axis=1)
     segments = jnp.concatenate([prompt.decoder_segments, jnp.ones_like(read)], axis=1)

@@ -79,7 +79,7 @@ class Autoregressive:
             raise UserError(f"length_penalty is a number from 0 on, got {self.length_penalty}.")
 
     def read(self, module: nn.Module, rows: Sequence[Sequence[int]], ids: TokenIds) -> Example:
-        """The start token and the prompt, or the encoder's prompt."""
+        """BOS and the prompt, or the encoder's prompt."""
         if not (self.encoded or has_encoder(module)):
             return decoder_prompts([[ids.bos, *row] for row in rows], bidirectional=self.prefix)
         if self.prefix:
@@ -99,7 +99,7 @@ class Autoregressive:
 
 @dataclass(frozen=True)
 class Spans:
-    """What stands in the place of each `<extra_id_k>` of the prompt, which an encoder reads with EOS as in training.
+    """Fills each `<extra_id_k>` of the prompt, which an encoder reads with EOS as in training.
 
     A network without an encoder reads it as a bidirectional prefix.
     """
@@ -115,7 +115,7 @@ class Spans:
 
     @property
     def autoregressive(self) -> Autoregressive:
-        """How the target is said."""
+        """The decoding of the targets."""
         return Autoregressive(self.temperature, self.top_k, self.top_p, self.beams, self.length_penalty)
 
     def read(self, module: nn.Module, rows: Sequence[Sequence[int]], ids: TokenIds) -> Example:
@@ -128,7 +128,7 @@ class Spans:
     def __call__(
         self, module: nn.Module, params: Any, prompt: Example, keys: Key[Array, " B"], length: int, ids: TokenIds
     ) -> Decoded:
-        """The target of span corruption: each sentinel and what it stands for, then EOS."""
+        """The targets of span corruption: each sentinel and its span, then EOS."""
         return self.autoregressive(module, params, prompt, keys, length, ids)
 
 
@@ -148,7 +148,7 @@ class Unrolled:
         checked_sampler(self.temperature, self.top_k, self.top_p)
 
     def read(self, module: nn.Module, rows: Sequence[Sequence[int]], ids: TokenIds) -> Example:
-        """The prompt, behind the start token where shifted."""
+        """The prompt, after BOS where shifted."""
         return diffusion_prompts(module, rows, ids, self.shifted)
 
     def __call__(
@@ -188,7 +188,7 @@ class Masked:
             _check(block_length=self.block_length)
 
     def read(self, module: nn.Module, rows: Sequence[Sequence[int]], ids: TokenIds) -> Example:
-        """The prompt, behind the start token where there is one in training."""
+        """The prompt, after BOS where there is one in training."""
         return diffusion_prompts(module, rows, ids, self.shifted or self.start)
 
     def __call__(
@@ -221,14 +221,12 @@ def _check(**numbers: int) -> None:
 
 
 def has_encoder(module: nn.Module) -> bool:
-    """Whether a network reads its prompt with an encoder of its own."""
+    """True for a network that reads prompts with an encoder."""
     return isinstance(module, EncoderDecoderNetwork)
 
 
 def diffusion_prompts(module: nn.Module, rows: Sequence[Sequence[int]], ids: TokenIds, start: bool) -> Example:
-    """Prompts that see all of themselves and of the target; UserError for an encoder-decoder."""
+    """Bidirectional prompts; UserError for an encoder-decoder."""
     if has_encoder(module):
-        raise UserError(
-            f"Diffusion needs a network that reads both ways, and {type(module).__name__} has a causal decoder."
-        )
+        raise UserError(f"Diffusion needs a bidirectional network, and {type(module).__name__} has a causal decoder.")
     return decoder_prompts([[ids.bos, *row] if start else row for row in rows], bidirectional=True)

@@ -7,7 +7,7 @@ from mixlm.tokens import TokenIds
 
 
 def spans(tokens: Sequence[int], ids: TokenIds) -> dict[int, list[int]]:
-    """What stands behind each sentinel, by the sentinel's number, up to EOS."""
+    """The tokens after each sentinel, by the sentinel's number, up to EOS."""
     found: dict[int, list[int]] = {}
     current: list[int] = []
     for token in tokens:
@@ -22,7 +22,7 @@ def spans(tokens: Sequence[int], ids: TokenIds) -> dict[int, list[int]]:
 
 
 def until_eos(tokens: Sequence[int], ids: TokenIds) -> list[int]:
-    """A text without its EOS, what follows that, and padding."""
+    """The tokens before EOS, without padding."""
     kept: list[int] = []
     for token in tokens:
         if token == ids.eos:
@@ -39,7 +39,7 @@ def partial_text(vocabulary: Any, tokens: Sequence[int], ids: TokenIds) -> str:
 
 
 def fill_prompt(prompt: Sequence[int], fills: dict[int, list[int]], ids: TokenIds) -> list[int]:
-    """The prompt with what was said for each sentinel in its place; a sentinel that was not said stays."""
+    """The prompt with each sentinel replaced by its fill; a sentinel without one stays."""
     text: list[int] = []
     for token in prompt:
         text += fills.get(ids.first_sentinel - token, [token])

@@ -1,4 +1,4 @@
-"""The ways to score a sentence with a trained network, each a frozen value: rows of tokens in, log-probabilities out.
+"""Scoring modes for decoders, each a frozen value: rows of tokens in, log-probabilities out.
 
 A mode makes `copies(length)` rows of every sentence (one for each masked token, or for each noise sample) and sums, in
 nats, the log-probabilities of the tokens that a row scores: the tokens of the sentence alone, no EOS. A sentence's
@@ -38,7 +38,7 @@ class Rows:
 
     @property
     def present(self) -> Bool[Array, "B L"]:
-        """Where the tokens of the sentence stand."""
+        """Mask of the sentence's tokens."""
         return jnp.arange(self.tokens.shape[1])[None, :] < self.lengths[:, None]
 
 
@@ -46,24 +46,24 @@ class Rows:
 class Mode(Protocol):
     """Hashable and equal by value, so that it is static under jit.
 
-    `kind` says what its sums are: a "likelihood" of the text, a "bound" on it, or a "pseudo" likelihood, which is none.
+    `kind` is that of its sums: a "likelihood" of the text, a "bound" on it, or a "pseudo" likelihood, which is none.
     """
 
     @property
     def kind(self) -> str:
-        """What its sums are."""
+        """The kind of its sums."""
         ...
 
     def copies(self, lengths: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
-        """How many rows a sentence of each length takes."""
+        """Rows that a sentence of each length takes."""
         ...
 
     def scored(self, lengths: Int[np.ndarray, " N"], prefixes: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
-        """How many tokens of each sentence are scored: its last ones."""
+        """Number of scored tokens of each sentence: its last ones."""
         ...
 
     def __call__(self, net: Any, rows: Rows) -> Float[Array, " B"]:
-        """What each row adds to its sentence's log-probability, in nats."""
+        """Each row's contribution to its sentence's log-probability, in nats."""
         ...
 
 
@@ -89,7 +89,7 @@ class SampledMode(Mode, Protocol):
 
 @dataclass(frozen=True)
 class CausalLikelihood:
-    """`sum_i log p(x_i | bos, x_<i)`, every token from those before it."""
+    """`sum_i log p(x_i | bos, x_<i)`, the causal log-likelihood."""
 
     kind: ClassVar[str] = "likelihood"
     tokens: TokenIds
@@ -131,8 +131,8 @@ class PrefixLikelihood:
 class PseudoLikelihood:
     """`sum_i log p(x_i | x without i)`: one token at a time is masked, and the `following` next ones with it.
 
-    Pseudo-log-likelihood (Salazar et al. 2020). `shifted` networks say token i where they read token i - 1 (the Dual
-    and GPT-BERT parameterisation) and read bos before the sentence, the others say it where it is masked.
+    Pseudo-log-likelihood (Salazar et al. 2020). `shifted` networks predict token i where they read token i - 1 (the
+    Dual and GPT-BERT parameterisation) and read bos before the sentence, the others predict it where it is masked.
     """
 
     kind: ClassVar[str] = "pseudo"
@@ -184,7 +184,7 @@ class DiffusionBound:
         return lengths
 
     def masks(self, rows: Rows) -> tuple[Bool[Array, "B L"], Int[Array, " B"]]:
-        """Which tokens are masked, and how many."""
+        """Returns (mask of masked tokens, their number)."""
         uniform, length = jax.random.uniform, rows.tokens.shape[1]
 
         def noise(name, copy):
@@ -236,7 +236,7 @@ def token_log_p(net: Any, rows: Rows, bos: int, prefixes: Int[Array, " B"] | Non
 def _read_masked(
     net: Any, rows: Rows, masked: Bool[Array, "B L"], tokens: TokenIds, shifted: bool
 ) -> Float[Array, "B T D"]:
-    """The hidden states over a masked sentence, of which number i says token i.
+    """Hidden states over a masked sentence; number i predicts token i.
 
     A shifted network reads one position more, so that the last token is context for the others.
     """

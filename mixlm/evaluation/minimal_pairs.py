@@ -103,7 +103,7 @@ def score_pairs(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Accuracies:
-    """How often the acceptable sentence of a pair has the higher score; `sentences` are those of `pair_sentences`."""
+    """Shares of pairs whose acceptable sentence scores higher; `sentences` are those of `pair_sentences`."""
     scores = scorer(mode, sentences, name)
     half = len(scores.total) // 2
     # Equal tokens are a tie, whatever the order of additions in a batch does to the last bit.

@@ -1,4 +1,4 @@
-"""Which ways of scoring a network has, by name."""
+"""Scoring modes of a network, by name."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,10 +24,10 @@ FOLLOWING = 2
 
 
 def modes_of(module: Any, tokens: TokenIds, samples: int = 16, seed: int = 0) -> dict[str, Mode | Fused]:
-    """Every way in which a network can be scored, by name; UserError for one that predicts no tokens.
+    """Every mode that a network can be scored in, by name; UserError for one that predicts no tokens.
 
     A decoder can be read causally, by a prefix, and masked with either convention, whatever it was trained for. An
-    encoder-decoder says the whole sentence, or what follows the prefix, or one span after the other, always as the
+    encoder-decoder predicts the whole sentence, the rest after the prefix, or one span after the other, always as the
     span of a sentinel, which is how span corruption trains it.
     """
     if not isinstance(module, Network):

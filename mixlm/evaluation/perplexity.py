@@ -1,4 +1,4 @@
-"""Figures of running text: nats a token, perplexity, and bits a byte, which compare across vocabularies."""
+"""Perplexity of running text: nats per token, and bits per byte, which compare across vocabularies."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -17,7 +17,7 @@ from mixlm.tokens import TokenIds
 
 @dataclass(frozen=True)
 class TextFigures:
-    """What a mode makes of some rows of text; errors are standard errors over the rows, NaN for a single row.
+    """The figures of some rows of text in one mode; errors are standard errors over the rows, NaN for a single row.
 
     `noise_error` is the part of `nats_error` that comes from a diffusion bound's samples, and would shrink with more.
     """

@@ -34,7 +34,7 @@ TERMINAL = (110, 24)  # where no terminal says how wide it is
 
 @dataclass(frozen=True)
 class Scoring:
-    """What to score and how; `gin/evaluate.gin` binds every field to a macro.
+    """Settings of an evaluation; `gin/evaluate.gin` binds every field to a macro.
 
     `minimal_pairs` is a folder of JSONL files or "tfds:NAME", of which the first `pairs` of each paradigm are taken
     (None: all); `modes` are names, as a tuple or with commas (None: all that there are): those of the network and those
@@ -63,7 +63,7 @@ class Scoring:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A run, read, with all that is to be scored."""
+    """A loaded run, and everything that is to be scored."""
 
     recipe: Recipe
     scoring: Scoring
@@ -79,7 +79,7 @@ class Prepared:
 def prepare(
     recipe: Recipe, scoring: Scoring, say: Say = print, documents: Callable[[], Iterable[str]] | None = None
 ) -> Prepared:
-    """Reads everything, cheapest first, so that a mistake is told before anything is computed.
+    """Loads everything, cheapest first, so that a mistake is reported before anything is computed.
 
     The text that is scored is that of `documents`, all of it, or else `scoring.rows` of the validation split.
     """
@@ -118,7 +118,7 @@ def prepare(
 
 
 def summary(prepared: Prepared) -> list[str]:
-    """The lines that say what is scored."""
+    """The lines that describe what is scored."""
     recipe, scorer = prepared.recipe, prepared.scorer
     text = prepared.text
     lines = [

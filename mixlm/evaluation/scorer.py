@@ -1,4 +1,4 @@
-"""Many sentences, scored in batches of few shapes: sorted by length, padded to a multiple of 8, one executable each."""
+"""Batched scoring: sentences are sorted by length and padded to a multiple of 8, one executable per shape."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ BUCKET = 8  # Ours: of the lengths 4 to 16 that most test sentences have, two or
 
 @dataclass(frozen=True, eq=False)
 class Sentences:
-    """What is scored: tokens, and for each sentence the length of its prefix and the name of its noise."""
+    """Sentences to score: tokens, and for each the length of its prefix and the number of its noise."""
 
     tokens: Sequence[Sequence[int]]
     prefixes: Int[np.ndarray, " N"]
@@ -31,7 +31,7 @@ class Sentences:
 
     @property
     def lengths(self) -> Int[np.ndarray, " N"]:
-        """How many tokens each sentence has."""
+        """Tokens of each sentence."""
         return np.asarray([len(tokens) for tokens in self.tokens], np.int64)
 
 
@@ -45,7 +45,7 @@ class Scores:
 
 @dataclass(eq=False)
 class Scorer:
-    """A network with its parameters; what one mode found is kept for the modes that add it up.
+    """A network with its parameters; a mode's scores are kept for fused modes, which add them up.
 
     `batch_tokens` is the size of a batch, padding included; its rows are shared by the devices of the mesh.
     """
@@ -118,7 +118,7 @@ class Scorer:
 
 
 def _padded(lengths: Int[np.ndarray, " N"], copies: Int[np.ndarray, " N"], batch_tokens: int) -> Int[np.ndarray, " N"]:
-    """What each sentence is padded to; those that would not fill a batch of their own go with the next longer ones."""
+    """Padded length of each sentence; those that would not fill a batch join the next longer ones."""
     padded = -(-lengths // BUCKET) * BUCKET
     used = np.unique(padded[copies > 0])
     for length, longer in pairwise(used):
@@ -129,5 +129,5 @@ def _padded(lengths: Int[np.ndarray, " N"], copies: Int[np.ndarray, " N"], batch
 
 @partial(jax.jit, static_argnums=(0, 1))
 def row_scores(module: nn.Module, mode: Mode, params: Any, rows: Rows) -> Float[Array, " B"]:
-    """What each row adds to its sentence's log-probability."""
+    """Each row's contribution to its sentence's log-probability."""
     return mode(Net(module, params), rows)

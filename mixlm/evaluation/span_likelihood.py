@@ -1,4 +1,4 @@
-"""Scoring with an encoder-decoder: a span becomes a sentinel, and the decoder says what it held."""
+"""Scoring modes for encoder-decoders: a span becomes a sentinel, and the decoder predicts its tokens."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -17,11 +17,11 @@ from mixlm.tokens import TokenIds
 
 @runtime_checkable
 class Spans(Protocol):
-    """Which span each of a sentence's rows takes out; all spans of a sentence are its scored tokens, each once."""
+    """The span that each row of a sentence takes out; the spans of a sentence cover its scored tokens, each once."""
 
     @property
     def kind(self) -> str:
-        """What the sum over a sentence's spans is; see `mixlm.evaluation.likelihood.Mode`."""
+        """The kind of the sum over a sentence's spans; see `mixlm.evaluation.likelihood.Mode`."""
         ...
 
     def width(self, length: int) -> int:
@@ -58,7 +58,7 @@ class Everything:
 
 @dataclass(frozen=True)
 class AfterPrefix:
-    """What follows the prefix is the span, and the encoder reads the prefix."""
+    """The tokens after the prefix are the span; the encoder reads the prefix."""
 
     kind: ClassVar[str] = "likelihood"
 
@@ -104,7 +104,7 @@ class EachSpan:
 class SpanFilling:
     """`sum log p(span | sentence with <extra_id_0> in its place)`, in the format of span corruption.
 
-    The encoder reads the tokens around the sentinel and EOS; the decoder says the sentinel, unscored, and the span.
+    The encoder reads the tokens around the sentinel and EOS; the targets are the sentinel, unscored, and the span.
     """
 
     tokens: TokenIds
@@ -112,7 +112,7 @@ class SpanFilling:
 
     @property
     def kind(self) -> str:
-        """What the sums over a sentence's spans are."""
+        """The kind of the sums over a sentence's spans."""
         return self.spans.kind
 
     def copies(self, lengths: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
@@ -122,7 +122,7 @@ class SpanFilling:
         return self.spans.scored(lengths, prefixes)
 
     def example(self, rows: Rows) -> Example:
-        """What the encoder reads and the decoder says; the weights mark the span."""
+        """The encoder's inputs and the targets; the weights mark the span."""
         width = self.spans.width(rows.tokens.shape[1])
         return replace_span(rows.tokens, rows.lengths, *self.spans.bounds(rows), width, self.tokens)
 

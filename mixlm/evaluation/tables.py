@@ -1,4 +1,4 @@
-"""What scoring found, for a person: a table with a column per mode, JSON and CSV files, and a bar chart."""
+"""Results of scoring: a table with a column per mode, JSON and CSV files, and a bar chart."""
 
 import csv
 import io
@@ -21,7 +21,7 @@ Row = tuple[str, list[str]]
 
 
 def text_rows(figures: Mapping[str, TextFigures | None]) -> list[Row]:
-    """The rows of the table that say how the text scores; '-' where a mode gives no figure of a text."""
+    """Table rows of the text's figures; '-' where a mode has none."""
 
     def row(label: str, cell: Any) -> Row:
         return label, [NONE if figure is None else cell(figure) for figure in figures.values()]
@@ -43,7 +43,7 @@ def text_rows(figures: Mapping[str, TextFigures | None]) -> list[Row]:
 
 
 def pair_rows(found: Mapping[str, Accuracies]) -> list[Row]:
-    """The rows that say how often the acceptable sentence is preferred, in percent, by field and overall."""
+    """Table rows of accuracies in percent, by field and overall."""
     first = next(iter(found.values()))
     rows = [(field, [_percent(each.fields[field].value) for each in found.values()]) for field in first.fields]
     rows += [
@@ -180,7 +180,7 @@ def write(path: Path, content: str | bytes) -> None:
 
 
 def _parts(widths: Sequence[int], room: int) -> list[list[int]]:
-    """Which columns stand side by side; at least one does."""
+    """The columns of each part of the table; at least one."""
     parts: list[list[int]] = [[]]
     for index, width in enumerate(widths):
         if parts[-1] and sum(widths[i] + 2 for i in parts[-1]) + width + 2 > room:

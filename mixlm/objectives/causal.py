@@ -1,4 +1,4 @@
-"""Causal language modelling: every token from those before it."""
+"""Causal language modelling: next-token prediction."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,10 +16,10 @@ from mixlm.tokens import TokenIds
 
 @dataclass(frozen=True)
 class Causal(Corruption):
-    """`-sum log p(x_i | x_<i)`, the mean over all positions of a row; the first token is read off `tokens.bos`.
+    """`-sum log p(x_i | x_<i)`, the mean over all positions of a row; the first token is predicted from `tokens.bos`.
 
     With `separate_documents` attention ends where a document does (`tokens.bos` starts one, see
-    `corruption.documents`); the first token of the next is still said, as the end of this one.
+    `corruption.documents`); the first token of the next one is still predicted, from the end of this one.
     """
 
     name: ClassVar[str] = "causal"
@@ -34,7 +34,7 @@ class Causal(Corruption):
 
     @property
     def decodings(self) -> tuple[Decoding, ...]:
-        """Token after token."""
+        """Autoregressive."""
         return (Decoding("autoregressive", network=self.network),)
 
     def corrupt(self, keys: Key[Array, " B"], batch: Batch, step: Step = 0) -> Example:

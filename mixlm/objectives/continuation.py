@@ -1,4 +1,4 @@
-"""Continuation by an encoder-decoder: the encoder reads a prefix and a sentinel, the decoder says what follows."""
+"""Continuation by an encoder-decoder: the encoder reads a prefix and a sentinel, the decoder predicts the rest."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class Continuation(Corruption):
 
     @property
     def name(self) -> str:
-        """What decoders call the same question."""
+        """The name of the same task for a decoder."""
         return "prefix_lm" if self.after_prefix else "causal"
 
     def block_length(self, lengths: Mapping[str, int]) -> int:
@@ -46,7 +46,7 @@ class Continuation(Corruption):
         return self.spans.decodings
 
     def corrupt(self, keys: Key[Array, " B"], batch: Batch, step: Step = 0) -> Example:
-        """Tokens [B, T] -> prefix and sentinel for the encoder [B, T + 2], sentinel and rest to say [B, T + 1]."""
+        """Tokens [B, T] -> encoder inputs, prefix and sentinel [B, T + 2]; targets, sentinel and rest [B, T + 1]."""
         rows, length = len(keys), batch["tokens"].shape[1]
         whole = jnp.sum(before_padding(batch["tokens"], self.tokens.pad), axis=1, dtype=jnp.int32)
         split = jnp.zeros(rows, jnp.int32)
@@ -63,10 +63,10 @@ def replace_span(
     width: int,
     tokens: TokenIds,
 ) -> Example:
-    """Each row's tokens `start` to `end` (at most `width` of them) become `<extra_id_0>`, and the decoder says them.
+    """Each row's tokens `start` to `end` (at most `width` of them) become `<extra_id_0>` and the targets.
 
-    The encoder reads the rest of the row's first `lengths` tokens and EOS, [B, L + 2]; the decoder says the sentinel,
-    unscored, and the span, [B, width + 1].
+    The encoder reads the rest of the row's first `lengths` tokens and EOS, [B, L + 2]; the targets are
+    the sentinel, unscored, and the span, [B, width + 1].
     """
     start, end, lengths = start[:, None], end[:, None], lengths[:, None]
     place = jnp.arange(rows.shape[1] + 2)[None, :]

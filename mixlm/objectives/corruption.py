@@ -1,4 +1,4 @@
-"""Noise on rows of tokens, on the device: each function takes one row and one key; `jax.vmap` makes it a batch.
+"""Corruption of rows of tokens, on the device: each function takes one row and one key; `jax.vmap` makes it a batch.
 
 Counts are fixed by the length, so that shapes are static.
 """
@@ -16,7 +16,7 @@ SAMPLE_BLOCK = 128  # Ours: near the square root of a vocabulary, which keeps bo
 
 
 def span_counts(length: int, noise_density: float, mean_span_length: float) -> tuple[int, int]:
-    """How many tokens of a row are noise, and in how many spans: T5's rounding (half to even), at least one of each.
+    """Returns (noise tokens of a row, spans that hold them), by T5's rounding (half to even), at least one of each.
 
     We round in float64 as T5's Python does; its TensorFlow code, in float32, differs by one token at some exact halves.
     """
@@ -37,7 +37,7 @@ def random_segmentation(key: Key[Array, ""], items: int, segments: int) -> Int[A
 
 
 def span_mask(key: Key[Array, ""], length: int, noise: int, spans: int) -> Bool[Array, " L"]:
-    """Which tokens are noise: clean and noisy pieces take turns, a clean one first, a noisy one last (as in T5)."""
+    """Noise mask of a row: clean and noise segments alternate, starting clean and ending with noise (as in T5)."""
     clean_key, noise_key = jax.random.split(key)
     clean_lengths = random_segmentation(clean_key, length - noise, spans)
     noise_lengths = random_segmentation(noise_key, noise, spans)
@@ -48,7 +48,7 @@ def span_mask(key: Key[Array, ""], length: int, noise: int, spans: int) -> Bool[
 def fold_spans(
     tokens: Int[Array, " L"], mask: Bool[Array, " L"], length: int, first_sentinel: int, eos: int
 ) -> Int[Array, " S"]:
-    """Replaces every masked span by its own sentinel, in descending order, and appends EOS: `length` tokens in all.
+    """Replaces each masked span by a sentinel, in descending order of ids, and appends EOS: `length` tokens in all.
 
     `length` must be the tokens kept + spans + 1; nothing is padded.
     """
@@ -58,12 +58,12 @@ def fold_spans(
 
 
 def span_starts(mask: Bool[Array, " L"]) -> Bool[Array, " L"]:
-    """Which tokens are the first of a masked span."""
+    """Mask of the first token of each masked span."""
     return mask & ~jnp.concatenate([jnp.zeros(1, bool), mask[:-1]])
 
 
 def fold_sources(mask: Bool[Array, " L"], length: int) -> Int[Array, " S"]:
-    """Where in the row each of the `length - 1` tokens before the EOS of `fold_spans` comes from.
+    """Source index in the row of each of the `length - 1` tokens before the EOS of `fold_spans`.
 
     A sentinel's is the first token of its span.
     """
@@ -72,14 +72,14 @@ def fold_sources(mask: Bool[Array, " L"], length: int) -> Int[Array, " S"]:
 
 
 def before_padding(rows: Int[Array, "*n L"], pad: int) -> Bool[Array, "*n L"]:
-    """Which positions come before the padding at a row's end, such as that after the last token of a run."""
+    """Mask of the positions before a row's trailing padding."""
     return jnp.cumsum((rows != pad)[..., ::-1], axis=-1)[..., ::-1] > 0
 
 
 def choose_positions(
     key: Key[Array, ""], candidates: Bool[Array, " S"], count: int, wanted: int | Int[Array, ""]
 ) -> tuple[Int[Array, " N"], Bool[Array, " N"]]:
-    """Exactly `count` distinct positions, uniform among the candidates, ascending; and which `wanted` of them count."""
+    """Exactly `count` distinct positions, uniform among the candidates, ascending; and a mask of `wanted` of them."""
     scores = jnp.where(candidates, jax.random.uniform(key, candidates.shape), -1.0)
     places = jax.lax.top_k(scores, count)[1]
     order = jnp.argsort(places)
@@ -87,7 +87,7 @@ def choose_positions(
 
 
 def sample(logits: Float[Array, "*n V"], noise: Float[Array, "*n"], temperature: float = 1.0) -> Int[Array, "*n"]:
-    """Draws from softmax(logits / temperature) by inverting the cumulative distribution at `noise` in [0, 1).
+    """Samples softmax(logits / temperature) by inverting the cumulative distribution at `noise` in [0, 1).
 
     One uniform number a position instead of one an entry of the vocabulary. The inversion goes by blocks of entries,
     then within one block: a running sum over the whole vocabulary would be most of the work.
@@ -119,17 +119,17 @@ def _invert(
 
 
 def shift_right(tokens: Int[Array, " T"], start: int) -> Int[Array, " T"]:
-    """The decoder's input for these targets: `start`, then all of them but the last."""
+    """Decoder inputs for these targets: `start`, then all of them but the last."""
     return jnp.concatenate([jnp.full(1, start, tokens.dtype), tokens[:-1]])
 
 
 def decoder_inputs(shown: Int[Array, "B T"], bos: int, shifted: bool) -> Int[Array, "B T"]:
-    """What the decoder reads: position i reads `shown[i - 1]`, the first one `bos`, where shifted; else `shown[i]`."""
+    """Decoder inputs: where shifted, position i reads `shown[i - 1]` and the first one `bos`; else `shown[i]`."""
     return jax.vmap(lambda row: shift_right(row, bos))(shown) if shifted else shown
 
 
 def document_segments(inputs: Int[Array, "B T"], targets: Int[Array, "B T"], tokens: TokenIds) -> Int[Array, "B T"]:
-    """Segment ids by which documents do not see each other: one starts at every `tokens.bos` that is read.
+    """Segment ids that keep attention within documents: one starts at every `tokens.bos` among the inputs.
 
     `inputs` are those before corruption; padding (by the targets) is segment 0.
     """
@@ -146,7 +146,7 @@ def check_documents(tokens: TokenIds) -> None:
 
 
 def maskable(row: Int[Array, "*n"], tokens: TokenIds) -> Bool[Array, "*n"]:
-    """Which tokens may be masked: all but padding, EOS, start, unknown, mask and sentinels.
+    """Mask of the tokens that may be masked: all but padding, EOS, BOS, unknown, mask and sentinels.
 
     The Dual release spares its 16 lowest ids, which are the same ones.
     """
@@ -157,7 +157,7 @@ def maskable(row: Int[Array, "*n"], tokens: TokenIds) -> Bool[Array, "*n"]:
 
 
 def random_tokens(key: Key[Array, ""], length: int, tokens: TokenIds) -> Int[Array, " L"]:
-    """Tokens that may be masked (see `is_text`), uniform and independent; UserError where the vocabulary has none."""
+    """Uniform, independent tokens that are `maskable`; UserError where the vocabulary has none."""
     specials = _low_specials(tokens)
     count = tokens.vocab_size - tokens.sentinels - len(specials)
     if count < 1:
@@ -185,7 +185,7 @@ def mask_k_lowest(scores: Float[Array, " L"], candidates: Bool[Array, " L"], k: 
 
 
 def random_spans(key: Key[Array, ""], length: int, span_lengths: tuple[float, ...]) -> Int[Array, " L"]:
-    """Cuts a row into spans whose lengths are drawn from the probabilities of 1, 2, ...: the number of each's span."""
+    """Cuts a row into spans whose lengths 1, 2, ... have these probabilities; returns each token's span index."""
     chances = jnp.cumsum(jnp.asarray(span_lengths, jnp.float32))
     drawn = jnp.searchsorted(chances / chances[-1], jax.random.uniform(key, (length,)), side="right") + 1
     return jnp.searchsorted(jnp.cumsum(drawn), jnp.arange(length), side="right")

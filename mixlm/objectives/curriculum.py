@@ -1,4 +1,4 @@
-"""Which objective is in force at which step: stages are values, the switch is a change of a static argument."""
+"""Curricula: stages of objectives by step. A stage is a static value, so a switch is another compiled step."""
 
 import itertools
 import re

@@ -1,4 +1,4 @@
-"""Masked diffusion (Dual, arXiv 2512.14549, section 3): a share t of a row is masked, and said from all of the rest."""
+"""Masked diffusion (Dual, arXiv 2512.14549, section 3): a share t of a row is masked and predicted."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,18 +30,18 @@ from mixlm.tokens import TokenIds
 class MaskedDiffusion(Corruption):
     """`1/L * sum_{i masked} -log p(x_i | x with masks) / p`, whose mean over noise bounds the cost of a token.
 
-    Of a row's L tokens, k = max(1, floor(L t + u)) become <mask> and are said, t and u uniform over [0, 1): an exact
-    count, every set of k equally likely, p = k / L the realised rate. As in the release, k = 1 is half again as likely
-    as the counts between, and k = L half as likely, where the bound's integral has them alike: the mean lies off it by
-    the difference of those two counts' costs over 2 L. Special tokens (see `corruption.is_text`) are
-    never masked. The mean divides by all positions, so that uniform logits cost log V exactly; a row that is all
-    special counts for nothing. L leaves padding out.
+    Of a row's L tokens, k = max(1, floor(L t + u)) become <mask> and are predicted, t and u uniform over [0, 1): an
+    exact count, every set of k equally likely, p = k / L the realised rate. As in the release, k = 1 is half again as
+    likely as the counts between, and k = L half as likely, where the bound's integral has them alike: the mean lies off
+    it by the difference of those two counts' costs over 2 L. Special tokens (see `corruption.maskable`) are never
+    masked. The mean divides by all positions, so that uniform logits cost log V exactly; a row that is all special
+    counts for nothing. L leaves padding out.
 
-    Where `shifted` (the paper's masked next-token prediction) position i reads the token before x_i and says x_i, so
-    that the last target is not among the inputs. We draw the mask over all T targets, which keeps the weights' sum at
-    T. `score_last` is the release: it masks among the T - 1 tokens that are read, and always scores the last target as
-    well, also by 1/p, so that a row costs (k + 1) / k times as much as it should, up to twice at low noise.
-    `floor` is the release's 1e-4 in p' = (1 - floor) p + floor; it makes 1/p' a little too small.
+    Where `shifted` (the paper's masked next-token prediction) position i reads the token before x_i and predicts x_i,
+    so that the last target is not among the inputs. We draw the mask over all T targets, which keeps the weights' sum
+    at T. `score_last` is the release: it masks among the T - 1 tokens that are read, and always scores the last target
+    as well, also by 1/p, so that a row costs (k + 1) / k times as much as it should, up to twice at low noise. `floor`
+    is the release's 1e-4 in p' = (1 - floor) p + floor; it makes 1/p' a little too small.
 
     `stratified` levels (ours) spread the batch's t evenly over [0, 1), see `rng.stratified_levels`; `bidirectional`
     anneals the mask from causal (0) to bidirectional (1), see `corruption.block_mask`. With `separate_documents`
@@ -75,16 +75,16 @@ class MaskedDiffusion(Corruption):
         return lengths["targets"]
 
     def drawn(self, keys: Key[Array, " B"], step: Step = 0) -> dict[str, Float[Array, " B"]]:
-        """The noise levels of a whole batch, where they depend on one another."""
+        """Noise levels of the whole batch, where they are stratified."""
         return {"level": stratified_levels(keys)} if self.stratified else {}
 
     @property
     def decodings(self) -> tuple[Decoding, ...]:
-        """The reverse process, by tokens read and predicted in the same places."""
+        """The reverse process, with inputs and predictions aligned as in training."""
         return (Decoding("masked", {"shifted": self.shifted, "start": self.separate_documents}, self.network),)
 
     def corrupt(self, keys: Key[Array, " B"], batch: Batch, step: Step = 0) -> Example:
-        """Tokens [B, T] -> the same as targets, partly masked as inputs, weighted by 1/p where masked."""
+        """Tokens [B, T] -> inputs partly masked, targets the same tokens, weighted by 1/p where masked."""
         targets = batch["tokens"]
         level_keys, rounding_keys, choice_keys, block_keys = subkeys(keys, 4)
         uniform = jax.vmap(jax.random.uniform)
@@ -110,8 +110,8 @@ class MaskedDiffusion(Corruption):
         levels: Float[Array, " B"],
         rounding: Float[Array, " B"],
     ) -> Bool[Array, "B T"]:
-        lengths = jnp.sum(targets != self.tokens.pad, axis=1)
-        counts = jnp.maximum(jnp.floor(lengths * levels + rounding).astype(jnp.int32), 1)
+        lengths = jnp.sum(targets != self.tokens.pad, axis=1)  # [B]
+        counts = jnp.maximum(jnp.floor(lengths * levels + rounding).astype(jnp.int32), 1)  # [B]: masks of each row
         candidates = maskable(targets, self.tokens)
         if self.score_last:
             candidates = candidates.at[:, -1].set(False)
@@ -119,7 +119,7 @@ class MaskedDiffusion(Corruption):
         return jax.vmap(mask_k_lowest)(scores, candidates, counts)
 
     def _weights(self, masked: Bool[Array, "B T"], real: Bool[Array, "B T"]) -> Float[Array, "B T"]:
-        count = jnp.sum(masked, axis=1, keepdims=True)
+        count = jnp.sum(masked, axis=1, keepdims=True)  # [B, 1]
         rate = count / jnp.maximum(jnp.sum(real, axis=1, keepdims=True), 1)
         rate = (1 - self.floor) * rate + self.floor
         said = masked.at[:, -1].set(real[:, -1]) if self.score_last else masked

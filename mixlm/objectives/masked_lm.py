@@ -1,4 +1,4 @@
-"""Masked language modelling (BERT; LTG-BERT, GPT-BERT, AntLM): some tokens are hidden and said from all of the rest."""
+"""Masked language modelling (BERT; LTG-BERT, GPT-BERT, AntLM): some tokens are masked and predicted."""
 
 import math
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ from mixlm.tokens import TokenIds
 
 @dataclass(frozen=True)
 class MaskedLM(Corruption):
-    """`mean_{i chosen} -log p(x_i | x with the chosen tokens hidden)`: the chosen are `mask_rate` of a row's text.
+    """`mean_{i chosen} -log p(x_i | x with the chosen tokens masked)`: the chosen are `mask_rate` of a row's text.
 
     A row is cut into spans, whose lengths 1, 2, ... have the probabilities `span_lengths` (GPT-BERT: a third each of 1
     to 3; LTG-BERT: geometric with p = 1/3; one token by default). The spans are taken in random order until the count
@@ -40,10 +40,10 @@ class MaskedLM(Corruption):
     those that are not special, each its own) and the rest <mask>. GPT-BERT also prefers positions that were rarely
     masked before; that needs a state, so it is left out.
 
-    Where `shifted` (masked next-token prediction) position i reads the token before x_i and says x_i; else, as AntLM
-    presumably does, it reads x_i itself, hidden. `bidirectional` anneals the mask from causal (0) to bidirectional (1),
-    see `corruption.block_mask`. With `separate_documents` attention ends where a document does (`tokens.bos` starts
-    one). Rates that are schedules follow the step.
+    Where `shifted` (masked next-token prediction) position i reads the token before x_i and predicts x_i; else, as
+    AntLM presumably does, it reads x_i itself, masked. `bidirectional` anneals the mask from causal (0) to
+    bidirectional (1), see `corruption.block_mask`. With `separate_documents` attention ends where a document does
+    (`tokens.bos` starts one). Rates that are schedules follow the step.
     """
 
     name: ClassVar[str] = "masked_lm"
@@ -66,7 +66,7 @@ class MaskedLM(Corruption):
         for name in ("keep", "random"):
             check_number(self, name, 0, 1)
         if self.mask_rate == 0:
-            raise UserError("MaskedLM.mask_rate = 0 would leave nothing to say.")
+            raise UserError("MaskedLM.mask_rate = 0 would leave nothing to predict.")
         if self.keep + self.random > 1:
             raise UserError(f"MaskedLM.keep = {self.keep} and MaskedLM.random = {self.random} are more than all.")
         spans = self.span_lengths
@@ -79,11 +79,11 @@ class MaskedLM(Corruption):
 
     @property
     def decodings(self) -> tuple[Decoding, ...]:
-        """Masked diffusion, by tokens read and predicted in the same places."""
+        """Masked diffusion, with inputs and predictions aligned as in training."""
         return (Decoding("masked", {"shifted": self.shifted, "start": self.separate_documents}, self.network),)
 
     def corrupt(self, keys: Key[Array, " B"], batch: Batch, step: Step = 0) -> Example:
-        """Tokens [B, T] -> the same as targets, partly hidden as inputs; the chosen positions are scored."""
+        """Tokens [B, T] -> inputs partly masked, targets the same tokens; the chosen positions are scored."""
         targets = batch["tokens"]
         row_keys, block_keys = subkeys(keys, 2)
         rate = rate_at(self.mask_rate, step)
@@ -100,13 +100,15 @@ class MaskedLM(Corruption):
     def _corrupt_row(
         self, key: Key[Array, ""], row: Int[Array, " T"], rate: Float[Array, ""]
     ) -> tuple[Int[Array, " T"], Bool[Array, " T"]]:
-        """Returns (the row as it is shown, which of its tokens are to be said)."""
+        """Returns (the corrupted row, the mask of its targets)."""
         span_key, order_key, round_key, fate_key, token_key = jax.random.split(key, 5)
         length = row.shape[0]
-        span = random_spans(span_key, length, self.span_lengths)
+        span = random_spans(span_key, length, self.span_lengths)  # [T]: the span that each token is in
         text = maskable(row, self.tokens)
+        # Rounded up or down at random, so that the mean rate is exact: [].
         count = jnp.floor(rate * jnp.sum(text) + jax.random.uniform(round_key)).astype(jnp.int32)
         chosen = mask_k_lowest(jax.random.uniform(order_key, (length,))[span], text, count)
+        # A span shares its rank, by which it is chosen, and its fate: kept, random or <mask>. [T]
         fate = jax.random.uniform(fate_key, (length,))[span]
         hidden = jnp.where(
             fate < self.keep + self.random, random_tokens(token_key, length, self.tokens), self.tokens.mask

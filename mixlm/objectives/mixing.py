@@ -1,4 +1,4 @@
-"""Objectives made of objectives: rows of one forward that differ in what is asked of them, and sums of whole losses."""
+"""Mixtures of objectives: row by row in one forward (`PerExample`), or as a weighted sum of losses (`Sum`)."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,13 +7,14 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, Shaped, UInt32
+from jaxtyping import Array, Float, Int, Key, Shaped
 
 from mixlm.errors import UserError
 from mixlm.example import Example
 from mixlm.losses.score import score_rows
 from mixlm.losses.terms import Term
 from mixlm.losses.token_losses import CrossEntropy
+from mixlm.objectives.apportionment import apportioned
 from mixlm.objectives.base import (
     Batch,
     Decoding,
@@ -24,11 +25,9 @@ from mixlm.objectives.base import (
     batch_columns,
     decodings_of,
 )
-from mixlm.objectives.corruption import Rate, rate_at
+from mixlm.objectives.corruption import rate_at
 from mixlm.rng import fold_rows, random_row_order
 from mixlm.schedules import Schedule, Step
-
-MAX_ROWS = 2**16
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ class PerExample:
         return [objective.loss if isinstance(objective, TokenObjective) else None for objective in self.objectives]
 
     def block_length(self, lengths: Mapping[str, int]) -> int:
-        """The length that all objectives agree on; UserError where they do not."""
+        """The common length of the objectives' rows; UserError where they differ."""
         return _agreed_length(self, lengths)
 
     def assigned(self, keys: Key[Array, " B"], step: Step = 0) -> Int[Array, " B"]:
@@ -101,7 +100,7 @@ class PerExample:
         return apportioned(step, keys.shape[0], shares)[random_row_order(keys)]
 
     def drawn(self, keys: Key[Array, " B"], step: Step = 0) -> dict[str, Shaped[Array, "B ..."]]:
-        """Each row's objective, the batch's share of each, and what the objectives draw for a whole batch."""
+        """Columns: each row's objective, the realised share of each, and those that the objectives draw."""
         which = self.assigned(keys, step)
         shares = jnp.mean(which[:, None] == jnp.arange(len(self.objectives))[None, :], axis=0, dtype=jnp.float32)
         columns = {"objective": which, "shares": jnp.broadcast_to(shares[None, :], (keys.shape[0], shares.shape[0]))}
@@ -110,7 +109,7 @@ class PerExample:
         return columns
 
     def corrupt(self, keys: Key[Array, " B"], batch: Batch, step: Step = 0) -> Example:
-        """Every row as its own objective corrupts it."""
+        """Each row corrupted by its own objective."""
         batch = {**self.drawn(keys, step), **batch}
         return self._mixed(batch["objective"], keys, batch, step)
 
@@ -157,14 +156,14 @@ class PerExample:
         return terms
 
     def _weight(self, index: int, batch: Batch, step: Step) -> Float[Array, ""]:
-        """What an objective's mean is weighed by."""
+        """Weight of an objective's mean."""
         share = batch["shares"][0, index]
         return share if self.loss_weights is None else share * rate_at(self.loss_weights[index], step)
 
     def _factors(
         self, scored: int, term_weights: Sequence[Float[Array, ""]], example: Example, batch: Batch
     ) -> Float[Array, " B"] | None:
-        """What the loss weighs the total of each row by that is scored as this objective is: `weight / count`, else 0.
+        """Weight of each row's total in the loss, `weight / count`; 0 for rows that another loss scores.
 
         None where the count is known only with the logits.
         """
@@ -202,7 +201,7 @@ class Sum:
 
     @property
     def networks(self) -> tuple[str, ...]:
-        """All that any of the objectives trains."""
+        """The networks that any of the objectives trains."""
         return tuple({network: None for objective in self.objectives for network in objective.networks})
 
     @property
@@ -211,7 +210,7 @@ class Sum:
         return decodings_of(*self.objectives)
 
     def block_length(self, lengths: Mapping[str, int]) -> int:
-        """The length that all objectives agree on; UserError where they do not."""
+        """The common length of the objectives' rows; UserError where they differ."""
         return _agreed_length(self, lengths)
 
     def __call__(self, nets: Nets, batch: Batch, keys: Key[Array, " B"], step: Int[Array, ""]) -> dict[str, Term]:
@@ -226,49 +225,8 @@ class Sum:
         return terms
 
 
-def apportioned(step: Step, rows: int, shares: Sequence[Rate]) -> Int[Array, " B"]:
-    """The objectives of a step's rows, ascending: row n of the whole run is the first's if floor((n+1)s) > floor(ns).
-
-    So after any number of rows an objective had its share of them to within one row (to within one more for each
-    objective before it): those the first leaves are numbered again and split likewise. Shares are read as float32,
-    rounded to 2^-32; rows are numbered by 32 bits that wrap around, which the first split does not notice.
-    """
-    if rows > MAX_ROWS:
-        raise UserError(f"A mixed batch has at most {MAX_ROWS} rows, got {rows}.")
-    number = jnp.asarray(step).astype(jnp.uint32) * jnp.uint32(rows) + jnp.arange(rows, dtype=jnp.uint32)
-    left, rest = jnp.ones(rows, bool), jnp.ones((), jnp.float32)
-    which = jnp.full(rows, len(shares), jnp.int32)
-    for index, share in enumerate(shares):
-        share = jnp.asarray(share, jnp.float32)
-        part = jnp.where(rest > 0, share / jnp.where(rest > 0, rest, 1), 1.0)
-        fraction = _fixed_point(part)
-        before, phase = _product(number, fraction)
-        mine = left & ((phase + fraction < fraction) | (part >= 1))
-        which = jnp.where(mine, index, which)
-        left, rest, number = left & ~mine, rest - share, number - before
-    return jnp.sort(which)
-
-
-def _fixed_point(share: Float[Array, ""]) -> UInt32[Array, ""]:
-    """round(share * 2^32) for a share below 1, in halves of 16 bits, each exact in float32."""
-    high = jnp.floor(jnp.clip(share, 0.0, 1 - 2.0**-24) * 2**16)
-    low = jnp.round((jnp.clip(share, 0.0, 1 - 2.0**-24) * 2**16 - high) * 2**16)
-    return high.astype(jnp.uint32) * jnp.uint32(2**16) + low.astype(jnp.uint32)
-
-
-def _product(
-    number: UInt32[Array, " B"], fraction: UInt32[Array, ""]
-) -> tuple[UInt32[Array, " B"], UInt32[Array, " B"]]:
-    """The high and the low 32 bits of a product of 32-bit numbers: floor(number * fraction / 2^32) and the rest."""
-    mask = jnp.uint32(0xFFFF)
-    high, low, f_high, f_low = number >> 16, number & mask, fraction >> 16, fraction & mask
-    middle = high * f_low + ((low * f_low) >> 16)
-    other = low * f_high + (middle & mask)
-    return high * f_high + (middle >> 16) + (other >> 16), number * fraction
-
-
 def _filled(example: Example) -> Example:
-    """The example with the defaults of its segments and counts written out, so that rows of two can be exchanged."""
+    """The example with its default segments and counts made explicit, so that rows can be exchanged."""
     return replace(example, decoder_segment_ids=example.decoder_segments, decoder_loss_counts=example.loss_counts)
 
 

@@ -1,4 +1,4 @@
-"""Prefix language modelling (T5, section 3.2.2): a prefix is read in both directions, the rest is said in order."""
+"""Prefix language modelling (T5, section 3.2.2): a bidirectional prefix, then next-token prediction."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -46,13 +46,13 @@ class PrefixLM(Corruption):
 
     @property
     def decodings(self) -> tuple[Decoding, ...]:
-        """Token after token, the prompt read as the prefix is."""
+        """Autoregressive, with the prompt as the prefix."""
         return (Decoding("autoregressive", {"prefix": self.bidirectional_prefix}, self.network),)
 
     def corrupt(self, keys: Key[Array, " B"], batch: Batch, step: Step = 0) -> Example:
-        """Tokens [B, T] -> the same shifted, a block up to the split; only targets from the split on are scored.
+        """Tokens [B, T] -> inputs shifted, one block up to the split; only targets from the split on are scored.
 
-        Position i reads x_(i-1) and says x_i, so that the prefix x_<s sits at positions 0..s, start token included.
+        Position i reads x_(i-1) and predicts x_i, so that the prefix x_<s sits at positions 0..s, start token included.
         """
         targets = batch["tokens"]
         length = targets.shape[1]

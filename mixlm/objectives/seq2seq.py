@@ -1,4 +1,4 @@
-"""Supervised examples (T5, section 2.4: text to text): the encoder reads the inputs, the decoder says the targets."""
+"""Supervised pairs (T5, section 2.4: text to text): the encoder reads the inputs, the decoder predicts the targets."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -46,11 +46,11 @@ class Seq2Seq(Corruption):
 
     @property
     def decodings(self) -> tuple[Decoding, ...]:
-        """Token after token, the prompt read as the inputs are."""
+        """Autoregressive, with the prompt as the inputs."""
         return (Decoding("autoregressive", {"encoded": True}, self.network),)
 
     def corrupt(self, keys: Key[Array, " B"], batch: Batch, step: Step = 0) -> Example:
-        """Tokens [B, S + T] -> what the encoder reads [B, S] and the decoder says [B, T]."""
+        """Tokens [B, S + T] -> encoder inputs [B, S] and targets [B, T]."""
         inputs, targets = jnp.split(batch["tokens"], [dict(self.lengths)["inputs"]], axis=1)
         # Attention that sees nothing would be even over everything, padding too.
         read = before_padding(inputs[:, ::-1], self.tokens.pad)[:, ::-1].at[:, -1].set(True)

@@ -24,7 +24,7 @@ from mixlm.schedules import Step
 
 @struct.dataclass
 class Replaced:
-    """What the discriminator gets: the example with the generator's tokens in, and what was changed."""
+    """The discriminator's inputs: the example with the generator's tokens, and the mask of replaced ones."""
 
     example: Example
     replaced: Bool[Array, "B S"]
@@ -37,8 +37,8 @@ class SpacTor:
 
     Spans become sentinels; `mask_rate` of the other tokens of the encoder's input are masked, uniformly and an exact
     count; the generator fills them (L_G, cross-entropy over the masked positions) and is sampled; the encoder reads the
-    result once; its decoder says the spans (L_SC) and its RTD head says of each of the encoder's tokens, sentinels and
-    EOS included, whether it was replaced (L_RTD, ELECTRA's binary cross-entropy). A sample that equals the original
+    result once; its decoder predicts the spans (L_SC) and its RTD head says of each of the encoder's tokens, sentinels
+    and EOS included, whether it was replaced (L_RTD, ELECTRA's binary cross-entropy). A sample that equals the original
     counts as original, and no gradient flows from the discriminator into the generator.
 
     The order of the corruption and the three terms are known second-hand. Not confirmed by the paper's text, so ours to
@@ -72,7 +72,7 @@ class SpacTor:
 
     @property
     def decodings(self) -> tuple[Decoding, ...]:
-        """Those of span corruption, the stage that follows."""
+        """Those of span corruption, the next stage."""
         return self.spans.decodings
 
     def block_length(self, lengths: Mapping[str, int]) -> int:
@@ -82,7 +82,7 @@ class SpacTor:
     def mask(
         self, keys: Key[Array, " B"], batch: Batch
     ) -> tuple[Example, Int[Array, "B K"], Float[Array, "B K"], Bool[Array, "B K"]]:
-        """Tokens [B, L] -> the span-corrupted example, K positions in its inputs, noise to sample with, which to mask.
+        """Tokens [B, L] -> (span-corrupted example, K positions of its inputs, sampling noise, which of them to mask).
 
         K is `mask_rate` of the inputs that are neither sentinel nor EOS; of a padded row so many fewer are masked.
         """
@@ -171,6 +171,6 @@ class SpacTor:
 
 
 def _share(marks: Bool[Array, "B S"], counted: Bool[Array, "B S"]) -> Term:
-    """How often a mark is set among what is counted, reported only."""
+    """Share of marks among counted positions; reported, with weight 0."""
     total, count = (jnp.sum(found, dtype=jnp.float32) for found in (marks, counted))
     return Term(total, count, 0.0)

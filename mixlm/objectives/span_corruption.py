@@ -1,4 +1,4 @@
-"""Span corruption (T5, Raffel et al. 2020, section 3.1.4): spans become sentinels, the decoder says what they held."""
+"""Span corruption (T5, Raffel et al. 2020, section 3.1.4): spans become sentinels, and their tokens the targets."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -29,7 +29,7 @@ from mixlm.tokens import TokenIds
 
 @struct.dataclass
 class CorruptedRow:
-    """A row's inputs and targets, which of the targets are scored, and where they are told apart, their documents."""
+    """A corrupted row: inputs, targets, the mask of scored targets, and the segment ids of documents kept apart."""
 
     inputs: Int[Array, "*B S"]
     targets: Int[Array, "*B T"]
@@ -44,11 +44,11 @@ class SpanCorruption(Corruption):
 
     L tokens of text give rows without padding: `L - noise + spans + 1` inputs and `noise + spans + 1` targets, both
     with EOS (568 -> 512 and 114 at T5's 15% and 3). Of a row that ends in padding, what is padding goes, and EOS
-    follows on the rest; nothing of a row without a span is said.
+    follows on the rest; a row without a span has no targets.
 
     With `separate_documents` attention ends where a document does (`tokens.bos` starts one). A sentinel belongs to the
-    document in which its span begins; what a span hides of the next document is said without that one's sentinel, and
-    is not scored where the span hides all of it.
+    document in which its span begins; tokens of the next document that a span holds are targets without that one's
+    sentinel, and are not scored where the span holds all of it.
     """
 
     name: ClassVar[str] = "span_corruption"
@@ -101,7 +101,7 @@ class SpanCorruption(Corruption):
 
     @property
     def decodings(self) -> tuple[Decoding, ...]:
-        """Sentinels in the prompt are filled."""
+        """Filling the sentinels of the prompt."""
         return (Decoding("spans", network=self.network),)
 
     def corrupt(self, keys: Key[Array, " B"], batch: Batch, step: Step = 0) -> Example:
@@ -121,9 +121,10 @@ class SpanCorruption(Corruption):
     def _corrupt_row(self, key: Key[Array, ""], row: Int[Array, " L"]) -> CorruptedRow:
         noise, spans = span_counts(row.shape[0], self.noise_density, self.mean_span_length)
         inputs, targets = self.lengths(row.shape[0])
-        mask = span_mask(key, row.shape[0], noise, spans)
+        mask = span_mask(key, row.shape[0], noise, spans)  # [L]
         first, eos = self.tokens.first_sentinel, self.tokens.eos
         real = before_padding(row, self.tokens.pad)
+        # Tokens before EOS: of the inputs, clean tokens and sentinels; of the targets, sentinels and noise.
         read = jnp.sum((~mask | span_starts(mask)) & real)
         hidden = jnp.sum(span_starts(mask) & real)
         said = jnp.where(hidden > 0, hidden + jnp.sum(mask & real), 0)
@@ -143,7 +144,7 @@ class SpanCorruption(Corruption):
     def _by_document(
         self, folded: CorruptedRow, row: Int[Array, " L"], mask: Bool[Array, " L"], read: Array, said: Array
     ) -> CorruptedRow:
-        """Segment ids of what is read and, by the token that a position reads, of what is said."""
+        """Adds the segment ids of inputs and, by the token that a position reads, of targets."""
         length = row.shape[0]
         document = jnp.cumsum((row == self.tokens.bos).at[0].set(True), dtype=jnp.int32)
         # Among the targets a sentinel stands for the clean piece before its span, and belongs where the span begins.

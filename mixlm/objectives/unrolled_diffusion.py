@@ -1,4 +1,4 @@
-"""Unrolled diffusion (SUNDAE; AR2Diff, arXiv 2401.17181): say all tokens, then say them from what was said."""
+"""Unrolled diffusion (SUNDAE; AR2Diff, arXiv 2401.17181): predict all tokens, then predict them again from that."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,7 +30,7 @@ from mixlm.tokens import TokenIds
 
 @struct.dataclass
 class FirstPass:
-    """What of a batch is drawn before any network runs: the first pass, its target positions, noise for the second."""
+    """The first pass, corrupted without a network: its example, its target positions, and noise for the second."""
 
     first: Example
     scored: Bool[Array, "B T"]
@@ -47,7 +47,7 @@ class UnrolledDiffusion(OneNetwork):
     scored likewise; no gradient flows through x1. Where `prefix`, tokens before a split uniform over 0..T-1 are frozen:
     copied clean into both passes and not scored; else the whole row is the target. There is no noise level to read.
 
-    Position i reads and says x_i, or where `shifted` reads the token before it. `bidirectional` is the mask's share
+    Position i reads and predicts x_i, or where `shifted` reads the token before it. `bidirectional` is the mask's share
     (see `corruption.block_mask`), the prefix included: 1 is AR2Diff's, a schedule from 0 anneals from a causal network.
     `short_targets` of the rows (ours, so that padding is learned) have a target that ends early with EOS, at a uniform
     place; the padding after it is noised, read and scored as any other token, but that of the data is neither read nor
@@ -79,7 +79,7 @@ class UnrolledDiffusion(OneNetwork):
         return (Decoding("unrolled", {"shifted": self.shifted}, self.network),)
 
     def first(self, keys: Key[Array, " B"], batch: Batch, step: Step = 0) -> FirstPass:
-        """Tokens [B, T] -> what the first pass reads and says, and noise [B, T] to sample the second with."""
+        """Tokens [B, T] -> the first pass, and noise [B, T] to sample the second with."""
         row_keys, block_keys, sample_keys = subkeys(keys, 3)
         length = batch["tokens"].shape[1]
         targets, noisy, scored = jax.vmap(self._corrupt_row)(row_keys, batch["tokens"])
@@ -114,7 +114,7 @@ class UnrolledDiffusion(OneNetwork):
     def _corrupt_row(
         self, key: Key[Array, ""], row: Int[Array, " T"]
     ) -> tuple[Int[Array, " T"], Int[Array, " T"], Bool[Array, " T"]]:
-        """Returns (what is to be said, the same with noise, which of it is the target)."""
+        """Returns (targets, the same with noise, the mask of scored positions)."""
         split_key, short_key, end_key, share_key, place_key, token_key = jax.random.split(key, 6)
         length, place = row.shape[0], jnp.arange(row.shape[0])
         split = jax.random.randint(split_key, (), 0, length) if self.prefix else jnp.zeros((), jnp.int32)
@@ -128,7 +128,7 @@ class UnrolledDiffusion(OneNetwork):
         return targets, jnp.where(scored & changed, noise, targets), scored
 
     def _scored(self, net: Any, example: Example, noise: Float[Array, "B T"] | None) -> Any:
-        """The costs of one pass, with the network's answer where there is noise to draw it with."""
+        """Losses of one pass, and the network's answer where there is noise to sample it with."""
         pick = None if noise is None else partial(_answer, temperature=self.temperature)
         targets, weights = example.decoder_target_tokens, example.decoder_loss_weights
         return score(net.logits, net.hidden(example), targets, weights, self.loss, pick=pick, noise=noise)

@@ -20,11 +20,12 @@ from mixlm.losses.terms import weighted_sum
 from mixlm.losses.token_losses import CrossEntropy, MiLe, TokenLoss
 from mixlm.models.t5_decoder import DecoderOnly
 from mixlm.network import bind
+from mixlm.objectives.apportionment import apportioned
 from mixlm.objectives.base import RowObjective
 from mixlm.objectives.causal import Causal
 from mixlm.objectives.masked_diffusion import MaskedDiffusion
 from mixlm.objectives.masked_lm import MaskedLM
-from mixlm.objectives.mixing import PerExample, Sum, apportioned
+from mixlm.objectives.mixing import PerExample, Sum
 from mixlm.objectives.prefix_lm import PrefixLM
 from mixlm.objectives.span_corruption import SpanCorruption
 from mixlm.objectives.unrolled_diffusion import UnrolledDiffusion

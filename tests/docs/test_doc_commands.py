@@ -101,3 +101,22 @@ def test_any_other_command_names_what_is_there(place, words):
             assert (ROOT / path).exists(), f"{place}: {path} does not exist"
     else:
         assert program in ("ruff", "pre-commit", "zensical"), f"{place}: {program} is not known to this test"
+
+
+TINY = ["VOCAB_SIZE=112", "EMB_DIM=16", "TRAIN_STEPS=4", "BATCH_SIZE=8", "EVAL_BATCHES=1", "TokenIds.sentinels=20"]
+TINY += ["TrainedSentencePiece.sentinels=20", 'TASK_FEATURE_LENGTHS={"targets": 32}']
+
+
+def test_the_readme_s_commands_run(printed, corpus):
+    shown = [words[1:] for place, words in FOUND if place.startswith("README.md") and words[0] == "mixlm"]
+    first = next(index for index, words in enumerate(shown) if words[0] == "explain")
+    outputs = []
+    for words in shown[first : first + 4]:
+        sizes = [f"--gin.{size}" for size in (*TINY, f"TEXT={corpus}")]
+        rest = {"evaluate": ["--gin.MODES=causal", "--gin.SCORED_ROWS=2"], "decode": ["--max_tokens=4", "--steps=2"]}
+        outputs.append(printed("mixlm.cli.main", *words, "--gin_file=data/text.gin", *sizes, *rest.get(words[0], [])))
+    explained, trained, scored, decoded = outputs
+    assert "as mix shows it" in explained
+    assert "In runs/dual: curves.png" in trained
+    assert "bits a byte" in scored
+    assert "The Congress" in decoded and "2 network calls" in decoded

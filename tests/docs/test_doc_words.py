@@ -13,7 +13,16 @@ IDS = [str(page.relative_to(ROOT)) for page in PAGES]
 EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=IDS)
 
 # In a run's folder, or the reader's own.
-ELSEWHERE = {"config.gin", "recipe.json", "metrics.jsonl", "curves.png", "samples.txt", "runs/", "runs/dual"}
+ELSEWHERE = {
+    "config.gin",
+    "recipe.json",
+    "metrics.jsonl",
+    "curves.png",
+    "samples.txt",
+    "runs/",
+    "runs/dual",
+    "runs/first",
+}
 ELSEWHERE |= {"checkpoints/", "evaluation/", "profile/", "tensorboard/", "my_texts/", "build/site"}
 # Upper-case words that are no macros: placeholders, signals, variables of the environment.
 NO_MACROS = {"MIXLM_CACHE", "PYTHONPATH", "RUN", "STEP", "SIGINT", "SIGTERM", "NAME", "BOS", "UserError"}

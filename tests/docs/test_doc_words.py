@@ -2,10 +2,17 @@
 
 import importlib
 import re
+from dataclasses import fields
 
 import pytest
 from support.markdown import PAGES, blocks, prose
 from support.places import GIN, ROOT
+
+from mixlm.decoding.strategies import STRATEGIES
+from mixlm.evaluation.modes import modes_of
+from mixlm.models.t5 import EncoderDecoder
+from mixlm.models.t5_decoder import DecoderOnly
+from mixlm.tokens import TokenIds
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
@@ -148,3 +155,21 @@ def test_blocks_say_their_language():
     for page in PAGES:
         for block in blocks(page):
             assert block.language in ("bash", "python", "gin", "text"), f"{block} is in {block.language!r}"
+
+
+def test_strategies_have_the_flags_that_are_named():
+    rows = dict(re.findall(r"^\| `(\w+)` \| .* \| ([^|]+) \|$", (ROOT / "docs" / "decoding.md").read_text(), re.M))
+    assert set(rows) == set(STRATEGIES)
+    for name, said in rows.items():
+        known = {f"--{each.name}" for each in fields(STRATEGIES[name]) if not each.metadata.get("as_trained")}
+        assert set(SPAN.findall(said)) == known, f"{name} has {known}"
+
+
+def test_networks_have_the_modes_that_are_named():
+    tokens, size = TokenIds(vocab_size=112, bos=3, mask=4, sentinels=20), {"vocab_size": 112, "emb_dim": 16}
+    size |= {"num_heads": 2, "head_dim": 8, "mlp_dim": 32}
+    networks = DecoderOnly(**size, num_layers=1), EncoderDecoder(**size, num_encoder_layers=1, num_decoder_layers=1)
+    tables = (ROOT / "docs" / "evaluation.md").read_text().split("An encoder-decoder is scored")
+    for network, text in zip(networks, tables):
+        named = [name for row in re.findall(r"^\| (`.+?`) \|", text, re.M) for name in SPAN.findall(row)]
+        assert sorted(named) == sorted(modes_of(network, tokens))

@@ -22,7 +22,8 @@ def test_the_readme_shows_a_part_of_a_whole_file():
 
 
 TINY = {"VOCAB_SIZE": 112, "EMB_DIM": 16, "TRAIN_STEPS": 4, "BATCH_SIZE": 8, "EVAL_BATCHES": 1, "LOG_PERIOD": 1}
-TINY |= {"TASK_FEATURE_LENGTHS": {"targets": 32}, "TokenIds.sentinels": 20, "TrainedSentencePiece.sentinels": 20}
+TINY |= {"TokenIds.sentinels": 20, "TrainedSentencePiece.sentinels": 20, "Llama.num_layers": 1, "Llama.mlp_dim": 32}
+TINY |= {"VALIDATION": (), "TASK_FEATURE_LENGTHS": {"targets": 32}}
 SHOWN = [*blocks(ROOT / "README.md", "python")[:1], *blocks(ROOT / "docs" / "api.md", "python")]
 
 

@@ -173,3 +173,11 @@ def test_networks_have_the_modes_that_are_named():
     for network, text in zip(networks, tables):
         named = [name for row in re.findall(r"^\| (`.+?`) \|", text, re.M) for name in SPAN.findall(row)]
         assert sorted(named) == sorted(modes_of(network, tokens))
+
+
+@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "docs/architecture.md"])
+def test_directions_of_imports_are_those_that_are_tested(name):
+    drawn = next(block.text for block in blocks(ROOT / name, "text") if "errors paths" in block.text)
+    source = (ROOT / "tests" / "test_floors.py").read_text()
+    rooms = " ".join(re.findall(r'"([^"]*)"', source.partition("ROOMS = (")[2].partition(".split()")[0])).split()
+    assert drawn.replace("|", " ").split() == [room for room in rooms if not room.startswith("_")]

@@ -120,4 +120,4 @@ def test_the_readme_s_commands_run(printed, corpus):
     assert "reads  " in explained and "says  " in explained
     assert "In runs/dual: curves.png" in trained
     assert "bits a byte" in scored
-    assert "The Congress" in decoded and "2 network calls" in decoded
+    assert "continuation  " in decoded and "2 network calls" in decoded

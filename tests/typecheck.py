@@ -41,7 +41,9 @@ def install() -> None:
     def jaxtyped(function=None, *, typechecker):
         if function is None:
             return lambda function: jaxtyped(function, typechecker=typechecker)
-        if inspect.isfunction(function) and not _SHAPES.search(str(function.__annotations__)):
+        # A name in quotes may be of a module that is imported for type checkers alone, which beartype alone refuses.
+        quoted = any(isinstance(hint, str) for hint in getattr(function, "__annotations__", {}).values())
+        if inspect.isfunction(function) and not quoted and not _SHAPES.search(str(function.__annotations__)):
             return typechecker(function) if function.__annotations__ else function
         return with_shapes(function, typechecker=typechecker)
 

@@ -6,5 +6,5 @@ setup(
     packages=[*find_packages(include=["mixlm", "mixlm.*"]), "mixlm.gin_files"],
     # The gin files stay at the top of the checkout, as T5X has them, and lie in mixlm/gin_files once installed.
     package_dir={"mixlm.gin_files": "gin"},
-    package_data={"mixlm": ["py.typed"], "mixlm.gin_files": ["*.gin", "*/*.gin"]},
+    package_data={"mixlm": ["py.typed"], "mixlm.gin_files": ["**/*.gin"]},
 )

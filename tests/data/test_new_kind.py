@@ -24,8 +24,8 @@ def kind(tmp_path, monkeypatch):
         (tmp_path / name).write_text(content)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delitem(sys.modules, "csv_table", raising=False)
-    return tmp_path
+    yield tmp_path
+    sys.modules.pop("csv_table", None)
 
 
 @pytest.fixture

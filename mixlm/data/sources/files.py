@@ -134,8 +134,8 @@ def kinds() -> list[type[TextSource]]:
             yield from below(child)
 
     # A module that was reloaded has left its former class behind.
-    newest = {(kind.__module__, kind.__qualname__): kind for kind in below(TextSource)}
-    return sorted(newest.values(), key=lambda kind: (is_builtin(kind), kind.kind()))
+    named = [kind for kind in below(TextSource) if getattr(sys.modules.get(kind.__module__), kind.__name__, None) is kind]
+    return sorted(named, key=lambda kind: (is_builtin(kind), kind.kind()))
 
 
 def is_builtin(kind: type[TextSource]) -> bool:

@@ -134,7 +134,9 @@ def kinds() -> list[type[TextSource]]:
             yield from below(child)
 
     # A module that was reloaded has left its former class behind.
-    named = [kind for kind in below(TextSource) if getattr(sys.modules.get(kind.__module__), kind.__name__, None) is kind]
+    named = [
+        kind for kind in below(TextSource) if getattr(sys.modules.get(kind.__module__), kind.__name__, None) is kind
+    ]
     return sorted(named, key=lambda kind: (is_builtin(kind), kind.kind()))
 
 

@@ -1,4 +1,4 @@
-"""The one exception that a person's mistake raises, and the nearest right name for a wrong one."""
+"""The exception that a user's mistake raises, and the nearest known name for a wrong one."""
 
 import difflib
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ class UserError(ValueError):
 
 
 class NotHere(UserError):
-    """A text or a vocabulary that was not given or is not on this machine: a plan can be explained without it."""
+    """A text or a vocabulary that was not given or is not on this machine; a run can be explained without it."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

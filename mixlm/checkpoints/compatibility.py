@@ -8,6 +8,7 @@ from flax.traverse_util import unflatten_dict
 from jaxtyping import PyTree
 
 from mixlm.errors import UserError, nearest
+from mixlm.params import is_stacked, laid_out_as
 
 
 def named(tree: PyTree) -> dict[str, Any]:
@@ -58,3 +59,11 @@ def check_same_arrays(abstract_state: PyTree, metadata: Any, folder: Path, whole
 
 def _whose(name: str) -> str:
     return f"it is another {'optimizer' if name.startswith('opt_state/') else 'network'}'s"
+
+
+def restacked(params: PyTree, asked: PyTree) -> PyTree:
+    """The parameters with layers stacked, or not, as in `asked`, and with its shardings."""
+    if is_stacked(params) == is_stacked(asked):
+        return params
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, asked)
+    return jax.jit(lambda params: laid_out_as(params, asked), out_shardings=shardings)(params)

@@ -2,14 +2,11 @@
 
 import contextlib
 import json
-import logging
 import math
 import os
 import re
 import shutil
-import sys
 from collections.abc import Iterator, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +15,12 @@ import numpy as np
 from jaxtyping import PyTree
 
 from mixlm.checkpoints.checksums import FIGURES, NOTE, find_corruption, write_manifest
-from mixlm.checkpoints.compatibility import check_networks, check_same_arrays, networks_in, params_in
+from mixlm.checkpoints.compatibility import check_networks, check_same_arrays, networks_in, params_in, restacked
+from mixlm.checkpoints.orbax_io import load_orbax, readable_errors
 from mixlm.checkpoints.retention import Policy, Retention
 from mixlm.errors import UserError
 from mixlm.parallel.processes import broadcast, is_main
-from mixlm.params import is_stacked, laid_out_as
+from mixlm.params import laid_out_as
 from mixlm.paths import BEST, RunRef, refuse_link
 
 ITEM = "default"  # The name under which Orbax files the one item of a step.
@@ -80,7 +78,7 @@ class Checkpoints:
         broadcast(lambda: self._check_space(state))
         with self._writing():
             said = None if note is None else dict(note)
-            self._open().save(step, args=_orbax().args.StandardSave(state), force=True, custom_metadata=said)
+            self._open().save(step, args=load_orbax().args.StandardSave(state), force=True, custom_metadata=said)
         return True
 
     def note(self, step: int) -> dict[str, Any]:
@@ -105,8 +103,8 @@ class Checkpoints:
             return None
         manager = self._open()
         check_same_arrays(abstract_state, manager.item_metadata(step), self.folder / str(step))
-        with _failures(f"The checkpoint of step {step} in {self.folder} could not be read"):
-            return step, manager.restore(step, args=_orbax().args.StandardRestore(abstract_state))
+        with readable_errors(f"The checkpoint of step {step} in {self.folder} could not be read"):
+            return step, manager.restore(step, args=load_orbax().args.StandardRestore(abstract_state))
 
     def restore_params(self, abstract_params: dict[str, PyTree], step: int | None = None) -> tuple[int, Any] | None:
         """Reads the parameters of some networks from a checkpoint, by default the newest whole one; None without one.
@@ -123,7 +121,7 @@ class Checkpoints:
         Raises UserError where a step that was asked for is not kept or not whole.
         """
         self.wait()
-        with _failures(f"The checkpoints in {self.folder} could not be read"):
+        with readable_errors(f"The checkpoints in {self.folder} could not be read"):
             if step is not None:
                 return broadcast(lambda: self._asked(step))
             newest, torn = broadcast(self._newest_whole)
@@ -156,7 +154,7 @@ class Checkpoints:
             asked = {"params": shapes}
             check_same_arrays(asked, metadata, folder, whole=False)
             found = restore(asked)["params"]
-        return {name: _laid_out(found[name], tree) for name, tree in abstract_params.items()}
+        return {name: restacked(found[name], tree) for name, tree in abstract_params.items()}
 
     def read_state(self, step: int, abstract_state: PyTree) -> PyTree:
         """Reads all of a whole checkpoint of a folder that may be another run's, and is only read.
@@ -179,7 +177,7 @@ class Checkpoints:
         """The arrays that a checkpoint holds, and a function that reads them; a manager would clear away what another
         process is writing.
         """
-        ocp, folder = _orbax(), self.folder / str(step) / ITEM
+        ocp, folder = load_orbax(), self.folder / str(step) / ITEM
 
         def restore(asked: PyTree) -> PyTree:
             restore_args = ocp.checkpoint_utils.construct_restore_args(asked)
@@ -187,7 +185,7 @@ class Checkpoints:
             return reader.restore(folder, args=args)
 
         with (
-            _failures(f"The checkpoint of step {step} in {self.folder} could not be read"),
+            readable_errors(f"The checkpoint of step {step} in {self.folder} could not be read"),
             ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader,
         ):
             yield reader.metadata(folder).item_metadata, restore
@@ -267,13 +265,13 @@ class Checkpoints:
 
     def _open(self) -> Any:
         if self._manager is None:
-            ocp = _orbax()
+            ocp = load_orbax()
             options = ocp.CheckpointManagerOptions(
                 preservation_policy=Policy(self.retention, self.figures),
                 cleanup_tmp_directories=True,
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
             )
-            with _failures(f"The folder of checkpoints {self.folder} could not be opened"):
+            with readable_errors(f"The folder of checkpoints {self.folder} could not be opened"):
                 self._manager = ocp.CheckpointManager(
                     self.folder, options=options, item_handlers=ocp.StandardCheckpointHandler()
                 )
@@ -329,56 +327,7 @@ class Checkpoints:
             self._manager.reload()
 
     def _writing(self) -> contextlib.AbstractContextManager[None]:
-        return _failures(f"The checkpoint of step {self._saving} could not be written to {self.folder}")
-
-
-def _laid_out(params: PyTree, asked: PyTree) -> PyTree:
-    """The parameters in the layout and the places that were asked for."""
-    if is_stacked(params) == is_stacked(asked):
-        return params
-    places = jax.tree.map(lambda leaf: leaf.sharding, asked)
-    return jax.jit(lambda params: laid_out_as(params, asked), out_shardings=places)(params)
-
-
-@contextlib.contextmanager
-def _failures(what: str) -> Iterator[None]:
-    """Turns what the disk, TensorStore or Orbax raises into one sentence."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        # TensorStore wraps the system's error in a page of its own.
-        code = re.search(r"os_error_code='(\d+)'", str(error))
-        number = int(code[1]) if code else error.errno if isinstance(error, OSError) else None
-        reason = os.strerror(number) if number else str(error).strip().split("\n")[0][:300].rstrip(".")
-        raise UserError(f"{what}: {reason}.") from error
-
-
-def _orbax() -> Any:
-    # Orbax costs a quarter of a second, which a run that only explains itself need not pay.
-    import orbax.checkpoint
-
-    # Every failure reaches us as an exception; what Orbax logs besides would break into the progress bar.
-    logging.getLogger("absl").addFilter(_not_from_orbax)
-    _hush_late_writes()
-    return orbax.checkpoint
-
-
-@cache
-def _hush_late_writes() -> None:
-    """After a failed write, TensorStore's other ones end when nobody listens any more, each with a traceback."""
-    before = sys.unraisablehook
-
-    def unless_late(ignored: Any) -> None:
-        if not (isinstance(ignored.exc_value, RuntimeError) and str(ignored.exc_value) == "Event loop is closed"):
-            before(ignored)
-
-    sys.unraisablehook = unless_late
-
-
-def _not_from_orbax(record: logging.LogRecord) -> bool:
-    return f"{os.sep}orbax{os.sep}" not in record.pathname
+        return readable_errors(f"The checkpoint of step {self._saving} could not be written to {self.folder}")
 
 
 def _tell(folder: Path, torn: list[tuple[int, str]], step: int | None) -> None:

@@ -1,4 +1,4 @@
-"""Where arrays lie: T5X's names of logical axes, the rules that put them on a mesh, and what is pinned in a trace."""
+"""Logical axes by T5X's names, the rules that map them onto a mesh, and the sharding constraints of a trace."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -44,7 +44,7 @@ class Layout:
     taken: tuple[str, ...] = ()
 
     def spec(self, names: Sequence[str | None], shape: Sequence[int]) -> PartitionSpec:
-        """How an array with these logical axes is cut; a size that its mesh axes do not divide stays whole."""
+        """The PartitionSpec of an array with these logical axes; a size that these do not divide stays whole."""
         found: list[str | tuple[str, ...] | None] = [None] * len(shape)
         used = set(self.taken)
         for name, onto in self.rules:
@@ -65,7 +65,7 @@ class Layout:
         return self.sharding(names, shape).shard_shape(tuple(shape))
 
     def devices(self, axes: Sequence[str]) -> int:
-        """How many parts these mesh axes cut something into."""
+        """The product of the sizes of these mesh axes."""
         return math.prod(self.mesh.shape[axis] for axis in axes)
 
     def axes_of(self, name: str) -> tuple[str, ...]:
@@ -74,7 +74,7 @@ class Layout:
         return () if set(onto) & set(self.taken) else onto
 
     def parts(self, name: str) -> int:
-        """How many parts a logical axis is cut into, where its size allows it."""
+        """The number of shards of a logical axis, where its size allows it."""
         return self.devices(self.axes_of(name))
 
     def without(self, *names: str) -> "Layout":
@@ -106,13 +106,13 @@ _noted: ContextVar[set[str] | None] = ContextVar("noted", default=None)
 
 
 def in_force() -> Layout | None:
-    """The layout by which the present trace is pinned, if any."""
+    """The layout in force while tracing, if any."""
     return _in_force.get()
 
 
 @contextmanager
 def laid_out(layout: Layout | None) -> Iterator[None]:
-    """Inside, what is traced is pinned by `layout`."""
+    """Traces the code inside of the block with the sharding constraints of `layout`."""
     before = _in_force.set(layout)
     try:
         yield
@@ -155,18 +155,18 @@ def note(names: Sequence[str | None]) -> None:
 
 
 def platform() -> str:
-    """The platform that the present trace is for: that of the mesh in force, which may be of devices elsewhere."""
+    """The platform that is traced for: that of the mesh in force, whose devices may be elsewhere."""
     layout = in_force()
     return jax.default_backend() if layout is None else layout.mesh.devices.flat[0].platform
 
 
 def device_kind() -> str:
-    """JAX's name of the devices that the present trace is for."""
+    """JAX's name of the kind of devices that is traced for."""
     layout = in_force()
     return (jax.devices()[0] if layout is None else layout.mesh.devices.flat[0]).device_kind
 
 
 def not_cut() -> bool:
-    """Whether the present trace is for one device."""
+    """True where the trace is for a single device."""
     layout = in_force()
     return layout is None or layout.mesh.size == 1

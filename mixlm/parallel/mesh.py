@@ -1,4 +1,4 @@
-"""Which devices hold what: a mesh of data, fsdp, sequence and tensor axes, and how a run's arrays lie on it."""
+"""The mesh of data, fsdp, sequence and tensor axes, and the shardings of a run's arrays on it."""
 
 import itertools
 import math
@@ -76,7 +76,7 @@ def _rule(rule: Any) -> Rule:
 
 
 def _nearest_mesh(asked: tuple[int, ...], count: int) -> tuple[int, ...]:
-    """The sizes with product `count` that are nearest to those asked for, by their ratios; -1 may be any."""
+    """The sizes with product `count` whose ratios to those asked for are nearest to 1; -1 may be any."""
     divisors = [size for size in range(1, count + 1) if count % size == 0]
     fitting = (
         (*sizes, count // math.prod(sizes))
@@ -236,7 +236,7 @@ def moment_sharding(leaf: Any, param: Any, sharding: NamedSharding) -> NamedShar
 
 
 def bytes_per_device(shapes: Any) -> int:
-    """What one device holds of a tree of arrays, or of their shapes with shardings."""
+    """Bytes on one device of a tree of arrays, or of their shapes with shardings."""
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes)
     )

@@ -195,7 +195,7 @@ def prepare(
         warm_start.check(prepared.fingerprints, recipe.steps)
         done = max(done, warm_start.first)
     if recipe.best_metric is not None:
-        _check_best(recipe, _reported(prepared))
+        _check_best(recipe, recipe.best_metric, _reported(prepared))
     # Tracing gives the FLOPs of the summary; compiling takes longer, so it begins now and the first step waits for it.
     for objective in recipe.objectives:
         train_step.trace(objective)
@@ -238,12 +238,12 @@ def _reported(prepared: PreparedRun) -> list[str]:
     return list(dict.fromkeys(name for trace in traces for name in trace.result().out_tree.node_data()[1]))
 
 
-def _check_best(recipe: Recipe, reported: Sequence[str]) -> None:
-    """Raises UserError where `best_metric` is no figure that validation reports, or never one of a checkpoint."""
-    if recipe.best_metric not in reported:
+def _check_best(recipe: Recipe, metric: str, reported: Sequence[str]) -> None:
+    """Raises UserError where `metric` is no figure that validation reports, or never one of a checkpoint."""
+    if metric not in reported:
         raise UserError(
-            f"BEST_METRIC = {recipe.best_metric!r} is no figure of this run's validation, which reports "
-            f"{', '.join(name for name in reported if '/' not in name)}.{nearest(recipe.best_metric, reported)}"
+            f"BEST_METRIC = {metric!r} is no figure of this run's validation, which reports "
+            f"{', '.join(name for name in reported if '/' not in name)}.{nearest(metric, reported)}"
         )
     meet = math.lcm(recipe.checkpoint_period, recipe.eval_period)
     if meet > recipe.steps:

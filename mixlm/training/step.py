@@ -28,7 +28,7 @@ Metrics = dict[str, Float[Array, ""]]
 
 
 class TrainState(struct.PyTreeNode):
-    """What training changes: the step, and per network the parameters and the optimizer's state; noise is not state."""
+    """The step, and each network's parameters and optimizer state; keys are derived from the step, so none is kept."""
 
     step: Any  # Int[Array, ""], or its shape or its sharding
     params: dict[str, Any]
@@ -51,10 +51,11 @@ class TrainStep:
     def __call__(
         self, state: TrainState, batch: Mapping[str, Int[Array, "B L"]], seed: Int[Array, ""], objective: Objective
     ) -> tuple[TrainState, Metrics]:
-        """Returns the state after the update and the step's figures: loss, each term's mean, learning rate, norm.
+        """Returns the state after the update and the metrics: loss, each term's mean, learning rate, gradient norm.
 
         Of each term also `TERM/tokens`, the positions that it supervised, and `TERM/mass`, their loss weights' sum.
         """
+        # 1. Noise: a key for every row, and what the rows of the whole batch share out, before they are split.
         modules = dict(self.modules)
         trained = {name: state.params[name] for name in objective.networks}
         rows = next(iter(batch.values())).shape[0]
@@ -62,14 +63,17 @@ class TrainStep:
         batch = dict(batch) | batch_columns(objective, keys, state.step)
         dropout = dropout_key(seed, state.step, rows)
 
+        # 2. Corrupt, predict, score: the objective makes examples, calls the networks and returns loss terms.
         def terms(params, index, part, part_keys):
             nets = bind(modules, params, microbatch_key(dropout, index))
             return objective(nets, part, part_keys, state.step)
 
         gradients, sums = self._gradients(terms, trained, batch, keys)
+        # 3. Descend: gradients are sharded as the parameters are, then the optimizer updates all networks at once.
         gradients = pinned_gradients(modules, gradients)
         with jax.named_scope(OPTIMIZER):
             params, opt_state, figures = self.optimizer.update(gradients, state.opt_state, state.params, state.step)
+        # 4. Metrics, which stay on the device until the loop fetches them.
         metrics = {name: term.figure for name, term in sums.items()} | figures | {"loss": weighted_sum(sums)}
         for name, term in sums.items():
             if "/" not in name:
@@ -84,13 +88,14 @@ class TrainStep:
                 return weighted_sum(found), found
 
             return jax.grad(loss, has_aux=True)(params)
-        parts = jax.tree.map(self._split, (dict(batch), keys))
+        parts = jax.tree.map(self._split, (dict(batch), keys))  # leaves [microbatches, B / microbatches, ...]
         index = jnp.arange(self.microbatches)
 
         def count(carry, part):
             found = terms(params, part[0], *part[1])
             return carry, {name: term.count for name, term in found.items()}
 
+        # First pass: every term's count over the whole batch, by which each microbatch divides its totals.
         counts = jax.tree.map(jnp.sum, jax.lax.scan(count, None, (index, parts))[1])
         rows = keys.shape[0] // self.microbatches
         whole = {f"count/{name}": jnp.broadcast_to(number, rows) for name, number in counts.items()}
@@ -107,6 +112,7 @@ class TrainStep:
             sums = {name: (term.total, term.count, term.weight, *term.supervised) for name, term in found.items()}
             return jax.tree.map(jnp.add, carry, gradients), sums
 
+        # Second pass: gradients add up in the carry; the terms come out stacked, one entry a microbatch.
         gradients, found = jax.lax.scan(descend, jax.tree.map(jnp.zeros_like, params), (index, parts))
         return gradients, {
             name: Term(jnp.sum(total), jnp.sum(count), weight[0], jnp.sum(tokens), jnp.sum(mass))
@@ -121,7 +127,7 @@ class TrainStep:
 def initial_state(
     modules: Mapping[str, nn.Module], optimizer: Optimizer, seed: int, mesh: Mesh | Layout
 ) -> tuple[Callable[[], TrainState], Any]:
-    """Returns (what makes the first state, already on the mesh; the state's shapes with their shardings).
+    """Returns (a function that makes the first state on the mesh, the state's shapes with their shardings).
 
     Every module says with `inputs()` the smallest arguments that its `__call__` takes.
     """

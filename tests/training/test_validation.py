@@ -18,7 +18,7 @@ NO_BANDS = jnp.zeros(TOKENS.vocab_size, jnp.int32)
 
 def validation(rate: float, objective):
     """(the parameters, the jitted validation) of networks that drop at `rate` where they are given dropout noise."""
-    networks = NETWORKS | {"model": Bag(rate), "generator": Bag(rate)}
+    networks = NETWORKS | {"model": Bag(dropout_rate=rate), "generator": Bag(dropout_rate=rate)}
     params = {name: module.init(jax.random.key(1), *module.inputs())["params"] for name, module in networks.items()}
     run = jax.jit(ValidationStep(tuple(networks.items())).__call__, static_argnums=6, compiler_options=COMPILE_QUICKLY)
 
@@ -96,15 +96,15 @@ def test_bands_hold_their_shares_of_the_text():
 
 def test_the_bands_costs_are_those_of_their_tokens():
     causal = Causal(TOKENS)
-    params = {"model": Bag(0.0).init(jax.random.key(1), *Bag(0.0).inputs())["params"]}
+    params = {"model": Bag().init(jax.random.key(1), *Bag().inputs())["params"]}
     batch = {"tokens": jnp.asarray(BATCHES[0]["tokens"])}
     counts = np.bincount(np.asarray(batch["tokens"]).ravel(), minlength=TOKENS.vocab_size)
     band_of = frequency_bands(counts, (0.6, 0.4))
-    run = ValidationStep((("model", Bag(0.0)),), (0.6, 0.4))
+    run = ValidationStep((("model", Bag()),), (0.6, 0.4))
     terms = jax.jit(
         lambda: run(params, batch, jnp.int32(0), jnp.int32(0), jnp.int32(0), jnp.asarray(band_of), causal)
     )()
-    net = bind({"model": Bag(0.0)}, params)["model"]
+    net = bind({"model": Bag()}, params)["model"]
     example = causal.corrupt(row_keys(0, 0, ROWS), batch)
     log_p = np.asarray(jax.nn.log_softmax(net.logits(net.hidden(example))), np.float64)
     for band, name in enumerate(("causal/top_60%", "causal/rarest_40%")):

@@ -9,6 +9,7 @@ from flax.core import meta
 from jax.sharding import Mesh
 
 from mixlm.checkpoints.manager import Checkpoints
+from mixlm.checkpoints.orbax_io import quiet_orbax
 from mixlm.checkpoints.run_dir import RunDir
 from mixlm.errors import UserError, nearest
 from mixlm.parallel.logical_axes import Layout
@@ -35,7 +36,8 @@ def load_params(
     layout = recipe.partitioning.layout()
     shapes = {name: abstract_params(recipe.networks[name], layout) for name in networks}
     checkpoints = Checkpoints(folder.checkpoints)
-    found = checkpoints.restore_params(shapes, checkpoints.resolve(recipe.ref, recipe.best_metric))
+    with quiet_orbax():
+        found = checkpoints.restore_params(shapes, checkpoints.resolve(recipe.ref, recipe.best_metric))
     if found is None:
         raise UserError(f"The run {folder.path} has no checkpoint yet in {folder.checkpoints}; let it train further.")
     return found

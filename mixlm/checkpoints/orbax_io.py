@@ -1,18 +1,17 @@
-"""Orbax as it is imported here: quiet, and with its errors in one sentence."""
+"""Orbax as it is used here: imported late, its errors in one sentence, and silent where the caller asks for it."""
 
-import contextlib
 import logging
 import os
 import re
 import sys
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from mixlm.errors import UserError
 
 
-@contextlib.contextmanager
+@contextmanager
 def readable_errors(what: str) -> Iterator[None]:
     """Turns an error of the disk, TensorStore or Orbax inside of the block into a UserError that begins with `what`."""
     try:
@@ -31,23 +30,40 @@ def load_orbax() -> Any:
     """Orbax's checkpoint module, imported on first use, as that takes a quarter of a second."""
     import orbax.checkpoint
 
-    # Every failure reaches us as an exception; what Orbax logs besides would break into the progress bar.
-    logging.getLogger("absl").addFilter(_not_from_orbax)
-    _hush_late_writes()
     return orbax.checkpoint
 
 
-@cache
-def _hush_late_writes() -> None:
-    """Drops tracebacks of TensorStore's writes that end after another one failed and its event loop was closed."""
-    before = sys.unraisablehook
+def silence_orbax() -> Callable[[], None]:
+    """Silences this process from now on; returns what undoes it.
 
-    def unless_late(ignored: Any) -> None:
-        if not (isinstance(ignored.exc_value, RuntimeError) and str(ignored.exc_value) == "Event loop is closed"):
-            before(ignored)
+    Orbax's log lines would break into a progress bar. After a failed write, TensorStore's other writes end when their
+    event loop is closed, each with a traceback from `sys.unraisablehook`.
+    """
+    before, logger = sys.unraisablehook, logging.getLogger("absl")
 
+    def unless_late(unraisable: Any) -> None:
+        error = unraisable.exc_value
+        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+            before(unraisable)
+
+    def undo() -> None:
+        logger.removeFilter(not_from_orbax)
+        if sys.unraisablehook is unless_late:
+            sys.unraisablehook = before
+
+    def not_from_orbax(record: logging.LogRecord) -> bool:
+        return f"{os.sep}orbax{os.sep}" not in record.pathname
+
+    logger.addFilter(not_from_orbax)
     sys.unraisablehook = unless_late
+    return undo
 
 
-def _not_from_orbax(record: logging.LogRecord) -> bool:
-    return f"{os.sep}orbax{os.sep}" not in record.pathname
+@contextmanager
+def quiet_orbax() -> Iterator[None]:
+    """Silences Orbax within this; afterwards the process is as before."""
+    undo = silence_orbax()
+    try:
+        yield
+    finally:
+        undo()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mixlm.checkpoints.orbax_io import silence_orbax
 from mixlm.errors import UserError, nearest
 from mixlm.perf.profiler import Profile
 
@@ -112,6 +113,7 @@ def parse_flags(argv: Sequence[str], description: str, several: bool = False) ->
 
 def run_or_explain_error(main: Callable[[], None]) -> None:
     """Calls `main`; a UserError becomes one line on stderr and exit code 2, a signal its line and 128 + its number."""
+    silence_orbax()
     try:
         main()
     except UserError as error:

@@ -147,6 +147,6 @@ def _span(piece: Piece) -> str:
         return html.escape(piece.text)
     # A space between two coloured tokens keeps the page's colour, so that one sees where each begins.
     space, text = (" ", piece.text[1:]) if piece.text.startswith(" ") else ("", piece.text)
-    style = f"background:{COLOURS[piece.kind]};color:#111;border-radius:3px;padding:0 2px"
+    style = f"background:{COLOURS[piece.kind]};color:#111;border-radius:3px;padding:0 2px;margin:0 1px"
     before = f"<s>{html.escape(piece.before.strip())}</s> " if piece.before else ""
     return f'{space}<span style="{style}" title="{piece.kind}">{before}{html.escape(text)}</span>'

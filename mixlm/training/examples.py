@@ -86,7 +86,9 @@ def _predicted(
     guesses = np.asarray(jax.jit(likeliest)({network: params[network]}, example))
     targets, scored = np.asarray(example.decoder_target_tokens), _scored(example)
     return [
-        _with(reading, model=tuple(_pieces(vocabulary, guess[where], _verdicts(guess, target, where), ids)))
+        _with(
+            reading, model=tuple(_pieces(vocabulary, guess[where], _verdicts(guess, target, where), ids, where=where))
+        )
         for reading, guess, target, where in zip(readings, guesses, targets, scored)
     ]
 
@@ -121,7 +123,8 @@ def _readings(
             before = tokens if originals is None else np.asarray(originals[row])[begins:]
         reads = tuple(_pieces(vocabulary, tokens, _kinds(tokens, before, ids), ids, before))
         places = scored[row]
-        says = tuple(_pieces(vocabulary, targets[row][places], ["scored"] * int(places.sum()), ids))
+        kinds: list[Kind] = ["scored"] * int(places.sum())
+        says = tuple(_pieces(vocabulary, targets[row][places], kinds, ids, where=places))
         readings.append(ExampleText(name, row + 1, reads, says))
     return readings
 
@@ -152,14 +155,24 @@ def _kinds(tokens: np.ndarray, before: np.ndarray, ids: TokenIds) -> list[Kind]:
 
 
 def _pieces(
-    vocabulary: Any, tokens: np.ndarray, kinds: Sequence[Kind], ids: TokenIds, before: np.ndarray | None = None
+    vocabulary: Any,
+    tokens: np.ndarray,
+    kinds: Sequence[Kind],
+    ids: TokenIds,
+    before: np.ndarray | None = None,
+    where: Bool[np.ndarray, " T"] | None = None,
 ) -> Iterator[Piece]:
-    """Tokens as text, one piece for as many as belong together; their texts joined are the text of them all."""
+    """Tokens as text, one piece for as many as belong together; their texts joined are the text of them all.
+
+    `before` is what stood in their place; `where` are their positions in a row, of which neighbours belong together.
+    """
     old = tokens if before is None else before
+    positions = np.arange(len(tokens)) if where is None else np.flatnonzero(where)
 
     def group(index: int) -> tuple[Kind, int]:
-        # Each corrupted token stands alone; text and scored targets run on.
-        return kinds[index], index if kinds[index] in ("replaced", "masked", "sentinel") else -1
+        # Each corrupted token stands alone; text and scored targets run on as long as their positions do.
+        alone = kinds[index] in ("replaced", "masked", "sentinel")
+        return kinds[index], index if alone else int(index - positions[index]) - len(tokens)
 
     for (kind, _), indices in groupby(range(len(tokens)), group):
         places = list(indices)

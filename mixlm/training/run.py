@@ -4,6 +4,7 @@ from contextlib import ExitStack, closing
 from typing import Any
 
 from mixlm.checkpoints.manager import Checkpoints
+from mixlm.checkpoints.orbax_io import quiet_orbax
 from mixlm.checkpoints.run_dir import RunDir
 from mixlm.checkpoints.warm_start import find_warm_start
 from mixlm.errors import NotHere, UserError
@@ -20,7 +21,7 @@ from mixlm.training.summary import Explanation, explanation, summary
 
 def explain(recipe: Recipe, say: Say = print) -> Explanation:
     """Returns the summary of a run and examples of every objective, and trains nothing; `say` tells of its data."""
-    with kept_in(recipe.dataset.cache / EXECUTABLES):
+    with quiet_orbax(), kept_in(recipe.dataset.cache / EXECUTABLES):
         return _explain(recipe, say if is_main() else _silent)
 
 
@@ -48,7 +49,7 @@ def train(recipe: Recipe, say: Say = print, profile: Profile | None = None) -> N
             f"{recipe.model_dir} and a MODEL_DIR of its own."
         )
     signals = Signals()
-    with signals.handled(), kept_in(recipe.dataset.cache / EXECUTABLES):
+    with signals.handled(), quiet_orbax(), kept_in(recipe.dataset.cache / EXECUTABLES):
         _train(recipe, say if is_main() else _silent, signals, profile)
 
 

@@ -6,7 +6,7 @@ import os
 import pprint
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import gin
 from mixlm.errors import UserError
@@ -14,9 +14,6 @@ from mixlm.gin_config.flags import Flags
 from mixlm.gin_config.program import Binding, Macro, Program, Reference, Target, contained, parameters
 from mixlm.gin_config.reader import GIN_FOLDER, read
 from mixlm.gin_config.types import MISFIT, annotations, described, fitted
-
-if TYPE_CHECKING:
-    from mixlm.recipe import Recipe
 
 _WIDTH = 110
 
@@ -33,7 +30,7 @@ def load(
     search_paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
     text: str | os.PathLike[str] | None = None,
     **macros: Any,
-) -> "Recipe":
+) -> Any:
     """Builds a recipe from gin files, later ones overriding earlier ones, and Python values for macros and parameters.
 
     Args:
@@ -44,7 +41,7 @@ def load(
         text, None, lists, tuples, dicts, paths, NumPy scalars, dtypes, and instances of dataclasses.
 
     Returns:
-      The recipe; its `config` is the gin text that builds it again.
+      The `mixlm.Recipe`; its `config` is the gin text that builds it again.
 
     Raises:
       UserError: with the sentence that the command line prints for the same mistake.
@@ -60,8 +57,7 @@ def load(
     )
     from mixlm.recipe import Recipe
 
-    recipe: Recipe = configured(flags, Recipe)
-    return recipe
+    return configured(flags, Recipe)
 
 
 def configured(flags: Flags, entry: Callable[..., Any]) -> Any:

@@ -6,7 +6,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,13 @@ import numpy as np
 from jaxtyping import PyTree
 
 from mixlm.checkpoints.checksums import FIGURES, NOTE, find_corruption, write_manifest
-from mixlm.checkpoints.compatibility import check_networks, check_same_arrays, networks_in, params_in, restacked
+from mixlm.checkpoints.compatibility import check_same_arrays
 from mixlm.checkpoints.orbax_io import load_orbax, readable_errors
+from mixlm.checkpoints.reader import read_params
 from mixlm.checkpoints.retention import Policy, Retention
 from mixlm.errors import UserError
 from mixlm.parallel.processes import broadcast, is_main
-from mixlm.params import laid_out_as
 from mixlm.paths import BEST, RunRef, refuse_link
-
-ITEM = "default"  # The name under which Orbax files the one item of a step.
 
 
 def size_in_bytes(state: PyTree) -> int:
@@ -109,10 +107,10 @@ class Checkpoints:
     def restore_params(self, abstract_params: dict[str, PyTree], step: int | None = None) -> tuple[int, Any] | None:
         """Reads the parameters of some networks from a checkpoint, by default the newest whole one; None without one.
 
-        `abstract_params` is as in `read_params`. The folder may be another run's: it is only read.
+        `abstract_params` is as in `reader.read_params`. The folder may be another run's: it is only read.
         """
         step = self.whole(step)
-        return None if step is None else (step, self.read_params(step, abstract_params))
+        return None if step is None else (step, read_params(self.folder / str(step), abstract_params))
 
     def whole(self, step: int | None = None) -> int | None:
         """The step, by default the newest, whose checkpoint is whole by its checksums; None where there is none.
@@ -133,62 +131,6 @@ class Checkpoints:
         if problem := self._corruption(self.kept(step)):
             raise UserError(f"The checkpoint {self.folder / str(step)} is not whole: {problem}.")
         return step
-
-    def networks(self, step: int) -> list[str]:
-        """The names of the networks in a whole checkpoint."""
-        with self._reading(step) as (metadata, _):
-            return networks_in(metadata)
-
-    def read_params(self, step: int, abstract_params: dict[str, PyTree]) -> dict[str, PyTree]:
-        """Reads the parameters of some networks from a whole checkpoint.
-
-        `abstract_params` holds jax.ShapeDtypeStructs with shardings, of any mesh, under each network's name; the other
-        networks and the optimizer's state, whichever it was, stay on the disk. Raises UserError for the first parameter
-        that is missing, or whose shape or type differs. Layers that are stacked in one of the two and not in the other
-        are stacked or taken apart.
-        """
-        folder = self.folder / str(step)
-        with self._reading(step) as (metadata, restore):
-            check_networks(abstract_params, metadata, folder)
-            shapes = {name: laid_out_as(tree, params_in(metadata, name)) for name, tree in abstract_params.items()}
-            asked = {"params": shapes}
-            check_same_arrays(asked, metadata, folder, whole=False)
-            found = restore(asked)["params"]
-        return {name: restacked(found[name], tree) for name, tree in abstract_params.items()}
-
-    def read_state(self, step: int, abstract_state: PyTree) -> PyTree:
-        """Reads all of a whole checkpoint of a folder that may be another run's, and is only read.
-
-        Raises UserError for the first array whose name, shape or type differs from that in `abstract_state`.
-        """
-        folder = self.folder / str(step)
-        with self._reading(step) as (metadata, restore):
-            check_same_arrays(abstract_state, metadata, folder)
-            try:
-                return restore(abstract_state)
-            except ValueError as error:
-                # Two optimizers may differ in a part that holds no array.
-                if "opt_state" in str(error):
-                    raise UserError(f"The checkpoint {folder} holds another optimizer's state.") from error
-                raise
-
-    @contextlib.contextmanager
-    def _reading(self, step: int) -> Iterator[tuple[Any, Any]]:
-        """The arrays that a checkpoint holds, and a function that reads them; a manager would clear away what another
-        process is writing.
-        """
-        ocp, folder = load_orbax(), self.folder / str(step) / ITEM
-
-        def restore(asked: PyTree) -> PyTree:
-            restore_args = ocp.checkpoint_utils.construct_restore_args(asked)
-            args = ocp.args.PyTreeRestore(item=asked, restore_args=restore_args, partial_restore=True)
-            return reader.restore(folder, args=args)
-
-        with (
-            readable_errors(f"The checkpoint of step {step} in {self.folder} could not be read"),
-            ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader,
-        ):
-            yield reader.metadata(folder).item_metadata, restore
 
     def kept(self, step: int) -> int:
         """Returns `step`; raises UserError, naming those that there are, where no checkpoint of that step is kept."""

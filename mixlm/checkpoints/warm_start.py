@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mixlm.checkpoints import from_t5x, from_torch
+from mixlm.checkpoints import from_t5x, from_torch, reader
 from mixlm.checkpoints.manager import Checkpoints
 from mixlm.checkpoints.run_dir import RETOKENISED, RunDir, was_retokenised
 from mixlm.checkpoints.safetensors import is_safetensors
@@ -111,10 +111,10 @@ class WarmStart:
         if self.foreign is not None:
             taken = {name: _placed(self.foreign.load(self.folder, shape), shape) for name, shape in shapes.items()}
         else:
-            checkpoints = Checkpoints(RunDir(self.folder).checkpoints)
+            folder = RunDir(self.folder).checkpoints / str(self.step)
             if self.optimizer:
-                return checkpoints.read_state(self.step, abstract_state)
-            taken = checkpoints.read_params(self.step, shapes)
+                return reader.read_state(folder, abstract_state)
+            taken = reader.read_params(folder, shapes)
         state = create()
         return state.replace(params=state.params | taken)
 
@@ -154,7 +154,7 @@ def find_warm_start(recipe: Recipe, began: str | None = None) -> WarmStart | Non
             f"INIT_OPTIMIZER goes on with the state of {text!r}, which has other SCAN_LAYERS: give this run "
             f"the same, or begin with the parameters alone (INIT_OPTIMIZER=False)."
         )
-    networks, afresh = _shared(recipe, text, checkpoints.networks(step))
+    networks, afresh = _shared(recipe, text, reader.networks(folder.checkpoints / str(step)))
     return WarmStart(text, ref.folder, step, networks, afresh, recipe.init_optimizer, held)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from support.states import State, abstract, assert_same_bits, placed, some_state, tree_bytes, write
 
+from mixlm.checkpoints import reader
 from mixlm.checkpoints.manager import Checkpoints, size_in_bytes
 from mixlm.errors import UserError
 from mixlm.models.heads import TokenHead
@@ -64,7 +65,10 @@ def test_a_runs_state_goes_from_eight_devices_to_one_to_four(folder):
         saved.save(3, state)
         saved.close()
         shapes = spread(devices, axes)[1]
-        for read in (lambda at, asked: at.restore(asked)[1], lambda at, asked: at.read_state(3, asked)):
+        for read in (
+            lambda at, asked: at.restore(asked)[1],
+            lambda at, asked: reader.read_state(at.folder / "3", asked),
+        ):
             checkpoints = Checkpoints(folder / str(number))
             state = read(checkpoints, shapes)
             checkpoints.close()
@@ -364,6 +368,7 @@ def test_the_size_is_that_of_the_arrays():
 
 QUIET = """
 import sys, jax, jax.numpy as jnp
+from mixlm.checkpoints import reader
 from mixlm.checkpoints.manager import Checkpoints
 from mixlm.checkpoints.orbax_io import silence_orbax
 silence_orbax()
@@ -380,6 +385,7 @@ checkpoints.close()
 
 ENDLESS = """
 import itertools, sys, jax, jax.numpy as jnp
+from mixlm.checkpoints import reader
 from mixlm.checkpoints.manager import Checkpoints
 checkpoints = Checkpoints(sys.argv[1], keep=2)
 for step in itertools.count(1):

@@ -12,7 +12,7 @@ from support.decoder_runs import recipe as decoder_recipe
 from support.networks import Bag
 from support.runs import DEVICES, SIZE, Killed, assert_same, begun, final_state, lines, recipe
 
-from mixlm.checkpoints import from_t5x
+from mixlm.checkpoints import from_t5x, reader
 from mixlm.checkpoints.load import load_params
 from mixlm.checkpoints.manager import Checkpoints
 from mixlm.checkpoints.run_dir import RunDir
@@ -137,7 +137,7 @@ def test_what_the_checkpoints_hold_is_the_same_in_both_stages(late):
     """The set of arrays, their shapes and types on the disk do not tell which stage wrote them."""
 
     def layout(step):
-        with Checkpoints(late.folder / "checkpoints")._reading(step) as (metadata, _):
+        with reader.reading(late.folder / "checkpoints" / str(step)) as (metadata, _):
             found = jax.tree_util.tree_flatten_with_path(metadata.tree)[0]
         return {jax.tree_util.keystr(path): (leaf.shape, leaf.dtype) for path, leaf in found}
 

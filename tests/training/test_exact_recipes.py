@@ -8,7 +8,7 @@ import pytest
 from support.places import GIN
 from support.runs import DEVICES, assert_same, lines
 
-from mixlm.checkpoints.manager import Checkpoints
+from mixlm.checkpoints.reader import reading
 from mixlm.gin_config.build import configured
 from mixlm.gin_config.flags import parse_flags
 from mixlm.recipe import Recipe
@@ -86,7 +86,7 @@ def test_a_recipe_killed_and_started_again_is_the_uninterrupted_run(name, corpus
 
 def saved_state(made: Recipe):
     """Every array of the last checkpoint by its name."""
-    with Checkpoints(made.folder / "checkpoints")._reading(STEPS) as (metadata, restore):
+    with reading(made.folder / "checkpoints" / str(STEPS)) as (metadata, restore):
         here = jax.sharding.SingleDeviceSharding(DEVICES[0])
         named = jax.tree_util.tree_flatten_with_path(metadata.tree)[0]
         shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here) for _, leaf in named]

@@ -1,4 +1,4 @@
-"""From a task to batches: vocabulary and token store are made once, then every batch is a function of its step."""
+"""A dataset: a task, its vocabulary and token store, and the blocks that training and validation read."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from mixlm.data.loader.epochs import Repeated, sequential, unique_documents
 from mixlm.data.loader.pairs import PLAIN_TEXT, Pairs, check_lengths, held_out, in_order, kept_offsets
 from mixlm.data.loader.streaming import CAVEAT, StreamedData
 from mixlm.data.store.cache import cache_folder
-from mixlm.data.store.fingerprint_cache import kept_in
+from mixlm.data.store.fingerprint_cache import caching_in
 from mixlm.data.store.token_store import Documents, Tokenized, TokenStore, open_or_build
 from mixlm.data.tasks import SPLITS, Task, TextTask
 from mixlm.data.vocabulary import Vocabulary
@@ -24,7 +24,7 @@ COUNTED = 2**28  # Ours: frequencies of a long text are known well enough by the
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run says about its data before it starts; documents, tokens and text bytes are counted per split."""
+    """Statistics of prepared data; documents, tokens and text bytes are counted per split."""
 
     name: str
     documents: Mapping[str, int]
@@ -53,7 +53,7 @@ class PreparedData:
         return Repeated(self.store.split("train"), block_length, seed, self.unique_tokens, epochs)
 
     def rows_of(self, block_length: int, epochs: int | None) -> int | None:
-        """How many blocks so many epochs take, the last one padded; None where they are not given."""
+        """The number of blocks of `epochs` epochs, the last one padded; None where they are not given."""
         if epochs is None or self.pairs is not None:
             return None if epochs is None else epochs * self.summary.unique_documents
         return -(-epochs * self.summary.unique_tokens // block_length)
@@ -64,13 +64,13 @@ class PreparedData:
         return (self,)
 
     def validation_size(self, block_length: int) -> int:
-        """How many blocks the validation split has."""
+        """The number of blocks of the validation split."""
         if self.pairs is not None:
             return held_out(self.store.split("validation"), self.pairs)
         return len(self.validation(block_length))
 
     def validation_rows(self, block_length: int, count: int) -> Int32[np.ndarray, "count L"]:
-        """So many blocks, spread evenly over the validation split; a small split is gone through again."""
+        """`count` blocks, spread evenly over the validation split; blocks of a small split are repeated."""
         if self.pairs is not None:
             split = self.store.split("validation")
             return in_order(split, self.pairs, _spread(held_out(split, self.pairs), count))
@@ -85,7 +85,7 @@ class PreparedData:
         return sequential(self.store.split("validation"), block_length)
 
     def token_counts(self) -> Int64[np.ndarray, " V"]:
-        """How often each token occurs in the train split, or in the first COUNTED tokens of a longer one."""
+        """The frequency of each token in the train split, or in the first COUNTED tokens of a longer one."""
         tokens = self.store.split("train").tokens[:COUNTED]
         size = self.vocabulary.token_ids.vocab_size
         parts = (tokens[start : start + 2**24] for start in range(0, len(tokens), 2**24))
@@ -149,7 +149,7 @@ class Dataset:
 
     def stored(self, log: Callable[[str], object] = print) -> PreparedData:
         """The task with its vocabulary and its token store."""
-        with kept_in(self.cache / "remembered"):
+        with caching_in(self.cache / "remembered"):
             fingerprint = self.task.fingerprint()
             with self._writing():
                 vocabulary = self.task.load_vocabulary(self.cache, log)
@@ -166,7 +166,7 @@ class Dataset:
         return prepared
 
     def _streamed(self, log: Callable[[str], object]) -> StreamedData:
-        with kept_in(self.cache / "remembered"):
+        with caching_in(self.cache / "remembered"):
             fingerprint = self.task.fingerprint()
             with self._writing():
                 vocabulary = self.task.load_vocabulary(self.cache, log)
@@ -175,7 +175,7 @@ class Dataset:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """What cannot be written is the cache's fault."""
+        """Turns an OSError into a sentence about the cache folder."""
         try:
             yield
         except OSError as error:

@@ -1,12 +1,11 @@
 """Mixtures: several tasks under one vocabulary, with rates or epochs that say how much of each is read."""
 
-import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int32, Int64
@@ -14,12 +13,13 @@ from jaxtyping import Int32, Int64
 from mixlm.data.dataset import Dataset, PreparedData, Summary
 from mixlm.data.loader.interleave import Mixed
 from mixlm.data.loader.rates import Rates, Shares, shares_of
+from mixlm.data.shared_vocabulary import SharedVocabulary
 from mixlm.data.sources.auto import Text
-from mixlm.data.sources.base import SPLITS, Source, digest
+from mixlm.data.sources.base import SPLITS, digest
 from mixlm.data.store.cache import cache_folder
-from mixlm.data.store.fingerprint_cache import kept_in
+from mixlm.data.store.fingerprint_cache import caching_in
 from mixlm.data.tasks import Task, TextTask
-from mixlm.data.vocabulary import Vocabulary, VocabularySpec
+from mixlm.data.vocabulary import Vocabulary
 from mixlm.errors import UserError
 
 _READ = 2**40  # Ours: mixed frequencies are those of a text of so many tokens, so that whole numbers hold them.
@@ -35,6 +35,21 @@ class Part:
     task: Task
     unique_tokens: int | None = None
     epochs: int | None = None
+
+
+@runtime_checkable
+class MarksDocuments(Task, Protocol):
+    """A task that says whether its documents begin with BOS."""
+
+    add_bos: bool
+
+
+def _check_same(name: str, values: Mapping[str, object]) -> None:
+    """Raises UserError where two parts, given by their names, have different values."""
+    first = next(iter(values), "")
+    for part, value in values.items():
+        if value != values[first]:
+            raise UserError(f"The parts {first!r} and {part!r} differ in their {name}: one serves all.")
 
 
 @dataclass(frozen=True)
@@ -61,13 +76,10 @@ class Mixture:
             raise UserError("A mixture needs texts: say --gin.TEXTS=\"('FILE_OR_FOLDER', 'FILE_OR_FOLDER')\".")
         for name in (name for name in self.names if self.names.count(name) > 1):
             raise UserError(f"Two parts of the mixture are named {name!r}, so their figures could not be told apart.")
-        for what, name in (("vocabulary", "vocabulary"), ("add_bos", "DOCUMENT_BOS")):
-            tasks = [part.task for part in self.parts if hasattr(part.task, what)]
-            for task in tasks:
-                if getattr(task, what) != getattr(tasks[0], what):
-                    raise UserError(
-                        f"The parts {tasks[0].name!r} and {task.name!r} differ in their {name}: one serves all."
-                    )
+        texts = [part.task for part in self.parts if isinstance(part.task, TextTask)]
+        _check_same("vocabulary", {task.name: task.vocabulary for task in texts})
+        marked = [part.task for part in self.parts if isinstance(part.task, MarksDocuments)]
+        _check_same("DOCUMENT_BOS", {task.name: task.add_bos for task in marked})
         for part in self.parts:
             _ = Dataset(part.task, part.unique_tokens, pairs=self.pairs)  # it knows what it refuses
         self._check_rates()
@@ -123,7 +135,7 @@ class Mixture:
 
     def prepare(self, log: Callable[[str], object] = print) -> "PreparedMixture":
         """Opens or makes the vocabulary and the store of every part; UserError that names the part at fault."""
-        with kept_in(self.cache / "remembered"):
+        with caching_in(self.cache / "remembered"):
             tasks = self._tasks()
         prepared: list[PreparedData] = []
         for part, task in zip(self.parts, tasks):
@@ -174,7 +186,7 @@ class PreparedMixture:
         return Mixed(tuple(part.name for part in self.parts), walks, self._rates(block_length), seed)
 
     def rows_of(self, block_length: int, epochs: None = None) -> int | None:
-        """How many rows the parts' epochs take, each part's last one padded; None where there are rates."""
+        """The number of rows of the parts' epochs, each part's last one padded; None where there are rates."""
         return None if self.epochs is None else sum(self._rows(block_length))
 
     def _rows(self, block_length: int) -> list[int]:
@@ -188,7 +200,7 @@ class PreparedMixture:
         return Rates((Shares(tuple(self._rows(block_length))),))
 
     def validation_size(self, block_length: int) -> int:
-        """How many validation rows there are by the last rates before any part has given a block twice."""
+        """The largest number of validation rows by the last rates that repeats no block of any part."""
         shares = self._rates(block_length).shares[-1]
         sizes = [
             part.validation_size(block_length) if weight else 0 for part, weight in zip(self.parts, shares.weights)
@@ -201,7 +213,7 @@ class PreparedMixture:
         return low
 
     def validation_rows(self, block_length: int, count: int) -> Int32[np.ndarray, "count L"]:
-        """So many blocks by the last rates, each part's spread evenly over its validation split."""
+        """`count` blocks by the last rates, each part's spread evenly over its validation split."""
         shares = self._rates(block_length).shares[-1]
         rows = {
             source: self.parts[source].validation_rows(block_length, wanted)
@@ -212,7 +224,7 @@ class PreparedMixture:
         return np.stack([rows[source][index] for source, index in places])
 
     def token_counts(self) -> Int64[np.ndarray, " V"]:
-        """How often each token would occur in a long text that mixes the parts' train splits by the last rates."""
+        """The frequency of each token in a long text that mixes the parts' train splits by the last rates."""
         weights: Sequence[float] = self.shares[-1].weights if self.shares else ()
         if self.epochs is not None:
             weights = [part.summary.unique_tokens * count for part, count in zip(self.parts, self.epochs)]
@@ -234,37 +246,6 @@ class PreparedMixture:
             vocab_size=parts[0].vocab_size,
             fingerprint=digest([part.fingerprint for part in parts]),
         )
-
-
-@dataclass(frozen=True)
-class SharedVocabulary:
-    """A vocabulary for several sources: one that is trained sees the text of all, each by its size."""
-
-    vocabulary: VocabularySpec
-    sources: tuple[Source, ...]
-
-    def fingerprint(self, text_fingerprint: str) -> str:
-        """SHA-256 over the vocabulary and the text of all sources; that of one alone does not matter."""
-        del text_fingerprint
-        return self.vocabulary.fingerprint(self._text)
-
-    def load(
-        self,
-        documents: Callable[[], Iterable[str]],
-        text_fingerprint: str,
-        cache_dir: Path,
-        log: Callable[[str], object],
-    ) -> Vocabulary:
-        """The vocabulary, trained on the train splits of all sources if it has to be."""
-        del documents, text_fingerprint
-        return self.vocabulary.load(self._documents, self._text, cache_dir, log)
-
-    @cached_property
-    def _text(self) -> str:
-        return digest([source.fingerprint() for source in self.sources])
-
-    def _documents(self) -> Iterator[str]:
-        return itertools.chain.from_iterable(source.documents("train") for source in self.sources)
 
 
 def of_texts(

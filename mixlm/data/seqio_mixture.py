@@ -7,7 +7,7 @@ from mixlm.data.mixture import Mixture, Part, one_each
 from mixlm.data.seqio_task import definition_of, mixture_parts
 from mixlm.data.sources.base import digest
 from mixlm.data.store.cache import cache_folder
-from mixlm.data.store.fingerprint_cache import keep, kept_in, recall
+from mixlm.data.store.fingerprint_cache import caching_in, load_record, save_record
 
 
 def of_registry(
@@ -26,7 +26,7 @@ def of_registry(
     module changes, or what the Tasks' fingerprints cover. `pairs` are the Mixture's. Raises UserError for a Mixture
     that is not there, and NotHere where none was named.
     """
-    with kept_in(cache_folder(cache_dir) / "remembered"):
+    with caching_in(cache_folder(cache_dir) / "remembered"):
         rates = _rates(name, module, task)
     tasks = ", ".join(rates)
     budgets = one_each("UNIQUE_TOKENS", unique_tokens, len(rates), tasks)
@@ -48,9 +48,9 @@ def _rates(name: str, module: str, task: Callable[..., Any]) -> dict[str, float]
         return [task(name=each, module=module).fingerprint() for each in names]
 
     key = digest("seqio mixture", name, definition_of("Mixture", name, module))
-    record = recall(key)
+    record = load_record(key)
     if isinstance(record, dict) and fingerprints(list(record["rates"])) == record["tasks"]:
         return record["rates"]
     rates = dict(mixture_parts(name, module))
-    keep(key, {"rates": rates, "tasks": fingerprints(list(rates))})
+    save_record(key, {"rates": rates, "tasks": fingerprints(list(rates))})
     return rates

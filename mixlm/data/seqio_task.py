@@ -12,7 +12,7 @@ import numpy as np
 
 from mixlm.data.quiet_tensorflow import import_seqio
 from mixlm.data.sources.base import check_split, digest
-from mixlm.data.store.fingerprint_cache import keep, recall, seen, settled, sha256_of
+from mixlm.data.store.fingerprint_cache import is_settled, load_record, save_record, sha256_of, stat_key
 from mixlm.data.store.journal import Tokenized
 from mixlm.data.user_module import files_of, imported
 from mixlm.data.vocabulary import SentencePieceFile, Vocabulary, write_atomically
@@ -68,7 +68,7 @@ class SeqioTask:
         return file.load(lambda: (), "", cache_dir, log)
 
     def count(self, split: str) -> int | None:
-        """How many examples the source says it has; preprocessors may make more or fewer of them."""
+        """The number of examples that the source reports; preprocessors may make more or fewer of them."""
         return self._task().num_input_examples(self._split(split))
 
     def tokenized(self, vocabulary: Vocabulary, split: str, first: int = 0) -> Iterator[Tokenized]:
@@ -99,7 +99,7 @@ class SeqioTask:
         """The digest of the source, and SHA-256 and extra_ids of the vocabulary; remembered with what they rest on."""
         definition = definition_of("Task", self.name, self.module)
         key = digest("seqio task", self.name, self.train_split, self.validation_split, definition)
-        record = recall(key)
+        record = load_record(key)
         if isinstance(record, dict) and all(_unchanged(path, then) for path, then in record["files"].items()):
             return record
         task = self._task()
@@ -111,9 +111,9 @@ class SeqioTask:
         paths = [Path(file) for file in (*files, vocabulary.sentencepiece_model_file)]
         if all(path.exists() for path in paths):
             folders = {path.parent for path in paths[:-1]}
-            record["files"] = {str(path): seen(path) for path in (*paths, *folders)}
-            if all(settled(record["files"][str(path)]) for path in paths):
-                keep(key, record)
+            record["files"] = {str(path): stat_key(path) for path in (*paths, *folders)}
+            if all(is_settled(record["files"][str(path)]) for path in paths):
+                save_record(key, record)
         return record
 
     def _task(self) -> "seqio.Task":
@@ -160,7 +160,7 @@ class SeqioTask:
 
 
 def definition_of(kind: str, name: str, module: str) -> list[str]:
-    """What a Task or Mixture is defined by, without importing it; NotHere where its name or module was not given."""
+    """The digests that define a Task or Mixture, without importing it; NotHere where its name or module is missing."""
     if not name:
         raise NotHere(f"No {kind} was named: say --gin.MIXTURE_OR_TASK_NAME=NAME.")
     if not re.fullmatch(r"[\w.:]+", name):
@@ -189,7 +189,7 @@ def mixture_parts(name: str, module: str) -> list[tuple[str, float]]:
 
 
 def _examples(task: "seqio.Task", split: str, first: int) -> Iterator[dict[str, Any]]:
-    """What the preprocessors make of a split, from number `first` on, in the order of the files."""
+    """The preprocessed examples of a split from number `first` on, in the order of the files."""
     try:
         dataset = task.source.get_dataset(split=split, shuffle=False)
         dataset = task.preprocess_precache(dataset, seed=0)
@@ -240,7 +240,7 @@ def _sentence(error: Exception) -> str:
 
 def _unchanged(path: str, then: list[int]) -> bool:
     try:
-        return seen(Path(path)) == then
+        return stat_key(Path(path)) == then
     except OSError:
         return False
 

@@ -45,7 +45,7 @@ class Task(Protocol):
         ...
 
     def count(self, split: str) -> int | None:
-        """How many documents a split has, where that can be known before they are tokenised."""
+        """The number of documents of a split, where that can be known before they are tokenised."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""A module of the user's that defines Tasks: found by name or file, told apart by its content, imported once."""
+"""The user's module that registers seqio Tasks: found by name or file, and imported once."""
 
 import hashlib
 import importlib
@@ -80,7 +80,7 @@ def _names_a_file(module: str) -> bool:
 
 
 def _spec(module: str) -> ModuleSpec | None:
-    """Where Python finds a module; unlike importlib's own function this imports no parent."""
+    """The spec of a module; unlike importlib's own function this imports no parent."""
     places, spec = None, None
     names = module.split(".")
     for depth in range(1, len(names) + 1):

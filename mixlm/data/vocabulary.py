@@ -84,7 +84,7 @@ class Vocabulary:
 
 @runtime_checkable
 class VocabularySpec(Protocol):
-    """What a vocabulary is, as a plain value; `load` trains or reads it."""
+    """A definition of a vocabulary as a plain value; `load` trains or reads it."""
 
     def fingerprint(self, text_fingerprint: str) -> str:
         """SHA-256 of everything that the vocabulary depends on, known before it is trained."""

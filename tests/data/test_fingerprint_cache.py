@@ -50,7 +50,7 @@ def old(monkeypatch):
 
 
 def digests(folder: Path, files: list[Path]) -> list[str]:
-    with fingerprint_cache.kept_in(folder / "records"):
+    with fingerprint_cache.caching_in(folder / "records"):
         return fingerprint_cache.sha256_of(files)
 
 
@@ -123,14 +123,14 @@ def test_a_damaged_record_is_as_good_as_none(tmp_path, reads, new_process, old, 
 def test_without_a_folder_nothing_is_kept(tmp_path, old):
     path = write(tmp_path / "a.txt", b"text")
     assert fingerprint_cache.sha256_of([path]) == plain([path])
-    assert fingerprint_cache.recall("anything") is None
-    fingerprint_cache.keep("anything", 3)
-    with fingerprint_cache.kept_in(tmp_path / "records"):
-        assert fingerprint_cache.recall("anything") is None
-        fingerprint_cache.keep("anything", {"a": [3]})
-        assert fingerprint_cache.recall("anything") == {"a": [3]}
-        assert fingerprint_cache.recall("another") is None
-    assert fingerprint_cache.recall("anything") is None
+    assert fingerprint_cache.load_record("anything") is None
+    fingerprint_cache.save_record("anything", 3)
+    with fingerprint_cache.caching_in(tmp_path / "records"):
+        assert fingerprint_cache.load_record("anything") is None
+        fingerprint_cache.save_record("anything", {"a": [3]})
+        assert fingerprint_cache.load_record("anything") == {"a": [3]}
+        assert fingerprint_cache.load_record("another") is None
+    assert fingerprint_cache.load_record("anything") is None
 
 
 def test_a_folder_that_cannot_be_written_is_no_hindrance(tmp_path, old):

@@ -19,7 +19,8 @@ from mixlm.data.loader.batches import Batches
 from mixlm.data.loader.epochs import Repeated
 from mixlm.data.loader.interleave import Mixed
 from mixlm.data.loader.rates import Rates, Shares
-from mixlm.data.mixture import Mixture, Part, SharedVocabulary, of_texts
+from mixlm.data.mixture import Mixture, Part, of_texts
+from mixlm.data.shared_vocabulary import SharedVocabulary
 from mixlm.data.sources.auto import Text
 from mixlm.data.sources.text import TextFiles
 from mixlm.data.store.token_store import StoreSplit

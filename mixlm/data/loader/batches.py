@@ -14,7 +14,7 @@ READ_AHEAD = 8  # Ours: a few batches hide a hiccup of the disk, and cost little
 
 @runtime_checkable
 class Walk(Protocol):
-    """Where a row of a step comes from: a function of the seed, the step and the row alone."""
+    """An order of rows: each is a function of the seed, the step and its place in the batch alone."""
 
     def rows(self, step: int, batch_size: int, places: Int[np.ndarray, " R"]) -> Int32[np.ndarray, "R L"]:
         """The tokens of some rows of a step, at `places` in a batch of `batch_size` rows."""

@@ -10,7 +10,7 @@ from mixlm.data.loader.permutation import permutation, round_keys, shuffled
 from mixlm.data.store.token_store import StoreSplit
 from mixlm.errors import UserError
 
-# Ours: what a random number is for, so that the same seed never gives the same numbers to two uses (3: mixed.py).
+# Ours: what a random number is for: no two uses share numbers. 3: interleave.py, 4: pairs.py.
 _ORDER_OF_ALL, _ORDER_OF_EPOCH, _BLOCKS_OF_EPOCH = 0, 1, 2
 
 
@@ -78,11 +78,11 @@ class Repeated:
         return digest.hexdigest()
 
     def tokens_in(self, blocks: int) -> int:
-        """How many tokens the first so many blocks hold, padding left out."""
+        """The number of tokens in the first `blocks` blocks, without padding."""
         return blocks * self.block_length if self._end is None else min(blocks * self.block_length, self._end)
 
     def position_of(self, index: int) -> int:
-        """Where in the stream block `index` begins, in tokens: a multiple of the block length."""
+        """The position in the stream at which block `index` begins, in tokens: a multiple of the block length."""
         epoch = self.epoch_of(index)
         first, count = self._blocks_of(epoch)
         key = round_keys(self.seed, _BLOCKS_OF_EPOCH, epoch)
@@ -122,7 +122,7 @@ class Repeated:
         return np.stack(rows) if rows else np.empty((0, self.block_length), np.int32)
 
     def rows(self, step: int, batch_size: int, places: Int[np.ndarray, " R"]) -> Int32[np.ndarray, "R L"]:
-        """Some rows of a step of batches of `batch_size` rows: row r of step s is block `s * batch_size + r`."""
+        """Rows of a step of batches of `batch_size` rows: row r of step s is block `s * batch_size + r`."""
         return self.blocks(step * batch_size + places)
 
     @property
@@ -131,11 +131,11 @@ class Repeated:
         return (self,)
 
     def counts(self, steps: int, batch_size: int) -> list[int]:
-        """How many rows each source has had after so many steps."""
+        """The number of rows from each source after `steps` steps."""
         return [steps * batch_size]
 
     def figures(self, steps: int, batch_size: int) -> dict[str, float | int | str]:
-        """What has been read after so many steps: tokens, epochs, and the set by its fingerprint."""
+        """Progress after `steps` steps: tokens, epochs, and the fingerprint of the unique set."""
         tokens = self.tokens_in(steps * batch_size)
         return {"tokens": tokens, "epoch": tokens / self.num_tokens, "set": self.fingerprint[:12]}
 

@@ -31,17 +31,17 @@ class Mixed:
 
     @property
     def block_length(self) -> int:
-        """How many tokens a row holds, in every source."""
+        """Tokens in a row, the same in every source."""
         return self.parts[0].block_length
 
     @property
     def num_tokens(self) -> int:
-        """How many tokens the unique sets hold together."""
+        """Tokens of all unique sets together."""
         return sum(part.num_tokens for part in self.parts)
 
     @property
     def num_documents(self) -> int:
-        """How many documents the unique sets hold together."""
+        """Documents of all unique sets together."""
         return sum(part.num_documents for part in self.parts)
 
     @cached_property
@@ -66,11 +66,11 @@ class Mixed:
         return np.stack(rows) if rows else np.empty((0, self.block_length), np.int32)
 
     def counts(self, steps: int, batch_size: int) -> list[int]:
-        """How many rows each source has had after so many steps."""
+        """The number of rows from each source after `steps` steps."""
         return self.rates.counts(steps, batch_size)
 
     def figures(self, steps: int, batch_size: int) -> dict[str, float | int | str]:
-        """What has been read after so many steps: tokens and epochs in all, and rows, epochs and set of each source."""
+        """Progress after `steps` steps: tokens and epochs in all, and rows, epochs and set of each source."""
         counts = self.counts(steps, batch_size)
         tokens = [part.tokens_in(rows) for part, rows in zip(self.parts, counts)]
         found: dict[str, float | int | str] = {

@@ -12,7 +12,7 @@ from mixlm.data.loader.permutation import permutation
 from mixlm.data.store.token_store import StoreSplit
 from mixlm.errors import UserError, nearest
 
-# Ours: what a random number is for, beside the uses in repeat.py and mixed.py.
+# Ours: what a random number is for, beside the uses in epochs.py and interleave.py.
 _ORDER_OF_PAIRS = 4
 FEATURES = ("inputs", "targets")
 PLAIN_TEXT = "pairs need a seqio Task with the features 'inputs' and 'targets' (--gin_file=data/seqio_task.gin)"
@@ -57,7 +57,7 @@ class Pairs:
         return digest.hexdigest()
 
     def tokens_in(self, blocks: int) -> int:
-        """How many tokens the first so many rows hold, padding left out."""
+        """The number of tokens in the first `blocks` rows, without padding."""
         epoch, within = divmod(blocks if self._end is None else min(blocks, self._end), self.num_documents)
         return epoch * self.num_tokens + (int(self._epoch_order(epoch)[1][within - 1]) if within else 0)
 
@@ -76,7 +76,7 @@ class Pairs:
         return np.stack(rows) if rows else np.empty((0, self.block_length), np.int32)
 
     def rows(self, step: int, batch_size: int, places: Int[np.ndarray, " R"]) -> Int32[np.ndarray, "R L"]:
-        """Some rows of a step of batches of `batch_size` rows: row r of step s is row `s * batch_size + r` of all."""
+        """Rows of a step of batches of `batch_size` rows: row r of step s is row `s * batch_size + r` of all."""
         return self.blocks(step * batch_size + places)
 
     @property
@@ -85,11 +85,11 @@ class Pairs:
         return (self,)
 
     def counts(self, steps: int, batch_size: int) -> list[int]:
-        """How many rows each source has had after so many steps."""
+        """The number of rows from each source after `steps` steps."""
         return [steps * batch_size]
 
     def figures(self, steps: int, batch_size: int) -> dict[str, float | int | str]:
-        """What has been read after so many steps: tokens, epochs, and the set by its fingerprint."""
+        """Progress after `steps` steps: tokens, epochs, and the fingerprint of the unique set."""
         tokens = self.tokens_in(steps * batch_size)
         return {"tokens": tokens, "epoch": tokens / self.num_tokens, "set": self.fingerprint[:12]}
 
@@ -119,7 +119,7 @@ def unique_pairs(split: StoreSplit, lengths: Mapping[str, int], unique_tokens: i
 
 
 def kept_offsets(split: StoreSplit, lengths: Mapping[str, int]) -> Int64[np.ndarray, " bounds"]:
-    """Where each pair would begin, and the last end, if nothing were stored but what rows of these lengths keep.
+    """Offsets of the pairs, each counted at the length that rows of these lengths keep of it.
 
     Raises UserError where the split is plain text.
     """
@@ -143,12 +143,12 @@ def pair(split: StoreSplit, document: int, lengths: Mapping[str, int]) -> Int32[
 def in_order(
     split: StoreSplit, lengths: Mapping[str, int], chosen: Int64[np.ndarray, " R"]
 ) -> Int32[np.ndarray, "R L"]:
-    """Some of a split's pairs as rows, by their numbers."""
+    """The pairs of the given numbers as rows."""
     return np.stack([pair(split, int(number), lengths) for number in chosen])
 
 
 def held_out(split: StoreSplit, lengths: Mapping[str, int]) -> int:
-    """How many pairs there are to validate on; UserError where there is none."""
+    """The number of validation pairs; UserError where there is none."""
     if not kept_offsets(split, lengths)[-1]:
         raise UserError("The validation split holds no pairs; name another in VALIDATION_SPLIT.")
     return split.num_documents

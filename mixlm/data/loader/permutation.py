@@ -14,7 +14,7 @@ def permutation(size: int, *key: int) -> Int64[np.ndarray, " size"]:
 
 
 def round_keys(*key: int) -> UInt64[np.ndarray, " rounds"]:
-    """What `shuffled` takes for its keys."""
+    """The round keys of `shuffled`."""
     return _words(*key, count=_FEISTEL_ROUNDS)
 
 

@@ -1,4 +1,4 @@
-"""How many rows each of several sources gets: exact counts for any real rates, and each row's source at once."""
+"""Mixing rates: exact row counts of each source for any real rates, and any row's source in constant time."""
 
 import itertools
 import math
@@ -31,7 +31,7 @@ class Shares:
         return low, row
 
     def counts(self, rows: int) -> list[int]:
-        """How many of the first so many rows each source has."""
+        """The number of rows from each source among the first `rows`."""
         return self._counts(0, len(self.weights), rows)
 
     def _counts(self, low: int, high: int, rows: int) -> list[int]:
@@ -59,11 +59,11 @@ class Rates:
     starts: tuple[int, ...] = (0,)
 
     def stage(self, step: int) -> int:
-        """Which of the shares hold at a step."""
+        """The index of the shares in force at a step."""
         return sum(start <= step for start in self.starts) - 1
 
     def counts(self, steps: int, batch_size: int) -> list[int]:
-        """How many rows each source has had after so many steps."""
+        """The number of rows from each source after `steps` steps."""
         ends = [*self.starts[1 : self.stage(steps) + 1], steps]
         spans = [end - start for start, end in zip(self.starts, ends)]
         counts = [shares.counts(span * batch_size) for shares, span in zip(self.shares, spans)]

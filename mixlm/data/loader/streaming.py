@@ -1,4 +1,4 @@
-"""A corpus too large to store: its documents are tokenised as they are read, and nothing is kept but the vocabulary."""
+"""Streaming: documents are tokenised as they are read, and nothing but the vocabulary is stored."""
 
 import math
 import threading
@@ -22,7 +22,7 @@ CAVEAT = (
 
 @dataclass(frozen=True)
 class StreamSummary:
-    """What is known of a streamed corpus before it is read; how many unique tokens it has is not."""
+    """Statistics of a streamed corpus before it is read; its number of unique tokens is not known."""
 
     name: str
     vocab_size: int
@@ -51,7 +51,7 @@ class StreamedData:
 
     @property
     def said(self) -> str:
-        """What a run says about its data before it starts."""
+        """One line that describes the data before a run starts."""
         return f"{self.name}, streamed: no token store, no budget, the epoch not known (set {self._fingerprint[:12]})"
 
     @property
@@ -79,7 +79,7 @@ class StreamedData:
         return self.validation_rows(block_length, VALIDATION_ROWS, again=False)
 
     def validation_size(self, block_length: int) -> int:
-        """How many blocks `validation` has."""
+        """The number of blocks of `validation`."""
         return len(self.validation(block_length))
 
     def validation_rows(self, block_length: int, count: int, again: bool = True) -> Int32[np.ndarray, "blocks L"]:
@@ -139,15 +139,15 @@ class Streamed:
         return np.stack(rows) if rows else np.empty((0, self.block_length), np.int32)
 
     def rows(self, step: int, batch_size: int, places: Int[np.ndarray, " R"]) -> Int32[np.ndarray, "R L"]:
-        """Some rows of a step of batches of `batch_size` rows: row r of step s is block `s * batch_size + r`."""
+        """Rows of a step of batches of `batch_size` rows: row r of step s is block `s * batch_size + r`."""
         return self.blocks(step * batch_size + places)
 
     def counts(self, steps: int, batch_size: int) -> list[int]:
-        """How many rows have been read after so many steps."""
+        """The number of rows read after `steps` steps."""
         return [steps * batch_size]
 
     def tokens_in(self, blocks: int) -> int:
-        """How many tokens the first so many blocks hold."""
+        """The number of tokens in the first `blocks` blocks."""
         return blocks * self.block_length
 
     def figures(self, steps: int, batch_size: int) -> dict[str, float | int | str]:

@@ -60,7 +60,7 @@ class TextSource(ABC):
 
     @classmethod
     def reads(cls, name: str) -> bool:
-        """Whether a file of that name is of this kind."""
+        """Returns True if a file of that name is of this kind."""
         return _SHARD.sub("", name).endswith(cls.endings)
 
     @classmethod
@@ -141,7 +141,7 @@ def kinds() -> list[type[TextSource]]:
 
 
 def is_builtin(kind: type[TextSource]) -> bool:
-    """Whether a kind is one of this folder's, which have a gin file of their name in gin/data."""
+    """Returns True for a kind of this folder; such a kind has a gin file of its name in gin/data."""
     return kind.__module__.startswith("mixlm.")
 
 

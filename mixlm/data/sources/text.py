@@ -15,7 +15,7 @@ FILE_DOCUMENTS, DOCUMENT_BYTES = 40, 8192
 
 
 # Ours: without a blank line for this many times the wished length, a document ends at any line's end.
-PATIENCE = 4
+MAX_STRETCH = 4
 
 
 LEAST_CHARACTERS = 100  # Ours: less text than this can neither train nor test anything.
@@ -58,7 +58,7 @@ class TextFiles(TextSource):
     def fingerprint(self) -> str:
         """SHA-256 over all files, their names and the rule of the split; not over where they lie."""
         files = self.files()
-        rule = ["text", self.validation_fraction, FILE_DOCUMENTS, DOCUMENT_BYTES, PATIENCE]
+        rule = ["text", self.validation_fraction, FILE_DOCUMENTS, DOCUMENT_BYTES, MAX_STRETCH]
         return digest_files(files, [*rule, *(path.name for path in files if len(files) > 1)])
 
     def files(self) -> list[Path]:
@@ -113,7 +113,7 @@ def _cut(lines: Iterable[str], size: int) -> Iterator[str]:
     for line in lines:
         pending.append(line)
         length += len(line.encode())
-        if (length >= wished and not line.strip()) or length >= PATIENCE * wished:
+        if (length >= wished and not line.strip()) or length >= MAX_STRETCH * wished:
             if document := normalize_whitespace("".join(pending)):
                 yield document
             pending, length = [], 0

@@ -1,4 +1,4 @@
-"""What is made once is made by one process at a time: the others wait for it, and then find it made."""
+"""File locks: one process builds what several need, and the others wait for it."""
 
 import fcntl
 import os

@@ -1,4 +1,4 @@
-"""What a start found out about files and need not find out again: small records, kept in the cache folder.
+"""Cached SHA-256 digests of files, and other small records, so that a second start reads no text again.
 
 A record that is damaged, or about a file that has changed since, is as good as none.
 """
@@ -21,7 +21,7 @@ _DIGESTS: dict[str, list[Any]] = {}
 
 
 @contextlib.contextmanager
-def kept_in(folder: Path) -> Iterator[None]:
+def caching_in(folder: Path) -> Iterator[None]:
     """Records are read from and written to `folder` inside of the block; outside of it nothing is kept on the disk."""
     token = _FOLDER.set(folder)
     try:
@@ -30,7 +30,7 @@ def kept_in(folder: Path) -> Iterator[None]:
         _FOLDER.reset(token)
 
 
-def recall(key: str) -> Any:
+def load_record(key: str) -> Any:
     """The record of that key, or None where there is none that is whole."""
     path = _path(key)
     if path is None:
@@ -42,7 +42,7 @@ def recall(key: str) -> Any:
         return None
 
 
-def keep(key: str, record: Any) -> None:
+def save_record(key: str, record: Any) -> None:
     """Keeps a record of plain values; a folder that cannot be written to keeps none."""
     path = _path(key)
     if path is None:
@@ -58,14 +58,14 @@ def keep(key: str, record: Any) -> None:
             partial.unlink(missing_ok=True)
 
 
-def seen(path: Path) -> list[int]:
-    """What tells a file or folder from what it was: size, times of change in nanoseconds, inode; raises OSError."""
+def stat_key(path: Path) -> list[int]:
+    """Size, times of change in nanoseconds and inode of a file or folder, which change with it; raises OSError."""
     found = path.stat()
     return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
 
 
-def settled(facts: Sequence[int]) -> bool:
-    """Whether a later change of what was `seen` would show in its times."""
+def is_settled(facts: Sequence[int]) -> bool:
+    """Returns True if a later change would show in the times of `stat_key`."""
     return max(facts[1], facts[2]) < time.time_ns() - SETTLED_SECONDS * 1e9
 
 
@@ -76,18 +76,18 @@ def sha256_of(files: Sequence[Path]) -> list[str]:
     """
     places = [os.path.abspath(path) for path in files]
     key = f"digests of {os.path.commonpath(places)}" if places else "digests"
-    record = recall(key)
+    record = load_record(key)
     known = {**record, **_DIGESTS} if isinstance(record, dict) else dict(_DIGESTS)
     found = {place: _digest(path, known.get(place)) for path, place in zip(files, places)}
-    lasting = {place: entry for place, entry in found.items() if settled(entry[0])}
+    lasting = {place: entry for place, entry in found.items() if is_settled(entry[0])}
     _DIGESTS.update(lasting)
     if any(not isinstance(record, dict) or record.get(place) != entry for place, entry in lasting.items()):
-        keep(key, lasting)
+        save_record(key, lasting)
     return [found[place][1] for place in places]
 
 
 def _digest(path: Path, known: Any) -> list[Any]:
-    facts = seen(path)
+    facts = stat_key(path)
     if isinstance(known, list) and len(known) == 2 and known[0] == facts:
         return known
     with open(path, "rb") as file:

@@ -38,7 +38,7 @@ Documents = Callable[[int], Iterable[Tokenized]]
 
 @dataclass(frozen=True)
 class Part:
-    """Where a split stands after a part: counts from its beginning, and the SHA-256 of what the part adds to a file."""
+    """Progress of a split after a part: counts from its beginning, and the SHA-256 of what it adds to each file."""
 
     split: str
     documents: int
@@ -71,7 +71,7 @@ class Journal:
 
     @property
     def documents(self) -> int:
-        """How many documents are in whole parts, over all splits."""
+        """The number of documents in complete parts, over all splits."""
         return sum(part.documents for part in self._reached.values())
 
     def reached(self, split: str) -> Part:
@@ -192,7 +192,7 @@ class _Writer:
 
 
 def _size(name: str, part: Part, dtype: np.dtype) -> int:
-    """How many bytes of a file the parts up to this one fill."""
+    """The size in bytes of a file up to the end of a part."""
     if not part.sums:
         return 0
     entries = {"tokens": part.tokens * dtype.itemsize, "offsets": 8 * (part.documents + 1)}

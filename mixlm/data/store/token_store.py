@@ -40,12 +40,12 @@ class StoreSplit:
 
     @property
     def num_documents(self) -> int:
-        """How many documents the split holds."""
+        """The number of documents."""
         return len(self.offsets) - 1
 
     @property
     def num_tokens(self) -> int:
-        """How many tokens the split holds."""
+        """The number of tokens."""
         return len(self.tokens)
 
 

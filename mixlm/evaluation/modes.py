@@ -58,7 +58,7 @@ def _encoder_decoder_modes(module: Any, tokens: TokenIds) -> dict[str, Mode | Fu
     }
 
 
-def with_extra(modes: Mapping[str, Mode | Fused], extra: Sequence[NamedMode]) -> dict[str, Mode | Fused]:
+def with_extra(modes: Mapping[str, Mode | Fused], extra: Sequence[Any]) -> dict[str, Mode | Fused]:
     """The modes of a network and those from outside, by their own names; UserError where two share a name."""
     found = dict(modes)
     for mode in extra:

@@ -16,7 +16,7 @@ from mixlm.tokens import TokenIds
 
 
 @runtime_checkable
-class Spans(Protocol):
+class SpanLayout(Protocol):
     """The span that each row of a sentence takes out; the spans of a sentence cover its scored tokens, each once."""
 
     @property
@@ -108,7 +108,7 @@ class SpanFilling:
     """
 
     tokens: TokenIds
-    spans: Spans
+    spans: SpanLayout
 
     @property
     def kind(self) -> str:

@@ -21,7 +21,7 @@ from mixlm.evaluation.likelihood import (
     PseudoLikelihood,
     Rows,
 )
-from mixlm.evaluation.modes import modes_of, select_modes
+from mixlm.evaluation.modes import modes_of, select_modes, with_extra
 from mixlm.evaluation.perplexity import noise_errors, pieces_of_rows, ratio, text_figures
 from mixlm.evaluation.scorer import Scorer, Sentences, _padded
 from mixlm.evaluation.span_likelihood import AfterPrefix, EachSpan, Everything, SpanFilling
@@ -313,6 +313,23 @@ def test_a_network_has_the_modes_that_it_can_be_read_in():
     assert list(modes_of(T5, TOKENS)) == ["causal", "prefix", "filling", "filling_3", "fused"]
     assert list(select_modes(modes_of(T5, TOKENS), "filling, causal")) == ["filling", "causal"]
     assert list(select_modes(modes_of(T5, TOKENS), ("prefix",))) == ["prefix"]
+
+
+class Ours(CausalLikelihood):
+    """A mode with a name of its own, which may be that of another."""
+
+    def __init__(self, name):
+        super().__init__(TOKENS)
+        object.__setattr__(self, "name", name)
+
+
+def test_a_mode_from_outside_stands_beside_those_of_the_network():
+    found = with_extra(modes_of(LLAMA, TOKENS), (Ours("ours"),))
+    assert [*found] == [*modes_of(LLAMA, TOKENS), "ours"] and list(select_modes(found, "ours")) == ["ours"]
+    with pytest.raises(UserError, match="second scoring mode named 'causal'"):
+        with_extra(modes_of(LLAMA, TOKENS), (Ours("causal"),))
+    with pytest.raises(UserError, match="a mode has name, kind"):
+        with_extra(modes_of(LLAMA, TOKENS), (CausalLikelihood(TOKENS),))
 
 
 def test_a_mode_that_is_not_there_is_named():

@@ -14,6 +14,7 @@ from mixlm.data.dataset import Dataset
 from mixlm.data.seqio_task import SeqioTask
 from mixlm.data.tasks import TextFiles, TextTask
 from mixlm.data.vocabulary import TrainedSentencePiece
+from mixlm.decoding.strategies import STRATEGIES
 from mixlm.errors import UserError
 from mixlm.evaluation.run import Scoring, prepare
 from mixlm.gin_config.build import configured
@@ -55,6 +56,20 @@ def test_an_example_is_its_pair():
         assert example.decoder_target_tokens[row][scored].tolist() == said
         assert example.decoder_input_tokens[row][scored].tolist() == [3, *said][: len(said)]
         np.testing.assert_array_equal(example.decoder_segments[row] > 0, scored)
+
+
+@pytest.mark.parametrize("kind", [DecoderOnly, EncoderDecoder])
+def test_a_prompt_is_read_as_the_inputs_of_a_pair(kind):
+    # As long as prompts are padded to, and with the EOS that ends the inputs of a Task.
+    objective, read = Seq2Seq(TOKENS, {"inputs": 16, "targets": 1}), [11, 12, 13, TOKENS.eos]
+    made = {"tokens": jnp.asarray([[0] * 12 + read + [21]], jnp.int32)}
+    example = objective.corrupt(row_keys(0, 0, 1), made)
+    (decoding,) = objective.decodings
+    strategy = STRATEGIES[decoding.strategy](**decoding.settings)
+    layers = {"num_layers": 1} if kind is DecoderOnly else {"num_encoder_layers": 1, "num_decoder_layers": 1}
+    prompt = strategy.read(kind(**SIZE | layers), [read[:-1]], TOKENS)
+    for name in ("encoder_input_tokens", "encoder_segments", "decoder_input_tokens", "decoder_mask_ar"):
+        np.testing.assert_array_equal(getattr(prompt, name), getattr(example, name))
 
 
 class Uniform:

@@ -108,6 +108,7 @@ TINY += ["Llama.num_layers=1", "Llama.mlp_dim=32", "TokenIds.sentinels=20", "Tra
 TINY += ['TASK_FEATURE_LENGTHS={"targets": 32}']
 
 
+@pytest.mark.slow  # The README's Python runs the same ways through the code in the quick tests.
 def test_the_readme_s_commands_run(printed, corpus):
     shown = [words[1:] for place, words in FOUND if place.startswith("README.md") and words[0] == "mixlm"]
     first = next(index for index, words in enumerate(shown) if words[0] == "explain")

@@ -43,7 +43,7 @@ def train(recipe: Recipe, say: Callable[[str], Any] = print, profile: str | None
 
     Example: `train(load_recipe("dual.gin", TRAIN_STEPS=50))`.
     """
-    training.train(_checked(recipe), say, None if profile is None else Profile.of(profile))
+    training.train(checked(recipe), say, None if profile is None else Profile.of(profile))
     return Run(recipe.folder, recipe)
 
 
@@ -53,7 +53,7 @@ def explain(recipe: Recipe, say: Callable[[str], Any] = print) -> Explanation:
     It prints as `--explain` does; in a notebook, the examples show masked, replaced and scored tokens in colours. `say`
     is called while the data are prepared.
     """
-    return training.explain(_checked(recipe), say)
+    return training.explain(checked(recipe), say)
 
 
 class Scores(Table):
@@ -210,7 +210,8 @@ def recipe_of(run: "Run | Recipe | str | os.PathLike[str]") -> Recipe:
     return (run if isinstance(run, Run) else Run(run)).recipe
 
 
-def _checked(recipe: Any) -> Recipe:
+def checked(recipe: Any) -> Recipe:
+    """The recipe itself; raises UserError for what is none, such as the name of a gin file."""
     if isinstance(recipe, Recipe):
         return recipe
     if isinstance(recipe, str | Path):

@@ -149,7 +149,7 @@ class Dataset:
 
     def stored(self, log: Callable[[str], object] = print) -> PreparedData:
         """The task with its vocabulary and its token store."""
-        with caching_in(self.cache / "remembered"):
+        with caching_in(self.cache / "fingerprints"):
             fingerprint = self.task.fingerprint()
             with self._writing():
                 vocabulary = self.task.load_vocabulary(self.cache, log)
@@ -166,7 +166,7 @@ class Dataset:
         return prepared
 
     def _streamed(self, log: Callable[[str], object]) -> StreamedData:
-        with caching_in(self.cache / "remembered"):
+        with caching_in(self.cache / "fingerprints"):
             fingerprint = self.task.fingerprint()
             with self._writing():
                 vocabulary = self.task.load_vocabulary(self.cache, log)

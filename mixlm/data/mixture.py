@@ -135,7 +135,7 @@ class Mixture:
 
     def prepare(self, log: Callable[[str], object] = print) -> "PreparedMixture":
         """Opens or makes the vocabulary and the store of every part; UserError that names the part at fault."""
-        with caching_in(self.cache / "remembered"):
+        with caching_in(self.cache / "fingerprints"):
             tasks = self._tasks()
         prepared: list[PreparedData] = []
         for part, task in zip(self.parts, tasks):

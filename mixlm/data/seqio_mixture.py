@@ -26,7 +26,7 @@ def of_registry(
     module changes, or what the Tasks' fingerprints cover. `pairs` are the Mixture's. Raises UserError for a Mixture
     that is not there, and NotHere where none was named.
     """
-    with caching_in(cache_folder(cache_dir) / "remembered"):
+    with caching_in(cache_folder(cache_dir) / "fingerprints"):
         rates = _rates(name, module, task)
     tasks = ", ".join(rates)
     budgets = one_each("UNIQUE_TOKENS", unique_tokens, len(rates), tasks)
@@ -42,7 +42,7 @@ def of_registry(
 
 
 def _rates(name: str, module: str, task: Callable[..., Any]) -> dict[str, float]:
-    """The rate of each Task; remembered with the Tasks' fingerprints, so that a second start imports no seqio."""
+    """The rate of each Task; cached with the Tasks' fingerprints, so that a second start imports no seqio."""
 
     def fingerprints(names: list[str]) -> list[str]:
         return [task(name=each, module=module).fingerprint() for each in names]

@@ -96,7 +96,7 @@ class SeqioTask:
         return self.train_split if check_split(split) == "train" else self.validation_split
 
     def _facts(self) -> dict[str, Any]:
-        """The digest of the source, and SHA-256 and extra_ids of the vocabulary; remembered with what they rest on."""
+        """The digest of the source, and SHA-256 and extra_ids of the vocabulary; cached with the files they rest on."""
         definition = definition_of("Task", self.name, self.module)
         key = digest("seqio task", self.name, self.train_split, self.validation_split, definition)
         record = load_record(key)

@@ -1,4 +1,4 @@
-"""A start finds out about files what it must, and no more: digests are remembered, and a change is noticed."""
+"""Digests of files are cached: a file is read again if it has changed, and only then."""
 
 import hashlib
 import os
@@ -93,7 +93,7 @@ def test_a_change_of_the_same_size_and_time_is_noticed(tmp_path, new_process, ol
     assert digests(tmp_path, [path]) == plain([path])
 
 
-def test_a_fresh_file_is_not_remembered(tmp_path, reads, new_process):
+def test_a_fresh_file_is_not_cached(tmp_path, reads, new_process):
     path = tmp_path / "a.txt"
     path.write_bytes(b"one")
     digests(tmp_path, [path])

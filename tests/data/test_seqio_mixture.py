@@ -1,4 +1,4 @@
-"""A registered Mixture trains by its name: its rates are exact, its Tasks read as they are, and all is remembered."""
+"""A registered Mixture trains by its name: exact rates, its Tasks as they are, and no seqio in a second start."""
 
 import subprocess
 import sys

@@ -70,7 +70,7 @@ def is_settled(facts: Sequence[int]) -> bool:
 
 
 def sha256_of(files: Sequence[Path]) -> list[str]:
-    """The SHA-256 of each file, which is read only if it has changed since its digest was remembered.
+    """The SHA-256 of each file, which is read only if it has changed since its digest was cached.
 
     A change is seen by size, by the times of its content and of its inode, or by its inode's number. Raises OSError.
     """

@@ -50,8 +50,8 @@ def load(
     """
     folders = (search_paths,) if isinstance(search_paths, (str, os.PathLike)) else search_paths
     flags = Flags(
-        gin_files=tuple(map(os.fspath, files)),
-        search_paths=tuple(map(os.fspath, folders)),
+        gin_files=tuple(os.fspath(path) for path in files),
+        search_paths=tuple(os.fspath(path) for path in folders),
         text=None if text is None else os.fspath(text),
         values=tuple(macros.items()),
     )

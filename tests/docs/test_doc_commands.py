@@ -99,6 +99,8 @@ def test_any_other_command_names_what_is_there(place, words):
     elif program in ("pytest", "bash", "mypy"):
         for path in (word for word in arguments if "/" in word):
             assert (ROOT / path).exists(), f"{place}: {path} does not exist"
+    elif program == "export":
+        assert arguments == ["PYTHONPATH=."]
     else:
         assert program in ("ruff", "pre-commit", "zensical"), f"{place}: {program} is not known to this test"
 

@@ -15,6 +15,9 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # One folder for the whole run: jax keeps the place of its compilation cache for good.
 _CACHE = tempfile.TemporaryDirectory(prefix="mixlm-tests-")
 os.environ["MIXLM_CACHE"] = _CACHE.name
+# Runs keep their executables there as well; here every module and every process that a test starts finds them.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(_CACHE.name, "executables"))
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import typecheck
 
@@ -42,9 +45,18 @@ PLACES = ["in the harbour", "near the mill", "after the war", "on Sundays", "bef
 
 @pytest.fixture(autouse=True, scope="module")
 def no_heap_of_programs():
-    """What a module compiled is of no use to the next one, and thousands of programs slow everything down."""
+    """Thousands of programs in memory slow everything down; the next module finds what it shares on the disk."""
     yield
     jax.clear_caches()
+
+
+# The last to end are short: a worker that takes a long file at the end leaves the other one idle.
+LONG = ("docs", "training", "checkpoints", "parallel", "objectives", "models", "data")
+
+
+def pytest_collection_modifyitems(items):
+    rooms = {room: place for place, room in enumerate(LONG)}
+    items.sort(key=lambda item: rooms.get(item.path.parent.name, len(LONG)))
 
 
 @pytest.fixture(scope="session")

@@ -132,7 +132,7 @@ def gradient(network):
     return jax.grad(loss)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ["decoder-only", pytest.param("encoder-decoder", marks=pytest.mark.slow)])
 def test_a_network_has_the_same_gradients(name):
     network = NETWORKS[name]
     params = meta.unbox(network.init(jax.random.key(0), example())["params"])

@@ -181,6 +181,8 @@ def test_a_run_learns_pairs_epoch_by_epoch(module, tmp_path, monkeypatch):
     small = (
         "--gin.EPOCHS=40", "--gin.TRAIN_STEPS=None", "--gin.BATCH_SIZE=5", f"--gin.MODEL_DIR={tmp_path / 'run'}",
         "--gin.LOG_PERIOD=10", "--gin.EVAL_BATCHES=1", "--gin.EMB_DIM=32", "--gin.DROPOUT_RATE=0.0",
+        "--gin.EncoderDecoder.num_encoder_layers=1", "--gin.EncoderDecoder.num_decoder_layers=1",
+        "--gin.DecoderOnly.num_layers=1",
     )  # fmt: skip
     said: list[str] = []
     with warnings.catch_warnings():

@@ -27,7 +27,7 @@ def lines(folder) -> list[dict]:
 
 
 def test_the_given_steps_are_traced_and_metrics_stay_the_same(corpus, tmp_path):
-    plain, traced = (recipe(str(corpus), str(tmp_path / name), train_steps=6) for name in ("plain", "traced"))
+    plain, traced = (recipe(str(corpus), str(tmp_path / name), train_steps=6, bag=True) for name in ("plain", "traced"))
     loop.train(plain, say=lambda _: None)
     loop.train(traced, say=lambda _: None, profile=Profile(3, 4))
     assert lines(traced.folder) == lines(plain.folder)
@@ -66,7 +66,7 @@ def test_the_flag_is_the_training_scripts():
 
 
 def test_steps_outside_of_the_run_are_refused_in_one_sentence(corpus, tmp_path):
-    made = recipe(str(corpus), str(tmp_path / "run"), train_steps=3, eval_period=3)
+    made = recipe(str(corpus), str(tmp_path / "run"), train_steps=3, eval_period=3, bag=True)
     with pytest.raises(UserError, match=r"--profile=3:4 goes past the last of 3 steps \(TRAIN_STEPS\)\."):
         loop.train(made, say=lambda _: None, profile=Profile(3, 4))
     assert not made.folder.exists()

@@ -61,7 +61,10 @@ def toy(name: str, corpus: Path, folder: Path) -> Recipe:
     return configured(parse_flags([*flags, f"--gin.TEXT={corpus}", f"--gin.MODEL_DIR={folder}"], ""), Recipe)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+QUICK = ("antlm_ltg_bert", "mile")  # with two stages and with one, with dropout and without
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in RECIPES])
 def test_a_recipe_killed_and_started_again_is_the_uninterrupted_run(name, corpus, tmp_path):
     """Past the checkpoint come the end of an epoch and, where there is one, the switch of objectives."""
     whole, killed = toy(name, corpus, tmp_path / "whole"), toy(name, corpus, tmp_path / "killed")

@@ -45,12 +45,19 @@ def whole(corpus, tmp_path_factory):
 
 
 def small(corpus, folder, **changes):
-    return recipe(str(corpus), str(folder), tau=TAU, **changes)
+    return recipe(str(corpus), str(folder), tau=TAU, bag=True, **changes)
 
 
 def child(corpus, folder, driver: str = "", cache=None, **changes) -> subprocess.Popen:
     """The same run in a process of its own."""
-    asked = {"corpus": str(corpus), "folder": str(folder), "tau": TAU, "driver": ONE_DEVICE + driver, **changes}
+    asked = {
+        "corpus": str(corpus),
+        "folder": str(folder),
+        "tau": TAU,
+        "bag": True,
+        "driver": ONE_DEVICE + driver,
+        **changes,
+    }
     environment = os.environ | ({"MIXLM_CACHE": str(cache)} if cache else {})
     command = [sys.executable, str(SCRIPT), json.dumps(asked)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)

@@ -61,9 +61,16 @@ def test_the_steps_figures_are_the_objectives_own_terms():
     assert {"generator", "rtd", "span_corruption"} <= set(terms)
 
 
-@pytest.mark.parametrize("objective", ["span_corruption", "spactor"])
 @pytest.mark.parametrize(
-    ("loss", "microbatches"), [(CrossEntropy(z_loss=1e-2), 2), (CrossEntropy(z_loss=1e-2), 4), (MiLe(gamma=2.0), 4)]
+    ("objective", "loss", "microbatches"),
+    [
+        ("span_corruption", CrossEntropy(z_loss=1e-2), 2),
+        ("spactor", CrossEntropy(z_loss=1e-2), 4),
+        ("span_corruption", MiLe(gamma=2.0), 4),
+        pytest.param("spactor", CrossEntropy(z_loss=1e-2), 2, marks=pytest.mark.slow),
+        pytest.param("span_corruption", CrossEntropy(z_loss=1e-2), 4, marks=pytest.mark.slow),
+        pytest.param("spactor", MiLe(gamma=2.0), 4, marks=pytest.mark.slow),
+    ],
 )
 def test_microbatches_change_nothing(objective, loss, microbatches):
     state, figures = five_steps(with_loss(loss, objective), microbatches)

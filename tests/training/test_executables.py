@@ -76,7 +76,7 @@ def test_three_stages_of_two_objectives_are_two_traces(counted, executables):
 
 
 def test_another_value_is_another_trace(counted, executables):
-    assert executables.compile(spans(0.15)).result() is not executables.prepare(spans(0.3)).result()
+    assert executables.compile(spans(0.15)).result() is not executables.compile(spans(0.3)).result()
     assert len(counted.traces) == 2
 
 

@@ -72,8 +72,8 @@ class Scores(Table):
         figures = self.figures[mode]
         if figures is None:
             return {}
-        names = ("kind", "rows", "tokens", "nats_per_token", "nats_error")
-        names += ("perplexity", "bits_per_byte", "bits_error")
+        names = ["kind", "rows", "tokens", "nats_per_token", "nats_error"]
+        names += ["perplexity", "bits_per_byte", "bits_error"]
         return {name: getattr(figures, name) for name in names}
 
     def _pairs(self, mode: str) -> dict[str, Any]:

@@ -100,11 +100,11 @@ class Run:
         """
         recipe = self.recipe
         with kept_in(recipe.dataset.cache / EXECUTABLES):
-            data, params = recipe.dataset.prepare(lambda _: None), self.params
+            data: Any = recipe.dataset.prepare(lambda _: None)
             length = recipe.block_length
             recipe = recipe.settled(data.summary.unique_tokens, data.rows_of(length, recipe.epochs))
             chosen = data.validation_rows(length, recipe.eval_batches * recipe.batch_size)[:rows]
-            return trained_examples(recipe, data.vocabulary, chosen, params)
+            return trained_examples(recipe, data.vocabulary, chosen, self.params)
 
     def curves(self, against: str | Sequence[str] | None = None) -> Any:
         """A matplotlib Figure of every training and validation term, made without pyplot.

@@ -25,7 +25,7 @@ def kept_in(folder: Path) -> Iterator[None]:
     folder changes.
     """
     before = {name: getattr(jax.config, name) for name in SETTINGS}
-    _use(before | {"jax_compilation_cache_dir": str(folder), "jax_persistent_cache_min_compile_time_secs": MIN_SECONDS})
+    _use(before | dict(zip(SETTINGS, (str(folder), MIN_SECONDS))))
     try:
         yield
     finally:
@@ -33,7 +33,7 @@ def kept_in(folder: Path) -> Iterator[None]:
 
 
 def _use(settings: Mapping[str, object]) -> None:
-    moved = jax.config.jax_compilation_cache_dir != settings["jax_compilation_cache_dir"]
+    moved = getattr(jax.config, SETTINGS[0]) != settings[SETTINGS[0]]
     for name, value in settings.items():
         jax.config.update(name, value)
     if moved:

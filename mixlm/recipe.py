@@ -38,7 +38,7 @@ def added(default: Any) -> Any:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What to train, on what, for how long; `gin/base.gin` binds every field to a macro.
+    """Networks, objectives, data, optimizer and length of a run; `gin/base.gin` binds every field to a macro.
 
     `lengths` are the feature lengths that the objectives must make ("inputs" and "targets", in tokens), `batch_size` is
     global and in rows; the fields that end in `_period` are in steps. The run is `train_steps` long, or so many

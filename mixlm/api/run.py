@@ -73,12 +73,12 @@ class Run:
 
     @property
     def step(self) -> int:
-        """How many steps are logged."""
+        """The last logged step, 0 without one."""
         return int(max((row["step"] for row in self.metrics), default=0))
 
     @property
     def finished(self) -> bool:
-        """Whether the run has reached its last step and written its report."""
+        """True once the run has reached its last step and written its report."""
         return self._files.curves.is_file()
 
     @property

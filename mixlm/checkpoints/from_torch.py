@@ -42,7 +42,7 @@ class Weights:
         self.ours |= {ours: self.take(name).T for ours, name in names.items()}
 
     def repeats(self, name: str, of: str) -> bool:
-        """Whether the array of this name is that one again, as torch writes what is tied."""
+        """True where the array of this name repeats that one, as torch writes tied weights."""
         return np.array_equal(self.take(name), self.take(of))
 
     def leave(self, pattern: str) -> None:

@@ -80,7 +80,7 @@ class Checkpoints:
         return True
 
     def note(self, step: int) -> dict[str, Any]:
-        """What a checkpoint says of itself; nothing where it was saved without a note."""
+        """A checkpoint's note, the metadata it was saved with; {} without one."""
         self.wait()
         return json.loads((self.folder / str(step) / NOTE).read_text()).get("custom_metadata") or {}
 
@@ -168,7 +168,7 @@ class Checkpoints:
         return best[0]
 
     def figures(self, step: int) -> dict[str, float]:
-        """What the validation of a checkpoint's state said, {} where it was not validated."""
+        """The validation figures of a checkpoint's state; {} where it was not validated."""
         if step not in self._figures:
             try:
                 found = json.loads((self.folder / str(step) / FIGURES).read_text())

@@ -38,7 +38,7 @@ class Selection:
 
 
 def trained_selections(recipe: Recipe) -> list[Selection]:
-    """What the recipe's objectives say of their decoding, its last stage first."""
+    """The decodings that the recipe's objectives train, its last stage first."""
     curriculum = recipe.curriculum
     if isinstance(curriculum, Blocks):
         stages = [curriculum.objectives[name] for _, name in curriculum.blocks]

@@ -171,7 +171,7 @@ def _unsure(scores: Scores, difference: Float64[np.ndarray, " N"]) -> float | No
 
 
 def _common(left: Sequence[int], right: Sequence[int]) -> int:
-    """How many tokens two sentences begin with in common."""
+    """The number of leading tokens that two sentences share."""
     return next((i for i, (a, b) in enumerate(zip(left, right)) if a != b), min(len(left), len(right)))
 
 

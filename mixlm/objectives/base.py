@@ -37,7 +37,7 @@ class Objective(Protocol):
         ...
 
     def block_length(self, lengths: Mapping[str, int]) -> int:
-        """How many tokens of text a row needs for these feature lengths; UserError where no number fits."""
+        """The tokens of text that a row takes at these feature lengths; UserError where no number fits."""
         ...
 
     def __call__(self, nets: Nets, batch: Batch, keys: Key[Array, " B"], step: Int[Array, ""]) -> dict[str, Term]:
@@ -116,7 +116,7 @@ class Decodable(Protocol):
 
     @property
     def decodings(self) -> tuple[Decoding, ...]:
-        """What it trains, the default first."""
+        """The decodings that it trains, the default first."""
         ...
 
 
@@ -171,5 +171,5 @@ def batch_columns(objective: Objective, keys: Key[Array, " B"], step: Step) -> d
 
 
 def decodings_of(*objectives: Objective) -> tuple[Decoding, ...]:
-    """How the networks of these objectives are decoded, in their order; nothing for one that does not say it."""
+    """The decodings of these objectives, in their order; none for an objective that does not say it."""
     return tuple(one for each in objectives if isinstance(each, Decodable) for one in each.decodings)

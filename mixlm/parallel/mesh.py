@@ -21,7 +21,7 @@ T5X_AXES = {"model": "tensor"}
 
 @dataclass(frozen=True)
 class Partitioning:
-    """How many devices share each axis: `data` replicates parameters, `fsdp` shards them over the batch's devices,
+    """Devices per mesh axis: `data` replicates parameters, `fsdp` shards them over the batch's devices,
     `sequence` splits the length of activations, `tensor` splits heads, MLP and vocabulary; -1 takes what is left.
 
     `rules` are pairs of a logical axis and the mesh axis, or axes, or None that it lies on, as in T5X; they replace
@@ -223,7 +223,7 @@ def pinned_gradients(modules: Mapping[str, nn.Module], gradients: Mapping[str, A
 
 
 def moment_sharding(leaf: Any, param: Any, sharding: NamedSharding) -> NamedSharding:
-    """Where an optimizer's number for a parameter lies: with it; a factored moment, which lacks one of the
+    """The sharding of an optimizer's moment: its parameter's; a factored moment, which lacks one of the
     parameter's axes, with the axes that it has; anything else on every device.
     """
     if leaf.shape == param.shape:

@@ -42,7 +42,7 @@ def _of_equation(equation: Any, outside: str) -> dict[str, float]:
 
 
 def _times(equation: Any) -> int:
-    """How often an equation's inner jaxpr runs: a loop's length, a kernel's grid, a mesh's devices."""
+    """Trip count of an equation's inner jaxpr: a loop's length, a kernel's grid, a mesh's devices."""
     name, params = equation.primitive.name, equation.params
     if name == "scan":
         return int(params["length"])

@@ -129,7 +129,7 @@ def _limits(axes: Any, drawn: list[np.ndarray]) -> None:
 
 
 def _place(records: Sequence[Mapping[str, Any]], step: int, against: str) -> float | None:
-    """Where on an axis `step` steps were done, interpolated between the logged steps."""
+    """The position of `step` on an axis, interpolated between the logged steps."""
     steps, values = series(records, against, "step")
     return float(np.interp(step, steps, values)) if len(steps) else None
 

@@ -208,7 +208,7 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
 
 
 def in_notebook() -> bool:
-    """Whether this is an IPython kernel, whose front end shows widgets and HTML."""
+    """True in an IPython kernel, whose front end shows widgets and HTML."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     return shell is not None and "IPKernelApp" in shell.config

@@ -10,7 +10,7 @@ INDENT = "  "
 
 
 def parameters(tree: Any) -> int:
-    """How many numbers a tree of arrays holds."""
+    """The number of entries in a tree of arrays."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 

@@ -34,7 +34,7 @@ _REFUSALS = (
 
 @dataclass(frozen=True)
 class Needs:
-    """What one step takes on each chip as the TPU compiler counts it: bytes of memory, FLOPs, bytes accessed.
+    """Costs of one step on each chip as the TPU compiler counts them: bytes of memory, FLOPs, bytes accessed.
 
     `outputs` are what does not lie in an argument's place. `flops` count what is computed, again or not, and of a
     kernel, into which the compiler does not look, what it says of itself; `model_flops` the matrix products alone, as
@@ -127,7 +127,7 @@ def _plainly(network: nn.Module) -> nn.Module:
 
 
 def too_large(message: str) -> TooLarge | None:
-    """What the compiler says of a program that does not fit; None for any other message."""
+    """The compiler's account of a program that does not fit; None for any other message."""
     found = next(filter(None, (refusal.search(message) for refusal in _REFUSALS)), None)
     if found is None:
         return None
@@ -182,7 +182,7 @@ def compile_ahead(recipe: Recipe, topology: str, say: Callable[[str], None] = pr
 
 
 def heading(prepared: PreparedRun, topology: str) -> Iterator[str]:
-    """What is compiled, and for what."""
+    """The opening lines: the recipe, the topology with its mesh, and the chips' peaks."""
     recipe, devices = prepared.recipe, prepared.mesh.devices.flatten()
     axes = " x ".join(f"{name} {length}" for name, length in prepared.mesh.shape.items())
     on = chip(devices[0].device_kind)
@@ -197,7 +197,7 @@ def heading(prepared: PreparedRun, topology: str) -> Iterator[str]:
 
 
 def described(found: Needs | TooLarge, prepared: PreparedRun, topology: str) -> Iterator[str]:
-    """What a step takes on each chip, and the bounds that follow where the chip's peaks are known."""
+    """Costs of a step on each chip, with the bounds that follow where the chip's peaks are known."""
     if isinstance(found, TooLarge):
         yield f"memory       {size(found.used)} of the {size(found.limit)} that a program may use: does not fit"
         return
@@ -226,7 +226,7 @@ def described(found: Needs | TooLarge, prepared: PreparedRun, topology: str) -> 
 
 
 def exchanged(exchanges: Sequence[Collective]) -> str:
-    """How many collectives of each kind a step has, and the bytes of their arrays on each chip."""
+    """Collectives of a step by kind: their number, and the bytes of their arrays on each chip."""
     kinds = dict.fromkeys(exchange.kind for exchange in exchanges)
     sums = {
         kind: [

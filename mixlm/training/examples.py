@@ -130,7 +130,7 @@ def _readings(
 
 
 def _uncorrupted(tokens: Int[np.ndarray, " T"], row: Int[np.ndarray, " L"], ids: TokenIds) -> np.ndarray:
-    """What stood at each of a decoder's inputs: the row itself, or the row shifted by one; a mask stands for itself.
+    """The original token at each decoder input: the row itself, or the row shifted by one; a mask stands for itself.
 
     A decoder that reads neither (one that continues a prefix elsewhere) is taken to read what it shows.
     """

@@ -130,13 +130,14 @@ def test_a_folder_that_was_moved_is_still_its_run(run, tmp_path):
     assert mixlm.Run(moved).recipe.folder == moved
 
 
-def test_curves_are_a_figure_without_pyplot(run):
+def test_curves_are_a_figure_without_pyplot(run, monkeypatch):
     from matplotlib.figure import Figure
+
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # Importing it raises.
 
     figure = run.curves("tokens")
     assert isinstance(figure, Figure) and figure._repr_png_()[:8] == b"\x89PNG\r\n\x1a\n"
     assert len(run.curves().axes) == 2 * len(figure.axes)
-    assert "matplotlib.pyplot" not in sys.modules
     with pytest.raises(UserError, match=r"not 'flop'\. Did you mean 'flops'\?"):
         run.curves("flop")
 

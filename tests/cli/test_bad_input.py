@@ -61,7 +61,6 @@ def complain(monkeypatch, capsys, tmp_path):
         ([*SPACTOR, "--gin.EncoderDecoder.vocab_size=100"], ["model", "100", "8192"]),
         ([*SPACTOR, "--gin.EncoderDecoder.num_encoder_layers=0"], ["num_encoder_layers", "0"]),
         ([*SPACTOR, "--gin.DTYPE=float23"], ["float23", "float32"]),
-        ([*SPACTOR, "--gin.EMB_DIM=64", "--gin.TokenHead.emb_dim=32"], ["emb_dim", "32", "64"]),
         ([*TEXT], ["--gin.TEXT"]),
     ],
 )
@@ -69,6 +68,11 @@ def test_a_mistake_is_named_before_anything_is_done(complain, arguments, words):
     sentence = complain(*arguments)
     for word in words:
         assert word in sentence
+
+
+def test_a_head_of_another_width(complain, corpus):
+    sentence = complain(*TEXT, *SMALL, f"--gin.TEXT={corpus}", "--gin.VOCAB_SIZE=112", "--gin.TokenHead.emb_dim=32")
+    assert "emb_dim" in sentence and "32" in sentence and "16" in sentence
 
 
 def test_a_batch_that_the_devices_do_not_divide(complain, corpus):

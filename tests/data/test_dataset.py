@@ -217,6 +217,7 @@ def clean_gin():
 
 def from_gin(name: str, *bindings: str) -> Dataset:
     gin.clear_config()
+    gin.add_config_file_search_path(str(GIN.parent))
     gin.parse_config_files_and_bindings([str(GIN / name)], list(bindings))
     return gin.query_parameter("%DATASET").scoped_configurable_fn()
 

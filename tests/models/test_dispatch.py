@@ -210,7 +210,7 @@ READERS = {
 }
 
 
-@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("name", ["llama", pytest.param("encoder-decoder", marks=pytest.mark.slow)])
 def test_a_network_agrees_with_itself_under_splash(name):
     tokens = jnp.asarray(np.random.default_rng(0).integers(1, 96, (2, 9)), jnp.int32)
     mask_ar = jnp.asarray([[1] * 9, [0] * 4 + [1] * 5])

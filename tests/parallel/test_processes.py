@@ -81,6 +81,7 @@ def test_one_process_goes_on_and_ends_as_if_it_had_always_been_alone(story, alon
         assert_equal_runs(made, alone[count])
 
 
+@pytest.mark.slow
 def test_four_processes_go_on_and_report(story, alone, corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(jax, "devices", lambda *_: DEVICES[:1])
     made = recipe(str(corpus), str(tmp_path / "four"))

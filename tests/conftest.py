@@ -25,6 +25,7 @@ typecheck.install()
 
 import jax
 import pytest
+from support.tiers import is_exhaustive
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -54,9 +55,14 @@ def no_heap_of_programs():
 LONG = ("docs", "training", "checkpoints", "parallel", "objectives", "models", "data")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
+    """Puts long folders first, and marks what is exhaustive as slow before pytest selects by marks."""
     rooms = {room: place for place, room in enumerate(LONG)}
     items.sort(key=lambda item: rooms.get(item.path.parent.name, len(LONG)))
+    for item in items:
+        if is_exhaustive(item.nodeid):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

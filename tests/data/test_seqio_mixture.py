@@ -130,6 +130,7 @@ print(made.rates, made.prepare(lambda line: None).summary.unique_tokens > 0, "te
 """
 
 
+@pytest.mark.slow
 def test_a_second_start_knows_the_rates_without_seqio_until_something_changes(made, tmp_path, monkeypatch):
     monkeypatch.setattr(fingerprint_cache, "SETTLED_SECONDS", -1.0)
     first = mixture(made, "lines", tmp_path)

@@ -2,11 +2,13 @@
 
 import json
 
+import pytest
 from support import from_outside
 from support.markdown import titled
 from support.places import ROOT
 
 
+@pytest.mark.slow
 def test_a_new_mode_is_one_python_file_and_one_gin_file(corpus, tmp_path):
     files = titled(ROOT / "docs" / "extending.md", "A scoring mode")
     score = ("evaluate", "--gin_file=tiny.gin", "--gin_file=last_token.gin", "--gin.SCORED_ROWS=4")

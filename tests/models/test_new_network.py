@@ -1,10 +1,12 @@
 """A network from outside is one Python file and one gin file, those of docs/extending.md."""
 
+import pytest
 from support import from_outside
 from support.markdown import titled
 from support.places import ROOT
 
 
+@pytest.mark.slow
 def test_a_network_is_one_python_file_and_one_gin_file(corpus, tmp_path):
     files = titled(ROOT / "docs" / "extending.md", "A network")
     command = ("train", "--gin_file=tiny.gin", "--gin_file=min_gru.gin", "--gin.MinGRU.emb_dim=16")

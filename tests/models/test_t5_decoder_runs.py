@@ -39,6 +39,7 @@ def first(corpus, tmp_path_factory):
     return made
 
 
+@pytest.mark.slow
 def test_a_warm_start_begins_with_the_other_runs_parameters(first, corpus, tmp_path):
     frozen = Optimizer(AdamW(weight_decay=0.0), Constant(0.0))
     made = recipe(

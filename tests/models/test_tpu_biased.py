@@ -102,6 +102,7 @@ def test_outputs_and_gradients_agree_with_plain_attention(seed, heads, lengths, 
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run(weights)))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=10)
 @given(*SHAPES)
 def test_recomputed_output_has_the_same_gradients(seed, heads, lengths, biased):

@@ -1,10 +1,12 @@
 """An optimizer from outside is one Python file and one gin file, those of docs/extending.md."""
 
+import pytest
 from support import from_outside
 from support.markdown import titled
 from support.places import ROOT
 
 
+@pytest.mark.slow
 def test_an_optimizer_is_one_python_file_and_one_gin_file(corpus, tmp_path):
     files = titled(ROOT / "docs" / "extending.md", "An optimizer")
     command = ("train", "--gin_file=tiny.gin", "--gin_file=lion.gin", "--gin.LEARNING_RATE=0.01")

@@ -92,6 +92,7 @@ def test_four_processes_go_on_and_report(story, alone, corpus, tmp_path, monkeyp
     assert_equal_runs(made, alone[1])
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_from_another_run(alone, corpus, tmp_path):
     changes = {"init_from": f"{alone[1].folder}@9", "init_optimizer": True}
     ended = Run(corpus, tmp_path / "fork", 2, 2, **changes).ended()

@@ -128,6 +128,7 @@ def traced(objective, modules, microbatches=1):
     return step.trace(shapes, {"tokens": rows}, seed, objective)
 
 
+@pytest.mark.slow
 def test_stage_two_pays_nothing_for_the_generator_and_the_head():
     within, alone, hybrid = (
         traced(SPANS, MODULES),

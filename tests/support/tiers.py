@@ -1,0 +1,52 @@
+"""Tests whose cases are many: the quick tier runs those named here, `pytest -m slow` the others.
+
+Each function keeps what its law needs to be seen red: one network, one mesh, one way; the rest is exhaustive.
+"""
+
+# By file and function, the ids of the cases that stay quick.
+QUICK_CASES = {
+    "checkpoints/test_from_torch.py::test_a_run_begins_with_a_safetensors_file": ("llama",),
+    "checkpoints/test_warm_start.py::test_the_parameters_of_t5x_are_taken": ("all",),
+    "decoding/test_autoregressive.py::test_greedy_text_is_that_of_a_slow_loop": ("decoder-True", "llama-False"),
+    "evaluation/test_likelihood.py::test_a_score_is_a_slow_loop_s": (
+        *(f"Llama-{number}" for number in range(6)),
+        "DecoderOnly-6",
+        "EncoderDecoder-12",
+    ),
+    "models/test_kv_cache.py::test_any_chunks_of_packed_documents_agree_with_one_forward_pass": ("llama", "ltg_bert"),
+    "models/test_kv_cache.py::test_padded_prompts_then_token_by_token_agree_with_one_forward_pass": (
+        *(f"left-causal-{network}" for network in ("encoder-decoder", "decoder-only", "llama", "ltg_bert")),
+        "right-prefix-decoder-only",
+    ),
+    "models/test_layer_stack.py::test_remat_changes_neither_gradients_nor_dropout_noise": ("decoder-only",),
+    "models/test_layer_stack.py::test_scan_gives_the_gradients_of_unrolled_layers": ("encoder-decoder",),
+    "models/test_sizes.py::test_sizes_of_the_papers_have_their_counts": (
+        "dual_470m-llama-51200-468700000.0-362700000.0",
+        "ltg_bert_small-ltg_bert-16384-27700000.0-21261312",
+    ),
+    "models/test_sizes.py::test_sizes_of_t5_have_the_published_counts": ("tiny", "small", "base"),
+    "models/test_tpu_biased.py::test_sharded_attention_agrees_with_unsharded": ("partitioning0-True",),
+    "objectives/test_mixing.py::test_a_mix_in_blocks_is_the_mix": ("losses1-2",),
+    "objectives/test_mixing.py::test_microbatches_change_nothing": ("0.9",),
+    "objectives/test_mixing.py::test_the_loss_is_the_mean_over_rows_of_what_each_objective_costs_alone": (
+        "(CrossEntropy(z_loss=0.001), MiLe(gamma=2.0, z_loss=0.0))",
+    ),
+    "objectives/test_seq2seq.py::test_padding_adds_nothing": ("t5",),
+    "optim/test_per_layer.py::test_a_stack_is_updated_as_its_layers_would_be": ("adafactor", "muon"),
+    "parallel/test_logical_axes.py::test_scores_of_shards_are_those_of_the_whole": (
+        "rows-loss0-row_totals",
+        "positions-loss1-totals",
+    ),
+    "parallel/test_sharding.py::test_every_device_count_corrupts_alike": ("data 2, fsdp 2, tensor 2",),
+    "recipes/test_papers.py::test_a_scale_file_gives_the_papers_size": ("dual+scale/dual", "spactor+scale/spactor"),
+    "reports/test_curves.py::test_a_run_of_any_length_is_drawn": ("1", "400"),
+    "training/test_faults.py::test_a_full_disk_keeps_what_there_is_and_the_run_goes_on_when_there_is_room": (
+        "in the middle of a checkpoint",
+    ),
+}
+
+
+def is_exhaustive(node_id: str) -> bool:
+    """True for a case that the quick tier leaves out; `node_id` is pytest's, tests/FILE::FUNCTION[CASE]."""
+    name, _, case = node_id.removeprefix("tests/").partition("[")
+    return name in QUICK_CASES and case.removesuffix("]") not in QUICK_CASES[name]

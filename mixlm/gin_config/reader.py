@@ -152,7 +152,10 @@ def _statements(lines: TextIO, shown: str, names: _Names) -> Iterator[tuple[Any,
         text = (error.text or "").strip()
         raise UserError(f"{shown}, line {error.lineno}: gin cannot read {text!r} ({reason}).") from None
     except tokenize.TokenError as error:
-        raise UserError(f"{shown}, line {error.args[1][0]}: a bracket or a quote before here is not closed.") from None
+        # Python 3.11 counts the end of the file as a line of its own, later versions do not.
+        lines.seek(0)
+        line = min(error.args[1][0], sum(1 for _ in lines))
+        raise UserError(f"{shown}, line {line}: a bracket or a quote before here is not closed.") from None
     except TypeError as error:
         raise UserError(f"{shown}: gin cannot read a dict, for a key in it is no key ({error}).") from None
     except UserError as error:

@@ -454,7 +454,7 @@ def test_a_value_of_the_wrong_type_is_named_where_it_was_given(write, binding, s
         ("lambda1 = %LAMBDA", "lambda1 = 'ten'", "(bad.gin, line 11) must be a number, got 'ten'."),
         ("lambda1 = %LAMBDA", "lambda1 = ten", "line 11: gin cannot read 'lambda1 = ten'"),
         ("TAU = 100", "TAU 100", "line 6: gin cannot read 'TAU 100' (Couldn't parse statement, expected ':' or '=')."),
-        ("[64, 16]", "[64, 16", "line 13: a bracket or a quote before here is not closed."),
+        ("[64, 16]", "[64, 16", "line 12: a bracket or a quote before here is not closed."),
         ("[64, 16]", "{[1]: 2}", "a key in it is no key"),
         ("@shop.Spans()", "{'a': 1,\n 'b': @shop.Spnas()}",
          "line 10: mixlm_shop.shop has no 'Spnas'. Did you mean 'Spans'?"),

@@ -122,6 +122,7 @@ print(Dataset(task, cache_dir={cache!r}).prepare().summary.fingerprint, "tensorf
 """
 
 
+@pytest.mark.slow
 def test_a_second_start_imports_no_tensorflow_unless_something_has_changed(made, tmp_path, monkeypatch):
     monkeypatch.setattr(fingerprint_cache, "SETTLED_SECONDS", -1.0)
     plain, cache = task(made), tmp_path / "cache"

@@ -142,6 +142,7 @@ def test_how_many_are_masked_is_uniform_but_for_the_ends_and_every_set_is_as_lik
     assert sets.sum() == counts[2] and np.sum((sets - sets.mean()) ** 2 / sets.mean()) < 30
 
 
+@pytest.mark.slow
 def test_the_estimate_averaged_over_noise_is_the_exact_expectation():
     for row, objective in (
         ([5, 9, EOS, 7, 12], DIFFUSION),

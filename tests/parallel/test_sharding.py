@@ -88,6 +88,7 @@ def share_per_device(tree) -> float:
     return max(held.values()) / sum(leaf.nbytes for leaf in leaves)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     # Of the parameters, the relative biases are not on fsdp's axis, and the norms not on tensor's.
     ("name", "at_most"),

@@ -14,6 +14,7 @@ QUICK_CASES = {
         "EncoderDecoder-12",
     ),
     "models/test_kv_cache.py::test_any_chunks_of_packed_documents_agree_with_one_forward_pass": ("llama", "ltg_bert"),
+    "models/test_kv_cache.py::test_cache_rows_can_be_repeated_and_reordered": ("llama", "ltg_bert"),
     "models/test_kv_cache.py::test_padded_prompts_then_token_by_token_agree_with_one_forward_pass": (
         *(f"left-causal-{network}" for network in ("encoder-decoder", "decoder-only", "llama", "ltg_bert")),
         "right-prefix-decoder-only",

@@ -131,6 +131,7 @@ def test_another_cell_of_a_sweep_compiles_nothing(sweep, corpus, tmp_path):
     assert losses[0] != losses[1]
 
 
+@pytest.mark.slow
 def test_another_shape_is_seen_to_compile(corpus, tmp_path):
     settings = decoders(0.5, 2.0, 1.0, 0.01, 0, 0.1, 1.0, 0.15) | {"optimizer": Optimizer(AdamW(), Constant(0.1))}
     compiled_by(recipe(corpus, tmp_path / "first", **settings))

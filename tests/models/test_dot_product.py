@@ -148,6 +148,7 @@ def test_a_network_has_the_same_gradients(name):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=3e-4, atol=3e-6), found, wanted)
 
 
+@pytest.mark.slow
 def test_the_remat_policy_recomputes_the_scores_alone():
     network = NETWORKS["encoder-decoder"]
     params = meta.unbox(network.init(jax.random.key(0), example())["params"])
@@ -168,6 +169,7 @@ def test_attention_weights_are_no_residuals():
     assert (2, 3, 5, 7) not in kept and (2, 3, 5, 1) in kept
 
 
+@pytest.mark.slow
 def test_both_sides_of_an_encoder_decoder_are_embedded_at_once():
     """The gradient of the table, as large as itself, is made once; the sides apart read the same."""
     network = NETWORKS["encoder-decoder"]

@@ -81,6 +81,7 @@ SHAPES = (
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=10)
 @given(*SHAPES)
 def test_outputs_and_gradients_agree_with_plain_attention(seed, heads, lengths, biased):

@@ -45,6 +45,7 @@ def story(alone, corpus, tmp_path_factory):
     return folder, killed, headless, stopped
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_others_with_one_sentence(story):
     _, ((code, _, errors), (killed, _, _)), *_ = story
     assert (code, killed) == (LOST, -9), errors
@@ -53,6 +54,7 @@ def test_a_killed_process_ends_the_others_with_one_sentence(story):
     assert "Traceback" not in errors and "stack trace" not in errors
 
 
+@pytest.mark.slow
 def test_a_killed_coordinator_ends_the_others_with_one_sentence(story):
     _, _, ((killed, said, left), (code, _, errors)), _ = story
     assert (code, killed) == (LOST, -9), left + errors
@@ -62,6 +64,7 @@ def test_a_killed_coordinator_ends_the_others_with_one_sentence(story):
     assert "Traceback" not in errors and "stack trace" not in errors
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_saves_the_same_step_of_all(story):
     folder, _, _, ((first, said, left), (second, silence, errors)) = story
     assert (first, second) == (0, 0), left + errors
@@ -72,6 +75,7 @@ def test_a_signal_to_one_process_saves_the_same_step_of_all(story):
     assert {int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdigit()} & {8, 9, 10}
 
 
+@pytest.mark.slow
 def test_one_process_goes_on_and_ends_as_if_it_had_always_been_alone(story, alone, corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(jax, "devices", lambda *_: DEVICES[:1])
     made = recipe(str(corpus), str(tmp_path / "one"))

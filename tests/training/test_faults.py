@@ -114,6 +114,7 @@ saver._on_commit_callback = lambda *given: (commit(*given), {KILL})
 }
 
 
+@pytest.mark.slow
 def test_kills_in_the_middle_of_a_save_past_tau_and_past_an_epoch_lose_nothing(whole, corpus, tmp_path):
     made = small(corpus, tmp_path / "run")
     found = {}

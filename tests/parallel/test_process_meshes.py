@@ -4,6 +4,7 @@ import http.server
 import json
 import shutil
 import threading
+from pathlib import Path
 
 import jax
 import pytest
@@ -14,21 +15,23 @@ from support.small_run import recipe
 from mixlm.parallel.processes import ProcessSpec, process_spec
 from mixlm.training import run as loop
 
-# Says which rows of which step a process asks its data for.
-READING = """
+
+def reading(noted: Path) -> str:
+    """A driver that notes which rows of which step a process asks for, in a file: Gloo writes to stdout."""
+    return f"""
 import json
 from mixlm.data.loader.epochs import Repeated
-rows = Repeated.rows
+rows, file = Repeated.rows, open({str(noted)!r}, "a", buffering=1)
 def noted(self, step, batch_size, places):
-    print(json.dumps({"step": int(step), "rows": [int(place) for place in places]}), flush=True)
+    file.write(json.dumps({{"step": int(step), "rows": [int(place) for place in places]}}) + "\\n")
     return rows(self, step, batch_size, places)
 Repeated.rows = noted
 """
 
 
-def rows_read(said: str) -> dict[int, set[int]]:
+def rows_read(noted: Path) -> dict[int, set[int]]:
     """The rows of each step that a process has read."""
-    lines = [json.loads(line) for line in said.splitlines() if line.startswith('{"step"')]
+    lines = [json.loads(line) for line in noted.read_text().splitlines()]
     assert lines
     found = {}
     for line in lines:
@@ -50,7 +53,8 @@ def alone(corpus, tmp_path_factory):
 def begun(corpus, tmp_path_factory):
     """A run by two processes of two devices, parameters and their products cut over all four; it stops midway."""
     folder = tmp_path_factory.mktemp("two") / "run"
-    drivers = {0: READING + at_step(4, STOPPED), 1: READING}
+    drivers = {process: reading(folder.parent / f"read{process}") for process in range(2)}
+    drivers[0] += at_step(4, STOPPED)
     return folder, Run(corpus, folder, 2, 2, drivers, mesh={"data": 1, "tensor": 4}).ended()
 
 
@@ -59,7 +63,7 @@ def ended(begun, corpus, tmp_path_factory):
     """The same run by four processes of two devices: fsdp crosses them, tensor lies within each."""
     folder = tmp_path_factory.mktemp("four") / "run"
     shutil.copytree(begun[0], folder)
-    drivers = dict.fromkeys(range(4), READING)
+    drivers = {process: reading(folder.parent / f"read{process}") for process in range(4)}
     return folder, Run(corpus, folder, 4, 2, drivers, mesh={"data": 1, "fsdp": 4, "tensor": 2}).ended()
 
 
@@ -75,14 +79,15 @@ def test_a_run_goes_from_two_processes_to_four_and_from_tensor_to_fsdp(begun, en
 
 @pytest.mark.slow
 def test_processes_that_share_rows_read_them_all(begun):
-    for _, said, _ in begun[1]:
-        assert set(map(frozenset, rows_read(said).values())) == {frozenset(range(8))}
+    for process in range(2):
+        read = rows_read(begun[0].parent / f"read{process}")
+        assert set(map(frozenset, read.values())) == {frozenset(range(8))}
 
 
 @pytest.mark.slow
 def test_each_process_reads_its_own_rows_and_no_others(ended):
-    for process, (_, said, _) in enumerate(ended[1]):
-        read = rows_read(said)
+    for process in range(4):
+        read = rows_read(ended[0].parent / f"read{process}")
         assert set(map(frozenset, read.values())) == {frozenset({2 * process, 2 * process + 1})}
         # From the first step after the checkpoint on, and not before.
         assert set(range(min(read), 12)) <= set(read) and min(read) >= 4

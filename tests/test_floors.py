@@ -10,7 +10,7 @@ from support.places import ROOT
 PACKAGE = ROOT / "mixlm"
 # A room is a folder of mixlm/, or one of the few modules that lie flat in it; it imports only what is to its left.
 ROOMS = (  # noqa: SIM905
-    "errors paths tokens example schedules rng params network parallel perf reports losses optim models data "
+    "errors paths files tokens example schedules rng params network parallel perf reports losses optim models data "
     "objectives recipe checkpoints decoding evaluation training gin_config api cli __main__"
 ).split()
 FLAT = 12  # modules directly in mixlm/, __init__ among them

@@ -1,0 +1,184 @@
+"""Files: only regular ones are read, JSON and lines within bounds; what is written is whole and follows no link."""
+
+import json
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+from mixlm.errors import UserError
+
+T = TypeVar("T")
+
+# Ours: far more than any file of a run has, and far less than memory.
+MAX_JSON_BYTES = 64 * 2**20
+MAX_JSON_DEPTH = 64
+MAX_LINE_BYTES = 64 * 2**20
+
+_CHUNK_BYTES = 2**20
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+_JSON_NAMES = {dict: "object", list: "array", str: "string"}
+
+
+def open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
+    """Opens a regular file for reading; UserError for a pipe, a device, a folder, or what cannot be read.
+
+    A pipe without a writer would wait for ever, so it is opened without waiting, and looked at before it is read.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{_shown(path)} cannot be read: {_reason(error)}.") from None
+    kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
+    if kind != stat.S_IFREG:
+        os.close(descriptor)
+        raise UserError(f"{_shown(path)} is {_KINDS.get(kind, 'no file')}, and only regular files are read.")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_bytes(path: str | os.PathLike[str], limit: int = MAX_JSON_BYTES) -> bytes:
+    """The content of a regular file of at most `limit` bytes; UserError beyond."""
+    with open_regular(path) as file:
+        try:
+            content = file.read(limit + 1)
+        except OSError as error:
+            raise UserError(f"{_shown(path)} cannot be read: {_reason(error)}.") from None
+    if len(content) > limit:
+        raise UserError(f"{_shown(path)} has more than {limit:,} bytes, which is more than is read at once.")
+    return content
+
+
+def read_text(path: str | os.PathLike[str], limit: int = MAX_JSON_BYTES) -> str:
+    """The text of a regular file in UTF-8, without its byte order mark; UserError names the byte at fault."""
+    return decode(read_bytes(path, limit), _shown(path))
+
+
+def decode(content: bytes, where: str) -> str:
+    """UTF-8 without a byte order mark; UserError that begins with `where` and names the byte at fault."""
+    try:
+        return content.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{where} is not UTF-8: byte {error.start} (0x{content[error.start]:02x}) begins no character; convert it"
+            " first."
+        ) from None
+
+
+def split_lines(text: str) -> list[str]:
+    """Lines that end in LF, CR LF or CR alone; U+2028, U+0085, VT and FF are characters like any other."""
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return lines[:-1] if lines[-1] == "" else lines
+
+
+def read_lines(file: Any, where: str, limit: int = MAX_LINE_BYTES) -> Iterator[bytes]:
+    """Lines of a binary file, each with its end: LF, CR LF or CR alone.
+
+    Raises UserError that begins with the line's number and names `where` for a line of more than `limit` bytes, before
+    it is whole in memory.
+    """
+    number, rest = 0, b""
+    while chunk := file.read(_CHUNK_BYTES):
+        rest += chunk
+        if rest.endswith(b"\r"):
+            rest += file.read(1)  # an LF that belongs to it
+        pieces = rest.splitlines(keepends=True)
+        rest = b"" if pieces[-1].endswith((b"\n", b"\r")) else pieces.pop()
+        for line in pieces:
+            number += 1
+            _check_length(line, limit, number, where)
+            yield line
+        _check_length(rest, limit, number + 1, where)
+    if rest:
+        yield rest
+
+
+def _check_length(line: bytes, limit: int, number: int, where: str) -> None:
+    if len(line) > limit:
+        raise UserError(f"Line {number} of {where} has more than {limit:,} bytes, which is more than a line may have.")
+
+
+def parse_json(text: str | bytes, where: str, of: type[T] = object) -> T:  # type: ignore[assignment]
+    """Reads JSON of type `of`; UserError that begins with `where` for what is no JSON, too deep, or of another type."""
+    try:
+        found = json.loads(text)
+        if _deeper(found, MAX_JSON_DEPTH):
+            raise RecursionError
+    except UnicodeDecodeError:
+        raise UserError(f"{where} is not UTF-8.") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where} is not JSON: {error.msg} at column {error.colno}.") from None
+    except RecursionError:
+        raise UserError(f"{where} is nested more than {MAX_JSON_DEPTH} levels deep, so it is not read.") from None
+    except ValueError:
+        raise UserError(f"{where} holds a number of too many digits, so it is not read.") from None
+    if not isinstance(found, of):
+        raise UserError(f"{where} is no JSON {_JSON_NAMES.get(of, of.__name__)}.")
+    return found
+
+
+def read_json(path: str | os.PathLike[str], of: type[T] = dict) -> T:  # type: ignore[assignment]
+    """Reads a regular file of JSON of type `of`, by default an object; UserError names the file."""
+    return parse_json(read_text(path), _shown(path), of)
+
+
+def _deeper(value: Any, depth: int) -> bool:
+    """Whether lists and objects are nested more than `depth` deep, found without recursion."""
+    level = [value]
+    for _ in range(depth + 1):
+        level = [each for each in level if isinstance(each, dict | list)]
+        if not level:
+            return False
+        level = [child for each in level for child in (each.values() if isinstance(each, dict) else each)]
+    return True
+
+
+@contextmanager
+def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """A file that takes the place of `path` once the block has ended well; else nothing is changed.
+
+    It is written beside `path` under a name that nobody can guess, is new, and is on disk before it is renamed. Where
+    `path` is a link, the link is replaced and its target untouched. Text is UTF-8 with LF.
+    """
+    draft = path.with_name(f".{path.name[:64]}.{secrets.token_hex(8)}.draft")
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    try:
+        with open(draft, mode.replace("w", "x"), **text) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def open_append(path: Path) -> IO[str]:
+    """Opens a text file to add lines, and makes it where it is missing; UserError for a link or no regular file."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        reason = "it is a link" if path.is_symlink() else _reason(error)
+        raise UserError(f"{_shown(path)} cannot be written: {reason}.") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise UserError(f"{_shown(path)} cannot be written: it is no regular file.")
+    return os.fdopen(descriptor, "a", encoding="utf-8", newline="\n")
+
+
+def _shown(path: object) -> str:
+    """A path in quotation marks, bytes that are not UTF-8 as escapes, so that it can be printed."""
+    return repr(os.fsdecode(path))  # type: ignore[arg-type]
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

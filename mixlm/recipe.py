@@ -2,8 +2,9 @@
 
 import copy
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from mixlm.optim.optimizer import Optimizer
 from mixlm.parallel.mesh import Partitioning
 from mixlm.paths import RunRef
 from mixlm.reports.curves import check_axes
-from mixlm.schedules import over
+from mixlm.schedules import added, over
 from mixlm.tokens import TokenIds
 
 NO_LENGTH = "The length of an epoch depends on the text, which is not here: give TRAIN_STEPS."
@@ -29,11 +30,6 @@ NO_LENGTH = "The length of an epoch depends on the text, which is not here: give
 def setting(default: Any) -> Any:
     """A field outside of a run's identity: duration, monitoring, or placement, but nothing that a step computes."""
     return field(default=default, metadata={"identity": False})
-
-
-def added(default: Any) -> Any:
-    """A field that runs of earlier versions did not have: part of the identity where it differs from its default."""
-    return field(default=default, metadata={"identity": "unless default"})
 
 
 @dataclass(frozen=True)
@@ -75,10 +71,10 @@ class Recipe:
     keep_best: int = setting(1)
     keep_period: int | None = setting(None)
     init_from: str | None = None
-    init_optimizer: bool = added(False)
+    init_optimizer: bool = added(False, repr=True)
     validation: tuple[Objective, ...] = setting(())
     frequency_bands: tuple[float, ...] = setting(())
-    epochs: int | None = added(None)
+    epochs: int | None = added(None, repr=True)
     curves: tuple[str, ...] = setting(("step", "flops"))
     config: str = field(default="", init=False, repr=False, compare=False, metadata={"identity": False})
 
@@ -201,7 +197,8 @@ class Recipe:
         """Everything that makes two starts in one folder the same run, as text: both must agree in all of it.
 
         A field's metadata say whether it belongs there. The length does where blocks of epochs share it out, and so do
-        the names of networks with stacked layers, whose state has other arrays.
+        the names of networks with stacked layers, whose state has other arrays. Fields that were `added` to the values
+        below the recipe are named as CLASS.FIELD where any differs from its default.
         """
         parts = {each.name: each.metadata.get("identity", True) for each in fields(self)}
         parts["train_steps"] = isinstance(self.curriculum, Blocks)
@@ -209,6 +206,7 @@ class Recipe:
             if parts[each.name] == "unless default":
                 parts[each.name] = getattr(self, each.name) != each.default
         found = {name: _one_line(getattr(self, name)) for name, belongs in parts.items() if belongs}
+        found |= _added_below([getattr(self, name) for name, belongs in parts.items() if belongs])
         layered = {name: module for name, module in self.modules if isinstance(module, LayeredNetwork)}
         scanned = [name for name, module in layered.items() if module.execution.scan]
         return found | ({"scan_layers": ", ".join(scanned)} if scanned else {})
@@ -227,6 +225,35 @@ def _one_line(value: object) -> str:
     if isinstance(value, Mapping):
         value = dict(sorted(value.items()))
     return re.sub(r"\n\s*#[^\n]*|\s+", " ", repr(value)).strip()
+
+
+def _added_below(parts: list[Any]) -> dict[str, str]:
+    """The `added` fields inside of these values by CLASS.FIELD: their value, or all of them in order if they differ."""
+    found: dict[str, list[Any]] = defaultdict(list)
+    defaults = {}
+    for owner, each in _dataclass_fields(parts):
+        if each.metadata.get("identity") == "unless default":
+            found[f"{type(owner).__name__}.{each.name}"].append(getattr(owner, each.name))
+            defaults[f"{type(owner).__name__}.{each.name}"] = each.default
+    return {
+        name: _one_line(values[0] if all(value == values[0] for value in values) else tuple(values))
+        for name, values in found.items()
+        if any(value != defaults[name] for value in values)
+    }
+
+
+def _dataclass_fields(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Every (dataclass, field) inside of a value, in order."""
+    if isinstance(value, Mapping):
+        value = [part for _, part in sorted(value.items())]
+    if isinstance(value, tuple | list):
+        for part in value:
+            yield from _dataclass_fields(part)
+    elif is_dataclass(value) and not isinstance(value, type):
+        # A Linen module's `parent` is where it hangs, no part of it.
+        for each in (each for each in fields(value) if each.name != "parent"):
+            yield value, each
+            yield from _dataclass_fields(getattr(value, each.name, None))
 
 
 def _check_numbers(recipe: Recipe) -> None:

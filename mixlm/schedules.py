@@ -6,7 +6,7 @@ The fields named in `traced` may be arguments of the compiled step instead: no s
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax.numpy as jnp
@@ -49,6 +49,14 @@ def over(value: Any, train_steps: int) -> Any:
     parts = {field.name: getattr(value, field.name) for field in fields(value) if field.init}
     changed = {name: new for name, part in parts.items() if (new := over(part, train_steps)) != part}
     return replace(value, **changed) if changed else value
+
+
+def added(default: Any, repr: bool = False) -> Any:
+    """A field that runs of earlier versions did not have: part of a run's identity where it differs from its default.
+
+    It is no part of the repr of the value, of which the identity of those runs is made; `Recipe.identity` names it.
+    """
+    return field(default=default, repr=repr, metadata={"identity": "unless default"})
 
 
 def check_number(owner: object, name: str, low: float = -math.inf, high: float = math.inf) -> None:
@@ -201,13 +209,13 @@ class _WholeRun:
         return self.total_steps
 
 
-def _check_whole_run(schedule: "Cosine | WSD", last: str) -> None:
+def _check_whole_run(schedule: "Cosine | CosineWithCooldown | WSD", last: str) -> None:
     """Checks the fields that both have; `last` names the fraction of the run that comes last."""
     name = type(schedule).__name__
-    for field in ("peak", "warmup_steps"):
-        check_number(schedule, field, 0)
-    for field in ("warmup_fraction", "final_fraction", last):
-        check_number(schedule, field, 0, 1)
+    for number in ("peak", "warmup_steps"):
+        check_number(schedule, number, 0)
+    for number in ("warmup_fraction", "final_fraction", last):
+        check_number(schedule, number, 0, 1)
     check_steps(schedule, "warmup_steps")
     if schedule.warmup_steps and schedule.warmup_fraction:
         raise UserError(f"{name} has both warmup_steps and warmup_fraction; give one of them.")
@@ -224,7 +232,7 @@ def _check_whole_run(schedule: "Cosine | WSD", last: str) -> None:
         )
 
 
-def _warmup(schedule: "Cosine | WSD") -> Number:
+def _warmup(schedule: "Cosine | CosineWithCooldown | WSD") -> Number:
     # One of them is 0.
     return schedule.warmup_steps + schedule.warmup_fraction * schedule._length
 
@@ -262,6 +270,35 @@ class Cosine(_WholeRun):
         decay = self.final_fraction + (1.0 - self.final_fraction) * 0.5 * (1.0 + jnp.cos(jnp.pi * done))
         decay = decay * jnp.clip(_divided(total - _float(step), cooldown), 0.0, 1.0)
         return self.peak * _ramp(step, warmup) * decay
+
+
+@dataclass(frozen=True)
+class CosineWithCooldown(_WholeRun):
+    """The schedule of the releases of LTG-BERT and GPT-BERT: a cosine over the whole run, and a cooldown that cuts it.
+
+    A warm-up from 0 to `peak`, then half a cosine that would reach `final_fraction * peak` at `total_steps`; over the
+    last `cooldown_fraction` of the run a line from there to 0 takes its place, so that the rate drops a little where it
+    begins. Warm-up and cooldown are whole steps, their fractions of the run rounded down. GPT-BERT: both 0.016, a final
+    fraction of 0.1; LTG-BERT has no cooldown. `total_steps` None is the whole run, which `over` fills in.
+    """
+
+    traced: ClassVar[tuple[str, ...]] = Cosine.traced
+    final_fraction: float = 0.0
+    warmup_fraction: float = 0.0
+    cooldown_fraction: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_whole_run(self, "cooldown_fraction")
+
+    def __call__(self, step: Step) -> Float[Array, ""]:
+        """The value at `step`; the last value stays after `total_steps`, and UserError where that is unknown."""
+        total, warmup = self._length, jnp.floor(_warmup(self))
+        cooldown = jnp.floor(total * self.cooldown_fraction)
+        done = jnp.clip((_float(step) - warmup) / jnp.maximum(total - warmup, 1), 0.0, 1.0)
+        cosine = self.final_fraction + (1.0 - self.final_fraction) * 0.5 * (1.0 + jnp.cos(jnp.pi * done))
+        left = jnp.maximum(total - _float(step), 0.0)
+        line = self.final_fraction * left / jnp.maximum(cooldown, 1)
+        return self.peak * _ramp(step, warmup) * jnp.where((cooldown > 0) & (left <= cooldown), line, cosine)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixlm.errors import UserError
-from mixlm.schedules import WSD, Constant, Cosine, Linear, Piecewise, RsqrtDecay, Schedule
+from mixlm.schedules import WSD, Constant, Cosine, CosineWithCooldown, Linear, Piecewise, RsqrtDecay, Schedule
 
 STEPS = (0, 1, 2, 9, 10, 11, 49, 50, 74, 75, 76, 99, 100, 101, 5000)
 settings.register_profile("schedules", max_examples=25, deadline=None)
@@ -28,6 +28,7 @@ def values(schedule: Schedule, steps=STEPS) -> np.ndarray:
         RsqrtDecay(2.0, 10),
         Cosine(1.0, 100, 10),
         Cosine(1.0, 100, warmup_fraction=0.016, final_fraction=0.1, cooldown_fraction=0.016),
+        CosineWithCooldown(1.0, 100, warmup_fraction=0.05, final_fraction=0.1, cooldown_fraction=0.1),
         WSD(1.0, 100, 10),
         WSD(1.0, 100, warmup_fraction=0.1),
     ],
@@ -93,7 +94,27 @@ def test_cosine_agrees_with_optax(warmup, final):
     np.testing.assert_allclose(values(Cosine(0.5, 100, warmup, final), steps), expected, atol=1e-6)
 
 
-def test_gpt_berts_cosine_ends_in_a_line_to_zero():
+@pytest.mark.parametrize("cooldown", [0.016, 0.0], ids=["gpt_bert", "ltg_bert"])
+@pytest.mark.parametrize("total", [1, 70, 125, 400, 7812])
+def test_a_cosine_with_cooldown_is_the_release_s_at_every_step(total, cooldown):
+    """The formula of ltgoslo/gpt-bert, pretraining/utils.py; ltg-bert's is the same without the cooldown."""
+    warm, cool = int(total * 0.016), int(total * cooldown)
+
+    def release(step):
+        if step < warm:
+            return step / max(1, warm)
+        if cool and step >= total - cool:
+            return 0.1 * (total - step) / max(1, cool)
+        return 0.1 + 0.9 * 0.5 * (1 + np.cos(np.pi * (step - warm) / max(1, total - warm)))
+
+    ours = CosineWithCooldown(
+        2.0, total, final_fraction=0.1, warmup_fraction=0.016, cooldown_fraction=cooldown, warmup_steps=0
+    )
+    found = jax.vmap(ours)(jnp.arange(total + 1))
+    np.testing.assert_allclose(found, [2.0 * release(step) for step in range(total + 1)], atol=1e-6)
+
+
+def test_a_cosine_that_ends_at_its_cooldown_meets_the_line_to_zero():
     ours = Cosine(1.0, 1000, final_fraction=0.1, warmup_fraction=0.016, cooldown_fraction=0.016)
 
     def release(step):
@@ -112,13 +133,13 @@ def test_gpt_berts_cosine_ends_in_a_line_to_zero():
     assert ours(2000) == 0.0
 
 
-@given(st.sampled_from([Cosine, WSD]), st.integers(0, 50))
+@given(st.sampled_from([Cosine, CosineWithCooldown, WSD]), st.integers(0, 50))
 def test_a_warm_up_is_a_number_of_steps_or_a_fraction_of_the_run(kind, warmup):
     by_steps, by_fraction = kind(0.5, 100, warmup), kind(0.5, 100, warmup_fraction=warmup / 100)
     np.testing.assert_allclose(values(by_fraction), values(by_steps), atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", [Cosine, WSD])
+@pytest.mark.parametrize("kind", [Cosine, CosineWithCooldown, WSD])
 def test_over_fills_in_the_length_of_the_run(kind):
     unknown = kind(0.5, warmup_fraction=0.1, final_fraction=0.2)
     assert unknown.over(100) == kind(0.5, 100, warmup_fraction=0.1, final_fraction=0.2)

@@ -26,14 +26,17 @@ class Rule(Protocol):
         ...
 
 
-def decayed(params: PyTree, undecayed: tuple[str, ...] = UNDECAYED) -> PyTree:
+def decayed(params: PyTree, undecayed: tuple[str, ...] = UNDECAYED, also_decayed: tuple[str, ...] = ()) -> PyTree:
     """The mask of decayed leaves: matrices are, vectors and the leaves named in `undecayed` are not.
 
-    Rules see one layer at a time (`per_layer`), so a stack's layer axis makes no matrix of a vector.
+    A leaf that bears a name in `also_decayed`, or lies in a module of that name, is decayed all the same. Rules see one
+    layer at a time (`per_layer`), so a stack's layer axis makes no matrix of a vector.
     """
 
     def leaf(path: tuple[Any, ...], value: Any) -> bool:
-        return value.ndim >= 2 and getattr(path[-1] if path else None, "key", None) not in undecayed
+        names = [getattr(key, "key", None) for key in path]
+        plain = value.ndim >= 2 and (names[-1] if names else None) not in undecayed
+        return plain or any(name in also_decayed for name in names)
 
     return jax.tree_util.tree_map_with_path(leaf, params)
 

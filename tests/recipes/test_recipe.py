@@ -211,6 +211,15 @@ def test_what_follows_a_hash_sign_still_counts(path):
     assert mine != other
 
 
+def test_a_setting_that_older_runs_did_not_have_is_named_where_it_differs():
+    """The record of a run from before says nothing of it, and agrees with its default."""
+    plain, later = (
+        recipe(optimizer=Optimizer(AdamW(also_decayed=names), Constant(0.1))).identity() for names in ((), ("norm",))
+    )
+    assert "also_decayed" not in repr(plain)
+    assert dict(later.items() - plain.items()) == {"AdamW.also_decayed": "('norm',)"}
+
+
 def test_an_identity_is_one_line_of_text_a_field_without_addresses():
     for name, text in recipe().identity().items():
         assert isinstance(text, str) and "\n" not in text and " at 0x" not in text, name

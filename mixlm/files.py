@@ -27,7 +27,7 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
-_JSON_NAMES = {dict: "object", list: "array", str: "string"}
+_JSON_NAMES: dict[type, str] = {dict: "object", list: "array", str: "string"}
 
 
 def open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
@@ -150,7 +150,7 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     `path` is a link, the link is replaced and its target untouched. Text is UTF-8 with LF.
     """
     draft = path.with_name(f".{path.name[:64]}.{secrets.token_hex(8)}.draft")
-    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     try:
         with open(draft, mode.replace("w", "x"), **text) as file:
             yield file

@@ -192,7 +192,7 @@ def text_folder(draw: random.Random, folder: Path, text: Path, base: Path) -> Ca
     if draw.random() < 0.3:
         path = folder / draw.choice(["one.txt", "one", "one.md", "one.parquet", "one.TXT", "\u00e9.txt"])
         return _about(draw, folder, path, *_odd_file(draw, path))
-    write_prose(place, files=draw.randint(1, 6), seed=draw.randrange(999), words=200)
+    write_prose(place, files=draw.randint(1, 6), seed=draw.randrange(999), words=600)
     verdicts = [_odd_entry(draw, place) for _ in range(draw.randint(0, 3))]
     bad = "bad" in verdicts
     return _about(draw, folder, place, "bad" if bad else "either" if verdicts else "good")
@@ -200,7 +200,7 @@ def text_folder(draw: random.Random, folder: Path, text: Path, base: Path) -> Ca
 
 def _about(draw: random.Random, folder: Path, path: Path, verdict: str) -> Case:
     command = draw.choice(["explain", "explain", "train"])
-    return Case((command, *train_command(path, folder / "new", steps=1, VOCAB_SIZE=320)[1:]), verdict)
+    return Case((command, *train_command(path, folder / "new", steps=1, VOCAB_SIZE=256)[1:]), verdict)
 
 
 def _odd_file(draw: random.Random, path: Path) -> tuple[str]:

@@ -59,8 +59,9 @@ def explain(recipe: Recipe, say: Callable[[str], Any] = print) -> Explanation:
 class Scores(Table):
     """A row for each mode of the network: figures of the text, then accuracies on minimal pairs in percent.
 
-    Columns are mode, kind, rows, tokens, nats_per_token, nats_error, perplexity, bits_per_byte and bits_error; with
-    minimal pairs also overall, low and high (a 95% bootstrap interval), over_pairs, ties, and each field. `figures` and
+    Columns are mode, kind, rows, tokens, nats_per_token, nats_error, perplexity, bits_per_byte, bits_error, bytes and
+    unknown (the share of the bytes that is <unk>); the last four are None where bytes are not known. With minimal pairs
+    there are overall, low and high (a 95% bootstrap interval), over_pairs, ties, and each field. `figures` and
     `accuracies` are the same by mode as values, the latter with each paradigm.
     """
 
@@ -73,7 +74,7 @@ class Scores(Table):
         if figures is None:
             return {}
         names = ["kind", "rows", "tokens", "nats_per_token", "nats_error"]
-        names += ["perplexity", "bits_per_byte", "bits_error"]
+        names += ["perplexity", "bits_per_byte", "bits_error", "bytes", "unknown"]
         return {name: getattr(figures, name) for name in names}
 
     def _pairs(self, mode: str) -> dict[str, Any]:

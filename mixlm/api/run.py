@@ -15,8 +15,10 @@ from mixlm.checkpoints.load import check_run, load_params, nearest_run
 from mixlm.checkpoints.manager import Checkpoints
 from mixlm.checkpoints.run_dir import RunDir
 from mixlm.errors import UserError, nearest
+from mixlm.evaluation.folders import latest_evaluation
+from mixlm.files import read_json
 from mixlm.gin_config.build import load
-from mixlm.paths import RunRef
+from mixlm.paths import RunRef, within
 from mixlm.perf.compilation_cache import EXECUTABLES, kept_in
 from mixlm.recipe import Recipe
 from mixlm.reports import curves, metrics
@@ -92,6 +94,17 @@ class Run:
         if self._restored is None or self._restored[0] != step:
             self._restored = load_params(self.recipe, tuple(self.recipe.networks))
         return self._restored[1]
+
+    @property
+    def evaluation(self) -> dict[str, Any]:
+        """The newest evaluation that `mixlm evaluate` wrote: the content of its text.json as "text" and, with minimal
+        pairs, of its minimal_pairs.json as "minimal_pairs".
+
+        Raises UserError where there is none.
+        """
+        folder = latest_evaluation(self.folder)
+        paths = {name: within(folder, f"{name}.json") for name in ("text", "minimal_pairs")}
+        return {name: read_json(path) for name, path in paths.items() if path.exists()}
 
     def examples(self, rows: int = 3) -> Examples:
         """Validation rows as each objective corrupts them, with what the networks predict beside the targets.

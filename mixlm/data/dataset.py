@@ -12,14 +12,20 @@ from jaxtyping import Int32, Int64
 from mixlm.data.loader.epochs import Repeated, sequential, unique_documents
 from mixlm.data.loader.pairs import PLAIN_TEXT, Pairs, check_lengths, held_out, in_order, kept_offsets
 from mixlm.data.loader.streaming import CAVEAT, StreamedData
+from mixlm.data.sources.base import digest
 from mixlm.data.store.cache import cache_folder
-from mixlm.data.store.fingerprint_cache import caching_in
+from mixlm.data.store.fingerprint_cache import caching_in, load_record, save_record
 from mixlm.data.store.token_store import Documents, Tokenized, TokenStore, open_or_build
 from mixlm.data.tasks import SPLITS, Task, TextTask
+from mixlm.data.token_bytes import bytes_of_blocks
 from mixlm.data.vocabulary import Vocabulary
 from mixlm.errors import UserError
 
 COUNTED = 2**28  # Ours: frequencies of a long text are known well enough by then.
+# To be raised whenever the bytes of a token would be counted otherwise, so that a stale record is not used.
+BYTES_VERSION = 1
+CACHED_TOKENS = 2**20  # Ours: some 3 MB; who scores more waits for the scores rather than for the text.
+LOOKED_AT = 2**24  # Ours: read in some 20 ms, and a vocabulary that does not fit the text shows by then.
 
 
 @dataclass(frozen=True)
@@ -38,13 +44,17 @@ class Summary:
 
 @dataclass(frozen=True, eq=False)
 class PreparedData:
-    """A task whose vocabulary and tokens lie on the disk; with `pairs`, feature lengths, a row is a pair."""
+    """A task whose vocabulary and tokens lie on the disk; with `pairs`, feature lengths, a row is a pair.
+
+    `task` can read the text once more, for the bytes that tokens cover.
+    """
 
     name: str
     vocabulary: Vocabulary
     store: TokenStore
     unique_tokens: int | None = None
     pairs: Mapping[str, int] | None = None
+    task: Task | None = None
 
     def train(self, block_length: int, seed: int, epochs: int | None = None) -> Repeated | Pairs:
         """The unique set of the train split in blocks, epoch after epoch: without end, or so many and then padding."""
@@ -77,6 +87,23 @@ class PreparedData:
         blocks = self.validation(block_length)
         return blocks[_spread(len(blocks), count)]
 
+    def validation_bytes(self, block_length: int, count: int) -> Int32[np.ndarray, "count L"] | None:
+        """The bytes of text that each token of `validation_rows` covers; None where the task cannot tell."""
+        if self.task is None or self.pairs is not None:
+            return None
+        # To find its documents, a source may have to read its whole text.
+        facts = (self.store.manifest["fingerprint"], self.vocabulary.fingerprint, block_length, count)
+        key = digest("bytes of tokens", BYTES_VERSION, *facts)
+        record = load_record(key)
+        if record is not None and np.shape(record) == (count, block_length):
+            return np.asarray(record, np.int32)
+        split = self.store.split("validation")
+        blocks = _spread(len(sequential(split, block_length)), count)
+        sizes = bytes_of_blocks(self.task, self.vocabulary, "validation", split, blocks, block_length)
+        if sizes is not None and sizes.size <= CACHED_TOKENS:
+            save_record(key, sizes.tolist())
+        return sizes
+
     def validation(self, block_length: int) -> Int32[np.ndarray, "blocks L"]:
         """The validation split in its own order, in blocks."""
         if self.pairs is not None:
@@ -90,6 +117,11 @@ class PreparedData:
         size = self.vocabulary.token_ids.vocab_size
         parts = (tokens[start : start + 2**24] for start in range(0, len(tokens), 2**24))
         return sum((np.bincount(part, minlength=size) for part in parts), start=np.zeros(size, np.int64))
+
+    def unknown_share(self) -> float:
+        """The share of unknown tokens in the train split, or in the first LOOKED_AT tokens of a longer one."""
+        tokens = self.store.split("train").tokens[:LOOKED_AT]
+        return float(np.mean(tokens == self.vocabulary.token_ids.unk)) if len(tokens) else 0.0
 
     @cached_property
     def summary(self) -> Summary:
@@ -161,7 +193,7 @@ class Dataset:
                     vocabulary.fingerprint,
                     log,
                 )
-        prepared = PreparedData(self.task.name, vocabulary, store, self.unique_tokens, self.pairs)
+        prepared = PreparedData(self.task.name, vocabulary, store, self.unique_tokens, self.pairs, self.task)
         _ = prepared.summary  # A budget that holds no document fails here, before anything else is built.
         return prepared
 

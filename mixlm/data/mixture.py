@@ -220,8 +220,19 @@ class PreparedMixture:
             for source, wanted in enumerate(shares.counts(count))
             if wanted
         }
-        places = [shares.at(row) for row in range(count)]
-        return np.stack([rows[source][index] for source, index in places])
+        return _mixed_rows(shares, rows, count)
+
+    def validation_bytes(self, block_length: int, count: int) -> Int32[np.ndarray, "count L"] | None:
+        """The bytes of text that each token of `validation_rows` covers; None where a part cannot tell."""
+        shares = self._rates(block_length).shares[-1]
+        rows: dict[int, np.ndarray] = {}
+        for source, wanted in enumerate(shares.counts(count)):
+            sizes = self.parts[source].validation_bytes(block_length, wanted) if wanted else None
+            if wanted and sizes is None:
+                return None
+            if sizes is not None:
+                rows[source] = sizes
+        return _mixed_rows(shares, rows, count)
 
     def token_counts(self) -> Int64[np.ndarray, " V"]:
         """The frequency of each token in a long text that mixes the parts' train splits by the last rates."""
@@ -246,6 +257,11 @@ class PreparedMixture:
             vocab_size=parts[0].vocab_size,
             fingerprint=digest([part.fingerprint for part in parts]),
         )
+
+
+def _mixed_rows(shares: Shares, rows: Mapping[int, np.ndarray], count: int) -> Int32[np.ndarray, "count L"]:
+    """`count` rows by `shares`, of the rows of each source."""
+    return np.stack([rows[source][index] for source, index in map(shares.at, range(count))])
 
 
 def of_texts(

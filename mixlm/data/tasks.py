@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Int64
 
 from mixlm.data.sources.base import SPLITS, Source, digest
 from mixlm.data.sources.sotu import SotU
@@ -46,6 +47,22 @@ class Task(Protocol):
 
     def count(self, split: str) -> int | None:
         """The number of documents of a split, where that can be known before they are tokenised."""
+        ...
+
+
+class TokenBytes(NamedTuple):
+    """One document: its token ids, and how many UTF-8 bytes of the document each covers, 0 for BOS and EOS."""
+
+    tokens: Int64[np.ndarray, " N"]
+    sizes: Int64[np.ndarray, " N"]
+
+
+@runtime_checkable
+class CountsBytes(Task, Protocol):
+    """A task that knows which bytes of its documents a token covers, for figures per byte."""
+
+    def token_bytes(self, vocabulary: Vocabulary, split: str, numbers: Iterable[int]) -> Iterator[TokenBytes]:
+        """The documents of these numbers, which rise, as `tokenized` gives them; ends early where it cannot tell."""
         ...
 
 
@@ -92,6 +109,22 @@ class TextTask:
         for batch in _batches(islice(self.source.documents(split), first, None)):
             for document, tokens in zip(batch, vocabulary.encode_batch(batch)):
                 yield Tokenized(np.asarray([*begin, *tokens, *end], np.int32), len(document.encode()))
+
+    def token_bytes(self, vocabulary: Vocabulary, split: str, numbers: Iterable[int]) -> Iterator[TokenBytes]:
+        """The documents of these numbers, which rise, as `tokenized` gives them, with the bytes of each token."""
+        ids, wanted = vocabulary.token_ids, iter(numbers)
+        begin, end = [ids.bos] * self.add_bos, [ids.eos] * self.add_eos
+        number = next(wanted, None)
+        for place, document in enumerate(self.source.documents(split) if number is not None else ()):
+            if place == number:
+                tokens, sizes = vocabulary.encode_with_bytes(document)
+                yield TokenBytes(
+                    np.asarray([*begin, *tokens, *end], np.int64),
+                    np.asarray([*(0 for _ in begin), *sizes, *(0 for _ in end)], np.int64),
+                )
+                number = next(wanted, None)
+                if number is None:
+                    return
 
     def _check_bos(self, vocabulary: Vocabulary) -> None:
         ids = vocabulary.token_ids

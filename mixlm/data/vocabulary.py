@@ -50,6 +50,22 @@ class Vocabulary:
         """Token ids of each text, as `encode` gives them, computed on all cores."""
         return self._processor.encode(list(texts), num_threads=-1)
 
+    def encode_with_bytes(self, text: str) -> tuple[list[int], list[int]]:
+        """Token ids of `text`, as `encode` gives them, and how many UTF-8 bytes of `text` each covers.
+
+        The bytes are those of the text as it is given, before SentencePiece normalises it, and add up to it where there
+        is a token: blanks that are stripped count with the first or the last token. A run of unknown characters is one
+        token of all its bytes, and of a character spelt in byte pieces the last has them all.
+        """
+        from sentencepiece import sentencepiece_pb2
+
+        text_proto: Any = getattr(sentencepiece_pb2, "SentencePieceText")  # noqa: B009 (generated code has no types)
+        # This form alone has its offsets in bytes; the others count characters.
+        pieces = text_proto.FromString(self._processor.encode(text, out_type="serialized_proto")).pieces
+        ends = [0, *(piece.end for piece in pieces[:-1]), len(text.encode())]
+        sizes = [end - start for start, end in itertools.pairwise(ends)] if pieces else []
+        return [piece.id for piece in pieces], sizes
+
     def decode(self, ids: Iterable[SupportsIndex]) -> str:
         """Readable text: sentinels as `<extra_id_k>`, the other special ids by name, the text between them spaced."""
         text = ""

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,98 +19,138 @@ from mixlm.tokens import TokenIds
 class TextFigures:
     """The figures of some rows of text in one mode; errors are standard errors over the rows, NaN for a single row.
 
-    `noise_error` is the part of `nats_error` that comes from a diffusion bound's samples, and would shrink with more.
+    `bytes` are those of the documents that the scored tokens cover, and `unknown` is the share of them that is <unk>;
+    all that rests on them is None where they are not known. `noise_error` is the part of `nats_error` that comes from a
+    diffusion bound's samples, and would shrink with more.
     """
 
     kind: str
     rows: int
     tokens: int
-    bytes: int
+    bytes: int | None
     nats_per_token: float
     nats_error: float
-    bits_per_byte: float
-    bits_error: float
+    bits_per_byte: float | None
+    bits_error: float | None
     noise_error: float | None = None
+    unknown: float | None = None
 
     @property
     def perplexity(self) -> float:
-        """`exp(nats_per_token)`."""
-        return math.exp(self.nats_per_token)
+        """`exp(nats_per_token)`, infinity where that is more than a float holds."""
+        try:
+            return math.exp(self.nats_per_token)
+        except OverflowError:
+            return math.inf
 
 
 @dataclass(frozen=True, eq=False)
 class Text:
-    """Rows of text as what is scored, with the row that each sentence comes from."""
+    """Rows of text as what is scored: sentences, and the row that each comes from.
+
+    `sizes` are the bytes of the documents that each token of each sentence covers, None where they are not known.
+    """
 
     sentences: Sentences
     rows: Int[np.ndarray, " N"]
+    sizes: Sequence[Sequence[int]] | None = None
+
+    def bytes_of(
+        self, counts: Int[np.ndarray, " N"], unk: int
+    ) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, " N"]] | None:
+        """The bytes that the last `counts` tokens of each sentence cover, and those of them that are `unk`."""
+        if self.sizes is None:
+            return None
+        found = np.zeros((len(self.sizes), 2), np.int64)
+        for number, (tokens, sizes, count) in enumerate(zip(self.sentences.tokens, self.sizes, counts)):
+            last = slice(len(tokens) - int(count), None)
+            unknown = sum(size for token, size in zip(tokens[last], sizes[last]) if token == unk)
+            found[number] = sum(sizes[last]), unknown
+        return found[:, 0], found[:, 1]
 
 
-def pieces_of_rows(rows: Int32[np.ndarray, "N L"], tokens: TokenIds) -> Text:
+def pieces_of_rows(
+    rows: Int32[np.ndarray, "N L"], tokens: TokenIds, sizes: Int32[np.ndarray, "N L"] | None = None
+) -> Text:
     """Cuts every row where a document begins or ends, so that nothing is read across documents that are marked.
 
-    The tokens that mark it (bos, EOS, padding) are not scored. The prefix of a piece is its first half. Raises
-    UserError where nothing is left.
+    The tokens that mark it (bos, EOS, padding) are not scored. The prefix of a piece is its first half. `sizes` are the
+    bytes that each token covers. Raises UserError where nothing is left.
     """
     marks = (tokens.bos, tokens.eos, tokens.pad)
-    pieces: list[tuple[int, list[int]]] = []
+    pieces: list[tuple[int, int, int]] = []
     for number, row in enumerate(rows):
         places = np.flatnonzero(np.isin(row, marks))
-        parts = np.split(row, np.union1d(places, places + 1))
-        pieces += [(number, part.tolist()) for part in parts if len(part) and part[0] not in marks]
+        cuts = [0, *np.union1d(places, places + 1).tolist(), len(row)]
+        pieces += [(number, start, end) for start, end in pairwise(cuts) if start < end and row[start] not in marks]
     if not pieces:
         raise UserError("The validation rows hold no text, only the marks of where documents begin and end.")
-    halves = np.asarray([len(piece) // 2 for _, piece in pieces], np.int64)
-    sentences = Sentences([piece for _, piece in pieces], halves, np.arange(len(pieces)))
-    return Text(sentences, np.asarray([number for number, _ in pieces], np.int64))
+    return _halved(
+        [rows[number, start:end].tolist() for number, start, end in pieces],
+        np.asarray([number for number, _, _ in pieces], np.int64),
+        None if sizes is None else [sizes[number, start:end].tolist() for number, start, end in pieces],
+    )
 
 
-def pieces_of_documents(documents: Iterable[Sequence[int]], length: int, rows: int | None = None) -> Text:
-    """Cuts each document's tokens into rows of at most `length`, of which the first `rows` are taken (None: all).
+def pieces_of_documents(documents: Iterable[tuple[Sequence[int], Sequence[int]]], length: int) -> Text:
+    """Cuts each document, its tokens and the bytes that they cover, into rows of at most `length` tokens.
 
     No row crosses documents. The prefix of a row is its first half. Raises UserError where there is no token.
     """
-    cut = (list(tokens[start : start + length]) for tokens in documents for start in range(0, len(tokens), length))
-    pieces = list(islice(cut, rows))
+    pieces = [
+        (list(tokens[start : start + length]), list(sizes[start : start + length]))
+        for tokens, sizes in documents
+        for start in range(0, len(tokens), length)
+    ]
     if not pieces:
         raise UserError("The text to score holds no token.")
-    numbers = np.arange(len(pieces), dtype=np.int64)
+    return _halved([tokens for tokens, _ in pieces], np.arange(len(pieces)), [sizes for _, sizes in pieces])
+
+
+def _halved(pieces: list[list[int]], rows: Int[np.ndarray, " N"], sizes: list[list[int]] | None) -> Text:
+    """The pieces as a text; the prefix of each is its first half."""
     halves = np.asarray([len(piece) // 2 for piece in pieces], np.int64)
-    return Text(Sentences(pieces, halves, numbers), numbers)
+    return Text(Sentences(pieces, halves, np.arange(len(pieces))), rows, sizes)
 
 
 def text_figures(
-    scorer: Callable[[Mode | Fused, Sentences, str], Scores],
-    mode: Mode | Fused,
-    text: Text,
-    vocabulary: Any,
-    name: str,
+    scorer: Callable[[Mode | Fused, Sentences, str], Scores], mode: Mode | Fused, text: Text, unk: int, name: str
 ) -> TextFigures | None:
-    """Scores rows of text; None for a sum of modes, which is no figure of a text."""
+    """Scores rows of text, in which `unk` is the unknown token; None for a sum of modes, which is no figure of a text.
+
+    A network that has diverged may find a token impossible: figures are infinite then, and their errors NaN.
+    """
     if isinstance(mode, Fused):
         return None
     sentences = text.sentences
     scores = scorer(mode, sentences, name)
     scored = mode.scored(sentences.lengths, sentences.prefixes)
-    sizes = np.asarray([_bytes(vocabulary, tokens, int(count)) for tokens, count in zip(sentences.tokens, scored)])
     row = np.unique(text.rows, return_inverse=True)[1]
-    cost, tokens, size = (np.bincount(row, weights=values) for values in (-scores.total, scored, sizes))
+    cost, tokens = (np.bincount(row, weights=values) for values in (-scores.total, scored))
     nats, nats_error = ratio(cost, tokens)
-    bits, bits_error = ratio(cost / math.log(2), size)
+    covered = text.bytes_of(scored, unk)
+    size = bits = bits_error = share = None
+    if covered is not None:
+        size = int(covered[0].sum())
+        bits, bits_error = ratio(cost / math.log(2), np.bincount(row, weights=covered[0]))
+        share = float(covered[1].sum() / max(size, 1))
     return TextFigures(
-        mode.kind, len(cost), int(scored.sum()), int(sizes.sum()), nats, nats_error, bits, bits_error,
-        None if scores.samples is None else float(np.sqrt(np.sum(noise_errors(scores.samples) ** 2)) / scored.sum()),
+        mode.kind, len(cost), int(scored.sum()), size, nats, nats_error, bits, bits_error,
+        None if scores.samples is None else _total_noise(scores.samples) / float(scored.sum()), share,
     )  # fmt: skip
 
 
 def ratio(numbers: Any, sizes: Any) -> tuple[float, float]:
-    """`sum(numbers) / sum(sizes)` over rows, and its standard error by the delta method (NaN for one row)."""
+    """`sum(numbers) / sum(sizes)` over rows, and its standard error by the delta method.
+
+    The error is NaN for one row and for an infinite ratio, which is what sizes of 0 give too.
+    """
     numbers, sizes = np.asarray(numbers, np.float64), np.asarray(sizes, np.float64)
-    mean, count = numbers.sum() / sizes.sum(), len(numbers)
-    if count < 2:
-        return float(mean), math.nan
+    mean, count = float(numbers.sum() / sizes.sum()) if sizes.sum() else math.inf, len(numbers)
+    if count < 2 or math.isinf(mean):
+        return mean, math.nan
     spread = np.sum((numbers - mean * sizes) ** 2) / (count - 1)
-    return float(mean), float(math.sqrt(spread / count) / sizes.mean())
+    return mean, float(math.sqrt(spread / count) / sizes.mean())
 
 
 def noise_errors(samples: Float64[np.ndarray, "N S"]) -> Float64[np.ndarray, " N"]:
@@ -119,10 +159,11 @@ def noise_errors(samples: Float64[np.ndarray, "N S"]) -> Float64[np.ndarray, " N
     The samples' levels are stratified, so the plain standard error would be far too large; this one takes two
     neighbouring strata for one, and is a little too large.
     """
-    return np.sqrt(np.sum((samples[:, ::2] - samples[:, 1::2]) ** 2, axis=1)) / samples.shape[1]
+    with np.errstate(invalid="ignore", over="ignore"):  # infinite estimates have no error
+        return np.sqrt(np.sum((samples[:, ::2] - samples[:, 1::2]) ** 2, axis=1)) / samples.shape[1]
 
 
-def _bytes(vocabulary: Any, tokens: Any, scored: int) -> int:
-    """The UTF-8 bytes of a row's last `scored` tokens, as the row is read."""
-    given = len(tokens) - scored
-    return len(vocabulary.decode(tokens).encode()) - len(vocabulary.decode(tokens[:given]).encode())
+def _total_noise(samples: Float64[np.ndarray, "N S"]) -> float:
+    """The standard error of the sum over sentences."""
+    with np.errstate(over="ignore"):
+        return float(np.sqrt(np.sum(noise_errors(samples) ** 2)))

@@ -2,13 +2,15 @@
 
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
 from mixlm.checkpoints.load import check_networks, check_run, load_params
+from mixlm.data.store.fingerprint_cache import caching_in
 from mixlm.errors import UserError
+from mixlm.evaluation.folders import FOLDER, LATEST, evaluation_folder, folder_name, link_latest
 from mixlm.evaluation.likelihood import Fused, Mode, NamedMode
 from mixlm.evaluation.minimal_pairs import Accuracies, Paradigm, pair_sentences, read_pairs, score_pairs
 from mixlm.evaluation.modes import modes_of, select_modes, with_extra
@@ -28,7 +30,6 @@ from mixlm.recipe import Recipe
 from mixlm.schedules import check_number
 
 Say = Callable[[str], Any]
-FOLDER = "evaluation"
 TERMINAL = (110, 24)  # where no terminal says how wide it is
 
 
@@ -63,7 +64,7 @@ class Scoring:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A loaded run, and everything that is to be scored."""
+    """A loaded run, and everything that is to be scored; `data` is the fingerprint of the data."""
 
     recipe: Recipe
     scoring: Scoring
@@ -71,9 +72,9 @@ class Prepared:
     scorer: Scorer
     modes: Mapping[str, Mode | Fused]
     text: Text
+    data: str
     paradigms: Sequence[Paradigm]
     pairs: Sentences | None
-    vocabulary: Any
 
 
 def prepare(
@@ -101,9 +102,11 @@ def prepare(
     length = recipe.block_length
     if documents is None:
         rows = min(scoring.rows, data.validation_size(length))
-        text = pieces_of_rows(data.validation_rows(length, rows), recipe.tokens)
+        with caching_in(recipe.dataset.cache / "fingerprints"):
+            sizes = data.validation_bytes(length, rows)
+        text = pieces_of_rows(data.validation_rows(length, rows), recipe.tokens, sizes)
     else:
-        text = pieces_of_documents(map(data.vocabulary.encode, documents()), length)
+        text = pieces_of_documents(map(data.vocabulary.encode_with_bytes, documents()), length)
     return Prepared(
         recipe=recipe,
         scoring=scoring,
@@ -111,9 +114,9 @@ def prepare(
         scorer=Scorer(module, params[scoring.network], recipe.partitioning.mesh(), scoring.batch_tokens),
         modes=modes,
         text=text,
+        data=data.summary.fingerprint,
         paradigms=paradigms,
         pairs=pair_sentences(paradigms, data.vocabulary.encode) if paradigms else None,
-        vocabulary=data.vocabulary,
     )
 
 
@@ -124,12 +127,21 @@ def summary(prepared: Prepared) -> list[str]:
     lines = [
         f"run      {recipe.folder}, step {prepared.step}, network {prepared.scoring.network} "
         f"({type(scorer.module).__name__})",
-        f"text     {int(text.sentences.lengths.sum()):,} tokens in {len(np.unique(text.rows))} validation rows",
+        f"text     {int(text.sentences.lengths.sum()):,} tokens in {len(np.unique(text.rows))} validation rows, "
+        f"{_bytes_said(text, recipe.tokens.unk)}",
     ]
     if prepared.pairs is not None:
         pairs = sum(len(paradigm.pairs) for paradigm in prepared.paradigms)
         lines.append(f"pairs    {pairs:,} in {len(prepared.paradigms)} paradigms of {prepared.scoring.minimal_pairs}")
     return lines
+
+
+def _bytes_said(text: Text, unk: int) -> str:
+    covered = text.bytes_of(text.sentences.lengths, unk)
+    if covered is None:
+        return "of how many bytes is not known"
+    size, unknown = (int(part.sum()) for part in covered)
+    return f"{size:,} bytes, {unknown / max(size, 1):.2%} of them <unk>"
 
 
 def explanation(prepared: Prepared) -> list[str]:
@@ -154,7 +166,7 @@ def score(prepared: Prepared) -> tuple[dict[str, TextFigures | None], dict[str, 
     """Scores everything: the figures of the text by mode, and the accuracies on minimal pairs, {} without any."""
     scoring, scorer = prepared.scoring, prepared.scorer
     figures = {
-        name: text_figures(scorer, mode, prepared.text, prepared.vocabulary, name)
+        name: text_figures(scorer, mode, prepared.text, prepared.recipe.tokens.unk, name)
         for name, mode in prepared.modes.items()
     }
     if prepared.pairs is None:
@@ -186,6 +198,8 @@ def _notes(prepared: Prepared) -> list[str]:
         )
     if "bound" in kinds:
         notes.append("bound: at least what the text costs under masked diffusion.")
+    if prepared.text.sizes is None:
+        notes.append("bits a byte: not known, since the data's task does not say which text its tokens cover.")
     if "prefix" in prepared.modes:
         notes.append("prefix: the second half of a row given its first, or a sentence given what its pair begins with.")
     if prepared.pairs is not None:
@@ -194,18 +208,26 @@ def _notes(prepared: Prepared) -> list[str]:
 
 
 def write(prepared: Prepared, figures: Mapping[str, TextFigures | None], accuracies: Mapping[str, Accuracies]) -> str:
-    """Writes the figures into the run's folder `evaluation/`; returns the line that says where."""
+    """Writes the figures into a folder of their own in the run's `evaluation/`; returns the line that says where."""
     recipe, scoring = prepared.recipe, prepared.scoring
-    # The scores of a step that was asked for do not write over those of the newest.
-    folder = recipe.folder / (FOLDER if recipe.ref.which is None else f"{FOLDER}_step_{prepared.step}")
-    head = {"recipe": prepared.recipe.name, "step": prepared.step, "network": scoring.network, "seed": scoring.seed}
-    write_json(folder / "text.json", head | {"modes": text_content(figures)})
-    names = ["text.json"]
-    if accuracies:
-        content = head | {"source": scoring.minimal_pairs} | pairs_content(prepared.paradigms, accuracies)
-        write_json(folder / "minimal_pairs.json", content)
-        write_csv(folder / "minimal_pairs.csv", prepared.paradigms, accuracies)
-        title = f"{prepared.recipe.name}, step {prepared.step}: minimal pairs, with 95% intervals"
-        draw(accuracies, folder / "minimal_pairs.png", title)
-        names += ["minimal_pairs.json", "minimal_pairs.csv", "minimal_pairs.png"]
-    return f"In {folder}: {', '.join(names)}."
+    name = _folder_name(prepared)
+    head = {"recipe": recipe.name, "step": prepared.step, "network": scoring.network, "seed": scoring.seed}
+    with evaluation_folder(recipe.folder, name) as folder:
+        write_json(folder / "text.json", head | {"modes": text_content(figures)})
+        if accuracies:
+            content = head | {"source": scoring.minimal_pairs} | pairs_content(prepared.paradigms, accuracies)
+            write_json(folder / "minimal_pairs.json", content)
+            write_csv(folder / "minimal_pairs.csv", prepared.paradigms, accuracies)
+            title = f"{recipe.name}, step {prepared.step}: minimal pairs, with 95% intervals"
+            draw(accuracies, folder / "minimal_pairs.png", title)
+    pairs = ["minimal_pairs.json", "minimal_pairs.csv", "minimal_pairs.png"] if accuracies else []
+    reason = link_latest(recipe.folder, name)
+    linked = f"{FOLDER}/{LATEST} is a link to it" if reason is None else f"{FOLDER}/{LATEST} is not made ({reason})"
+    return f"In {recipe.folder / FOLDER / name}: {', '.join(['text.json', *pairs])}; {linked}."
+
+
+def _folder_name(prepared: Prepared) -> str:
+    scoring, rows = prepared.scoring, len(np.unique(prepared.text.rows))
+    # The size of a batch changes no figure.
+    settings = {each.name: getattr(scoring, each.name) for each in fields(scoring) if each.name != "batch_tokens"}
+    return folder_name(prepared.step, rows, scoring.minimal_pairs, prepared.data, list(prepared.modes), settings)

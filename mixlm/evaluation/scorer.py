@@ -57,7 +57,7 @@ class Scorer:
     _found: dict[tuple[Mode, Sentences], Scores] = field(default_factory=dict)
 
     def __call__(self, mode: Mode | Fused, sentences: Sentences, name: str = "") -> Scores:
-        """Scores every sentence; raises UserError where a score is not finite."""
+        """Scores every sentence, an impossible one -inf; raises UserError where a score is no number."""
         if isinstance(mode, Fused):
             return Scores(np.sum([self(part, sentences, name).total for part in mode.parts], axis=0))
         key = (mode, sentences)
@@ -85,8 +85,11 @@ class Scorer:
                 bar.update(len(places))
             if late:
                 fetch()
-        if not np.isfinite(values).all():
-            raise UserError(f"A score in the mode {name or type(mode).__name__} is not finite; the network is broken.")
+        if np.isnan(values).any():
+            raise UserError(
+                f"A score in the mode {name or type(mode).__name__} is NaN, so the network has diverged: score an"
+                " earlier checkpoint, as RUN@STEP."
+            )
         sentence = np.repeat(np.arange(len(lengths)), copies)
         total = np.bincount(sentence, weights=values, minlength=len(lengths)).astype(np.float64)
         if not isinstance(mode, SampledMode):

@@ -12,8 +12,10 @@ from typing import Any
 from mixlm.errors import UserError
 from mixlm.evaluation.minimal_pairs import Accuracies, Interval, Paradigm
 from mixlm.evaluation.perplexity import TextFigures
+from mixlm.files import replacing
 
 NONE = "-"
+LARGE = 1e6  # from here on a figure has an exponent, as in mixlm.reports.table
 # Okabe and Ito's colours, which colour-blind readers tell apart; then hatched once more.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#555555")
 
@@ -33,12 +35,13 @@ def text_rows(figures: Mapping[str, TextFigures | None]) -> list[Row]:
         row("  standard error", lambda f: _number(f.nats_error)),
     ]
     if any(figure is not None and figure.noise_error is not None for figure in figures.values()):
-        rows.append(row("  of it by noise", lambda f: NONE if f.noise_error is None else _number(f.noise_error)))
+        rows.append(row("  of it by noise", lambda f: _number(f.noise_error)))
     return [
         *rows,
-        row("perplexity", lambda f: f"{f.perplexity:,.1f}"),
+        row("perplexity", lambda f: _number(f.perplexity, 1)),
         row("bits a byte", lambda f: _number(f.bits_per_byte)),
         row("  standard error", lambda f: _number(f.bits_error)),
+        row("% of bytes <unk>", lambda f: _number(None if f.unknown is None else 100 * f.unknown, 2)),
     ]
 
 
@@ -84,8 +87,13 @@ def table(names: Sequence[str], sections: Mapping[str, Sequence[Row]], width: in
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes strict JSON: what is not finite becomes null. Raises UserError where the disk does not take it."""
-    write(path, json.dumps(_strict(content), indent=1) + "\n")
+    """Writes `as_json`. Raises UserError where the disk does not take it."""
+    write(path, as_json(content))
+
+
+def as_json(content: Mapping[str, Any]) -> str:
+    """Strict JSON: what is not finite becomes null."""
+    return json.dumps(_strict(content), indent=1) + "\n"
 
 
 def write_csv(path: Path, paradigms: Sequence[Paradigm], found: Mapping[str, Accuracies]) -> None:
@@ -170,11 +178,10 @@ def draw(found: Mapping[str, Accuracies], path: Path, title: str) -> None:
 
 def write(path: Path, content: str | bytes) -> None:
     """All of a file or nothing; UserError where the disk does not take it."""
-    draft = path.with_name(f".{path.name}.draft")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_bytes(content.encode() if isinstance(content, str) else content)
-        draft.replace(path)
+        with replacing(path, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}.") from error
 
@@ -193,8 +200,11 @@ def _line(label: str, cells: Sequence[str], width: int, widths: Sequence[int]) -
     return (f"{label:<{width}}" + "".join(f"  {cell:>{size}}" for cell, size in zip(cells, widths))).rstrip()
 
 
-def _number(value: float) -> str:
-    return NONE if math.isnan(value) else f"{value:.4f}"
+def _number(value: float | None, decimals: int = 4) -> str:
+    """A figure in few characters, whatever its size; '-' for one that is not known or NaN."""
+    if value is None or math.isnan(value):
+        return NONE
+    return f"{value:,.{decimals}f}" if abs(value) < LARGE else f"{value:.4g}"
 
 
 def _percent(value: float) -> str:

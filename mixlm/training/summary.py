@@ -84,6 +84,10 @@ def _data_rows(prepared: PreparedRun) -> list[tuple[str, str]]:
                 f"(set {walk.fingerprint[:12]}), each seen {epochs:.2f} times",
             ),
         ]
+        if unknown := part.unknown_share():
+            rows.append(
+                ("unknown", f"{unknown:.2%} of the tokens are <unk>: the vocabulary lacks characters of the text")
+            )
     return rows
 
 

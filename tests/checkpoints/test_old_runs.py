@@ -89,7 +89,7 @@ def of(run, corpus, name="same_tokens"):
 def test_an_old_run_is_scored_as_then(command, run, corpus):
     code, _, errors = command("evaluate.py", *of(run, corpus), "--gin.SCORED_ROWS=8", "--gin.MODES=causal")
     assert code == 0, errors
-    found = json.loads((run / "evaluation" / "text.json").read_text())
+    found = json.loads((run / "evaluation" / "latest" / "text.json").read_text())
     assert found["step"] == 3 and found["modes"]["causal"]["tokens"] == TOKENS
     assert found["modes"]["causal"]["nats_per_token"] == pytest.approx(NATS_PER_TOKEN, rel=1e-5)
 

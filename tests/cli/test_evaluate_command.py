@@ -2,11 +2,14 @@
 
 import csv
 import json
+import os
+import re
 import sys
 
 import jax
 import pytest
 
+import mixlm
 from mixlm.checkpoints.manager import Checkpoints
 from mixlm.checkpoints.run_dir import RunDir
 from mixlm.cli import evaluate
@@ -140,23 +143,31 @@ def test_a_decoder_is_scored_in_every_mode(decoder, pairs, monkeypatch, capsys):
     assert max(len(line) for line in lines if line.startswith(("kind", "overall", "nats"))) <= 100
     table = [line for line in lines if line.startswith("overall ")]
     shown = [float(cell) for line in table for cell in line.split()[1:] if line.startswith("overall ")]
-    content = json.loads((run / "evaluation" / "minimal_pairs.json").read_text())
+    folder = run / "evaluation" / os.readlink(run / "evaluation" / "latest")
+    assert re.fullmatch(rf"step_7-3_rows-{pairs.name}-[0-9a-f]{{8}}", folder.name)
+    content = json.loads((folder / "minimal_pairs.json").read_text())
     assert content["step"] == 7 and len(content["modes"]) == 10
     found = [100 * mode["overall"]["value"] for mode in content["modes"].values()]
     assert shown == pytest.approx(found, abs=0.051)
     # Two equal sentences are a tie in every mode; an empty one costs nothing, so it wins.
     assert all(mode["ties"] >= 1 for mode in content["modes"].values())
     assert all(mode["paradigms"]["order"]["value"] in (0.5 / 3, 1.5 / 3) for mode in content["modes"].values())
-    text = json.loads((run / "evaluation" / "text.json").read_text())["modes"]
+    text = json.loads((folder / "text.json").read_text())["modes"]
     assert text["fused_shifted"] is None
     # A network that has learnt nothing finds 112 tokens about equally likely.
     assert text["causal"]["nats_per_token"] == pytest.approx(4.7, abs=1.0)
     assert text["causal"]["tokens"] == 48 and text["prefix"]["tokens"] == 24
-    with (run / "evaluation" / "minimal_pairs.csv").open() as file:
+    with (folder / "minimal_pairs.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 10 * (2 + 2 + 2)
-    assert (run / "evaluation" / "minimal_pairs.png").stat().st_size > 10_000
-    assert f"In {run / 'evaluation'}: text.json, minimal_pairs.json" in lines[-1]
+    assert (folder / "minimal_pairs.png").stat().st_size > 10_000
+    assert f"In {folder}: text.json, minimal_pairs.json" in lines[-1] and "evaluation/latest is a link" in lines[-1]
+    assert text["causal"]["bytes"] > 48 and text["causal"]["unknown"] == 0
+    assert any("bytes, 0.00% of them <unk>" in line for line in lines)
+    assert mixlm.Run(run).evaluation == {
+        "text": json.loads((folder / "text.json").read_text()),
+        "minimal_pairs": content,
+    }
 
 
 def test_the_network_called_model_is_scored_among_others(corpus, pairs, tmp_path, monkeypatch, capsys):
@@ -165,7 +176,8 @@ def test_the_network_called_model_is_scored_among_others(corpus, pairs, tmp_path
     evaluated(monkeypatch, *arguments, "--gin.SCORED_ROWS=2", "--gin.MODES=prefix,filling_3")
     out = capsys.readouterr().out
     assert "network model (EncoderDecoder)" in out and "filling" in out and "causal" not in out
-    assert [path.name for path in (tmp_path / "run" / "evaluation").iterdir()] == ["text.json"]
+    latest = tmp_path / "run" / "evaluation" / "latest"
+    assert [path.name for path in latest.iterdir()] == ["text.json"]
     sentence = complaint(monkeypatch, capsys, *arguments, "--gin.SCORED_NETWORK=rtd_head")
     assert "TokenHead has no logits()" in sentence
     sentence = complaint(monkeypatch, capsys, *arguments, "--gin.SCORED_NETWORK=modle")
@@ -191,6 +203,10 @@ def test_the_printed_config_and_the_run_s_own_config_are_recipes(decoder, tmp_pa
     evaluated(monkeypatch, f"--gin_file={run / 'config.gin'}", "--gin.SCORED_ROWS=1", "--gin.MODES=causal")
     bits = [line for line in capsys.readouterr().out.splitlines() if line.startswith("bits a byte")]
     assert len(bits) == 2 and bits[0] == bits[1]
+    # Both are one evaluation, whose folder holds nothing of another's.
+    latest = run / "evaluation" / "latest"
+    assert os.readlink(latest).startswith("step_7-1_rows-") and os.listdir(latest) == ["text.json"]
+    assert len(list(latest.parent.glob("step_7-1_rows-*"))) == 1
 
 
 @pytest.mark.parametrize(

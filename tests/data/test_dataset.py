@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,10 @@ import gin
 from mixlm.data.dataset import Dataset, PreparedData
 from mixlm.data.loader.batches import Batches
 from mixlm.data.loader.epochs import Repeated
+from mixlm.data.store.fingerprint_cache import caching_in
 from mixlm.data.store.token_store import StoreSplit
 from mixlm.data.tasks import SotU, TextFiles, TextTask
-from mixlm.data.vocabulary import TrainedSentencePiece
+from mixlm.data.vocabulary import TrainedSentencePiece, Vocabulary
 from mixlm.errors import UserError
 
 GIN = places.GIN / "data"
@@ -77,6 +79,27 @@ def test_validation_rows_are_spread_over_all_blocks(prepared):
     # More rows than there are go through them again, none twice as often as another.
     again = prepared.validation_rows(8, 2 * size)
     assert again.tolist() == [row for row in blocks.tolist() for _ in range(2)]
+
+
+def test_the_bytes_of_validation_rows_are_those_of_the_text_and_are_counted_once(prepared, folder, tmp_path):
+    texts = list(dataset(folder).task.source.documents("validation"))
+    sizes = np.concatenate([prepared.vocabulary.encode_with_bytes(text)[1] for text in texts])
+    blocks = sizes[: len(sizes) // 8 * 8].reshape(-1, 8)
+    wanted = [blocks[number * len(blocks) // 4].tolist() for number in range(4)]
+    gone = TextTask("texts", TextFiles(str(tmp_path / "gone")), TrainedSentencePiece(vocab_size=1000))
+    with caching_in(tmp_path):
+        assert prepared.validation_bytes(8, 4).tolist() == wanted
+        assert replace(prepared, task=gone).validation_bytes(8, 4).tolist() == wanted
+    assert replace(prepared, task=None).validation_bytes(8, 4) is None
+
+
+def test_the_share_of_unknown_tokens_is_that_of_the_training_text(prepared):
+    tokens = prepared.store.split("train").tokens
+    assert prepared.unknown_share() == 0
+    letter = int(tokens[0])
+    ids = replace(prepared.vocabulary.token_ids, unk=letter)
+    vocabulary = Vocabulary(prepared.vocabulary.path.read_bytes(), ids, prepared.vocabulary.path)
+    assert replace(prepared, vocabulary=vocabulary).unknown_share() == np.sum(tokens == letter) / len(tokens) > 0
 
 
 def test_the_second_start_does_nothing_and_imports_nothing_heavy(prepared, folder):

@@ -188,6 +188,10 @@ def test_validation_and_frequencies_mix_the_parts_by_the_last_rates(prepared, te
     blocks = [{tuple(block) for block in part.validation(16).tolist()} for part in prepared.parts]
     rows = prepared.validation_rows(16, 20)
     assert [sum(tuple(row) in part for row in rows.tolist()) for part in blocks] == [14, 6]
+    sizes = {tuple(row): found.tolist() for row, found in zip(rows.tolist(), prepared.validation_bytes(16, 20))}
+    for part in prepared.parts:
+        alone = zip(part.validation(16).tolist(), part.validation_bytes(16, len(part.validation(16))).tolist())
+        assert all(sizes.get(tuple(row), found) == found for row, found in alone)
     # Every tenth of the rows has its share, so that every batch of a validation does.
     assert sum(tuple(row) in blocks[1] for row in rows[:10].tolist()) == 3
     size = prepared.validation_size(16)

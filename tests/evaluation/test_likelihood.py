@@ -1,6 +1,7 @@
 """Every way of scoring says what a slow loop over single, unpadded sentences says."""
 
 import itertools
+import json
 from functools import cache
 
 import flax.linen as nn
@@ -23,8 +24,9 @@ from mixlm.evaluation.likelihood import (
 )
 from mixlm.evaluation.modes import modes_of, select_modes, with_extra
 from mixlm.evaluation.perplexity import noise_errors, pieces_of_rows, ratio, text_figures
-from mixlm.evaluation.scorer import Scorer, Sentences, _padded
+from mixlm.evaluation.scorer import Scorer, Scores, Sentences, _padded
 from mixlm.evaluation.span_likelihood import AfterPrefix, EachSpan, Everything, SpanFilling
+from mixlm.evaluation.tables import as_json, text_content, text_rows
 from mixlm.example import Example, smallest_example
 from mixlm.models.heads import TokenHead
 from mixlm.models.llama import Llama
@@ -341,39 +343,67 @@ def test_a_mode_that_is_not_there_is_named():
         modes_of(T5, TokenIds(vocab_size=32, mask=4, sentinels=0))
 
 
-def test_a_score_that_is_not_finite_is_refused():
+def test_a_score_that_is_no_number_is_refused():
     broken = scorer(LLAMA)
     broken.params = jax.tree.map(lambda leaf: leaf * np.nan, broken.params)
-    with pytest.raises(UserError, match="not finite"):
+    with pytest.raises(UserError, match=r"mode causal is NaN.* diverged.*RUN@STEP"):
         broken(CausalLikelihood(TOKENS), sentences(), "causal")
 
 
 # Text
 
+# Token 5 is "a", 6 "b" and so on; from 20 on, a letter of two bytes. 2 is <unk>.
+SIZES = np.where(np.arange(32) < 20, 1, 2)
 
-class Letters:
-    """Token 5 is "a", 6 "b" and so on; from 20 on, a letter of two bytes."""
 
-    def decode(self, tokens):
-        return "".join(chr(ord("a") + token - 5) if token < 20 else "é" for token in tokens)
+def figures_of(module, mode, rows, sizes=SIZES):
+    text = pieces_of_rows(rows, TOKENS, None if sizes is None else sizes[rows].astype(np.int32))
+    return text_figures(scorer(module), mode, text, TOKENS.unk, "mode")
 
 
 def test_figures_of_a_text_are_per_token_and_per_byte():
     text = np.asarray([[5, 6, 7, 20], [8, 21, 22, 9], [5, 5, 20, 20]], np.int32)
-    whole = text_figures(scorer(Shrug()), CausalLikelihood(TOKENS), pieces_of_rows(text, TOKENS), Letters(), "causal")
-    assert (whole.rows, whole.tokens, whole.bytes) == (3, 12, 17)
+    whole = figures_of(Shrug(), CausalLikelihood(TOKENS), text)
+    assert (whole.rows, whole.tokens, whole.bytes, whole.unknown) == (3, 12, 17, 0)
     np.testing.assert_allclose(whole.nats_per_token, np.log(32), rtol=1e-6)
     np.testing.assert_allclose(whole.perplexity, 32, rtol=1e-5)
     np.testing.assert_allclose(whole.bits_per_byte, 5 * 12 / 17, rtol=1e-6)
-    half = text_figures(scorer(Shrug()), PrefixLikelihood(TOKENS), pieces_of_rows(text, TOKENS), Letters(), "prefix")
+    half = figures_of(Shrug(), PrefixLikelihood(TOKENS), text)
     assert (half.tokens, half.bytes) == (6, 10)
     np.testing.assert_allclose(half.bits_per_byte, 5 * 6 / 10, rtol=1e-6)
-    fused = Fused((CausalLikelihood(TOKENS),))
-    assert text_figures(scorer(Shrug()), fused, pieces_of_rows(text, TOKENS), Letters(), "fused") is None
-    bound = text_figures(
-        scorer(LLAMA), DiffusionBound(TOKENS, True, 2), pieces_of_rows(text, TOKENS), Letters(), "bound"
-    )
+    assert figures_of(Shrug(), Fused((CausalLikelihood(TOKENS),)), text) is None
+    bound = figures_of(LLAMA, DiffusionBound(TOKENS, True, 2), text)
     assert bound.noise_error > 0 and whole.noise_error is None
+
+
+def test_the_share_of_unknown_bytes_is_said_and_bytes_that_are_not_known_are_not():
+    text = np.asarray([[5, 2, 7, 8], [2, 5, 21, 9]], np.int32)
+    sizes = np.where(np.arange(32) == 2, 7, SIZES)
+    whole = figures_of(Shrug(), CausalLikelihood(TOKENS), text, sizes)
+    assert (whole.bytes, whole.unknown) == (21, 14 / 21)
+    assert figures_of(Shrug(), PrefixLikelihood(TOKENS), text, sizes).unknown == 0
+    none = figures_of(Shrug(), CausalLikelihood(TOKENS), text, None)
+    assert (none.bytes, none.bits_per_byte, none.bits_error, none.unknown) == (None,) * 4
+    assert none.nats_per_token == whole.nats_per_token and none.nats_error == whole.nats_error
+
+
+@pytest.mark.parametrize("mode", [CausalLikelihood(TOKENS), DiffusionBound(TOKENS, True, 2)])
+@pytest.mark.parametrize("cost", [350.0, 1e30, np.inf])
+def test_a_diverged_run_has_figures_that_can_be_read(mode, cost):
+    """However much a token costs: no overflow, infinity in the table and null in JSON."""
+    rows = np.asarray([[5, 6, 7, 20], [8, 21, 22, 9]], np.int32)
+    text = pieces_of_rows(rows, TOKENS, SIZES[rows].astype(np.int32))
+    scores = Scores(np.asarray([-4 * cost, -8.0]), np.asarray([[-4 * cost, -cost], [-8.0, -9.0]]))
+    found = {"causal": text_figures(lambda *_: scores, mode, text, TOKENS.unk, "")}
+    assert found["causal"].nats_per_token == (4 * cost + 8) / 8
+    assert found["causal"].perplexity == (np.inf if cost > 1500 else np.exp((4 * cost + 8) / 8))
+    cells = {label.strip(): each for label, (each,) in text_rows(found)}
+    assert all(len(each) <= 12 for each in cells.values())
+    assert cells["perplexity"] == ("inf" if cost > 1500 else "2.728e+76")
+    assert cells["nats a token"] == {350.0: "176.0000", 1e30: "5e+29", np.inf: "inf"}[cost]
+    content = json.loads(as_json(text_content(found)))["causal"]
+    assert (content["perplexity"] is None) == (cost > 1500)
+    assert (content["nats_per_token"] is None) == (content["bits_per_byte"] is None) == np.isinf(cost)
 
 
 def test_text_is_cut_where_documents_begin_and_end():
@@ -381,8 +411,11 @@ def test_text_is_cut_where_documents_begin_and_end():
     found = pieces_of_rows(text, TOKENS)
     assert found.sentences.tokens == [[5, 6], [7, 8], [9, 10], [11, 12, 13, 14, 15]]
     assert found.rows.tolist() == [0, 0, 1, 3] and found.sentences.prefixes.tolist() == [1, 1, 1, 2]
-    figures = text_figures(scorer(Shrug()), CausalLikelihood(TOKENS), found, Letters(), "causal")
+    figures = text_figures(scorer(Shrug()), CausalLikelihood(TOKENS), found, TOKENS.unk, "causal")
     assert (figures.rows, figures.tokens) == (3, 11)
+    counted = pieces_of_rows(text, TOKENS, np.arange(20, dtype=np.int32).reshape(4, 5))
+    assert counted.sizes == [[0, 1], [3, 4], [6, 7], [15, 16, 17, 18, 19]]
+    assert counted.sentences.tokens == found.sentences.tokens
     with pytest.raises(UserError, match="hold no text"):
         pieces_of_rows(text[2:3], TOKENS)
 

@@ -16,7 +16,7 @@ def test_a_new_mode_is_one_python_file_and_one_gin_file(corpus, tmp_path):
     _, table, alone = from_outside.run(
         tmp_path, corpus, files, train, (*score, "--gin.MODES=causal,last_token"), (*score, "--gin.MODES=last_token")
     )
-    found = json.loads((tmp_path / "run" / "evaluation" / "text.json").read_text())["modes"]
+    found = json.loads((tmp_path / "run" / "evaluation" / "latest" / "text.json").read_text())["modes"]
     assert list(found) == ["last_token"] and found["last_token"]["kind"] == "likelihood"
     # Each of the four rows is one piece of text, whose last token is scored; causal scores all sixteen.
     tokens = next(line.split()[2:] for line in table if line.startswith("tokens scored"))

@@ -1,5 +1,6 @@
 """Streaming: documents are tokenised as they are read, and nothing but the vocabulary is stored."""
 
+import itertools
 import math
 import threading
 from collections.abc import Callable, Iterator
@@ -9,7 +10,8 @@ import numpy as np
 from jaxtyping import Int, Int32, Int64
 
 from mixlm.data.sources.base import digest
-from mixlm.data.tasks import Task
+from mixlm.data.tasks import CountsBytes, Task
+from mixlm.data.token_bytes import leading_blocks
 from mixlm.data.vocabulary import Vocabulary
 from mixlm.errors import UserError
 
@@ -98,6 +100,15 @@ class StreamedData:
             )
         rows = np.concatenate(found)[: blocks * block_length].reshape(blocks, block_length).astype(np.int32)
         return rows[np.arange(count) % blocks] if again else rows
+
+    def validation_bytes(self, block_length: int, count: int) -> Int32[np.ndarray, "blocks L"] | None:
+        """The bytes of text that each token of `validation_rows` covers; None where the task cannot tell."""
+        if not isinstance(self.task, CountsBytes):
+            return None
+        blocks = len(self.validation_rows(block_length, count, again=False))
+        documents = self.task.token_bytes(self.vocabulary, "validation", itertools.count())
+        sizes = leading_blocks(documents, blocks, block_length)
+        return None if sizes is None else sizes[np.arange(count) % blocks]
 
     def token_counts(self) -> Int64[np.ndarray, " V"]:
         """Raises UserError: the frequencies of tokens are not known before all have been read."""

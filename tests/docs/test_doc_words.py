@@ -30,7 +30,7 @@ ELSEWHERE = {
     "runs/dual",
     "runs/first",
 }
-ELSEWHERE |= {"checkpoints/", "evaluation/", "profile/", "tensorboard/", "my_texts/", "build/site"}
+ELSEWHERE |= {"checkpoints/", "evaluation/", "evaluation/latest", "profile/", "tensorboard/", "my_texts/", "build/site"}
 # Upper-case words that are no macros: placeholders, signals, variables of the environment.
 NO_MACROS = {"MIXLM_CACHE", "PYTHONPATH", "RUN", "STEP", "SIGINT", "SIGTERM", "NAME", "BOS", "UserError"}
 MACROS = {name for path in GIN.rglob("*.gin") for name in re.findall(r"^([A-Z][A-Z0-9_]+) = ", path.read_text(), re.M)}

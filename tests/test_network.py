@@ -3,6 +3,7 @@
 import pytest
 
 from mixlm.errors import UserError
+from mixlm.models.gpt_bert import GPTBert
 from mixlm.models.heads import TokenHead
 from mixlm.models.llama import Llama
 from mixlm.models.ltg_bert import LTGBert
@@ -19,7 +20,7 @@ from mixlm.network import (
 )
 
 SIZES = {"vocab_size": 32, "emb_dim": 8, "num_heads": 2, "head_dim": 4, "mlp_dim": 8}
-DECODERS = [kind(**SIZES, num_layers=1) for kind in (DecoderOnly, Llama, LTGBert)]
+DECODERS = [kind(**SIZES, num_layers=1) for kind in (DecoderOnly, Llama, LTGBert, GPTBert)]
 ENCODER_DECODER = EncoderDecoder(**SIZES, num_encoder_layers=1, num_decoder_layers=1)
 HEAD = TokenHead(8)
 

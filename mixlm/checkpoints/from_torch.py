@@ -13,7 +13,6 @@ from mixlm.errors import UserError, nearest
 
 Params = dict[str, Any]
 QUERY_KEY_VALUE = ("query", "key", "value")  # the order of the Dual-objective network's three matrices
-VALUE_OUT = {"value": "in_proj_v", "out": "out_proj"}  # what LTG-BERT keeps in matrices of their own
 
 
 class Weights:
@@ -40,6 +39,12 @@ class Weights:
     def kernels(self, names: Mapping[str, str]) -> None:
         """Puts each matrix under our name, transposed, for torch keeps it as [out, in]."""
         self.ours |= {ours: self.take(name).T for ours, name in names.items()}
+
+    def halves(self, name: str, first: str, second: str) -> None:
+        """Puts the two halves of one of torch's biased linear maps under our names."""
+        for kind, part in (("kernel", "weight"), ("bias", "bias")):
+            halves = np.split(self.take(f"{name}.{part}"), 2)
+            self.ours |= {f"{ours}/{kind}": half.T for ours, half in zip((first, second), halves)}
 
     def repeats(self, name: str, of: str) -> bool:
         """True where the array of this name repeats that one, as torch writes tied weights."""
@@ -114,49 +119,73 @@ def ltg_bert_params(weights: Mapping[str, Any], template: Any = None) -> Params:
     """
     found = Weights(weights, "transformer.layers")
     found.leave(r"transformer\.layers\.\d+\.attention\.position_indices")
+    for index in found.layers:
+        ours, theirs = f"layers_{index}", f"transformer.layers.{index}"
+        attention = f"{ours}/self_attention"
+        bert_layer(found, ours, f"{theirs}.attention", f"{theirs}.mlp")
+        found.kernels({f"{attention}/value/kernel": f"{theirs}.attention.in_proj_v.weight"})
+        norm, post = f"{attention}/post_layer_norm", f"{theirs}.attention.post_layer_norm"
+        vectors = {f"{norm}/scale": f"{post}.weight", f"{norm}/bias": f"{post}.bias"}
+        found.vectors(vectors | {f"{attention}/value/bias": f"{theirs}.attention.in_proj_v.bias"})
+    return bert_tree(found, template)
+
+
+def gpt_bert_params(weights: Mapping[str, Any], template: Any = None) -> Params:
+    """`GPTBert`'s float32 tree from ltgoslo/gpt-bert; `template` and errors are as in `ltg_bert_params`."""
+    found = Weights(weights, "transformer.attention_layers")
+    found.leave(r"transformer\.attention_layers\.\d+\.position_indices")
+    for index in found.layers:
+        ours, attention = f"layers_{index}", f"transformer.attention_layers.{index}"
+        bert_layer(found, ours, attention, f"transformer.mlp_layers.{index}")
+        found.halves(f"{attention}.in_proj_vg", f"{ours}/self_attention/value", f"{ours}/self_attention/gate")
+        # Their averages are counted through, those behind attention and those behind the MLPs in turn.
+        averages = {f"{name}_average": 2 * index + place for place, name in enumerate(("attention", "mlp"))}
+        found.vectors({f"{ours}/{name}/weights": f"transformer.dwa_modules.alphas.{i}" for name, i in averages.items()})
+    return bert_tree(found, template)
+
+
+def bert_layer(found: Weights, ours: str, attention: str, mlp: str) -> None:
+    """What layers of LTG-BERT and GPT-BERT share; the MLP's one matrix is (linear, gate), of which ours gates first."""
+    found.halves(f"{attention}.in_proj_qk", f"{ours}/self_attention/query", f"{ours}/self_attention/key")
+    found.kernels({f"{ours}/self_attention/out/kernel": f"{attention}.out_proj.weight"})
+    found.vectors({f"{ours}/self_attention/out/bias": f"{attention}.out_proj.bias"})
+    linear, gate = np.split(found.take(f"{mlp}.mlp.1.weight"), 2)
+    found.ours |= {f"{ours}/mlp/wi_0/kernel": gate.T, f"{ours}/mlp/wi_1/kernel": linear.T}
+    found.kernels({f"{ours}/mlp/wo/kernel": f"{mlp}.mlp.4.weight"})
+
+
+def bert_tree(found: Weights, template: Any) -> Params:
+    """The tree of layers that are taken already, with the embeddings and the tied head of both."""
+    embedding, head = "embedding.word_embedding.weight", "classifier.nonlinearity"
     names = {
-        "token_embedder/embedding": "embedding.word_embedding.weight",
+        "token_embedder/embedding": embedding,
         "relative_embedding": "embedding.relative_embedding",
         "relative_layer_norm/scale": "embedding.relative_layer_norm.weight",
         "relative_layer_norm/bias": "embedding.relative_layer_norm.bias",
-        "head_dense/bias": "classifier.nonlinearity.1.bias",
-        "logits_bias/bias": "classifier.nonlinearity.5.bias",
+        "head_dense/bias": f"{head}.1.bias",
+        "logits_bias/bias": f"{head}.5.bias",
     }
     found.vectors(names)
-    for index in found.layers:
-        ltg_bert_layer(found, f"layers_{index}", f"transformer.layers.{index}")
-    found.kernels({"head_dense/kernel": "classifier.nonlinearity.1.weight"})
-    if not found.repeats("classifier.nonlinearity.5.weight", "embedding.word_embedding.weight"):
-        raise UserError("'classifier.nonlinearity.5.weight' differs from the embedding, to which this head is tied.")
+    found.kernels({"head_dense/kernel": f"{head}.1.weight"})
+    if not found.repeats(f"{head}.5.weight", embedding):
+        raise UserError(f"'{head}.5.weight' differs from the embedding, to which this head is tied.")
     return found.tree(template)
 
 
-def ltg_bert_layer(found: Weights, ours: str, theirs: str) -> None:
-    """Splits what torch keeps in one matrix: query and key, and the MLP's (linear, gate), of which ours gates first."""
-    attention, mlp = f"{ours}/self_attention", f"{ours}/mlp"
-    for kind, part in (("kernel", "weight"), ("bias", "bias")):
-        query, key = np.split(found.take(f"{theirs}.attention.in_proj_qk.{part}"), 2)
-        found.ours |= {f"{attention}/query/{kind}": query.T, f"{attention}/key/{kind}": key.T}
-    found.kernels({f"{attention}/{a}/kernel": f"{theirs}.attention.{b}.weight" for a, b in VALUE_OUT.items()})
-    found.vectors({f"{attention}/{a}/bias": f"{theirs}.attention.{b}.bias" for a, b in VALUE_OUT.items()})
-    post = f"{theirs}.attention.post_layer_norm"
-    found.vectors(
-        {f"{attention}/post_layer_norm/scale": f"{post}.weight", f"{attention}/post_layer_norm/bias": f"{post}.bias"}
-    )
-    linear, gate = np.split(found.take(f"{theirs}.mlp.mlp.1.weight"), 2)
-    found.ours |= {f"{mlp}/wi_0/kernel": gate.T, f"{mlp}/wi_1/kernel": linear.T}
-    found.kernels({f"{mlp}/wo/kernel": f"{theirs}.mlp.mlp.4.weight"})
-
-
 # Networks by the names of their layers, which no two of them share.
-LAYOUTS = {"model.layers": llama_params, "encoder.layers": dual_params, "transformer.layers": ltg_bert_params}
+LAYOUTS = {
+    "model.layers": llama_params,
+    "encoder.layers": dual_params,
+    "transformer.layers": ltg_bert_params,
+    "transformer.attention_layers": gpt_bert_params,
+}
 
 
 def load_file(path: Path, template: Any = None) -> Params:
     """Loads the float32 parameter tree of one network from a safetensors file, or from the files that an index names.
 
-    The names tell the layout: Hugging Face's `LlamaForCausalLM`, ltgoslo/dual-language-models or ltgoslo/ltg-bert.
-    `template` and errors are as in `llama_params`; raises `UserError` for any other layout, too.
+    The names tell the layout: Hugging Face's `LlamaForCausalLM`, ltgoslo/dual-language-models, ltgoslo/ltg-bert or
+    ltgoslo/gpt-bert. `template` and errors are as in `llama_params`; raises `UserError` for any other layout, too.
     """
     weights = read_safetensors(path)
     for layers, params in LAYOUTS.items():

@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float
 
 from mixlm.errors import UserError, nearest
 from mixlm.models.attention.dispatch import check_attention
@@ -71,16 +70,17 @@ def apply_layers(
     layers: Any,
     count: int,
     execution: Execution,
-    x: Float[Array, "B T D"],
+    x: Any,
     past: Sequence[Slots] | None,
     *shared: Any,
-) -> tuple[Float[Array, "B T D"], list[KeysValues]]:
+) -> tuple[Any, list[KeysValues]]:
     """Applies `count` layers, each as `x, written = layer(x, past, *shared)`; `past` is the cache, layer by layer.
 
-    Returns (the last layer's output, each layer's new keys and values, [] without a cache).
+    `x` is the residual stream [B, T, D], or whatever tree of arrays the layers hand on; where they are scanned, it
+    keeps its shapes. Returns (the last layer's output, each layer's new keys and values, [] without a cache).
     """
 
-    def call(layer: Any, x: Array, slots: Slots | None, *shared: Any) -> tuple[Array, KeysValues | None]:
+    def call(layer: Any, x: Any, slots: Slots | None, *shared: Any) -> tuple[Any, KeysValues | None]:
         x, written = layer(x, slots, *shared)
         return x, None if slots is None else written
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import field
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -55,16 +56,15 @@ class DisentangledAttention(nn.Module):
 
     sizes: LayerSizes
     epsilon: float
+    affine: ClassVar[bool] = True  # whether the norm has a gain and a bias
 
     def setup(self) -> None:
         """Four projections with biases."""
-        sizes, init = self.sizes, small_normal(self.sizes.emb_dim)
-        joined = sizes.num_heads * sizes.head_dim
-        self.query, self.key, self.value = (
-            Dense(joined, ("embed", "joined_kv"), init, sizes.dtype, use_bias=True) for _ in range(3)
-        )
+        sizes = self.sizes
+        self.query, self.key, self.value = (self.projection() for _ in range(3))
+        init = small_normal(sizes.emb_dim)
         self.out = Dense(sizes.emb_dim, ("joined_kv", "embed"), init, sizes.dtype, use_bias=True)
-        self.post_layer_norm = norm(sizes.dtype, self.epsilon, affine=True)
+        self.post_layer_norm = norm(sizes.dtype, self.epsilon, affine=self.affine)
         self.dropouts = [Dropout(sizes.dropout_rate, shared=()) for _ in range(3)]
 
     def __call__(
@@ -86,7 +86,18 @@ class DisentangledAttention(nn.Module):
         positional = by_rows(q, key_rows, rows) + by_rows(memory[0], query_rows, rows.mT).mT
         view, drop = mask_bias(mask) + positional * scale, self.dropouts[1]
         mixed = attention(q, *memory, view, scale=scale, drop=drop if drop.active else None)
-        return self.dropouts[2](self.post_layer_norm(self.out(mixed))), memory
+        return self.dropouts[2](self.output(mixed, x)), memory
+
+    @nn.nowrap
+    def projection(self) -> Dense:
+        """A linear map with a bias onto all heads, side by side."""
+        sizes, init = self.sizes, small_normal(self.sizes.emb_dim)
+        joined = sizes.num_heads * sizes.head_dim
+        return Dense(joined, ("embed", "joined_kv"), init, sizes.dtype, use_bias=True)
+
+    def output(self, mixed: Float[Array, "B T J"], x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        """What is added to the residual stream, from the mixed values and the attention's input."""
+        return self.post_layer_norm(self.out(mixed))
 
 
 def by_rows(
@@ -157,6 +168,7 @@ class LTGBert(DecoderNetwork):
     epsilon: float = 1e-7
     dtype: str = "float32"
     execution: Execution = field(default=Execution(), repr=False)  # no part of a run's identity
+    layer: ClassVar[type[nn.Module]] = LTGBertLayer
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -173,7 +185,8 @@ class LTGBert(DecoderNetwork):
         boxed = nn.with_logical_partitioning(init, ("relpos_buckets", "embed"))
         self.relative_embedding = self.param("relative_embedding", boxed, (rows, self.emb_dim), jnp.float32)
         self.relative_layer_norm = norm(self.dtype, self.epsilon, affine=True)
-        self.layers = stacked(lambda index: LTGBertLayer(sizes, self.epsilon, index), self.num_layers, self.execution)
+        layer = self.layer
+        self.layers = stacked(lambda index: layer(sizes, self.epsilon, index), self.num_layers, self.execution)
         self.head_norms = [norm(self.dtype, self.epsilon) for _ in range(2)]
         self.head_dense = Dense(self.emb_dim, ("embed", "mlp"), init, self.dtype, use_bias=True)
         self.logits_bias = Bias("vocab")
@@ -194,10 +207,14 @@ class LTGBert(DecoderNetwork):
             None if cache is None else cache.slots(),
         )
         relative = self.relative_layer_norm(jnp.asarray(self.relative_embedding))
-        x, written = apply_layers(self.layers, self.num_layers, self.execution, x, past, relative, rows, mask.dense())
+        x, written = self.apply_layers(x, past, relative, rows, mask.dense())
         # The head's gelu is exact, unlike the layers'.
         x = nn.gelu(self.head_dense(self.head_norms[0](x)), approximate=False)
         return self.dropouts[1](self.head_norms[1](x)), written
+
+    def apply_layers(self, x: Any, past: list[Slots] | None, *shared: Any) -> tuple[Any, list[KeysValues]]:
+        """The last layer's output, and keys and values for a cache."""
+        return apply_layers(self.layers, self.num_layers, self.execution, x, past, *shared)
 
     def rows(self, queries: Int[Array, "#B T"], keys: Int[Array, "#B S"]) -> Int[Array, "#B T S"]:
         """Rows of the relative embedding for queries and keys at these positions; distances are clipped."""

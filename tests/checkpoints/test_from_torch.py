@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 from support.decoder_runs import recipe
+from support.numpy_bert import gpt_bert_weights
 from support.places import GOLDEN
 from support.runs import assert_same, begun
 
-from mixlm.checkpoints.from_torch import dual_params, llama_params, load_file, ltg_bert_params
+from mixlm.checkpoints.from_torch import dual_params, gpt_bert_params, llama_params, load_file, ltg_bert_params
 from mixlm.errors import UserError
+from mixlm.models.gpt_bert import GPTBert
 from mixlm.models.llama import Llama
 from mixlm.models.ltg_bert import LTGBert
 from mixlm.objectives.causal import Causal
@@ -24,13 +26,17 @@ READERS = {
     "llama": (llama_params, Llama(**TINY, logits_via_embedding=True)),
     "dual_causal": (dual_params, Llama(**TINY, projection_head=True)),
     "ltg_bert": (ltg_bert_params, LTGBert(**TINY, num_buckets=8)),
+    "gpt_bert": (gpt_bert_params, GPTBert(**TINY, num_buckets=8)),
 }
 ALL = pytest.mark.parametrize("name", READERS)
 # What torch shares or can compute: no numbers of their own.
-COPIES = {"llama": ("lm_head.weight",), "ltg_bert": ("classifier.nonlinearity.5.weight", "position_indices")}
+BERT_COPIES = ("classifier.nonlinearity.5.weight", "position_indices")
+COPIES = {"llama": ("lm_head.weight",), "ltg_bert": BERT_COPIES, "gpt_bert": BERT_COPIES}
 
 
 def weights_of(name):
+    if name == "gpt_bert":  # no figures of the original: drawn under its names
+        return gpt_bert_weights(vocab=96, width=32, mlp=56, layers=2, buckets=8)
     with np.load(GOLDEN / f"{name}.npz") as file:
         return {key.removeprefix("params/"): file[key] for key in file if key.startswith("params/")}
 

@@ -23,6 +23,7 @@ from mixlm.decoding.autoregressive import (
 from mixlm.decoding.beam import beam_search
 from mixlm.errors import UserError
 from mixlm.example import Example
+from mixlm.models.gpt_bert import GPTBert
 from mixlm.models.llama import Llama
 from mixlm.models.ltg_bert import LTGBert
 from mixlm.models.t5 import EncoderDecoder
@@ -39,6 +40,7 @@ NETWORKS = {
     "decoder": DecoderOnly(vocab_size=24, num_layers=2, **SIZES),
     "llama": Llama(vocab_size=24, num_layers=2, init_std=0.3, **SIZES),
     "ltg_bert": LTGBert(vocab_size=24, num_layers=2, **SIZES),
+    "gpt_bert": GPTBert(vocab_size=24, num_layers=2, **SIZES),
     "encoder_decoder": EncoderDecoder(vocab_size=24, num_encoder_layers=1, num_decoder_layers=1, **SIZES),
 }
 PROMPTS = [[3, 9, 11, 5, 17], [3, 8], [3, 12, 12, 6, 15, 7, 18, 9, 10, 13]]
@@ -88,7 +90,7 @@ def with_pad(said):
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("name", ["decoder", "llama", "ltg_bert"])
+@pytest.mark.parametrize("name", ["decoder", "llama", "ltg_bert", "gpt_bert"])
 def test_greedy_text_is_that_of_a_slow_loop(name, bidirectional):
     slow = [slow_greedy(name, prompt, eos=-1, bidirectional=bidirectional) for prompt in PROMPTS]
     assert len(np.unique(slow)) > 3  # Else any loop would do.

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from mixlm.errors import UserError
 from mixlm.example import Example
+from mixlm.models.gpt_bert import GPTBert
 from mixlm.models.llama import Llama
 from mixlm.models.ltg_bert import LTGBert
 from mixlm.models.t5 import EncoderDecoder
@@ -24,6 +25,7 @@ NETWORKS = {
     "decoder-only": DecoderOnly(**TINY, num_layers=2, num_buckets=8, max_distance=6),
     "llama": Llama(**TINY, num_layers=2, logits_via_embedding=True),
     "ltg_bert": LTGBert(**TINY, num_layers=2, num_buckets=8, max_position=8),
+    "gpt_bert": GPTBert(**TINY, num_layers=2, num_buckets=8, max_position=8),
 }
 ALL = pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS.keys())
 LENGTH = 10

@@ -1,6 +1,5 @@
 """LTG-BERT agrees with the original under both masks, and with a network in NumPy under every other."""
 
-import math
 from functools import partial
 
 import jax
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 from flax.core import meta
 from flax.traverse_util import flatten_dict
+from support.numpy_bert import slow_embeddings, slow_halves, slow_head, slow_mixed, slow_mlp, slow_norm, slow_row
 from support.places import GOLDEN
 
 from mixlm.checkpoints.from_torch import ltg_bert_params
@@ -54,68 +54,30 @@ def apply(network, params, example, method="__call__", key=None):
 # The slow network in float64, from torch's own weights.
 
 
-def slow_norm(x, scale=1.0, bias=0.0):
-    return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-7) * scale + bias
-
-
-def slow_gelu(a):
-    return 0.5 * a * (1 + np.tanh(np.sqrt(2 / np.pi) * (a + 0.044715 * a**3)))
-
-
-def slow_row(distance, buckets, far):
-    """The relative row of query - key in whole numbers: row r beyond the middle m ends at m * ((far-1)/m)^(r/(m-1))."""
-    middle, size = buckets // 2, min(abs(distance), far - 1)
-    if size > middle:
-        ranks = [
-            r for r in range(middle) if size ** (middle - 1) * middle**r <= middle ** (middle - 1) * (far - 1) ** r
-        ]
-        size = middle + min(ranks)
-    return buckets - 1 + int(math.copysign(size, distance))
-
-
 def slow_attention(weight, y, relative, positions, sees, far):
-    def heads(x, name, part):
-        matrix, bias = (np.split(np.float64(weight(f"{name}.{kind}")), 2 if "qk" in name else 1) for kind in KINDS)
-        return (x @ matrix[part].T + bias[part]).reshape(len(x), 4, 8)
-
-    q, k, v = heads(y, "in_proj_qk", 0), heads(y, "in_proj_qk", 1), heads(y, "in_proj_v", 0)
-    query_rows, key_rows = heads(relative, "in_proj_qk", 0), heads(relative, "in_proj_qk", 1)
-    mixed = np.zeros_like(v)
-    for head in range(4):
-        for t in range(len(y)):
-            seen = [s for s in range(len(y)) if sees[t, s]]
-            rows = [slow_row(positions[t] - positions[s], 8, far) for s in seen]
-            scores = [
-                q[t, head] @ k[s, head] + q[t, head] @ key_rows[r, head] + query_rows[r, head] @ k[s, head]
-                for s, r in zip(seen, rows)
-            ]
-            scores = np.exp(np.array(scores) / np.sqrt(3 * 8))
-            mixed[t, head] = sum(w * v[s, head] for w, s in zip(scores / scores.sum(), seen))
-    out = mixed.reshape(len(y), 32) @ weight("out_proj.weight").T + weight("out_proj.bias")
-    return slow_norm(out, weight("post_layer_norm.weight"), weight("post_layer_norm.bias"))
-
-
-KINDS = ("weight", "bias")
+    parts = {"qk": slow_halves(y, weight, "in_proj_qk"), "rows": slow_halves(relative, weight, "in_proj_qk")}
+    value = y @ weight("in_proj_v.weight").T + weight("in_proj_v.bias")
+    mixed = slow_mixed(*parts["qk"], value, *parts["rows"], positions, sees, 4, 8, far)
+    out = mixed @ weight("out_proj.weight").T + weight("out_proj.bias")
+    return slow_norm(out, 1e-7, weight("post_layer_norm.weight"), weight("post_layer_norm.bias"))
 
 
 def slow_logits(tokens, positions, sees, far=512):
     """The logits of one row; `sees[t, s]` says whether t sees s."""
     weights = {name: np.float64(value) for name, value in WEIGHTS.items()}
-    x = slow_norm(weights["embedding.word_embedding.weight"][tokens])
-    relative = slow_norm(
-        weights["embedding.relative_embedding"], *(weights[f"embedding.relative_layer_norm.{kind}"] for kind in KINDS)
-    )
+    x, relative = slow_embeddings(weights, tokens, 1e-7)
     for index in range(2):
         start = f"transformer.layers.{index}"
         x = x + slow_attention(
-            lambda name, start=start: weights[f"{start}.attention.{name}"], slow_norm(x), relative, positions, sees, far
+            lambda name, start=start: weights[f"{start}.attention.{name}"],
+            slow_norm(x, 1e-7),
+            relative,
+            positions,
+            sees,
+            far,
         )
-        linear, gate = np.split(slow_norm(x) @ weights[f"{start}.mlp.mlp.1.weight"].T, 2, axis=-1)
-        x = x + slow_norm(linear * slow_gelu(gate)) @ weights[f"{start}.mlp.mlp.4.weight"].T
-    head = {name.removeprefix("classifier.nonlinearity."): value for name, value in weights.items()}
-    a = slow_norm(x) @ head["1.weight"].T + head["1.bias"]
-    a = 0.5 * a * (1 + np.vectorize(math.erf)(a / math.sqrt(2)))
-    return slow_norm(a) @ head["5.weight"].T + head["5.bias"]
+        x = x + slow_mlp(weights, f"{start}.mlp", x, 1e-7)
+    return slow_head(weights, x, 1e-7)[1]
 
 
 # The original's figures.

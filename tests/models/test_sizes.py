@@ -9,6 +9,7 @@ from support import places
 
 import gin
 from mixlm.models import t5
+from mixlm.models.gpt_bert import GPTBert
 from mixlm.models.llama import Llama
 from mixlm.models.ltg_bert import LTGBert
 from mixlm.models.t5_decoder import DecoderOnly
@@ -16,7 +17,7 @@ from mixlm.models.t5_decoder import DecoderOnly
 GIN = places.GIN / "models"
 # Parameters of the published T5 1.1 checkpoints, untied, with a vocabulary of 32,128.
 COUNTS = {"small": 76_961_152, "base": 247_577_856, "large": 783_150_080, "xl": 2_849_757_184, "xxl": 11_135_332_352}
-CLASSES = {"t5": t5.EncoderDecoder, "t5_decoder": DecoderOnly, "llama": Llama, "ltg_bert": LTGBert}
+CLASSES = {"t5": t5.EncoderDecoder, "t5_decoder": DecoderOnly, "llama": Llama, "ltg_bert": LTGBert, "gpt_bert": GPTBert}
 
 
 def network_from_gin(module, vocab_size, *names):
@@ -69,6 +70,9 @@ def test_sizes_of_t5_have_the_published_counts(name):
         # By the release's own sizes: in a layer four biased projections, a norm and three matrices of the MLP.
         ("ltg_bert_base", "ltg_bert", 16384, 98.2e6, 12 * (4 * 768 * 769 + 2 * 768 + 3 * 768 * 2048)),
         ("ltg_bert_small", "ltg_bert", 16384, 27.7e6, 12 * (4 * 384 * 385 + 2 * 384 + 3 * 384 * 1024)),
+        # Five biased projections, three matrices of the MLP, and 324 weights of the averages in all layers together.
+        ("gpt_bert_base", "gpt_bert", 16384, 119_454_532, 12 * (5 * 768 * 769 + 3 * 768 * 2560) + 324),
+        ("gpt_bert_small", "gpt_bert", 8192, 29_892_164, 12 * (5 * 384 * 385 + 3 * 384 * 1280) + 324),
         ("decoder_280m", "t5_decoder", 256000, 280e6, None),
         ("decoder_large", "t5_decoder", 256000, 570e6, None),
         ("decoder_1700m", "t5_decoder", 256000, 1.7e9, None),
@@ -77,6 +81,9 @@ def test_sizes_of_t5_have_the_published_counts(name):
 def test_sizes_of_the_papers_have_their_counts(name, module, vocab_size, total, in_layers):
     network = network_from_gin(module, vocab_size, name)
     found, found_in_layers = counted(network)
+    if isinstance(total, int):
+        assert (found, found_in_layers) == (total, in_layers)
+        return
     digits = len(f"{total / 10 ** np.floor(np.log10(total)):.4g}".replace(".", ""))
     half_a_digit = 0.5 * 10 ** (np.floor(np.log10(total)) - digits + 1)
     assert abs(found - total) <= half_a_digit, found
@@ -86,13 +93,19 @@ def test_sizes_of_the_papers_have_their_counts(name, module, vocab_size, total, 
 
 @pytest.mark.parametrize(
     ("name", "module"),
-    [("llama_tiny", "llama"), ("dual_tiny", "llama"), ("ltg_bert_tiny", "ltg_bert"), ("decoder_tiny", "t5_decoder")],
+    [
+        ("llama_tiny", "llama"),
+        ("dual_tiny", "llama"),
+        ("ltg_bert_tiny", "ltg_bert"),
+        ("gpt_bert_tiny", "gpt_bert"),
+        ("decoder_tiny", "t5_decoder"),
+    ],
 )
 def test_tiny_sizes_fit_a_laptop(name, module):
     """Each has the shape of a paper's network, and about two million parameters with 8,192 tokens."""
     network = network_from_gin(module, 8192, name)
     assert 1e6 < counted(network)[0] < 4e6
-    papers = {"llama_tiny": "babyllama_97m", "dual_tiny": "dual_470m", "ltg_bert_tiny": "ltg_bert_base"}
-    like = network_from_gin(module, 8192, papers.get(name, "decoder_280m"))
+    papers = {"llama": "babyllama_97m", "dual": "dual_470m", "ltg_bert": "ltg_bert_base", "gpt_bert": "gpt_bert_small"}
+    like = network_from_gin(module, 8192, papers.get(name.removesuffix("_tiny"), "decoder_280m"))
     sizes = ("emb_dim", "num_heads", "head_dim", "mlp_dim", "num_layers")
     assert like.clone(**{size: getattr(network, size) for size in sizes}) == network

@@ -19,6 +19,7 @@ from mixlm.checkpoints.from_t5x import params_from_flat
 from mixlm.errors import UserError
 from mixlm.example import Example
 from mixlm.models import layers
+from mixlm.models.gpt_bert import GPTBert
 from mixlm.models.llama import Llama
 from mixlm.models.ltg_bert import LTGBert
 from mixlm.models.t5 import EncoderDecoder
@@ -34,7 +35,15 @@ UNTIED = DecoderOnly(**TINY, num_layers=2)  # with bidirectional buckets, which 
 LLAMA = Llama(**TINY, num_layers=2, logits_via_embedding=True)
 DUAL = Llama(**TINY, num_layers=2, rope_theta=160000.0, epsilon=1e-7, projection_head=True, init_std=None)
 LTG_BERT = LTGBert(**TINY, num_layers=2, num_buckets=8)
-NETWORKS = {"encoder-decoder": T5_1_1, "decoder-only": UNTIED, "llama": LLAMA, "dual": DUAL, "ltg_bert": LTG_BERT}
+GPT_BERT = GPTBert(**TINY, num_layers=2, num_buckets=8)
+NETWORKS = {
+    "encoder-decoder": T5_1_1,
+    "decoder-only": UNTIED,
+    "llama": LLAMA,
+    "dual": DUAL,
+    "ltg_bert": LTG_BERT,
+    "gpt_bert": GPT_BERT,
+}
 ANY_NETWORK = pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS.keys())
 
 
@@ -447,6 +456,9 @@ AXES = {
     "token_embedder": ("vocab", "embed"),
     "relpos_bias": ("heads", "relpos_buckets"),
     "relative_embedding": ("relpos_buckets", "embed"),
+    "gate": ("embed", "joined_kv"),
+    "attention_average": (None,),
+    "mlp_average": (None,),
     "projection": ("embed", "mlp"),
     "head_dense": ("embed", "mlp"),
     "logits_bias": ("vocab",),

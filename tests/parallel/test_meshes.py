@@ -20,7 +20,8 @@ from mixlm.training.summary import summary
 SELECTED = {
     "spactor": (2, 2, 1, 2),
     "dual": (1, 8, 1, 1),
-    "gpt_bert": (2, 1, 2, 2),
+    "gpt_bert": (1, 4, 1, 2),
+    "antlm_ltg_bert": (2, 1, 2, 2),
     "ar2diff": (1, 2, 1, 4),
     "mile": (1, 2, 4, 1),
 }
@@ -33,7 +34,7 @@ def test_every_network_is_here():
 
 
 # One stage of each is compiled here.
-STAGE = {"spactor": "TAU=10", "ar2diff": "TAU=0"}
+STAGE = {"spactor": "TAU=10", "ar2diff": "TAU=0", "antlm_ltg_bert": "SCHEDULE='1 mlm'"}
 
 
 def brief(name: str):

@@ -27,10 +27,8 @@ def network(name: str, *layers: str) -> str:
     return " ".join(f"{name}.{value}" for value in (*HEADS.split(), *layers))
 
 
-LLAMA, LTG_BERT = (
-    network("Llama", "num_layers=1"),
-    network("LTGBert", "num_layers=1", "num_buckets=4", "dropout_rate=0.1"),
-)
+LLAMA = network("Llama", "num_layers=1")
+LTG_BERT, GPT_BERT = (network(n, "num_layers=1", "num_buckets=4", "dropout_rate=0.1") for n in ("LTGBert", "GPTBert"))
 ONE_LAYER = network("DecoderOnly", "num_layers=1", "dropout_rate=0.1")
 T5 = network("EncoderDecoder", "num_encoder_layers=1", "num_decoder_layers=1")
 BLOCKS = "SCHEDULE=5_clm,3_mlm"
@@ -40,7 +38,7 @@ SETTINGS = {
     "antlm": f"{LLAMA} {BLOCKS} WARMUP_STEPS=1 {DECODER}",
     "antlm_ltg_bert": f"{LTG_BERT} {BLOCKS} {DECODER}",
     "dual": f"{LLAMA} {DECODER}",
-    "gpt_bert": f"{LTG_BERT} {DECODER}",
+    "gpt_bert": f"{GPT_BERT} {DECODER}",
     "mile": f"{LLAMA} WARMUP_STEPS=1 {DECODER}",
 }
 TWO_STAGES = {"spactor", "ar2diff", "antlm", "antlm_ltg_bert"}

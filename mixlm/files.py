@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, TextIO, TypeVar
 
 from mixlm.errors import UserError
 
@@ -17,6 +17,7 @@ T = TypeVar("T")
 MAX_JSON_BYTES = 64 * 2**20
 MAX_JSON_DEPTH = 64
 MAX_LINE_BYTES = 64 * 2**20
+MAX_FLOAT_BITS = 1024  # a float ends below 2^1024
 
 _CHUNK_BYTES = 2**20
 
@@ -131,6 +132,11 @@ def read_json(path: str | os.PathLike[str], of: type[T] = dict) -> T:  # type: i
     return parse_json(read_text(path), _shown(path), of)
 
 
+def is_number(value: object) -> bool:
+    """Whether a value of JSON is a number that a float can hold."""
+    return type(value) is float or (type(value) is int and value.bit_length() < MAX_FLOAT_BITS)
+
+
 def _deeper(value: Any, depth: int) -> bool:
     """Whether lists and objects are nested more than `depth` deep, found without recursion."""
     level = [value]
@@ -149,7 +155,7 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     It is written beside `path` under a name that nobody can guess, is new, and is on disk before it is renamed. Where
     `path` is a link, the link is replaced and its target untouched. Text is UTF-8 with LF.
     """
-    draft = path.with_name(f".{path.name[:64]}.{secrets.token_hex(8)}.draft")
+    draft = path.with_name(f".{path.name[:32]}.{secrets.token_hex(8)}.draft")
     text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     try:
         with open(draft, mode.replace("w", "x"), **text) as file:
@@ -162,17 +168,30 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         raise
 
 
-def open_append(path: Path) -> IO[str]:
+def open_append(path: Path) -> TextIO:
     """Opens a text file to add lines, and makes it where it is missing; UserError for a link or no regular file."""
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        descriptor = open_in_place(path, os.O_WRONLY | os.O_APPEND)
     except OSError as error:
-        reason = "it is a link" if path.is_symlink() else _reason(error)
-        raise UserError(f"{_shown(path)} cannot be written: {reason}.") from None
+        raise UserError(f"{_shown(path)} cannot be written: {_reason(error)}.") from None
+    return os.fdopen(descriptor, "a", encoding="utf-8", newline="\n")
+
+
+def open_in_place(path: Path, flags: int = os.O_RDWR) -> int:
+    """A descriptor of a file that is written where it is, and made where it is missing, such as a lock.
+
+    Raises UserError for a link or no regular file, and OSError where the disk refuses.
+    """
+    try:
+        descriptor = os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError:
+        if path.is_symlink():
+            raise UserError(f"{_shown(path)} cannot be written: it is a link.") from None
+        raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise UserError(f"{_shown(path)} cannot be written: it is no regular file.")
-    return os.fdopen(descriptor, "a", encoding="utf-8", newline="\n")
+    return descriptor
 
 
 def _shown(path: object) -> str:

@@ -34,7 +34,7 @@ class RunRef:
         RUN is a local path (see `local`), and `name` is what an error calls it.
         """
         path = local(text, name)
-        match = re.fullmatch(rf"(.+)@(\d+|{BEST})", str(path), re.DOTALL)
+        match = re.fullmatch(rf"(.+)@([0-9]{{1,18}}|{BEST})", str(path), re.DOTALL)
         if match is None or path.exists():
             return RunRef(path)
         return RunRef(Path(match[1]), match[2] if match[2] == BEST else int(match[2]))
@@ -53,6 +53,20 @@ def within(folder: Path, name: object) -> Path:
         path = path / part
         refuse_link(path)
     return path
+
+
+def make_within(folder: Path, name: str) -> Path:
+    """Makes the folder `folder / name`, and those on the way to it; raises UserError where one of them is a link."""
+    path = within(folder, name)
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def refuse_special(path: Path) -> None:
+    """Raises UserError where `path`, inside of a run or checkpoint, is neither a regular file nor a folder."""
+    refuse_link(path)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise UserError(f"{path} is a pipe, a socket or a device, and a run holds files and folders alone: remove it.")
 
 
 def refuse_link(path: Path) -> None:

@@ -1,13 +1,14 @@
 """Checksum manifests: each checkpoint lists its files with their lengths and CRC-32 sums, so corruption is found."""
 
 import json
-import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from mixlm.checkpoints.history import HISTORY
 from mixlm.errors import UserError
-from mixlm.paths import refuse_link, within
+from mixlm.files import open_regular, read_json, replacing
+from mixlm.paths import refuse_special, within
 
 CHECKSUMS = "checksums.json"
 FIGURES = "figures.json"  # Validation metrics of the state, where it was validated.
@@ -18,27 +19,26 @@ NOTE = "_CHECKPOINT_METADATA"
 def write_manifest(folder: Path) -> None:
     """Writes the manifest of all files in `folder`, and flushes it to the disk."""
     sums = {name: [path.stat().st_size, _crc32(path)] for name, path in _files(folder)}
-    with (folder / CHECKSUMS).open("w") as file:
+    with replacing(folder / CHECKSUMS) as file:
         json.dump(sums, file, indent=0)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def find_corruption(folder: Path, lengths_only: bool = False) -> str | None:
     """Returns the first difference between the checkpoint in `folder` and its manifest, None for a whole checkpoint.
 
-    With `lengths_only` the contents stay unread. Links inside of the folder count as corruption.
+    With `lengths_only` the contents stay unread. Links and pipes inside of the folder count as corruption, and so does
+    a file of arrays that the manifest does not name, as nobody knows what it should be.
     """
     try:
-        for note in (NOTE, CHECKSUMS):
-            sums = json.loads(within(folder, note).read_text())
+        sums = _read_manifest(folder)
         named = {within(folder, name): (name, size, crc) for name, (size, crc) in sums.items()}
         for path in folder.rglob("*"):
-            refuse_link(path)
-    except UserError as error:
+            refuse_special(path)
+        for name, path in _files(folder):
+            if path not in named and not path.name.startswith("."):  # such as .nfs0001, which is the file system's
+                return f"{name} is not in {CHECKSUMS}"
+    except (UserError, OSError) as error:
         return str(error).rstrip(".")
-    except (OSError, ValueError, TypeError, AttributeError):
-        return f"{note} is missing or unreadable"
     for path, (name, size, crc) in named.items():
         if not path.is_file():
             return f"{name} is missing"
@@ -49,16 +49,32 @@ def find_corruption(folder: Path, lengths_only: bool = False) -> str | None:
     return None
 
 
+def _read_manifest(folder: Path) -> dict[str, list[int]]:
+    """The length and the CRC-32 of each file; UserError where the manifest or Orbax's note is missing or damaged."""
+    found: dict[str, list[int]] = {}
+    for note in (NOTE, CHECKSUMS):
+        try:
+            found = read_json(within(folder, note))
+        except UserError as error:
+            raise UserError(f"{note} is missing or unreadable: {error}") from None
+    if not found:
+        raise UserError(f"{CHECKSUMS} names no file")
+    for name, entry in found.items():
+        if not (isinstance(entry, list) and len(entry) == 2 and all(type(number) is int for number in entry)):
+            raise UserError(f"{CHECKSUMS} holds no length and checksum of {name}")
+    return found
+
+
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
     for path in sorted(folder.rglob("*")):
         # Orbax may still write its notes in the folder itself; the arrays are all deeper.
-        if path.is_file() and (path.parent != folder or path.name == FIGURES):
+        if path.is_file() and (path.parent != folder or path.name in (FIGURES, HISTORY)):
             yield path.relative_to(folder).as_posix(), path
 
 
 def _crc32(path: Path) -> int:
     crc = 0
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while block := file.read(1 << 20):
             crc = zlib.crc32(block, crc)
     return crc

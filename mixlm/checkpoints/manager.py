@@ -6,7 +6,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,14 @@ from jaxtyping import PyTree
 
 from mixlm.checkpoints.checksums import FIGURES, NOTE, find_corruption, write_manifest
 from mixlm.checkpoints.compatibility import check_same_arrays
+from mixlm.checkpoints.history import Record, read_history, write_history
 from mixlm.checkpoints.orbax_io import load_orbax, readable_errors
 from mixlm.checkpoints.reader import read_params
 from mixlm.checkpoints.retention import Policy, Retention
 from mixlm.errors import UserError
+from mixlm.files import is_number, read_json, replacing
 from mixlm.parallel.processes import broadcast, is_main
-from mixlm.paths import BEST, RunRef, refuse_link
+from mixlm.paths import BEST, RunRef, refuse_special, within
 
 
 def size_in_bytes(state: PyTree) -> int:
@@ -53,6 +55,7 @@ class Checkpoints:
         self._manager: Any = None
         self._saving: int | None = None
         self._figures: dict[int, dict[str, float]] = {}
+        self._record: Record | None = None
 
     def save(
         self,
@@ -60,12 +63,14 @@ class Checkpoints:
         state: PyTree,
         figures: Mapping[str, float] | None = None,
         note: Mapping[str, Any] | None = None,
+        record: Path | None = None,
     ) -> bool:
         """Begins to save `state` as the checkpoint of `step`; returns False when a whole one is there already.
 
         `figures` are those of the state's validation, by which the best is found; `note` is what else the checkpoint
-        shall say of itself, in JSON, such as the data that were read. The arrays are copied before this returns, so
-        they may be donated; an earlier save is waited for first.
+        shall say of itself, in JSON, such as the data that were read; of the run's `record`, its metrics.jsonl, the
+        checkpoint holds a copy of what was written until now. The arrays are copied before this returns, so they may
+        be donated; an earlier save is waited for first.
         """
         self.wait()
         if broadcast(lambda: step in self._steps() and self._corruption(step, lengths_only=True) is None):
@@ -73,6 +78,7 @@ class Checkpoints:
         self._set_aside(step)
         self._saving = step
         self._figures[step] = dict(figures or {})
+        self._record = None if record is None else Record.until_now(record)
         broadcast(lambda: self._check_space(state))
         with self._writing():
             said = None if note is None else dict(note)
@@ -82,7 +88,15 @@ class Checkpoints:
     def note(self, step: int) -> dict[str, Any]:
         """A checkpoint's note, the metadata it was saved with; {} without one."""
         self.wait()
-        return json.loads((self.folder / str(step) / NOTE).read_text()).get("custom_metadata") or {}
+        held: dict[str, Any] = read_json(within(self.folder / str(step), NOTE))
+        found = held.get("custom_metadata")
+        return found if isinstance(found, dict) else {}
+
+    def histories(self, until: int) -> Iterator[bytes]:
+        """The lines of metrics.jsonl that each checkpoint up to step `until` holds, those of the newest first."""
+        for step in sorted(self._steps(), reverse=True):
+            if step <= until and self._corruption(step, lengths_only=True) is None:
+                yield read_history(self.folder / str(step))
 
     def restore(self, abstract_state: PyTree) -> tuple[int, PyTree] | None:
         """Reads the newest whole checkpoint onto the shardings of `abstract_state`; None when there is none.
@@ -144,11 +158,12 @@ class Checkpoints:
         return f"{', '.join(others)} and {last}" if others else last
 
     def best(self, metric: str) -> tuple[int, float] | None:
-        """The step with the lowest `metric` among the checkpoints that have all of their files, and that figure."""
+        """The step with the lowest `metric` among the checkpoints that are whole, and that figure; None without one."""
         self.wait()
-        figures = {step: self.figures(step) for step in self._steps() if self._corruption(step, True) is None}
+        figures = {step: self.figures(step) for step in self._steps()}
         ranked = Retention(metric=metric).ranked(figures)
-        return (ranked[0], figures[ranked[0]][metric]) if ranked else None
+        # Whether all bytes are right takes as long as reading them, so that the best is asked first.
+        return next(((step, figures[step][metric]) for step in ranked if self._corruption(step) is None), None)
 
     def resolve(self, ref: RunRef, metric: str | None) -> int | None:
         """The step that `ref` names, None for the newest; the best has the lowest `metric` of validation.
@@ -171,10 +186,10 @@ class Checkpoints:
         """The validation figures of a checkpoint's state; {} where it was not validated."""
         if step not in self._figures:
             try:
-                found = json.loads((self.folder / str(step) / FIGURES).read_text())
-                self._figures[step] = {name: float(value) for name, value in found.items()}
-            except (OSError, ValueError, TypeError, AttributeError):
-                self._figures[step] = {}
+                found: dict[str, float] = read_json(within(self.folder / str(step), FIGURES))
+            except UserError:
+                found = {}
+            self._figures[step] = found if all(map(is_number, found.values())) else {}
         return self._figures[step]
 
     def latest(self) -> int | None:
@@ -234,8 +249,9 @@ class Checkpoints:
             return []
         entries = list(self.folder.iterdir())
         for entry in entries:
-            refuse_link(entry)
-        return [int(entry.name) for entry in entries if re.fullmatch(r"\d+", entry.name)]
+            refuse_special(entry)
+        # Orbax writes no leading zeros, and no digits but these.
+        return [int(entry.name) for entry in entries if re.fullmatch(r"0|[1-9][0-9]{0,17}", entry.name)]
 
     def _newest_whole(self) -> tuple[int | None, list[tuple[int, str]]]:
         """The newest step whose checkpoint is whole, and the steps after it with what is wrong with each."""
@@ -251,7 +267,10 @@ class Checkpoints:
         """Runs on Orbax's thread in process 0, when all have written, just before the folder gets its final name."""
         (folder,) = self.folder.glob(f"{self._saving}.*tmp*")
         if self._saving is not None and self._figures[self._saving]:
-            (folder / FIGURES).write_text(json.dumps(self._figures[self._saving], indent=1))
+            with replacing(folder / FIGURES) as file:
+                json.dump(self._figures[self._saving], file, indent=1)
+        if self._record is not None:
+            write_history(folder, self._record)
         write_manifest(folder)
 
     def _corruption(self, step: int, lengths_only: bool = False) -> str | None:

@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mixlm.errors import UserError
-from mixlm.paths import refuse_link
+from mixlm.files import open_in_place, read_json, replacing
+from mixlm.paths import refuse_special
+from mixlm.reports.record import FILE, whole_lines
 
 # Parts of an identity that are known only once the data are prepared, or the first state is made.
 LATE = ("data", "vocabulary", "began", "plain_text")
@@ -53,6 +55,19 @@ class RunDir:
                 f"give this one a folder of its own with --gin.MODEL_DIR=FOLDER."
             )
 
+    def check_untrained(self, period: int) -> None:
+        """Raises UserError where a run without a whole checkpoint shows that it had one.
+
+        A checkpoint was due every `period` steps, and the history would be written over from step 0.
+        """
+        steps = [line.step for line in whole_lines(self.path)]
+        # A save waits for the one before it: lines that go past two of them prove that one was whole.
+        if steps and (self.curves.exists() or max(steps) - min(steps) >= 2 * period):
+            raise UserError(
+                f"{self.path} was trained to step {max(steps)} and has no whole checkpoint, so that this start would "
+                f"write over its history from step 0: give another MODEL_DIR, or move its {FILE} away."
+            )
+
     def read_identity(self) -> dict[str, str]:
         """The identity of the run in this directory, {} where it holds none.
 
@@ -63,14 +78,19 @@ class RunDir:
             return {}
         self._refuse_links()
         try:
-            return {str(name): str(value) for name, value in json.loads(self.recipe.read_text()).items()}
-        except (OSError, ValueError, AttributeError) as error:
-            raise UserError(f"{self.recipe} is damaged ({error}), so whose run it is cannot be told.") from error
+            held: dict[str, str] = read_json(self.recipe)
+        except UserError as error:
+            raise UserError(f"{self.recipe} is damaged, so whose run it is cannot be told: {error}") from None
+        if not held or not all(isinstance(value, str) for value in held.values()):
+            raise UserError(
+                f"{self.recipe} is damaged, so whose run it is cannot be told: its values are texts, and these are not."
+            )
+        return held
 
     def _refuse_links(self) -> None:
         for entry in self.path.iterdir():
             if entry != self.checkpoints:
-                refuse_link(entry)
+                refuse_special(entry)
             elif not entry.is_dir():
                 raise UserError(f"{entry} must be a folder, or a link to a folder that exists.")
 
@@ -80,8 +100,10 @@ class RunDir:
             self.path.mkdir(parents=True, exist_ok=True)
             self._refuse_links()
             self._lock()
-            _write(self.recipe, json.dumps(dict(identity) | PLAIN_TEXT, indent=1))
-            _write(self.config, config)
+            with replacing(self.recipe) as file:
+                json.dump(dict(identity) | PLAIN_TEXT, file, indent=1)
+            with replacing(self.config) as file:
+                file.write(config)
         except OSError as error:
             raise UserError(f"{self.path} cannot be written to: {error.strerror}.") from error
 
@@ -113,7 +135,7 @@ class RunDir:
         """Locks the directory until `release`, or until this process ends in any way."""
         if self._lock_fd is not None:
             return
-        self._lock_fd = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT)
+        self._lock_fd = open_in_place(self.path / ".lock")
         try:
             fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -150,13 +172,3 @@ def _difference(name: str, held: Mapping[str, str], wanted: Mapping[str, str]) -
     start = next((i for i, (a, b) in enumerate(zip(before, now)) if a != b), 0)
     start = max(before.rfind("(", 0, start), before.rfind(" ", 0, start)) + 1
     return f"{name} ...{before[start : start + 40]}... instead of ...{now[start : start + 40]}..."
-
-
-def _write(path: Path, text: str) -> None:
-    """Writes a file atomically."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

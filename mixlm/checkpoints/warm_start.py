@@ -1,5 +1,6 @@
 """Warm starts: a run that begins with the parameters of another run, of T5X or of PyTorch."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,7 +138,7 @@ def find_warm_start(recipe: Recipe, began: str | None = None) -> WarmStart | Non
         return None
     ref = RunRef.parse(text, "INIT_FROM")
     if began is not None:
-        ref = RunRef(ref.folder, _step_of(began))
+        ref = RunRef(ref.folder, step_of(began))
     if not RunDir(ref.folder).recipe.exists():
         found = _from_torch(recipe, text, ref) if is_safetensors(ref.folder) else _from_t5x(recipe, text, ref)
         if found is None:
@@ -209,10 +210,11 @@ def _check_parameters_alone(recipe: Recipe, text: str, foreign: Foreign) -> None
         )
 
 
-def _step_of(began: str) -> int:
+def step_of(began: str) -> int:
+    """The step in a run's record of where it began, FOLDER@STEP."""
     step = began.rpartition("@")[2]
-    if not step.isdecimal():
-        raise UserError(f"The record of where this run began ({began!r} in its recipe.json) is damaged.")
+    if not re.fullmatch("[0-9]{1,18}", step):
+        raise UserError(f"The record of where this run began ({began[-80:]!r} in its recipe.json) is damaged.")
     return int(step)
 
 

@@ -5,7 +5,6 @@ import hashlib
 import itertools
 import os
 import re
-import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from mixlm.data.sentencepiece_training import train
 from mixlm.data.sources.base import digest
 from mixlm.data.store.file_lock import exclusive
 from mixlm.errors import NotHere, UserError, nearest
+from mixlm.files import replacing
 from mixlm.paths import local
 from mixlm.tokens import TokenIds
 
@@ -267,9 +267,5 @@ def write_atomically(path: Path, content: bytes) -> None:
     # The checksum comes first: whoever sees the model also sees its checksum.
     checksum = hashlib.sha256(content).hexdigest().encode()
     for target, payload in ((path.with_suffix(".sha256"), checksum), (path, content)):
-        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-        with open(temporary, "wb") as file:
+        with replacing(target, "wb") as file:
             file.write(payload)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)

@@ -13,6 +13,7 @@ from mixlm.errors import UserError
 from mixlm.evaluation.minimal_pairs import Accuracies, Interval, Paradigm
 from mixlm.evaluation.perplexity import TextFigures
 from mixlm.files import replacing
+from mixlm.paths import refuse_link
 
 NONE = "-"
 LARGE = 1e6  # from here on a figure has an exponent, as in mixlm.reports.table
@@ -179,6 +180,7 @@ def draw(found: Mapping[str, Accuracies], path: Path, title: str) -> None:
 def write(path: Path, content: str | bytes) -> None:
     """All of a file or nothing; UserError where the disk does not take it."""
     try:
+        refuse_link(path.parent)
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)

@@ -5,6 +5,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from mixlm.files import is_number
+
 SPENT = "spent/"
 # The named scope of the optimizer's update, in profiles and in FLOPs by part.
 OPTIMIZER = "optimizer"
@@ -57,9 +59,9 @@ class Usage:
 
     @classmethod
     def from_note(cls, note: Mapping[str, Any]) -> "Usage":
-        """The sums in a checkpoint's note; unknown where it has none, since partial sums would mislead."""
+        """The sums in a checkpoint's note; unknown where it has none or a text, since partial sums would mislead."""
         found = {name: value for name, value in note.items() if name.startswith(SPENT)}
-        return cls(found or None)
+        return cls(found if found and all(map(is_number, found.values())) else None)
 
     def add(self, stage: str, figures: Mapping[str, float]) -> None:
         """Adds the metrics of one step (see `training.step.TrainStep`)."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mixlm.errors import UserError
+from mixlm.paths import refuse_link
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,9 @@ class Tracer:
         import jax
 
         jax.block_until_ready(state)
+        # The profiler names its folder by the second, so that a link could wait for it.
+        for place in (self._folder, *self._folder.rglob("*")):
+            refuse_link(place)
         options = jax.profiler.ProfileOptions()
         # Tracing every Python call would take longer than the step.
         options.python_tracer_level = 0

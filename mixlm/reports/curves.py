@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mixlm.errors import UserError, nearest
+from mixlm.files import replacing
 
 # Okabe & Ito's palette, told apart under every common colour blindness; black is kept for the baseline.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -186,9 +187,8 @@ def draw(
     against: Sequence[str] = ("step", "flops"),
 ) -> None:
     """Writes `figure(...)` as a PNG, in one rename, so that a reader never sees half a picture."""
-    draft = Path(path).with_suffix(".tmp.png")
-    figure(records, tau_steps, title, baseline, against).savefig(draft)
-    draft.replace(path)
+    with replacing(Path(path), "wb") as file:
+        figure(records, tau_steps, title, baseline, against).savefig(file, format="png")
 
 
 @cache

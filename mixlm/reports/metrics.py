@@ -4,15 +4,19 @@ import contextlib
 import json
 import math
 import os
+import secrets
 import shutil
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-FILE = "metrics.jsonl"
+from mixlm.files import open_append
+from mixlm.paths import make_within
+from mixlm.reports.record import FILE, resume, whole_lines
+
 VALIDATION = "validation/"
 NOTEBOOK = 120  # Ours: characters that a notebook's cell is wide.
 FLUSH_SECONDS = 30  # Ours: what is looked at in TensorBoard may be that old.
@@ -33,40 +37,13 @@ def _number(value: Any) -> Any:
     return float(value) if value in ("nan", "inf", "-inf") else value
 
 
-def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """The whole lines of a record, each with what it says; stops at a line that a kill left half-written."""
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        for line in file:
-            try:
-                record = json.loads(line)
-            except ValueError:
-                return
-            if not isinstance(record, dict):
-                return
-            # A line that lacks only its end is whole: no part of an object is JSON.
-            yield line.rstrip(b"\n") + b"\n", record
-
-
 def read(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The records of a run's `metrics.jsonl`, with "nan", "inf" and "-inf" as floats again; [] without the file."""
-    return [{key: _number(value) for key, value in record.items()} for _, record in _lines(Path(folder) / FILE)]
+    """The records of a run's `metrics.jsonl`, with "nan", "inf" and "-inf" as floats again; [] without the file.
 
-
-def _cut(path: Path, first_step: int) -> None:
-    """Keeps the whole lines with step <= first_step, in one rename, so that a kill leaves the old file or the new."""
-    if not path.exists():
-        return
-    kept = b"".join(line for line, record in _lines(path) if record["step"] <= first_step)
-    if len(kept) == path.stat().st_size:
-        return
-    draft = path.with_suffix(".tmp")
-    with draft.open("wb") as file:
-        file.write(kept)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    Damaged lines are left out.
+    """
+    found = (line.record for line in whole_lines(Path(folder)))
+    return [{key: _number(value) for key, value in record.items()} for record in found]
 
 
 class _Events:
@@ -79,8 +56,8 @@ class _Events:
         from tensorboardX.proto.event_pb2 import Event, SessionLog
         from tensorboardX.record_writer import RecordWriter
 
-        folder.mkdir(parents=True, exist_ok=True)
-        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}{suffix}"
+        # Part of the name cannot be guessed, so that no link can wait for it.
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{secrets.token_hex(8)}{suffix}"
         self._records, self._flushed = RecordWriter(str(folder / name)), time.monotonic()
         self._write(Event(file_version="brain.Event:2"))
         self._write(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
@@ -109,26 +86,29 @@ class Recorder:
     """Appends to `folder/metrics.jsonl` and to the TensorBoard events in `folder/tensorboard`.
 
     A run that goes on from `first_step` steps done drops the lines of later steps, which it will write again (0, a
-    fresh run, drops all but step 0). A line is on the disk when `write` returns. Floats that are not finite are written
-    as the strings "nan", "inf" and "-inf", because JSON has no word for them and null would hide which one it was.
+    fresh run, drops all but step 0; see `record.resume`). A line is on the disk when `write` returns. Floats that are
+    not finite are written as the strings "nan", "inf" and "-inf", because JSON has no word for them and null would hide
+    which one it was. `lines` counts the lines that there are.
     """
 
     def __init__(self, folder: str | os.PathLike[str], first_step: int) -> None:
-        path = Path(folder) / FILE
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _cut(path, first_step)
-        self._last = max((record["step"] for _, record in _lines(path)), default=-1)
-        self._file = path.open("a", encoding="utf-8")
-        # A run that goes on within the second would write over its own events.
-        self._events = _Events(
-            path.parent / "tensorboard", self._last + 1 if first_step else 0, suffix=f".from_{first_step}"
-        )
+        place = Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        steps = resume(place, first_step).steps
+        self.lines, self._last = len(steps), max(steps, default=-1)
+        events = make_within(place, "tensorboard")
+        self._file = open_append(place / FILE)
+        try:
+            self._events = _Events(events, self._last + 1 if first_step else 0, suffix=f".from_{first_step}")
+        except BaseException:
+            self._file.close()
+            raise
 
     def write(self, step: int, stage: str, values: Mapping[str, Any]) -> None:
         """Records flat `values` (numbers, or arrays of one number) for `step`; a step that is recorded is not again."""
         if step <= self._last:
             return
-        self._last = step
+        self._last, self.lines = step, self.lines + 1
         record = {"step": step, "stage": stage, **{key: _plain(value) for key, value in values.items()}}
         self._file.write(json.dumps(record, allow_nan=False, separators=(", ", ": ")) + "\n")
         self._file.flush()

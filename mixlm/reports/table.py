@@ -8,6 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mixlm.errors import UserError
+from mixlm.files import replacing
+
 # Ours: as many rows as a screen holds; of a longer table the first and the last are shown.
 SHOWN = 20
 
@@ -52,8 +55,14 @@ class Table(Sequence[dict[str, Any]]):
         return pandas.DataFrame(self.rows, columns=self.columns)
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Writes a CSV file with a header; an absent value is an empty cell."""
-        with Path(path).open("w", encoding="utf-8", newline="") as file:
+        """Writes a CSV file with a header, whole or not at all; an absent value is an empty cell.
+
+        Raises UserError where `path` is a link or no regular file.
+        """
+        place = Path(path)
+        if place.is_symlink() or (place.exists() and not place.is_file()):
+            raise UserError(f"{place} is a link or no regular file, and a table is written to a file: name that.")
+        with replacing(place) as file:
             writer = csv.DictWriter(file, self.columns, lineterminator="\n")
             writer.writeheader()
             writer.writerows(self.rows)

@@ -14,9 +14,10 @@ from mixlm.checkpoints.run_dir import RunDir
 from mixlm.data.loader.batches import Batches
 from mixlm.errors import UserError
 from mixlm.parallel.processes import group, is_main
-from mixlm.perf.accounting import Usage
+from mixlm.perf.accounting import SPENT, Usage
 from mixlm.perf.profiler import Profile, Tracer
 from mixlm.reports.metrics import VALIDATION, Progress, Recorder
+from mixlm.reports.record import FILE, LOGGED
 from mixlm.training.prepare import PreparedRun
 from mixlm.training.signals import Signals
 
@@ -71,6 +72,8 @@ class Loop:
         recipe = self.recipe
         self.saved = self.checkpoints.latest()
         self.spent = Usage.from_note(note) if begun else Usage({})
+        if begun and not self.spent.note() and any(name.startswith(SPENT) for name in note):
+            self.say(f"The note of the checkpoint of step {begun} is damaged, so what was spent until then is unknown.")
         # The clock starts once the first step is compiled, or the time left would include that.
         _ = self.prepared.train_step[recipe.stages.at(begun).objective]
         for objective in recipe.validated:
@@ -180,7 +183,9 @@ class Loop:
         validated, figures = self.validated
         with self.clock.stopped():
             note = self.prepared.train_blocks.figures(done, self.recipe.batch_size) | self.spent.note()
-            self.checkpoints.save(done, state, figures if validated == done else None, note)
+            if self.recorder is not None:
+                note[LOGGED] = self.recorder.lines
+            self.checkpoints.save(done, state, figures if validated == done else None, note, self.folder.path / FILE)
         self.saved = done
 
 

@@ -7,6 +7,7 @@ import jax
 from jax.experimental.multihost_utils import process_allgather
 
 from mixlm.checkpoints.run_dir import RunDir
+from mixlm.files import replacing
 from mixlm.parallel.processes import broadcast, is_main
 from mixlm.reports import curves
 from mixlm.reports.metrics import read
@@ -23,7 +24,7 @@ def finish(prepared: PreparedRun, folder: RunDir, state: Any, say: Callable[[str
 
     All processes must call it; process 0 reports.
     """
-    recipe, records = prepared.recipe, read(folder.path) if is_main() else [{}]
+    recipe, records = prepared.recipe, (read(folder.path) if is_main() else []) or [{}]
     if not broadcast(lambda: any(name.startswith("validation/") for name in records[-1])):
         records[-1] |= prepared.validate(state.params, recipe.steps)
     if jax.process_count() > 1:
@@ -43,7 +44,8 @@ def finish(prepared: PreparedRun, folder: RunDir, state: Any, say: Callable[[str
         lines.append(f"{objective.name}: {loss:.3f} nats a token, {verdict} {entropy:.3f}, the {baseline[1]}")
     rows = prepared.validation_batches[0]["tokens"][:EXAMPLES]
     lines += ["", *trained_examples(recipe, prepared.data.vocabulary, rows, state.params).lines]
-    folder.samples.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with replacing(folder.samples) as file:
+        file.write("\n".join(lines) + "\n")
     spans = recipe.stages.spans(recipe.steps)
     switches = [(stage.start, stage.objective.name) for stage, _ in spans[1:]]
     curves.draw(records, folder.curves, switches, recipe.name, baseline, recipe.curves)

@@ -6,12 +6,13 @@ from typing import Any
 from mixlm.checkpoints.manager import Checkpoints
 from mixlm.checkpoints.orbax_io import quiet_orbax
 from mixlm.checkpoints.run_dir import RunDir
-from mixlm.checkpoints.warm_start import find_warm_start
+from mixlm.checkpoints.warm_start import find_warm_start, step_of
 from mixlm.errors import NotHere, UserError
 from mixlm.parallel.processes import broadcast, check_agreement, group, is_main, main_first
 from mixlm.perf.compilation_cache import EXECUTABLES, kept_in
 from mixlm.perf.profiler import Profile
 from mixlm.recipe import Recipe
+from mixlm.reports import record
 from mixlm.training.loop import Loop, Say, last_checkpoint
 from mixlm.training.prepare import PreparedRun, prepare
 from mixlm.training.report import finish
@@ -64,6 +65,8 @@ def _train(recipe: Recipe, say: Say, signals: Signals, profile: Profile | None) 
     latest = checkpoints.latest() or 0
     if recipe.train_steps is not None and _is_over(recipe.train_steps, latest, latest, run_dir, say, profile):
         return
+    if not latest:
+        broadcast(lambda: run_dir.check_untrained(recipe.checkpoint_period))
 
     # The data, tokenised once; the warm start, where no checkpoint of this run goes before it; the executables.
     source = broadcast(lambda: run_dir.read_identity().get("began"))
@@ -89,6 +92,9 @@ def _train(recipe: Recipe, say: Say, signals: Signals, profile: Profile | None) 
             say(line)
 
         done, state, note = _acquire(prepared, run_dir, checkpoints, identity, latest, source)
+        began = step_of(source) if source and recipe.init_optimizer else 0
+        for line in broadcast(lambda: _resume_record(recipe, run_dir, checkpoints, done, note, began)):
+            say(line)
         say(f"resuming after step {done}" if done else "compiling the first step")
         with run_dir.written(signals.outcome):
             if done < recipe.steps:
@@ -139,7 +145,20 @@ def _acquire(
         done, state = restored
         return done, state, checkpoints.note(done)
     # All of the run's own checkpoints may turn out to be corrupt only here.
+    broadcast(lambda: run_dir.check_untrained(prepared.recipe.checkpoint_period))
     return begun or _first_state(prepared, source)
+
+
+def _resume_record(
+    recipe: Recipe, run_dir: RunDir, checkpoints: Checkpoints, done: int, note: dict[str, Any], began: int
+) -> list[str]:
+    """Makes metrics.jsonl what it was after step `done`; returns the sentences about what it was not."""
+    if checkpoints.written() is None:  # nothing was recorded that counts
+        return record.resume(run_dir.path, done).said
+    logged = note.get(record.LOGGED)
+    known = logged if type(logged) is int else None
+    copies = checkpoints.histories(done)
+    return record.resume(run_dir.path, done, copies, known, recipe.log_period, began).said
 
 
 def _first_state(prepared: PreparedRun, source: str | None) -> tuple[int, Any, dict[str, Any]]:
@@ -151,7 +170,8 @@ def _first_state(prepared: PreparedRun, source: str | None) -> tuple[int, Any, d
 
 
 def _say_best(recipe: Recipe, checkpoints: Checkpoints, say: Say) -> None:
-    best = None if recipe.best_metric is None else checkpoints.best(recipe.best_metric)
+    # Process 0 alone, since all of the best checkpoint is read to see that it is whole.
+    best = None if recipe.best_metric is None or not is_main() else checkpoints.best(recipe.best_metric)
     if best is not None:
         say(f"Best is step {best[0]}, with {best[1]:.4f} of {recipe.best_metric}: {recipe.folder}@best.")
 

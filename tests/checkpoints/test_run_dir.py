@@ -1,11 +1,13 @@
 """A folder belongs to one run: another one is told what differs, and touches nothing."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from mixlm.checkpoints.run_dir import PLAIN_TEXT, RunDir
+from mixlm.data.store.file_lock import exclusive
 from mixlm.errors import UserError
 
 MINE = {"seed": "0", "networks": "{'model': EncoderDecoder( emb_dim = 16 mlp_dim = 32 )}", "train_steps": "600"}
@@ -93,12 +95,74 @@ def test_checking_makes_nothing(tmp_path):
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["empty"]
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"seed": "0"', "null", "[]", '"run"', "\udcff"])
+ODD = [
+    "",
+    "{",
+    '{"seed": "0"',
+    "null",
+    "[]",
+    '"run"',
+    "\udcff",
+    "{}",
+    '{"seed": 0}',
+    '{"seed": null}',
+    '{"seed": ["0"]}',
+    '{"seed": ' + "[" * 100_000 + "]" * 100_000 + "}",
+    '{"seed": ' + "9" * 5000 + "}",
+]
+
+
+@pytest.mark.parametrize("text", ODD, ids=range(len(ODD)))
 def test_a_damaged_recipe_is_an_error(claimed, text):
     claimed.recipe.write_bytes(text.encode("utf-8", "surrogateescape"))
     before = contents(claimed.path)
     with pytest.raises(UserError, match=r"recipe\.json is damaged"):
         claimed.check(MINE)
+    assert contents(claimed.path) == before
+
+
+@pytest.mark.parametrize("name", ["recipe.json", "config.gin", "metrics.jsonl", ".lock", "evaluation", "checkpoints"])
+def test_a_pipe_in_a_runs_folder_is_named_and_not_waited_for(claimed, name):
+    claimed.release()
+    (claimed.path / name).unlink(missing_ok=True)
+    os.mkfifo(claimed.path / name)
+    for ask in (claimed.read_identity, lambda: claimed.acquire(MINE, "")):
+        if claimed.recipe.exists():
+            with pytest.raises(UserError, match=f"{name} (is a pipe|must be a folder)"):
+                ask()
+
+
+def test_a_pipe_as_a_lock_is_no_lock(tmp_path):
+    os.mkfifo(tmp_path / "lock")
+    with pytest.raises(UserError, match="no regular file"), exclusive(tmp_path / "lock", lambda: None):
+        pass
+
+
+LINE = '{{"step": {}, "stage": "s"}}\n'
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "report", "refused"),
+    [
+        (1, 12, True, True),  # finished
+        (1, 2, True, True),
+        (1, 7, False, True),  # the save of step 6 has waited for that of step 3
+        (1, 6, False, False),
+        (5, 11, False, True),  # a fork that began after step 4
+        (5, 10, False, False),
+        (1, 0, True, False),  # its history was moved away
+    ],
+)
+def test_a_run_whose_checkpoints_are_gone_is_not_trained_over(claimed, first, last, report, refused):
+    (claimed.path / "metrics.jsonl").write_text("".join(LINE.format(step) for step in range(first, last + 1)))
+    if report:
+        claimed.curves.write_text("")
+    before = contents(claimed.path)
+    if refused:
+        with pytest.raises(UserError, match=rf"was trained to step {last} .*another MODEL_DIR, or move its metrics"):
+            claimed.check_untrained(3)
+    else:
+        claimed.check_untrained(3)
     assert contents(claimed.path) == before
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mixlm.files import open_in_place
+
 
 @contextmanager
 def exclusive(path: Path, waiting: Callable[[], object]) -> Iterator[None]:
@@ -17,7 +19,7 @@ def exclusive(path: Path, waiting: Callable[[], object]) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     said = False
     while True:
-        held = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        held = open_in_place(path)
         try:
             try:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)

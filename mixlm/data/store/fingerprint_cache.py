@@ -8,11 +8,12 @@ import hashlib
 import json
 import os
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
+
+from mixlm.files import replacing
 
 # Ours: two changes within one tick of a file system's clock have the same time, so a fresh file may change unseen.
 SETTLED_SECONDS = 2.0
@@ -48,14 +49,10 @@ def save_record(key: str, record: Any) -> None:
     if path is None:
         return
     text = json.dumps(record)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            partial.write_text(f"{_sha256(text)}\n{text}", encoding="utf-8")
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with replacing(path) as file:
+            file.write(f"{_sha256(text)}\n{text}")
 
 
 def stat_key(path: Path) -> list[int]:

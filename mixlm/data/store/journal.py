@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mixlm.errors import UserError
+from mixlm.files import open_append, open_in_place, replacing
 from mixlm.paths import within
 
 JOURNAL = "journal.jsonl"
@@ -67,7 +68,8 @@ class Journal:
                 self._reached[part.split] = part
                 kept += 1
         # What follows the last whole part is of no use.
-        write_synced(self.path, "".join(_line(entry) for entry in [dict(identity), *lines[1:kept]]))
+        with replacing(self.path) as file:
+            file.writelines(_line(entry) for entry in [dict(identity), *lines[1:kept]])
 
     @property
     def documents(self) -> int:
@@ -80,7 +82,7 @@ class Journal:
 
     def add(self, part: Part) -> None:
         """Writes down a part whose files are on the disk."""
-        with open(self.path, "a", encoding="utf-8") as file:
+        with open_append(self.path) as file:
             file.write(_line(asdict(part)))
             file.flush()
             os.fsync(file.fileno())
@@ -122,6 +124,7 @@ def write_split(journal: Journal, name: str, documents: Documents) -> Part:
         return begun
     writer = _Writer(journal, begun)
     try:
+        writer.begin()
         for document in documents(begun.documents):
             writer.add(document)
         return writer.commit(last=True)
@@ -138,9 +141,12 @@ class _Writer:
         self.files: dict[str, Any] = {}
         self.hashes: dict[str, Any] = {}
         self.pending = 0
-        for name in begun.sums or (f"{begun.split}.tokens", f"{begun.split}.offsets"):
+
+    def begin(self) -> None:
+        split, sums = self.part.split, self.part.sums
+        for name in sums or (f"{split}.tokens", f"{split}.offsets"):
             self._open(name)
-        if not begun.sums:
+        if not sums:
             self._write("offsets", np.zeros(1, "<i8"))
 
     def add(self, document: Tokenized) -> None:
@@ -179,7 +185,7 @@ class _Writer:
 
     def _open(self, name: str) -> None:
         path = within(self.journal.path.parent, name)
-        file = open(path, "r+b" if path.exists() else "w+b")  # noqa: SIM115 (closed by close)
+        file = os.fdopen(open_in_place(path), "r+b")  # closed by close
         file.truncate(_size(name, self.part, self.journal.dtype))
         file.seek(0, os.SEEK_END)
         self.files[name], self.hashes[name] = file, hashlib.sha256()
@@ -202,13 +208,3 @@ def _size(name: str, part: Part, dtype: np.dtype) -> int:
 def _line(entry: Mapping[str, Any]) -> str:
     text = json.dumps(entry, sort_keys=True)
     return f"{hashlib.sha256(text.encode()).hexdigest()} {text}\n"
-
-
-def write_synced(path: Path, text: str) -> None:
-    """Writes all of it, to the disk, or leaves what was there before."""
-    partial = path.with_name(f".{path.name}")
-    with open(partial, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)

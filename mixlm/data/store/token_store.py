@@ -14,9 +14,10 @@ import numpy as np
 from jaxtyping import Int64, UInt
 
 from mixlm.data.store.file_lock import exclusive
-from mixlm.data.store.journal import JOURNAL, Documents, Journal, Tokenized, write_split, write_synced
+from mixlm.data.store.journal import JOURNAL, Documents, Journal, Tokenized, write_split
 from mixlm.errors import UserError
-from mixlm.paths import within
+from mixlm.files import replacing
+from mixlm.paths import refuse_link, within
 
 __all__ = ["Documents", "StoreSplit", "TokenStore", "Tokenized", "open_or_build"]
 
@@ -163,6 +164,7 @@ def _build(
         "dtype": dtype.str,
     }
     scratch = folder.with_name(f".{folder.name}.building")
+    refuse_link(scratch)
     scratch.mkdir(exist_ok=True)
     journal = Journal(scratch, head, dtype)
     if journal.documents:
@@ -183,7 +185,8 @@ def _build(
         },
         "files": {name: _file_entry(scratch / name) for name in names},
     }
-    write_synced(scratch / "manifest.json", json.dumps({**manifest, "checksum": _checksum(manifest)}, indent=1))
+    with replacing(scratch / "manifest.json") as file:
+        json.dump({**manifest, "checksum": _checksum(manifest)}, file, indent=1)
     _move_into_place(scratch, folder)
     return TokenStore.open(folder, fingerprint, vocabulary_fingerprint)
 

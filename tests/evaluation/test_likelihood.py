@@ -350,6 +350,18 @@ def test_a_score_that_is_no_number_is_refused():
         broken(CausalLikelihood(TOKENS), sentences(), "causal")
 
 
+class Sure(Shrug):
+    """Finds token 5 impossible, and every other token equally likely."""
+
+    def logits(self, hidden):
+        return jnp.where(jnp.arange(32) == 5, -jnp.inf, jnp.zeros((*hidden.shape[:-1], 32)))
+
+
+def test_a_sentence_that_the_network_finds_impossible_scores_minus_infinity():
+    found = scorer(Sure())(CausalLikelihood(TOKENS), sentences([[6, 7], [6, 5]], (0, 0)))
+    np.testing.assert_allclose(found.total, [-2 * np.log(31), -np.inf], rtol=1e-6)
+
+
 # Text
 
 # Token 5 is "a", 6 "b" and so on; from 20 on, a letter of two bytes. 2 is <unk>.

@@ -17,6 +17,7 @@ from mixlm.decoding.text import fill_prompt, partial_text, spans, until_eos
 from mixlm.errors import UserError
 from mixlm.recipe import Recipe
 from mixlm.reports.examples import NOTHING
+from mixlm.reports.table import fixed
 from mixlm.rng import row_keys
 
 Say = Callable[[str], None]
@@ -60,7 +61,7 @@ class Continuation:
         line = f"{self.calls} network call{'s' if self.calls > 1 else ''}, {self.milliseconds:.1f} ms"
         if self.batch > 1:
             line += f" ({self.milliseconds * self.batch:.1f} ms for {self.batch} texts at once)"
-        return line if self.score is None else f"{line}, score {self.score:.3f}"
+        return line if self.score is None else f"{line}, score {fixed(self.score, 3)}"
 
     def __str__(self) -> str:
         lines = ["prompt        " + self.prompt]

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mixlm.errors import UserError
-from mixlm.paths import refuse_link, within
+from mixlm.paths import make_within, refuse_link, within
 
 FOLDER, LATEST = "evaluation", "latest"
 NAME_LENGTH = 40  # Ours: characters of the pairs' name, of which a file system may take four bytes each.
@@ -33,13 +33,11 @@ def evaluation_folder(run: Path, name: str) -> Iterator[Path]:
     It takes the place of an older evaluation of that name. No link inside of the run is written through. Raises
     UserError where the folder cannot be written.
     """
-    parent = run / FOLDER
-    place, token = parent / name, secrets.token_hex(8)
+    parent, place, token = run / FOLDER, run / FOLDER / name, secrets.token_hex(8)
     draft, aside = (parent / f".{token}.{end}" for end in ("draft", "old"))
     try:
-        refuse_link(parent)
-        refuse_link(place)
-        draft.mkdir(parents=True)
+        within(make_within(run, FOLDER), name)
+        draft.mkdir()
         yield draft
         if place.exists():
             place.rename(aside)

@@ -14,9 +14,9 @@ from mixlm.evaluation.minimal_pairs import Accuracies, Interval, Paradigm
 from mixlm.evaluation.perplexity import TextFigures
 from mixlm.files import replacing
 from mixlm.paths import refuse_link
+from mixlm.reports.table import fixed
 
 NONE = "-"
-LARGE = 1e6  # from here on a figure has an exponent, as in mixlm.reports.table
 # Okabe and Ito's colours, which colour-blind readers tell apart; then hatched once more.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#555555")
 
@@ -203,10 +203,7 @@ def _line(label: str, cells: Sequence[str], width: int, widths: Sequence[int]) -
 
 
 def _number(value: float | None, decimals: int = 4) -> str:
-    """A figure in few characters, whatever its size; '-' for one that is not known or NaN."""
-    if value is None or math.isnan(value):
-        return NONE
-    return f"{value:,.{decimals}f}" if abs(value) < LARGE else f"{value:.4g}"
+    return NONE if value is None or math.isnan(value) else fixed(value, decimals)
 
 
 def _percent(value: float) -> str:

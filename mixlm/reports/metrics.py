@@ -16,6 +16,7 @@ from typing import Any
 from mixlm.files import open_append
 from mixlm.paths import make_within
 from mixlm.reports.record import FILE, resume, whole_lines
+from mixlm.reports.table import fixed
 
 VALIDATION = "validation/"
 NOTEBOOK = 120  # Ours: characters that a notebook's cell is wide.
@@ -148,7 +149,7 @@ def _count(number: float) -> str:
 
 
 def _figure(number: float) -> str:
-    return f"{number:.3f}" if abs(number) < 10 else f"{number:.2f}"
+    return fixed(number, 3 if abs(number) < 10 else 2)
 
 
 def describe(values: Mapping[str, Any], width: int) -> str:
@@ -178,7 +179,7 @@ def describe_validation(values: Mapping[str, Any]) -> str:
     found = {
         key.removeprefix(VALIDATION): value for key, value in _numbers(values).items() if key.startswith(VALIDATION)
     }
-    parts = [f"{name} {value:.3f}" for name, value in found.items() if "/" not in name]
+    parts = [f"{name} {fixed(value, 3)}" for name, value in found.items() if "/" not in name]
     return "  ".join(["validation", *parts]) if parts else ""
 
 

@@ -13,6 +13,7 @@ from mixlm.files import replacing
 
 # Ours: as many rows as a screen holds; of a longer table the first and the last are shown.
 SHOWN = 20
+LARGE = 1e6  # Ours: figures from here on have an exponent, so that none is longer than 12 characters.
 
 
 class Table(Sequence[dict[str, Any]]):
@@ -97,4 +98,9 @@ def cell(value: Any) -> str:
         return str(value)
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:,.4f}" if 1e-3 <= abs(value) < 1e6 or value == 0 else f"{value:.4g}"
+    return fixed(value, 4) if abs(value) >= 1e-3 or value == 0 else f"{value:.4g}"
+
+
+def fixed(value: float, decimals: int) -> str:
+    """A figure with so many decimals, and with an exponent where it is large: a run that diverges has figures too."""
+    return f"{value:,.{decimals}f}" if abs(value) < LARGE else f"{value:.4g}"

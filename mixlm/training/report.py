@@ -11,6 +11,7 @@ from mixlm.files import replacing
 from mixlm.parallel.processes import broadcast, is_main
 from mixlm.reports import curves
 from mixlm.reports.metrics import read
+from mixlm.reports.table import fixed
 from mixlm.reports.units import INDENT
 from mixlm.training.examples import trained_examples
 from mixlm.training.prepare import PreparedRun
@@ -41,7 +42,7 @@ def finish(prepared: PreparedRun, folder: RunDir, state: Any, say: Callable[[str
         baseline = entropy, "unigram entropy of the validation targets"
         loss = _plain_loss(records[-1], objective.name)
         verdict = "below" if loss < entropy else "not below"
-        lines.append(f"{objective.name}: {loss:.3f} nats a token, {verdict} {entropy:.3f}, the {baseline[1]}")
+        lines.append(f"{objective.name}: {fixed(loss, 3)} nats a token, {verdict} {entropy:.3f}, the {baseline[1]}")
     rows = prepared.validation_batches[0]["tokens"][:EXAMPLES]
     lines += ["", *trained_examples(recipe, prepared.data.vocabulary, rows, state.params).lines]
     with replacing(folder.samples) as file:
@@ -59,7 +60,7 @@ def _validation_lines(record: dict[str, Any]) -> list[str]:
     found = {
         name.removeprefix("validation/"): value for name, value in record.items() if name.startswith("validation/")
     }
-    return [f"{name:<32}  {value:.4f}" for name, value in found.items()]
+    return [f"{name:<32}  {fixed(value, 4)}" for name, value in found.items()]
 
 
 def _plain_loss(record: dict[str, Any], name: str) -> float:

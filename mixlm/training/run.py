@@ -13,6 +13,7 @@ from mixlm.perf.compilation_cache import EXECUTABLES, kept_in
 from mixlm.perf.profiler import Profile
 from mixlm.recipe import Recipe
 from mixlm.reports import record
+from mixlm.reports.table import fixed
 from mixlm.training.loop import Loop, Say, last_checkpoint
 from mixlm.training.prepare import PreparedRun, prepare
 from mixlm.training.report import finish
@@ -173,7 +174,7 @@ def _say_best(recipe: Recipe, checkpoints: Checkpoints, say: Say) -> None:
     # Process 0 alone, since all of the best checkpoint is read to see that it is whole.
     best = None if recipe.best_metric is None or not is_main() else checkpoints.best(recipe.best_metric)
     if best is not None:
-        say(f"Best is step {best[0]}, with {best[1]:.4f} of {recipe.best_metric}: {recipe.folder}@best.")
+        say(f"Best is step {best[0]}, with {fixed(best[1], 4)} of {recipe.best_metric}: {recipe.folder}@best.")
 
 
 def _silent(_: str) -> None:

@@ -91,7 +91,8 @@ def bits_of(vocabulary, document):
 
 
 @pytest.mark.parametrize(
-    ("document", "size", "unknown"), [(ACCENT, 3, 3), (CJK, 24, 24), ("a " + CJK, 26, 24), (CJK + " a", 26, 24), ("a boat", 6, 0)]
+    ("document", "size", "unknown"),
+    [(ACCENT, 3, 3), (CJK, 24, 24), ("a " + CJK, 26, 24), (CJK + " a", 26, 24), ("a boat", 6, 0)],
 )
 def test_bits_per_byte_divide_by_the_bytes_of_the_document(vocabularies, document, size, unknown):
     figures = bits_of(vocabularies["trained"], document)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mixlm.reports.metrics import Progress, Recorder, describe, duration, read
+from mixlm.reports.metrics import Progress, Recorder, describe, describe_validation, duration, read
 
 
 def strict(line: str) -> dict:
@@ -172,6 +172,14 @@ def test_a_description_never_outgrows_its_room(width, terms):
 
 def test_a_loss_that_is_not_finite_shows():
     assert describe({"loss": float("nan")}, 80) == "loss nan"
+
+
+@pytest.mark.parametrize(
+    ("loss", "shown"), [(345.678, "345.68"), (1234567.0, "1.235e+06"), (1e30, "1e+30"), (float("inf"), "inf")]
+)
+def test_a_loss_that_diverges_fits_on_its_line(loss, shown):
+    assert describe({"loss": loss, "train/causal": loss}, 80) == f"loss {shown}  causal {shown}"
+    assert len(describe_validation({"validation/causal": loss})) <= len("validation  causal ") + 12
 
 
 class Terminal(io.StringIO):

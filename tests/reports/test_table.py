@@ -48,7 +48,16 @@ def test_csv_and_pandas_hold_every_row(tmp_path):
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [(None, "-"), (math.nan, "-"), (0.0, "0.0000"), (12345, "12,345"), (1e-5, "1e-05"), (2e9, "2e+09"), ("a", "a")],
+    [
+        (None, "-"),
+        (math.nan, "-"),
+        (0.0, "0.0000"),
+        (12345, "12,345"),
+        (1e-5, "1e-05"),
+        (2e9, "2e+09"),
+        (math.inf, "inf"),
+        ("a", "a"),
+    ],
 )
 def test_a_cell_is_short(value, shown):
     assert cell(value) == shown

@@ -81,11 +81,11 @@ def split_lines(text: str) -> list[str]:
     return lines[:-1] if lines[-1] == "" else lines
 
 
-def read_lines(file: Any, where: str, limit: int = MAX_LINE_BYTES) -> Iterator[bytes]:
+def read_lines(file: Any, where: str, limit: int = MAX_LINE_BYTES, bound: str = "a line may have") -> Iterator[bytes]:
     """Lines of a binary file, each with its end: LF, CR LF or CR alone.
 
     Raises UserError that begins with the line's number and names `where` for a line of more than `limit` bytes, before
-    it is whole in memory.
+    it is whole in memory; the sentence ends with `bound`, which may name the setting of the limit.
     """
     number, rest = 0, b""
     while chunk := file.read(_CHUNK_BYTES):
@@ -96,16 +96,16 @@ def read_lines(file: Any, where: str, limit: int = MAX_LINE_BYTES) -> Iterator[b
         rest = b"" if pieces[-1].endswith((b"\n", b"\r")) else pieces.pop()
         for line in pieces:
             number += 1
-            _check_length(line, limit, number, where)
+            _check_length(line, limit, number, where, bound)
             yield line
-        _check_length(rest, limit, number + 1, where)
+        _check_length(rest, limit, number + 1, where, bound)
     if rest:
         yield rest
 
 
-def _check_length(line: bytes, limit: int, number: int, where: str) -> None:
+def _check_length(line: bytes, limit: int, number: int, where: str, bound: str) -> None:
     if len(line) > limit:
-        raise UserError(f"Line {number} of {where} has more than {limit:,} bytes, which is more than a line may have.")
+        raise UserError(f"Line {number} of {where} has more than {limit:,} bytes, which is more than {bound}.")
 
 
 def parse_json(text: str | bytes, where: str, of: type[T] = object) -> T:  # type: ignore[assignment]

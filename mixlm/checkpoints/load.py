@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from mixlm.checkpoints.manager import Checkpoints
 from mixlm.checkpoints.orbax_io import quiet_orbax
-from mixlm.checkpoints.run_dir import RunDir
+from mixlm.checkpoints.run_dir import RunDir, by_name
 from mixlm.errors import UserError, nearest
 from mixlm.parallel.logical_axes import Layout
 from mixlm.parallel.mesh import boxed_parameters, parameter_shardings
@@ -64,7 +64,7 @@ def check_run(recipe: Recipe, vocabulary: str | None = None) -> None:
         if held.get(name) != value:
             raise UserError(
                 f"{folder.path} holds a run with other {name}: give the gin files and bindings that it was "
-                f"trained with, or --gin_file={folder.config} alone."
+                f"trained with, or --gin_file={folder.config} alone{by_name(held) if name == 'vocabulary' else ''}."
             )
 
 

@@ -47,12 +47,13 @@ class RunDir:
         if differing and all(map(_is_data, differing)) and was_retokenised(held):
             raise UserError(
                 f"{self.path} cannot be resumed, as {RETOKENISED}: begin a new run with its parameters "
-                f"(--gin.MODEL_DIR=FOLDER --gin.INIT_FROM={self.path})."
+                f"(--gin.MODEL_DIR=FOLDER --gin.INIT_FROM={self.path}){by_name(held)}."
             )
         if differing:
             raise UserError(
                 f"{self.path} holds another run, with {', '.join(_difference(n, held, identity) for n in differing)}; "
-                f"give this one a folder of its own with --gin.MODEL_DIR=FOLDER."
+                f"give this one a folder of its own with --gin.MODEL_DIR=FOLDER"
+                f"{by_name(held) if all(name == 'vocabulary' or _is_data(name) for name in differing) else ''}."
             )
 
     def check_untrained(self, period: int) -> None:
@@ -155,6 +156,12 @@ RETOKENISED = "its text has changed or is tokenised otherwise since version 0.5.
 def was_retokenised(held: Mapping[str, str]) -> bool:
     """True for a run on plain text that an earlier version tokenised, maybe otherwise than this one does."""
     return "TextTask(" in held.get("dataset", "") and not PLAIN_TEXT.keys() & held.keys()
+
+
+def by_name(held: Mapping[str, str]) -> str:
+    """What to do where the run's data or vocabulary may differ because its text is held out otherwise since 0.6.0."""
+    text = any(source in held.get("dataset", "") for source in ("TextFiles(", "source=Text("))
+    return ", or --gin.HOLD_OUT_BY=name where a version before 0.6.0 trained it on files of text" if text else ""
 
 
 def _is_data(name: str) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 
 from mixlm.checkpoints import from_t5x, from_torch, reader
 from mixlm.checkpoints.manager import Checkpoints
-from mixlm.checkpoints.run_dir import RETOKENISED, RunDir, was_retokenised
+from mixlm.checkpoints.run_dir import RETOKENISED, RunDir, by_name, was_retokenised
 from mixlm.checkpoints.safetensors import is_safetensors
 from mixlm.errors import UserError, nearest
 from mixlm.paths import RunRef
@@ -84,7 +84,8 @@ class WarmStart:
         """
         if self._differs("vocabulary", fingerprints):
             raise UserError(
-                f"INIT_FROM = {self.text!r} was trained with another vocabulary, so its tokens mean other words."
+                f"INIT_FROM = {self.text!r} was trained with another vocabulary, so its tokens mean other words: give "
+                f"it the same{by_name(self.held)}."
             )
         if self.optimizer and self._differs("data", fingerprints):
             if was_retokenised(self.held):

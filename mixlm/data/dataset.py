@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int32, Int64
 
+from mixlm.data.copies import copies_in
 from mixlm.data.loader.epochs import Repeated, sequential, unique_documents
 from mixlm.data.loader.pairs import PLAIN_TEXT, Pairs, check_lengths, held_out, in_order, kept_offsets
 from mixlm.data.loader.streaming import CAVEAT, StreamedData
@@ -193,6 +194,8 @@ class Dataset:
                     vocabulary.fingerprint,
                     log,
                 )
+            if copies := copies_in(self.task.name, store):
+                log(copies)
         prepared = PreparedData(self.task.name, vocabulary, store, self.unique_tokens, self.pairs, self.task)
         _ = prepared.summary  # A budget that holds no document fails here, before anything else is built.
         return prepared

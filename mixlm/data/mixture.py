@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int32, Int64
 
+from mixlm.data.copies import shared_by_parts
 from mixlm.data.dataset import Dataset, PreparedData, Summary
 from mixlm.data.loader.interleave import Mixed
 from mixlm.data.loader.rates import Rates, Shares, shares_of
@@ -21,6 +22,7 @@ from mixlm.data.store.fingerprint_cache import caching_in
 from mixlm.data.tasks import Task, TextTask
 from mixlm.data.vocabulary import Vocabulary
 from mixlm.errors import UserError
+from mixlm.files import MAX_LINE_BYTES
 
 _READ = 2**40  # Ours: mixed frequencies are those of a text of so many tokens, so that whole numbers hold them.
 
@@ -147,6 +149,9 @@ class Mixture:
                 raise UserError(
                     f"The parts {prepared[0].name!r} and {task.name!r} differ in their vocabulary: one serves all."
                 )
+        with caching_in(self.cache / "fingerprints"):
+            if shared := shared_by_parts([(part.name, part.store) for part in prepared]):
+                log(shared)
         return PreparedMixture(tuple(prepared), self.epochs, tuple(map(shares_of, self.stages)), self.starts)
 
     def _tasks(self) -> list[Task]:
@@ -271,10 +276,12 @@ def of_texts(
     epochs: int | tuple[int, ...] | None = None,
     feature: str = "text",
     validation_fraction: float = 0.05,
+    hold_out_by: str = "content",
+    max_document_bytes: int = MAX_LINE_BYTES,
 ) -> tuple[Part, ...]:
     """A part for each file or folder, by its name; one number of unique tokens or epochs holds for every part.
 
-    `task` makes a TextTask of a name and a source.
+    `task` makes a TextTask of a name and a source, which is a `Text` with the last four arguments.
     """
     budgets = one_each("UNIQUE_TOKENS", unique_tokens, len(texts), "TEXTS")
     counts = one_each("EPOCHS", epochs, len(texts), "TEXTS")
@@ -283,9 +290,10 @@ def of_texts(
         name = re.sub(r"\W", "_", Path(text).name.split(".")[0]) or "text"
         taken = sum(re.fullmatch(rf"{name}(_\d+)?", other) is not None for other in names)
         names.append(f"{name}_{taken + 1}" if taken else name)
+    sources = [Text(text, feature, validation_fraction, hold_out_by, max_document_bytes) for text in texts]
     return tuple(
-        Part(task(name=name, source=Text(text, feature, validation_fraction)), budget, count)
-        for name, text, budget, count in zip(names, texts, budgets, counts)
+        Part(task(name=name, source=source), budget, count)
+        for name, source, budget, count in zip(names, sources, budgets, counts)
     )
 
 

@@ -19,6 +19,11 @@ SENTENCE_CHARACTERS, SENTENCE_BYTES = 2_000, 8_192
 THREADS = 2
 
 
+# SentencePiece passes over the names of control pieces in its training text, so the characters of one that only stand
+# there would be unknown. In two sentences it is text.
+_NAMES = re.compile(r"(?<=<)(?=(?:pad|/s|unk|s|mask)>)")
+
+
 def training_sentences(documents: Iterable[str], limit: int = TRAINING_CHARACTERS) -> list[str]:
     """Lines of at most 2,000 characters, thinned evenly to at most about `limit` characters in all."""
     kept: list[str] = []
@@ -37,7 +42,8 @@ def _sentences(documents: Iterable[str]) -> Iterator[str]:
     chunk = re.compile(rf".{{1,{SENTENCE_CHARACTERS}}}(?:\s|$)|.{{1,{SENTENCE_CHARACTERS}}}")
     for document in documents:
         for line in document.split("\n"):
-            yield from filter(None, map(str.strip, chunk.findall(line)))
+            for part in _NAMES.split(line):
+                yield from filter(None, map(str.strip, chunk.findall(part)))
 
 
 def train(spec: Any, documents: Iterable[str]) -> bytes:

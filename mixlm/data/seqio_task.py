@@ -1,28 +1,31 @@
 """A Task of seqio's registry as it is: the source, the preprocessors and the vocabulary that its module registers."""
 
+import copy
 import hashlib
 import importlib.metadata
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mixlm.data.plain_text import as_plain_text, parse_model
 from mixlm.data.quiet_tensorflow import import_seqio
 from mixlm.data.sources.base import check_split, digest
 from mixlm.data.store.fingerprint_cache import is_settled, load_record, save_record, sha256_of, stat_key
 from mixlm.data.store.journal import Tokenized
 from mixlm.data.user_module import files_of, imported
-from mixlm.data.vocabulary import SentencePieceFile, Vocabulary, write_atomically
+from mixlm.data.vocabulary import SentencePieceFile, Vocabulary, special_ids, write_atomically
 from mixlm.errors import NotHere, UserError, nearest
 
 if TYPE_CHECKING:
     import seqio
 
-# To be raised whenever the same Task would give other tokens, so that a stale store is not used.
-TASK_VERSION = 1
+# To be raised whenever the same Task would give other tokens, so that a stale store is not used. 1: `<extra_id_0>` in a
+# document was the sentinel.
+TASK_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,8 @@ class SeqioTask:
 
     A document is its `targets`, or for a supervised Task its `inputs` and then its `targets`; `add_bos` puts BOS in
     front. Its vocabulary must be a SentencePiece model with padding 0 and `sentinels` sentinels, of its own or as
-    `extra_ids`. Preprocessors get no sequence length, and seed 0.
+    `extra_ids`. `<extra_id_0>` in a document is plain text; in the examples of a supervised Task it is the sentinel,
+    since spans may be marked there. Preprocessors get no sequence length, and seed 0.
 
     The fingerprint covers the module's own file (a package's: all of its), the seqio version, the vocabulary, and the
     files that a FileDataSource reads, or the record of a TFDS builder. What else the module imports, and what a
@@ -74,6 +78,8 @@ class SeqioTask:
     def tokenized(self, vocabulary: Vocabulary, split: str, first: int = 0) -> Iterator[Tokenized]:
         """The documents as the preprocessors make them; those before `first` are made again, and passed over."""
         task, name = self._task(), self._split(split)
+        if "inputs" not in task.output_features:
+            task = _reading_plain_text(task, special_ids(vocabulary.token_ids))
         size, ids = vocabulary.token_ids.vocab_size, vocabulary.token_ids
         begins = [ids.bos] * self.add_bos
         if self.add_bos and ids.bos == ids.pad:
@@ -157,6 +163,29 @@ class SeqioTask:
                 " upwards, and T5's does neither."
             )
         return found[0]
+
+
+def _reading_plain_text(task: "seqio.Task", special: Collection[int]) -> "seqio.Task":
+    """The Task with vocabularies under which no string in a document becomes one of the `special` ids."""
+
+    def plain(vocabulary: Any) -> Any:
+        found = vocabulary._model_context()
+        twin = copy.copy(vocabulary)
+        model = as_plain_text(parse_model(found.sp_model), special)
+        tokenizer = type(found.tokenizer)(model_proto=model)
+        twin._model = replace(found, tokenizer=tokenizer, sp_model=model)
+        return twin
+
+    features = task.output_features.items()
+    kind = import_seqio().SentencePieceVocabulary
+    return task.replace(
+        output_features={
+            name: replace(feature, vocabulary=plain(feature.vocabulary))
+            if isinstance(feature.vocabulary, kind)
+            else feature
+            for name, feature in features
+        }
+    )
 
 
 def definition_of(kind: str, name: str, module: str) -> list[str]:

@@ -10,15 +10,16 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int64
 
-from mixlm.data.sources.base import SPLITS, Source, digest
+from mixlm.data.sources.base import SPLITS, Noted, Source, digest
 from mixlm.data.sources.sotu import SotU
 from mixlm.data.sources.text import TextFiles
 from mixlm.data.store.journal import Tokenized
 from mixlm.data.vocabulary import Vocabulary, VocabularySpec
 from mixlm.errors import UserError
 
-# To be raised whenever the same text would give other tokens, so that a stale store is not used. 1: tensorflow-text.
-TOKENIZATION_VERSION = 2
+# To be raised whenever the same text would give other tokens, so that a stale store is not used. 1: tensorflow-text;
+# 2: `<extra_id_0>` in a document was the sentinel.
+TOKENIZATION_VERSION = 3
 BATCH_CHARACTERS = 2**20  # Ours: enough documents at once for many cores, and some 0.2 s of work for one.
 
 __all__ = ["SPLITS", "SotU", "Source", "Task", "TextFiles", "TextTask"]
@@ -91,8 +92,10 @@ class TextTask:
         return digest(TOKENIZATION_VERSION, text, self.vocabulary.fingerprint(text), self.add_eos, *begins)
 
     def load_vocabulary(self, cache_dir: Path, log: Callable[[str], object]) -> Vocabulary:
-        """The vocabulary, trained on the train split if it has to be."""
+        """The vocabulary, trained on the train split if it has to be; `log` is told what the source leaves out."""
         source = self.source
+        for note in source.notes() if isinstance(source, Noted) else ():
+            log(note)
         vocabulary = self.vocabulary.load(lambda: source.documents("train"), source.fingerprint(), cache_dir, log)
         self._check_bos(vocabulary)
         return vocabulary

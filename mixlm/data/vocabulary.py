@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, SupportsIndex, runtime_checkable
 
+from mixlm.data.plain_text import as_plain_text, parse_model
 from mixlm.data.sentencepiece_training import train
 from mixlm.data.sources.base import digest
 from mixlm.data.store.file_lock import exclusive
@@ -21,30 +22,36 @@ from mixlm.tokens import TokenIds
 SPACE = "\u2581"  # SentencePiece writes a space in a piece as this
 SENTINEL = rf"{SPACE}?<extra_id_\d+>"
 SPECIAL_PIECES = 5  # <pad>, </s>, <unk>, <s>, <mask>
-# To be raised whenever a model trained by this code would differ, so that a cached one is not used in its place.
-TRAINING_VERSION = 1
+# To be raised whenever a model trained by this code would differ, so that a cached one is not used in its place. 1: the
+# characters of `</s>` in a text were passed over.
+TRAINING_VERSION = 2
 
 
 class Vocabulary:
     """A SentencePiece model with T5's sentinels `<extra_id_k>` as its last ids, `<extra_id_0>` the highest."""
 
     def __init__(self, model: bytes, token_ids: TokenIds, path: Path):
-        from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
+        from sentencepiece import SentencePieceProcessor
 
-        model_proto: Any = getattr(sentencepiece_model_pb2, "ModelProto")  # noqa: B009 (generated code has no types)
-        proto = model_proto.FromString(model)
+        proto = parse_model(model)
         # T5's model comes without its sentinels, and in another file with them.
         for k in reversed(range(token_ids.vocab_size - len(proto.pieces))):
-            kind = model_proto.SentencePiece.USER_DEFINED
+            kind = type(proto).SentencePiece.USER_DEFINED
             proto.pieces.add(piece=f"{SPACE}<extra_id_{k}>", score=0.0, type=kind)
         self.token_ids = token_ids
         self.path = path
         self.fingerprint = digest(hashlib.sha256(model).hexdigest(), asdict(token_ids))
-        self._processor = SentencePieceProcessor(model_proto=proto.SerializeToString())
+        # Two readings of text: `_processor` takes all of it as plain text, `_spans` knows sentinels, and all names.
+        self._spans = SentencePieceProcessor(model_proto=proto.SerializeToString())
+        self._processor = SentencePieceProcessor(model_proto=as_plain_text(proto, special_ids(token_ids)))
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, without EOS; `<extra_id_k>` in the text becomes that sentinel."""
+        """Token ids of plain text, without EOS: `<extra_id_0>`, `<mask>` or `</s>` in it is text like any other."""
         return self._processor.encode(text)
+
+    def encode_with_sentinels(self, text: str) -> list[int]:
+        """Token ids of a prompt or input whose spans a user has marked: `<extra_id_k>` becomes that sentinel."""
+        return self._spans.encode(text)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, as `encode` gives them, computed on all cores."""
@@ -74,8 +81,8 @@ class Vocabulary:
             if special:
                 text += "".join(" " + piece for piece in self.pieces(run))
             else:
-                opens_a_word = self._processor.id_to_piece(run[0]).startswith(SPACE)
-                text += (" " if opens_a_word else "") + self._processor.decode(run)
+                opens_a_word = self._spans.id_to_piece(run[0]).startswith(SPACE)
+                text += (" " if opens_a_word else "") + self._spans.decode(run)
         return text.strip()
 
     def pieces(self, ids: Iterable[SupportsIndex]) -> list[str]:
@@ -85,7 +92,7 @@ class Vocabulary:
     def _piece(self, token: int) -> str:
         if not 0 <= token < self.token_ids.vocab_size:
             return f"<{token}>"
-        piece = self._processor.id_to_piece(token)
+        piece = self._spans.id_to_piece(token)
         return piece if token < self._num_pieces else piece.removeprefix(SPACE)
 
     @property
@@ -95,7 +102,13 @@ class Vocabulary:
     def _is_special(self, token: int) -> bool:
         if not 0 <= token < self._num_pieces:
             return True
-        return self._processor.is_control(token) or self._processor.is_unknown(token)
+        return self._spans.is_control(token) or self._spans.is_unknown(token)
+
+
+def special_ids(ids: TokenIds) -> set[int]:
+    """The ids that no plain text may have: sentinels, mask, padding, EOS and BOS."""
+    sentinels = range(ids.vocab_size - ids.sentinels, ids.vocab_size)
+    return {ids.pad, ids.eos, ids.bos, ids.mask, *sentinels} - {ids.unk}
 
 
 @runtime_checkable

@@ -165,7 +165,10 @@ def prepare(
         raise UserError(f"show_steps shows how a diffusion text forms, and this is {selection.how} decoding.")
     vocabulary = recipe.dataset.prepare(note).vocabulary
     texts = [texts] if isinstance(texts, str) else texts
-    rows = tuple(vocabulary.encode(text) for text in texts)
+    # `<extra_id_0>` marks a span where spans are filled and in a pair's inputs; elsewhere it is text, as in the corpus.
+    marked = isinstance(strategy, Spans) or recipe.dataset.pairs is not None
+    encode = vocabulary.encode_with_sentinels if marked else vocabulary.encode
+    rows = tuple(map(encode, texts))
     for index, row in enumerate(rows):
         if not row:
             raise UserError(f"Prompt {index + 1} has no tokens: {texts[index]!r}.")

@@ -1,7 +1,8 @@
 """Runs that version 0.4.3 trained up to checkpoint 3 of 6: scored, decoded, warm started from, and resumed.
 
 `same_tokens` was trained on the text of the fixture `corpus`, which is tokenised today as it was then; `other_tokens`
-on the same sentences with numbers, which tensorflow-text and sentencepiece segment differently.
+on the same sentences with numbers, which tensorflow-text and sentencepiece segment differently. Text was held out by
+the names of files then, which HOLD_OUT_BY=name does today.
 """
 
 import json
@@ -83,6 +84,10 @@ def command(monkeypatch, capsys):
 
 
 def of(run, corpus, name="same_tokens"):
+    return *on_today_s_split(run, corpus, name), "--gin.HOLD_OUT_BY=name"
+
+
+def on_today_s_split(run, corpus, name="same_tokens"):
     return f"--text={corpus}", f"--gin.MODEL_DIR={run}", f"--gin.VOCAB_SIZE={VOCAB_SIZES[name]}"
 
 
@@ -120,6 +125,16 @@ def test_an_old_run_whose_text_gives_other_tokens_now_is_not_resumed(command, ru
     assert code == 2 and errors.startswith("error: ") and errors.count("\n") == 1
     for part in ("tokenised otherwise since version 0.5.0 (by sentencepiece alone)", f"--gin.INIT_FROM={run}"):
         assert part in errors
+    assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+
+
+def test_an_old_run_does_not_go_on_with_the_split_of_today_and_hears_of_the_setting(command, run, corpus, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    begun = *on_today_s_split(tmp_path / "new", corpus), f"--gin.INIT_FROM={run}"
+    for script, arguments in (("train.py", on_today_s_split(run, corpus)), ("train.py", begun)):
+        code, _, errors = command(script, *arguments)
+        assert code == 2 and errors.startswith("error: ") and errors.count("\n") == 1
+        assert "vocabulary" in errors and "--gin.HOLD_OUT_BY=name" in errors
     assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*")}
 
 

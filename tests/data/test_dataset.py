@@ -132,9 +132,9 @@ from mixlm.data.vocabulary import SentencePieceFile, TrainedSentencePiece
 texts, cache = sys.argv[1], sys.argv[2]
 trained = TrainedSentencePiece(vocab_size=400)
 first = Dataset(TextTask("quiet", TextFiles(texts + "/00.txt"), trained), cache_dir=cache).prepare()
-Path(texts, "lines.jsonl").write_text('{"text": "one"}\\n{"text": "two"}\\n{"text": "three"}')
+Path(texts + ".jsonl").write_text('{"text": "one"}\\n{"text": "two"}\\n{"text": "three"}')
 model = SentencePieceFile(str(first.vocabulary.path), bos=3)
-for source in (JsonLines(texts + "/lines.jsonl", validation_fraction=0.3), SotU()):
+for source in (JsonLines(texts + ".jsonl", validation_fraction=0.3), SotU()):
     Dataset(TextTask(type(source).__name__, source, model, add_bos=True), cache_dir=cache).prepare()
 """
 HEAVY = {"tensorflow", "tensorflow_datasets", "seqio", "t5", "pandas"}

@@ -103,8 +103,8 @@ class Turning(TextFiles):
 
 
 def test_text_at_fault_is_told_in_our_words_while_it_is_streamed(tmp_path):
-    for name in ("00.txt", "01.txt", "02.txt"):
-        (tmp_path / name).write_text("the farmer sells a boat in the harbour " * 9)
+    for number in range(3):
+        (tmp_path / f"0{number}.txt").write_text("the farmer sells a boat in the harbour " * (9 + number))
     vocabulary = TrainedSentencePiece(vocab_size=33, sentinels=10)
     data = Dataset(
         TextTask("turning", TextFiles(str(tmp_path)), vocabulary), cache_dir=str(tmp_path / "c"), stream=True

@@ -14,6 +14,7 @@ from mixlm.errors import UserError, nearest
 SPLITS = ("train", "validation")
 # To be raised whenever the same files would give other documents, so that a stale store is not used.
 SOURCE_VERSION = 1
+BOUND = "MAX_DOCUMENT_BYTES allows"  # the end of a sentence about what is too long
 
 
 @runtime_checkable
@@ -29,12 +30,36 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
+class Noted(Source, Protocol):
+    """A source that has something to say before a run."""
+
+    def notes(self) -> list[str]:
+        """Lines, such as what a folder holds and is not read."""
+        ...
+
+
 def normalize_whitespace(text: str) -> str:
     """Returns text with LF line breaks, single spaces, no space at the ends of lines, at most one empty line."""
     text = re.sub(r"\r\n?", "\n", text)
     text = re.sub(r"[^\S\n]+", " ", text)
     text = re.sub(r" ?\n ?", "\n", text)
     return re.sub(r"\n{3,}", "\n\n", text).strip()
+
+
+def check_bound(limit: int) -> None:
+    """Raises UserError for a MAX_DOCUMENT_BYTES that is not above 0."""
+    if limit < 1:
+        raise UserError(f"MAX_DOCUMENT_BYTES is a whole number of bytes above 0, not {limit!r}.")
+
+
+def check_document(document: str, where: str, limit: int) -> None:
+    """Raises UserError that begins with `where` for a document beyond `limit` bytes, or with a NUL in it."""
+    # A character has at most four bytes.
+    if 4 * len(document) > limit and len(document.encode("utf-8", "replace")) > limit:
+        raise UserError(f"{where} has more than {limit:,} bytes, which is more than {BOUND}.")
+    if "\0" in document:
+        raise UserError(f"{where} has a NUL, so it is no text.")
 
 
 def check_split(split: str) -> str:

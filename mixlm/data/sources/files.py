@@ -1,22 +1,26 @@
 """Kinds of text files: each is a class whose `endings` say which files it reads."""
 
+import codecs
 import importlib
 import os
 import pkgutil
 import re
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mixlm.data.sources.base import digest_files, normalize_whitespace
+from mixlm.data.sources.base import check_bound, check_document, digest_files, normalize_whitespace
 from mixlm.data.sources.holdout import by_hash
+from mixlm.data.sources.walk import Walk, walk
 from mixlm.data.store.fingerprint_cache import sha256_of
 from mixlm.errors import NotHere, UserError, nearest
+from mixlm.files import MAX_LINE_BYTES, open_regular
 from mixlm.paths import local
 
+_SAMPLE_BYTES = 2**16  # Ours: binary formats have a NUL or what is no UTF-8 long before that.
 # The number of a shard, such as -00000-of-00010, which may stand behind an ending.
 _SHARD = re.compile(r"-\d+-of-\d+(?=$|\.gz$)")
 
@@ -25,15 +29,19 @@ _SHARD = re.compile(r"-\d+-of-\d+(?=$|\.gz$)")
 class TextSource(ABC):
     """A file, or all files of a folder that end in one of `endings`, as a source of documents.
 
-    A subclass that gives `endings` is a kind of text, named as its module. It need not be registered: a kind is known
-    once its module is imported, as gin files import it.
+    Hidden files and folders are left out, links to folders followed once, and endings count in any case. A line or
+    document of more than `max_document_bytes` is an error, so that a broken file does not fill the memory. A subclass
+    that gives `endings` is a kind of text, named as its module. It need not be registered: a kind is known once its
+    module is imported, as gin files import it.
     """
 
     path: str = field(repr=False)  # the fingerprint covers the text, wherever it lies
+    max_document_bytes: int = field(default=MAX_LINE_BYTES, repr=False, kw_only=True)  # refuses text, and changes none
     endings: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         local(self.path, "TEXT")
+        check_bound(self.max_document_bytes)
 
     @abstractmethod
     def documents(self, split: str) -> Iterator[str]:
@@ -52,16 +60,25 @@ class TextSource(ABC):
         """The file itself, or a folder's files of this kind, sorted by path; UserError where there is none."""
         place = existing(self.path)
         if not place.is_dir():
+            open_regular(place).close()
             return [place]
-        files = sorted(file for file in place.rglob("*") if self.reads(file.name))
+        found = walk(place)
+        files = found.read_by(self.reads)
         if not files:
-            raise UserError(f"The folder {self.path!r} holds no file that ends in {', '.join(self.endings)}.")
+            endings = ", ".join(self.endings)
+            raise UserError(f"The folder {self.path!r} holds no file that ends in {endings}{_but(found, self.reads)}.")
         return files
+
+    def notes(self) -> list[str]:
+        """A line about what a folder holds and is not read, if there is anything."""
+        place = existing(self.path)
+        unread = walk(place).unread(self.reads) if place.is_dir() else ""
+        return [f"Not read in {self.path!r}: {unread}."] if unread else []
 
     @classmethod
     def reads(cls, name: str) -> bool:
         """Returns True if a file of that name is of this kind."""
-        return _SHARD.sub("", name).endswith(cls.endings)
+        return _SHARD.sub("", name.lower()).endswith(cls.endings)
 
     @classmethod
     def kind(cls) -> str:
@@ -100,13 +117,16 @@ class RecordFiles(TextSource):
         """SHA-256 over all files, their names, the settings and the rule of the split; not over where they lie."""
         files, folder = self.files(), local(self.path, "TEXT")
         names = [path.relative_to(folder).as_posix() for path in files if len(files) > 1]
-        settings = [getattr(self, setting.name) for setting in fields(self) if setting.name != "path"]
+        names_no_text = ("path", "max_document_bytes")
+        settings = [getattr(self, each.name) for each in fields(self) if each.name not in names_no_text]
         return digest_files(files, [self.kind(), *settings, *names, *self._definition()])
 
     def all_documents(self) -> Iterator[str]:
         """Every document in the order of the files' paths and of the records; a corpus may hold just one."""
         for path in self.files():
-            for document in self.read(path):
+            for number, document in enumerate(self.read(path), 1):
+                where = f"Document {number} of {str(path)!r}"
+                check_document(document, where, self.max_document_bytes)
                 if document := normalize_whitespace(document):
                     yield document
 
@@ -151,16 +171,46 @@ def kind_of(path: str) -> type[TextSource]:
     Raises UserError where nothing is there, where a folder holds no text, and where it holds several kinds.
     """
     place, known = existing(path), kinds()
-    names = [file.name for file in place.rglob("*") if file.is_file()] if place.is_dir() else [place.name]
-    first = (next((kind for kind in known if kind.reads(name)), None) for name in names)
-    found = sorted({kind for kind in first if kind is not None}, key=known.index)
-    if len(found) > 1:
-        several = " and ".join(", ".join(kind.endings) for kind in found)
+
+    def kind_by_name(name: str) -> type[TextSource] | None:
+        return next((kind for kind in known if kind.reads(name)), None)
+
+    if not place.is_dir():
+        return kind_by_name(place.name) or plain_text(place, known)
+    found = walk(place)
+    read = found.read_by(lambda name: kind_by_name(name) is not None)
+    of = sorted({kind for kind in (kind_by_name(file.name) for file in read) if kind is not None}, key=known.index)
+    if len(of) > 1:
+        several = " and ".join(", ".join(kind.endings) for kind in of)
         raise UserError(f"The folder {path!r} holds several kinds of text, {several}: give each a folder of its own.")
-    if not found and place.is_dir():
-        endings = ", ".join(ending for kind in known for ending in kind.endings)
-        raise UserError(f"The folder {path!r} holds no text: no file ends in {endings}.")
-    return found[0] if found else next(kind for kind in known if kind.kind() == "text" and is_builtin(kind))
+    if not of:
+        unread = _but(found, lambda name: False)
+        raise UserError(f"The folder {path!r} holds no text: no file ends in {_endings(known)}{unread}.")
+    return of[0]
+
+
+def plain_text(file: Path, known: Sequence[type[TextSource]]) -> type[TextSource]:
+    """The kind of a file whose ending is nobody's: plain text; UserError where its beginning is no UTF-8 text."""
+    with open_regular(file) as opened:
+        beginning = opened.read(_SAMPLE_BYTES)
+    try:
+        # A character may be cut at the end of the sample.
+        codecs.getincrementaldecoder("utf-8")().decode(beginning)
+        is_text = b"\0" not in beginning
+    except UnicodeDecodeError:
+        is_text = False
+    if not is_text:
+        raise UserError(f"{str(file)!r} is no UTF-8 text, and what is read besides ends in {_endings(known)}.")
+    return next(kind for kind in known if kind.kind() == "text" and is_builtin(kind))
+
+
+def _endings(known: Sequence[type[TextSource]]) -> str:
+    return ", ".join(ending for kind in known for ending in kind.endings)
+
+
+def _but(found: Walk, reads: Callable[[str], bool]) -> str:
+    unread = found.unread(reads)
+    return f", and what it holds is not read ({unread})" if unread else ""
 
 
 def existing(path: str) -> Path:
@@ -168,7 +218,12 @@ def existing(path: str) -> Path:
     if not isinstance(path, str) or not path:
         raise NotHere("No text was given: say --gin.TEXT=FILE_OR_FOLDER.")
     place = local(path, "TEXT")
-    if not place.exists():
+    try:
+        place.stat()
+    except (OSError, ValueError) as error:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            reason = getattr(error, "strerror", None) or str(error)
+            raise UserError(f"{path!r} cannot be read: {reason}.") from None
         siblings = [str(place.parent / name) for name in os.listdir(place.parent)] if place.parent.is_dir() else []
-        raise UserError(f"There is no file or folder {path!r}.{nearest(str(place), siblings)}")
+        raise UserError(f"There is no file or folder {path!r}.{nearest(str(place), siblings)}") from None
     return place

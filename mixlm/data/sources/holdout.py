@@ -1,7 +1,7 @@
-"""Documents held out by a hash of their text: the same ones whatever the order, the files and the other documents."""
+"""Documents held out by a hash of their text, so that equal ones are on one side of the split."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
 from mixlm.data.sources.base import check_split
 from mixlm.errors import UserError
@@ -18,6 +18,31 @@ def by_hash(documents: Callable[[], Iterable[str]], fraction: float, split: str,
     for document in documents():
         if (_hash(document) < limit) == wanted:
             yield document
+
+
+def by_size(
+    keys: Sequence[bytes], sizes: Sequence[int], fraction: float, path: str, apart: Sequence[Hashable] | None = None
+) -> set[int]:
+    """Positions for validation: whole documents, in the order of their keys' hashes, that fit into `fraction` of all.
+
+    `keys` and `sizes` are those of each document. Documents of one key are held out together, or of one entry of
+    `apart` where that is given. At least one key is on each side: the smallest is held out where none fits. Raises
+    UserError that names `path` where there are fewer than two.
+    """
+    groups: dict[Hashable, list[int]] = {}
+    for position, group in enumerate(keys if apart is None else apart):
+        groups.setdefault(group, []).append(position)
+    if len(groups) < 2:
+        raise UserError(f"{path!r} holds fewer than two different documents to train and to test on.")
+    weights = {group: sum(sizes[position] for position in places) for group, places in groups.items()}
+    order = sorted(groups, key=lambda group: (hashlib.sha256(keys[groups[group][0]]).digest(), groups[group][0]))
+    budget = fraction * sum(sizes)
+    chosen: list[Hashable] = []
+    for group in order:
+        if weights[group] <= budget and len(chosen) < len(groups) - 1:
+            chosen.append(group)
+            budget -= weights[group]
+    return {position for group in chosen or [min(order, key=weights.__getitem__)] for position in groups[group]}
 
 
 def _limit(documents: Iterable[str], fraction: float, path: str) -> int:

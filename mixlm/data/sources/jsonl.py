@@ -1,15 +1,16 @@
 """JSON lines: a document in one field of each object."""
 
 import gzip
-import json
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from mixlm.data.sources.base import BOUND, check_document
 from mixlm.data.sources.files import RecordFiles
 from mixlm.errors import UserError, nearest
+from mixlm.files import open_regular, parse_json, read_lines
 
 
 @dataclass(frozen=True)
@@ -23,17 +24,12 @@ class JsonLines(RecordFiles):
 
     def read(self, path: Path) -> Iterator[str]:
         """The documents of one file, line by line."""
-        for number, line in enumerate(_lines(path), 1):
+        for number, line in enumerate(_lines(path, self.max_document_bytes), 1):
             if line.strip():
                 yield self._document(line, f"Line {number} of {str(path)!r}")
 
     def _document(self, line: bytes, where: str) -> str:
-        try:
-            found = json.loads(line)
-        except UnicodeDecodeError:
-            raise UserError(f"{where} is not UTF-8.") from None
-        except json.JSONDecodeError as error:
-            raise UserError(f"{where} is not JSON: {error.msg} at column {error.colno}.") from None
+        found = parse_json(line, where)
         if not isinstance(found, dict):
             raise UserError(f"{where} is no JSON object with a {self.feature!r} in it.")
         if self.feature not in found:
@@ -43,15 +39,16 @@ class JsonLines(RecordFiles):
             raise UserError(
                 f"{self.feature!r} in line {where[5:]} is no text but {type(found[self.feature]).__name__}."
             )
+        check_document(found[self.feature], where, self.max_document_bytes)
         # JSON can spell half a character, which UTF-8 cannot.
         return found[self.feature].encode("utf-8", "replace").decode("utf-8")
 
 
-def _lines(path: Path) -> Iterator[bytes]:
-    opened: Any = gzip.open if path.suffix == ".gz" else open
+def _lines(path: Path, limit: int) -> Iterator[bytes]:
     try:
-        with opened(path, "rb") as file:
-            yield from file
+        with open_regular(path) as file:
+            packed = path.suffix.lower() == ".gz"
+            yield from read_lines(gzip.GzipFile(fileobj=file) if packed else file, repr(str(path)), limit, BOUND)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{str(path)!r} is no whole gzip file: {error}.") from None
     except OSError as error:

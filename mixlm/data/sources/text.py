@@ -1,14 +1,18 @@
 """Documents of plain text: a folder of .txt files, or one file cut at blank lines."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
 
-from mixlm.data.sources.base import check_split, digest_files, normalize_whitespace
-from mixlm.data.sources.files import TextSource
-from mixlm.errors import UserError
+from mixlm.data.sources.base import BOUND, check_split, digest_files, normalize_whitespace
+from mixlm.data.sources.files import TextSource, kinds, plain_text
+from mixlm.data.sources.holdout import by_size
+from mixlm.data.store.fingerprint_cache import is_settled, stat_key
+from mixlm.errors import UserError, nearest
+from mixlm.files import open_regular, read_lines
 
 # Ours: one file is cut into at least about 40 documents, of at most about 8 kB, at its blank lines.
 FILE_DOCUMENTS, DOCUMENT_BYTES = 40, 8192
@@ -21,86 +25,134 @@ MAX_STRETCH = 4
 LEAST_CHARACTERS = 100  # Ours: less text than this can neither train nor test anything.
 
 
+HOLD_OUT_BY = ("content", "name")
+
+
 @dataclass(frozen=True)
 class TextFiles(TextSource):
     """Your own text: a folder in which each .txt file is a document, or one UTF-8 file that is cut at blank lines.
 
-    Validation holds about `validation_fraction` of the bytes in whole documents, chosen by a hash of the file's name
-    (in a folder) or of the document (in one file), with at least one document on each side; a file that cannot be cut
-    gives its end. Raises UserError for a missing, empty or non-UTF-8 file and for too little text.
+    Validation holds about `validation_fraction` of the bytes in whole documents, chosen by a hash of their text, so
+    that equal documents are on one side; at least one is on each side, and a file that cannot be cut gives its end.
+    `hold_out_by="name"` is the rule before version 0.6.0, for its runs: the hash of a file's name in a folder, and of
+    each document on its own in one file. Raises UserError for a missing, empty or non-UTF-8 file, for too little text,
+    and where all documents are equal.
     """
 
     validation_fraction: float = 0.05
+    hold_out_by: str = field(default="content", repr=False)  # its tokens have a fingerprint
     endings: ClassVar[tuple[str, ...]] = (".txt",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.validation_fraction < 1:
             raise UserError(f"TextFiles.validation_fraction is between 0 and 1, not {self.validation_fraction}.")
+        if self.hold_out_by not in HOLD_OUT_BY:
+            close = nearest(str(self.hold_out_by), HOLD_OUT_BY)
+            raise UserError(f"HOLD_OUT_BY is 'content' or 'name', not {self.hold_out_by!r}.{close}")
 
     def documents(self, split: str) -> Iterator[str]:
         """The documents of a split in the order of the file, or of the files' names."""
-        files = self.files()
-        if len(files) == 1:
-            yield from self._documents_of_one_file(files[0], check_split(split))
+        held_out = check_split(split) == "validation"
+        files, limit = self.files(), self.max_document_bytes
+        keys, sizes = _measured(files, limit)
+        if len(files) == 1 and sum(sizes) < LEAST_CHARACTERS:
+            raise UserError(
+                f"The text file {str(files[0])!r} holds {sum(sizes)} bytes of text, which is too little to train on."
+            )
+        if len(files) == len(keys) == 1:
+            yield _side_of_tail(next(_documents(files, limit)), self.validation_fraction, split)
             return
-        names = [path.name.encode() for path in files]
-        chosen = _held_out(names, [path.stat().st_size for path in files], self.validation_fraction)
-        for position, path in enumerate(files):
-            if (position in chosen) == (check_split(split) == "validation"):
-                yield _document(path)
+        chosen = self._held_out(files, keys, sizes)
+        if len(files) == 1:
+            for position, document in enumerate(_documents(files, limit)):
+                if (position in chosen) == held_out:
+                    yield document
+        else:
+            yield from _documents([file for at, file in enumerate(files) if (at in chosen) == held_out], limit, False)
+
+    def _held_out(self, files: Sequence[Path], keys: Sequence[bytes], sizes: Sequence[int]) -> set[int]:
+        if self.hold_out_by == "content":
+            return by_size(keys, sizes, self.validation_fraction, self.path)
+        if len(files) > 1:
+            keys, sizes = [path.name.encode() for path in files], [path.stat().st_size for path in files]
+        return by_size(keys, sizes, self.validation_fraction, self.path, apart=range(len(keys)))
 
     def all_documents(self) -> Iterator[str]:
         """Every file as one document, in the order of the files' names."""
-        for path in self.files():
-            yield _document(path)
+        return _documents(self.files(), self.max_document_bytes, cut=False)
 
     def fingerprint(self) -> str:
         """SHA-256 over all files, their names and the rule of the split; not over where they lie."""
         files = self.files()
         rule = ["text", self.validation_fraction, FILE_DOCUMENTS, DOCUMENT_BYTES, MAX_STRETCH]
-        return digest_files(files, [*rule, *(path.name for path in files if len(files) > 1)])
+        by = ["content"] if self.hold_out_by == "content" else []
+        return digest_files(files, [*rule, *by, *(path.name for path in files if len(files) > 1)])
 
     def files(self) -> list[Path]:
-        """The file itself, or a folder's .txt files; UserError where one is empty."""
+        """The file itself, or a folder's .txt files; UserError where one is empty, or is no text."""
         files = super().files()
         for file in files:
             if file.stat().st_size == 0:
                 raise UserError(f"The text file {str(file)!r} is empty.")
+            if not self.reads(file.name):
+                plain_text(file, kinds())
         return files
 
-    def _documents_of_one_file(self, path: Path, split: str) -> Iterator[str]:
-        size = path.stat().st_size
-        hashes, sizes = [], []
-        for document in _cut(_lines(path), size):
-            hashes.append(hashlib.sha256(document.encode()).digest())
-            sizes.append(len(document.encode()))
-        if sum(sizes) < LEAST_CHARACTERS:
-            raise UserError(
-                f"The text file {str(path)!r} holds {sum(sizes)} bytes of text, which is too little to train on."
-            )
-        if len(sizes) == 1:
-            yield _side_of_tail(next(_cut(_lines(path), size)), self.validation_fraction, split)
-            return
-        chosen = _held_out(hashes, sizes, self.validation_fraction)
-        for position, document in enumerate(_cut(_lines(path), size)):
-            if (position in chosen) == (split == "validation"):
-                yield document
+
+def _measured(files: Sequence[Path], limit: int) -> tuple[list[bytes], list[int]]:
+    """The SHA-256 and the size in bytes of each document; text that has not changed since is not read again."""
+    facts = [stat_key(path) for path in files]
+    measure = _measure if all(map(is_settled, facts)) else _measure.__wrapped__
+    return measure(tuple(files), tuple(map(tuple, facts)), limit)
 
 
-def _lines(path: Path) -> Iterator[str]:
-    """Decoded lines, read one at a time so that a file may be larger than memory."""
-    offset = 0
-    with open(path, "rb") as file:
-        for line in file:
+@lru_cache(maxsize=8)
+def _measure(files: tuple[Path, ...], facts: object, limit: int) -> tuple[list[bytes], list[int]]:
+    del facts
+    keys, sizes = [], []
+    for document in _documents(files, limit):
+        content = document.encode()
+        keys.append(hashlib.sha256(content).digest())
+        sizes.append(len(content))
+    return keys, sizes
+
+
+def _documents(files: Sequence[Path], limit: int, cut: bool = True) -> Iterator[str]:
+    """The documents of files: each whole, or where there is one file and `cut`, its parts."""
+    if cut and len(files) == 1:
+        yield from _cut(_lines(files[0], limit), files[0].stat().st_size)
+    else:
+        for path in files:
+            yield _document(path, limit)
+
+
+def _document(path: Path, limit: int) -> str:
+    if path.stat().st_size > limit:
+        raise UserError(
+            f"The text file {str(path)!r} is one document of more than {limit:,} bytes, which is more than {BOUND}."
+        )
+    document = normalize_whitespace("".join(_lines(path, limit)))
+    if not document:
+        raise UserError(f"The text file {str(path)!r} holds nothing but blanks.")
+    return document
+
+
+def _lines(path: Path, limit: int) -> Iterator[str]:
+    """Decoded lines, read one at a time so that a file may be larger than memory; none is longer than `limit` bytes."""
+    offset, shown = 0, f"The text file {str(path)!r}"
+    with open_regular(path) as file:
+        for line in read_lines(file, repr(str(path)), limit, BOUND):
             try:
                 text = line.decode("utf-8")
             except UnicodeDecodeError as error:
                 where = offset + error.start
                 raise UserError(
-                    f"The text file {str(path)!r} is not UTF-8: byte {where} (0x{line[error.start]:02x}) begins no"
-                    " character; convert it first."
+                    f"{shown} is not UTF-8: byte {where} (0x{line[error.start]:02x}) begins no character; convert it"
+                    " first."
                 ) from None
+            if "\0" in text:
+                raise UserError(f"{shown} has a NUL, its byte {offset + line.index(0)}, so it is no text.")
             yield text.removeprefix("\ufeff") if offset == 0 else text
             offset += len(line)
 
@@ -121,27 +173,8 @@ def _cut(lines: Iterable[str], size: int) -> Iterator[str]:
         yield document
 
 
-def _held_out(keys: list[bytes], sizes: list[int], fraction: float) -> set[int]:
-    """Positions for validation: by hash, as long as they fit into `fraction` of the bytes; at least the smallest."""
-    order = sorted(range(len(keys)), key=lambda position: (hashlib.sha256(keys[position]).digest(), position))
-    budget = fraction * sum(sizes)
-    chosen: set[int] = set()
-    for position in order:
-        if sizes[position] <= budget and len(chosen) < len(keys) - 1:
-            chosen.add(position)
-            budget -= sizes[position]
-    return chosen or {min(order, key=lambda position: sizes[position])}
-
-
 def _side_of_tail(document: str, fraction: float, split: str) -> str:
     cut = min(max(round(len(document) * (1 - fraction)), 1), len(document) - 1)
     last_space = max(document.rfind(" ", 1, cut), document.rfind("\n", 1, cut))
     cut = last_space if last_space > 0 else cut
     return document[cut:].strip() if split == "validation" else document[:cut].strip()
-
-
-def _document(path: Path) -> str:
-    document = normalize_whitespace("".join(_lines(path)))
-    if not document:
-        raise UserError(f"The text file {str(path)!r} holds nothing but blanks.")
-    return document

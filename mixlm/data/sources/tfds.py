@@ -1,6 +1,5 @@
 """Documents of a data set that TensorFlow Datasets has prepared on this machine's disk."""
 
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -8,8 +7,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mixlm.data.quiet_tensorflow import import_tensorflow
-from mixlm.data.sources.base import SOURCE_VERSION, check_split, digest, normalize_whitespace
+from mixlm.data.sources.base import (
+    SOURCE_VERSION,
+    check_bound,
+    check_document,
+    check_split,
+    digest,
+    normalize_whitespace,
+)
 from mixlm.errors import NotHere, UserError, nearest
+from mixlm.files import MAX_LINE_BYTES, read_json
 
 VERSION = re.compile(r"\d+\.\d+\.\d+")
 
@@ -28,8 +35,10 @@ class Tfds:
     train_split: str = "train"
     validation_split: str = "validation"
     data_dir: str | None = field(default=None, repr=False, compare=False)  # where, not what
+    max_document_bytes: int = field(default=MAX_LINE_BYTES, repr=False)  # refuses text, and changes none
 
     def __post_init__(self) -> None:
+        check_bound(self.max_document_bytes)
         if not re.fullmatch(r"\w+(/[\w.\-]+)?(:\d+\.\d+\.\d+)?", self.name):
             raise UserError(f"The data set's name {self.name!r} is not like 'c4', 'c4/en' or 'c4/en:3.0.1'.")
         if self.train_split == self.validation_split:
@@ -53,8 +62,10 @@ class Tfds:
             decoders=tfds.decode.PartialDecoding({self.feature: True}),
             read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
         )
-        for example in examples.as_numpy_iterator():
-            if document := normalize_whitespace(example[self.feature].decode("utf-8", "replace")):
+        for number, example in enumerate(examples.as_numpy_iterator(), 1):
+            document = example[self.feature].decode("utf-8", "replace")
+            check_document(document, f"Document {number} of {self.name}'s {wanted!r}", self.max_document_bytes)
+            if document := normalize_whitespace(document):
                 yield document
 
     def fingerprint(self) -> str:
@@ -83,7 +94,7 @@ class Tfds:
             raise NotHere(f"The data set {self.name!r} is not prepared in {str(home)!r}: run {prepare} first.")
         folder = place / max(whole, key=lambda entry: [int(number) for number in entry.split(".")])
         try:
-            record = json.loads((folder / "dataset_info.json").read_text())
+            record = read_json(folder / "dataset_info.json")
             splits = {entry["name"]: entry for entry in record["splits"]}
         except (ValueError, KeyError, TypeError):
             raise UserError(f"The record {str(folder / 'dataset_info.json')!r} is damaged.") from None

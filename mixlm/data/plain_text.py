@@ -1,0 +1,32 @@
+"""SentencePiece models under which every text is plain text: no string in it becomes a special id."""
+
+from collections.abc import Collection
+from typing import Any
+
+
+def parse_model(model: bytes) -> Any:
+    """The proto of a serialised SentencePiece model; raises google.protobuf's DecodeError for other bytes."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    return getattr(sentencepiece_model_pb2, "ModelProto").FromString(model)  # noqa: B009 (generated code has no types)
+
+
+def as_plain_text(proto: Any, special: Collection[int]) -> bytes:
+    """The model, serialised, whose pieces with the ids in `special` match no text; all ids stay what they are.
+
+    SentencePiece looks for user-defined pieces, such as T5's sentinels, in every text, before it segments the rest.
+    Control pieces are not looked for. Text without such a string gets the same ids: neither kind takes part in the
+    segmentation or in the scores of unknown characters.
+    """
+    plain = type(proto)()
+    plain.CopyFrom(proto)
+    kinds = type(proto).SentencePiece
+    # A model of words looks up whole words by name, control pieces too; without U+2581 before it a word may be one.
+    words = plain.trainer_spec.model_type == type(plain.trainer_spec).WORD
+    by_name = words and not plain.normalizer_spec.add_dummy_prefix
+    for token, piece in enumerate(plain.pieces):
+        control = piece.type == kinds.CONTROL
+        if (control and by_name) or (token in special and piece.type in (kinds.NORMAL, kinds.USER_DEFINED)):
+            # No text has this name: blanks in it are U+2581 before it is segmented.
+            piece.piece, piece.type = f" {token}", kinds.CONTROL
+    return plain.SerializeToString()

@@ -79,6 +79,13 @@ def test_the_length_of_a_record_is_bounded_before_it_is_read(tmp_path, name):
         both(TFRecords(str(tmp_path / name)))
 
 
+def test_the_checksum_of_a_length_is_crc_32c():
+    # The check value of CRC-32C (RFC 3720's polynomial), masked as TFRecord's format says.
+    crc = 0xE3069283
+    assert masked_crc32c(b"123456789") == ((crc >> 15 | crc << 17) + 0xA282EAD8) % 2**32
+
+
+@pytest.mark.slow
 def test_the_checksum_of_records_is_that_of_tensorflow(tmp_path):
     import tensorflow as tf
 

@@ -5,7 +5,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from mixlm.data.sources.base import BOUND, check_document
 from mixlm.data.sources.files import RecordFiles
@@ -29,7 +29,7 @@ class JsonLines(RecordFiles):
                 yield self._document(line, f"Line {number} of {str(path)!r}")
 
     def _document(self, line: bytes, where: str) -> str:
-        found = parse_json(line, where)
+        found: Any = parse_json(line, where)
         if not isinstance(found, dict):
             raise UserError(f"{where} is no JSON object with a {self.feature!r} in it.")
         if self.feature not in found:

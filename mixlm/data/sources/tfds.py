@@ -94,7 +94,7 @@ class Tfds:
             raise NotHere(f"The data set {self.name!r} is not prepared in {str(home)!r}: run {prepare} first.")
         folder = place / max(whole, key=lambda entry: [int(number) for number in entry.split(".")])
         try:
-            record = read_json(folder / "dataset_info.json")
+            record: dict[str, Any] = read_json(folder / "dataset_info.json")
             splits = {entry["name"]: entry for entry in record["splits"]}
         except (ValueError, KeyError, TypeError):
             raise UserError(f"The record {str(folder / 'dataset_info.json')!r} is damaged.") from None

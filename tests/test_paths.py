@@ -9,7 +9,7 @@ from mixlm.checkpoints.from_t5x import load_checkpoint
 from mixlm.cli import decode
 from mixlm.data.store.cache import cache_folder
 from mixlm.errors import UserError
-from mixlm.evaluation.minimal_pairs import read_pairs
+from mixlm.evaluation.pair_files import read_pairs
 from mixlm.gin_config.build import configured
 from mixlm.gin_config.flags import parse_flags
 from mixlm.paths import RunRef, local

@@ -104,8 +104,9 @@ def evaluate(
       minimal_pairs: a folder of BLiMP's JSONL files, or `"tfds:NAME"`.
       modes: names of modes, such as `["causal", "prefix"]`; None is all that the network has.
       say: is called while the data are prepared.
-      **settings: `rows` of the validation split, `samples` of a diffusion bound, `pairs` of each paradigm, `resamples`
-        of the bootstrap, `seed`, `batch_tokens` and `network`, as gin/evaluate.gin describes them.
+      **settings: `rows` of the validation split, `samples` of a diffusion bound, `pairs` of each paradigm,
+        `pair_normalisation`, `context` and `ties`, `resamples` of the bootstrap, `seed`, `batch_tokens` and `network`,
+        as gin/evaluate.gin describes them.
 
     Returns:
       A table with a row for each mode.

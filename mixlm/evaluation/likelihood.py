@@ -1,45 +1,24 @@
 """Scoring modes for decoders, each a frozen value: rows of tokens in, log-probabilities out.
 
 A mode makes `copies(length)` rows of every sentence (one for each masked token, or for each noise sample) and sums, in
-nats, the log-probabilities of the tokens that a row scores: the tokens of the sentence alone, no EOS. A sentence's
-score is the sum over its rows, 0 where it has no token.
+nats, the log-probabilities of the tokens that a row scores: the tokens of the sentence alone, none of its `Context`. A
+sentence's score is the sum over its rows, 0 where no token is scored.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
 from mixlm.errors import UserError
-from mixlm.example import Example
+from mixlm.evaluation.reading import Context, Rows, read_masked, token_log_p
 from mixlm.losses.score import token_costs
 from mixlm.losses.token_losses import cross_entropy
 from mixlm.rng import place_keys
 from mixlm.tokens import TokenIds
-
-
-@struct.dataclass
-class Rows:
-    """Sentences as a batch: padded tokens, and per row the sentence's length and the length of its given prefix.
-
-    `copies` says which of a sentence's rows this is. `noise` names the noise, one number for both sentences of a pair.
-    A row of length 0 is a dummy.
-    """
-
-    tokens: Int[Array, "B L"]
-    lengths: Int[Array, " B"]
-    prefixes: Int[Array, " B"]
-    copies: Int[Array, " B"]
-    noise: Int[Array, " B"]
-
-    @property
-    def present(self) -> Bool[Array, "B L"]:
-        """Mask of the sentence's tokens."""
-        return jnp.arange(self.tokens.shape[1])[None, :] < self.lengths[:, None]
 
 
 @runtime_checkable
@@ -88,47 +67,72 @@ class SampledMode(Mode, Protocol):
 
 
 @dataclass(frozen=True)
-class CausalLikelihood:
-    """`sum_i log p(x_i | bos, x_<i)`, the causal log-likelihood."""
+class _InContext:
+    """A mode that reads a sentence in a `context`; None is its own: bos where it predicts to the left, else nothing.
 
-    kind: ClassVar[str] = "likelihood"
+    Where it predicts to the left and nothing stands there, the first token is not scored.
+    """
+
     tokens: TokenIds
+    context: Context | None = field(default=None, kw_only=True)
 
-    def copies(self, lengths: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
-        return (lengths > 0).astype(np.int64)
+    @property
+    def predicts_left(self) -> bool:
+        """Whether token i is predicted at position i - 1."""
+        return True
+
+    @property
+    def reads(self) -> Context:
+        """What is read around every sentence."""
+        own = Context((self.tokens.bos,) if self.predicts_left else ())
+        return own if self.context is None else self.context
+
+    @property
+    def first(self) -> int:
+        """The first token that is scored."""
+        return int(self.predicts_left and not self.reads.before)
 
     def scored(self, lengths: Int[np.ndarray, " N"], prefixes: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
-        return lengths
-
-    def __call__(self, net: Any, rows: Rows) -> Float[Array, " B"]:
-        log_p = token_log_p(net, rows, self.tokens.bos)
-        return jnp.sum(jnp.where(rows.present, log_p, 0.0), axis=1)
+        return np.maximum(lengths - self.first, 0)
 
 
 @dataclass(frozen=True)
-class PrefixLikelihood:
+class CausalLikelihood(_InContext):
+    """`sum_i log p(x_i | bos, x_<i)`, the causal log-likelihood, or given another context than bos."""
+
+    kind: ClassVar[str] = "likelihood"
+
+    def copies(self, lengths: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
+        return (lengths > self.first).astype(np.int64)
+
+    def __call__(self, net: Any, rows: Rows) -> Float[Array, " B"]:
+        log_p = token_log_p(net, rows, self.reads)
+        return jnp.sum(jnp.where(rows.from_token(self.first), log_p, 0.0), axis=1)
+
+
+@dataclass(frozen=True)
+class PrefixLikelihood(_InContext):
     """`sum_{i >= s} log p(x_i | x_<i)` with no mask inside of the prefix x_<s, as prefix language models are trained.
 
     s is half of a text row and, in a pair, what both sentences begin with.
     """
 
     kind: ClassVar[str] = "likelihood"
-    tokens: TokenIds
 
     def copies(self, lengths: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
-        return (lengths > 0).astype(np.int64)
+        return (lengths > self.first).astype(np.int64)
 
     def scored(self, lengths: Int[np.ndarray, " N"], prefixes: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
-        return lengths - prefixes
+        return np.maximum(lengths - np.maximum(prefixes, self.first), 0)
 
     def __call__(self, net: Any, rows: Rows) -> Float[Array, " B"]:
-        log_p = token_log_p(net, rows, self.tokens.bos, rows.prefixes)
-        scored = rows.present & (jnp.arange(rows.tokens.shape[1])[None, :] >= rows.prefixes[:, None])
+        log_p = token_log_p(net, rows, self.reads, rows.prefixes)
+        scored = rows.from_token(jnp.maximum(rows.prefixes, self.first)[:, None])
         return jnp.sum(jnp.where(scored, log_p, 0.0), axis=1)
 
 
 @dataclass(frozen=True)
-class PseudoLikelihood:
+class PseudoLikelihood(_InContext):
     """`sum_i log p(x_i | x without i)`: one token at a time is masked, and the `following` next ones with it.
 
     Pseudo-log-likelihood (Salazar et al. 2020). `shifted` networks predict token i where they read token i - 1 (the
@@ -136,7 +140,6 @@ class PseudoLikelihood:
     """
 
     kind: ClassVar[str] = "pseudo"
-    tokens: TokenIds
     shifted: bool
     following: int = 0
 
@@ -144,22 +147,25 @@ class PseudoLikelihood:
         if self.following < 0:
             raise UserError(f"PseudoLikelihood.following must not be negative, got {self.following}.")
 
-    def copies(self, lengths: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
-        return lengths
+    @property
+    def predicts_left(self) -> bool:
+        return self.shifted
 
-    def scored(self, lengths: Int[np.ndarray, " N"], prefixes: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
-        return lengths
+    def copies(self, lengths: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
+        return self.scored(lengths, lengths)
 
     def __call__(self, net: Any, rows: Rows) -> Float[Array, " B"]:
-        place = jnp.arange(rows.tokens.shape[1])[None, :] - rows.copies[:, None]
-        hidden = _read_masked(net, rows, (place >= 0) & (place <= self.following), self.tokens, self.shifted)
-        each = jnp.arange(len(rows.copies))
-        cost = cross_entropy(net.logits(hidden[each, rows.copies]), rows.tokens[each, rows.copies])
+        token = rows.copies + self.first
+        place = jnp.arange(rows.tokens.shape[1])[None, :] - token[:, None]
+        masked = (place >= 0) & (place <= self.following)
+        hidden = read_masked(net, rows, masked, self.tokens.mask, self.shifted, self.reads)
+        each = jnp.arange(len(token))
+        cost = cross_entropy(net.logits(hidden[each, token]), rows.tokens[each, token])
         return -jnp.where(rows.lengths > 0, cost, 0.0)
 
 
 @dataclass(frozen=True)
-class DiffusionBound:
+class DiffusionBound(_InContext):
     """A lower bound on log p(x) by masked diffusion: `E_k [T/k sum_{i masked} log p(x_i | x with k masks)]`.
 
     k is uniform over 1..T and the k masks are uniform over their sets, which is the integral of the continuous-time
@@ -168,7 +174,6 @@ class DiffusionBound:
     """
 
     kind: ClassVar[str] = "bound"
-    tokens: TokenIds
     shifted: bool
     samples: int = 16  # Ours: as many rows as a sentence of 16 tokens takes under pseudo-likelihood.
     seed: int = 0
@@ -177,11 +182,12 @@ class DiffusionBound:
         if self.samples < 2 or self.samples % 2:
             raise UserError(f"The noise samples of a diffusion bound are an even number above 0, not {self.samples}.")
 
-    def copies(self, lengths: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
-        return np.where(lengths > 0, self.samples, 0)
+    @property
+    def predicts_left(self) -> bool:
+        return self.shifted
 
-    def scored(self, lengths: Int[np.ndarray, " N"], prefixes: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
-        return lengths
+    def copies(self, lengths: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
+        return np.where(lengths > self.first, self.samples, 0)
 
     def masks(self, rows: Rows) -> tuple[Bool[Array, "B L"], Int[Array, " B"]]:
         """Returns (mask of masked tokens, their number)."""
@@ -192,19 +198,21 @@ class DiffusionBound:
 
         drawn = jax.vmap(noise)(rows.noise, rows.copies)
         level = (rows.copies + drawn[:, 0]) / self.samples
-        count = jnp.minimum((level * rows.lengths).astype(jnp.int32), rows.lengths - 1) + 1
+        scored = rows.lengths - self.first
+        count = jnp.minimum((level * scored).astype(jnp.int32), scored - 1) + 1
         place = jnp.arange(length)[None, :]
         from_right = jnp.clip(rows.lengths[:, None] - 1 - place, 0)
         index = jnp.where(place < rows.prefixes[:, None], 1 + 2 * place, 2 + 2 * from_right)
         rank = jnp.take_along_axis(drawn, index, axis=1)
-        rank = jnp.argsort(jnp.argsort(jnp.where(rows.present, rank, jnp.inf), axis=1), axis=1)
-        return (rank < count[:, None]) & rows.present, count
+        candidates = rows.from_token(self.first)
+        rank = jnp.argsort(jnp.argsort(jnp.where(candidates, rank, jnp.inf), axis=1), axis=1)
+        return (rank < count[:, None]) & candidates, count
 
     def __call__(self, net: Any, rows: Rows) -> Float[Array, " B"]:
         masked, count = self.masks(rows)
-        hidden = _read_masked(net, rows, masked, self.tokens, self.shifted)[:, : rows.tokens.shape[1]]
+        hidden = read_masked(net, rows, masked, self.tokens.mask, self.shifted, self.reads)
         log_p = -token_costs(net.logits, hidden, rows.tokens)
-        weight = rows.lengths / (jnp.maximum(count, 1) * self.samples)
+        weight = (rows.lengths - self.first) / (jnp.maximum(count, 1) * self.samples)
         return weight * jnp.sum(jnp.where(masked, log_p, 0.0), axis=1)
 
 
@@ -214,46 +222,3 @@ class Fused:
 
     kind: ClassVar[str] = "ranking"
     parts: tuple[Mode, ...]
-
-
-def token_log_p(net: Any, rows: Rows, bos: int, prefixes: Int[Array, " B"] | None = None) -> Float[Array, "B L"]:
-    """Log-probability of every token given those before it; within `prefixes`, tokens and bos attend to each other.
-
-    What stands at padding, and with prefixes inside of them, means nothing.
-    """
-    prefixes = jnp.zeros_like(rows.lengths) if prefixes is None else prefixes
-    place = jnp.arange(rows.tokens.shape[1])[None, :]
-    example = Example(
-        decoder_input_tokens=_after(bos, rows.tokens)[:, :-1],
-        decoder_target_tokens=rows.tokens,
-        decoder_loss_weights=jnp.zeros(rows.tokens.shape),
-        decoder_mask_ar=(place > prefixes[:, None]).astype(jnp.int32),
-        decoder_segment_ids=rows.present.astype(jnp.int32),
-    )
-    return -token_costs(net.logits, net.hidden(example), rows.tokens)
-
-
-def _read_masked(
-    net: Any, rows: Rows, masked: Bool[Array, "B L"], tokens: TokenIds, shifted: bool
-) -> Float[Array, "B T D"]:
-    """Hidden states over a masked sentence; number i predicts token i.
-
-    A shifted network reads one position more, so that the last token is context for the others.
-    """
-    read = jnp.where(masked & rows.present, tokens.mask, rows.tokens)
-    present = rows.present
-    if shifted:
-        read = _after(tokens.bos, read)
-        present = jnp.pad(present, ((0, 0), (1, 0)), constant_values=True)
-    example = Example(
-        decoder_input_tokens=read,
-        decoder_target_tokens=read,
-        decoder_loss_weights=jnp.zeros(read.shape),
-        decoder_mask_ar=jnp.zeros_like(read),
-        decoder_segment_ids=present.astype(jnp.int32),
-    )
-    return net.hidden(example)
-
-
-def _after(bos: int, tokens: Int[Array, "B L"]) -> Int[Array, "B T"]:
-    return jnp.pad(tokens, ((0, 0), (1, 0)), constant_values=bos)

@@ -1,36 +1,21 @@
-"""Minimal pairs in BLiMP's format: read, scored, and summed up per paradigm, field and overall with intervals."""
+"""Minimal pairs: scored, and summed up per paradigm, field and overall with intervals."""
 
-import json
-import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
 
-from mixlm.errors import UserError, nearest
+from mixlm.errors import UserError
+from mixlm.evaluation.conventions import TIES, Convention, scores_of
 from mixlm.evaluation.likelihood import Fused, Mode
+from mixlm.evaluation.pair_files import SENTENCES, Paradigm
 from mixlm.evaluation.perplexity import noise_errors
 from mixlm.evaluation.scorer import Scores, Sentences
-from mixlm.paths import local
 
-TFDS = "tfds:"
-SENTENCES = ("sentence_good", "sentence_bad")
 LEVEL = 0.95  # of the intervals
-TIE = 0.5  # what a pair of equal scores is worth
-
-
-@dataclass(frozen=True)
-class Paradigm:
-    """Pairs (acceptable, unacceptable) of one kind, and the field and term of linguistics that they belong to."""
-
-    name: str
-    field: str
-    term: str
-    pairs: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
@@ -46,8 +31,8 @@ class Interval:
 class Accuracies:
     """A mode's accuracies: BLiMP's overall is the mean over paradigms, a field's the mean over its paradigms.
 
-    `over_pairs` is the mean over all pairs; `ties` counts the pairs of equal scores, worth half. `unsure` is the share
-    of pairs whose difference lies within two standard errors of a diffusion bound's noise, None for other modes.
+    `over_pairs` is the mean over all pairs; `ties` counts the pairs of equal scores. `unsure` is the share of pairs
+    whose difference lies within two standard errors of a diffusion bound's noise, None for other modes.
     """
 
     paradigms: Mapping[str, Interval]
@@ -56,30 +41,6 @@ class Accuracies:
     over_pairs: Interval
     ties: int
     unsure: float | None
-
-
-def read_pairs(place: str, limit: int | None = None) -> tuple[Paradigm, ...]:
-    """The paradigms of a folder of JSONL files, or of the TFDS builder NAME where `place` is "tfds:NAME".
-
-    Each line holds `sentence_good` and `sentence_bad`, and may hold `UID`, `field` and `linguistics_term`, for which
-    the file's name stands in. Of each paradigm the first `limit` pairs are taken, None for all. Raises UserError for a
-    folder, a line or a builder that cannot be read.
-    """
-    if place.startswith(TFDS):
-        records = _tfds_records(place.removeprefix(TFDS))
-    else:
-        records = _folder_records(local(place, "MINIMAL_PAIRS"))
-    found: dict[str, tuple[str, str, list[tuple[str, str]]]] = {}
-    for name, record in records:
-        uid = str(record.get("UID", name))
-        # BLiMP spells one of its fields both syntax_semantics and syntax/semantics.
-        field, term = (str(record.get(key, name)).replace("/", "_") for key in ("field", "linguistics_term"))
-        pairs = found.setdefault(uid, (field, term, []))[2]
-        if limit is None or len(pairs) < limit:
-            pairs.append((record["sentence_good"], record["sentence_bad"]))
-    if not found:
-        raise UserError(f"The files in {place} hold no pair of sentences.")
-    return tuple(Paradigm(uid, field, term, tuple(pairs)) for uid, (field, term, pairs) in found.items())
 
 
 def pair_sentences(paradigms: Sequence[Paradigm], encode: Callable[[str], list[int]]) -> Sentences:
@@ -94,6 +55,25 @@ def pair_sentences(paradigms: Sequence[Paradigm], encode: Callable[[str], list[i
     return Sentences([*good, *bad], np.asarray([*common, *common], np.int64), np.concatenate([number, number]))
 
 
+def check_scored(
+    paradigms: Sequence[Paradigm], sentences: Sentences, modes: Mapping[str, Mode | Fused], context: str | None = None
+) -> None:
+    """Raises UserError for a sentence of which a mode scores no token: it would cost nothing, and win every pair."""
+    texts = [(pair, place) for each in paradigms for pair, place in zip(each.pairs, each.places)]
+    for name, mode in modes.items():
+        for part in mode.parts if isinstance(mode, Fused) else (mode,):
+            empty = np.flatnonzero(part.scored(sentences.lengths, sentences.prefixes) < 1)
+            if len(empty):
+                side, number = divmod(int(empty[0]), len(texts))
+                pair, place = texts[number]
+                tokens = len(sentences.tokens[empty[0]])
+                reason = "it has no token"
+                if tokens:
+                    reason = f"of its {tokens} token{'s' * (tokens > 1)} the mode {name} scores none"
+                    reason += f" with CONTEXT = {context!r}" * (context is not None)
+                raise UserError(f"{place}: {SENTENCES[side]!r} {pair[side][:60]!r} cannot be scored: {reason}.")
+
+
 def score_pairs(
     scorer: Callable[[Mode | Fused, Sentences, str], Scores],
     mode: Mode | Fused,
@@ -102,18 +82,21 @@ def score_pairs(
     name: str = "",
     resamples: int = 1000,
     seed: int = 0,
+    convention: Convention = Convention(),
 ) -> Accuracies:
     """Shares of pairs whose acceptable sentence scores higher; `sentences` are those of `pair_sentences`."""
-    scores = scorer(mode, sentences, name)
+    scores = scores_of(scorer, mode, sentences, name, convention.normalisation)
     half = len(scores.total) // 2
+    good, bad = scores.total[:half], scores.total[half:]
     # Equal tokens are a tie, whatever the order of additions in a batch does to the last bit.
     same = np.asarray([list(a) == list(b) for a, b in zip(sentences.tokens[:half], sentences.tokens[half:])], bool)
-    difference = np.where(same, 0.0, scores.total[:half] - scores.total[half:])
-    right = np.where(difference == 0, TIE, (difference > 0).astype(np.float64))
+    tied = same | (good == bad)
+    right = np.where(tied, TIES[convention.ties], (good > bad).astype(np.float64))
+    difference = np.subtract(good, bad, out=np.zeros(half), where=~tied)
     cuts = np.cumsum([len(paradigm.pairs) for paradigm in paradigms])[:-1]
     by_paradigm = {paradigm.name: part for paradigm, part in zip(paradigms, np.split(right, cuts))}
     fields = {paradigm.name: paradigm.field for paradigm in paradigms}
-    return accuracies(by_paradigm, fields, resamples, seed, _unsure(scores, difference))
+    return accuracies(by_paradigm, fields, resamples, seed, _unsure(scores, difference), int(tied.sum()))
 
 
 def accuracies(
@@ -122,6 +105,7 @@ def accuracies(
     resamples: int = 1000,
     seed: int = 0,
     unsure: float | None = None,
+    ties: int = 0,
 ) -> Accuracies:
     """Sums up what each pair of each paradigm is worth (1, 1/2 or 0), with 95% percentile bootstrap intervals.
 
@@ -146,7 +130,7 @@ def accuracies(
         },
         overall=interval(right),
         over_pairs=interval(right, sizes),
-        ties=int(sum(np.sum(part == TIE) for part in right.values())),
+        ties=ties,
         unsure=unsure,
     )
 
@@ -156,7 +140,7 @@ def resampled_means(right: Float64[np.ndarray, " N"], resamples: int, seed: Sequ
 
     A pair is worth 0, 1/2 or 1, so what a resample holds of each is multinomial, and no pair need be drawn.
     """
-    worth = np.asarray([0.0, TIE, 1.0])
+    worth = np.asarray(sorted(TIES.values()))
     shares = np.asarray([np.mean(right == value) for value in worth])
     counts = np.random.default_rng(list(seed)).multinomial(len(right), shares, size=resamples)
     return counts @ worth / len(right)
@@ -173,60 +157,3 @@ def _unsure(scores: Scores, difference: Float64[np.ndarray, " N"]) -> float | No
 def _common(left: Sequence[int], right: Sequence[int]) -> int:
     """The number of leading tokens that two sentences share."""
     return next((i for i, (a, b) in enumerate(zip(left, right)) if a != b), min(len(left), len(right)))
-
-
-def _folder_records(folder: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    if not folder.is_dir():
-        siblings = [str(folder.parent / name) for name in os.listdir(folder.parent)] if folder.parent.is_dir() else []
-        raise UserError(f"There is no folder of minimal pairs {str(folder)!r}.{nearest(str(folder), siblings)}")
-    files = sorted(folder.glob("*.jsonl"))
-    if not files:
-        raise UserError(f"The folder {str(folder)!r} holds no .jsonl file.")
-    for path in files:
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} cannot be read as UTF-8 text ({error}).") from None
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                yield path.stem, _record(line, f"{path}, line {number}")
-
-
-def _record(line: str, where: str) -> Mapping[str, Any]:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{where} is not JSON ({error}).") from None
-    if not isinstance(record, dict):
-        raise UserError(f"{where} is no JSON object with {' and '.join(SENTENCES)}.")
-    for key in SENTENCES:
-        if not isinstance(record.get(key), str):
-            wrong = "is no text" if key in record else "is missing"
-            raise UserError(f"{where}: {key!r} {wrong}.{'' if key in record else nearest(key, record)}")
-    return record
-
-
-def _tfds_records(name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The records of every config of a builder, which must lie prepared on the disk: nothing is downloaded."""
-    from mixlm.data.quiet_tensorflow import import_tensorflow
-
-    import_tensorflow()
-    import tensorflow_datasets as tfds
-
-    try:
-        configs = list(tfds.builder_cls(name).builder_configs) or [None]
-    except tfds.core.DatasetNotFoundError:
-        raise UserError(f"TFDS has no builder {name!r}.{nearest(name, tfds.list_builders())}") from None
-    for config in configs:
-        builder = tfds.builder(name if config is None else f"{name}/{config}")
-        if not (builder.data_path / "dataset_info.json").exists():
-            raise UserError(
-                f"TFDS has not prepared {builder.info.full_name} in {builder.data_dir_root}: run `tfds build {name}` "
-                f"where there is a network, or name a folder of JSONL files with --gin.MINIMAL_PAIRS=FOLDER."
-            )
-        for split in sorted(builder.info.splits):
-            for example in tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False)):
-                yield (
-                    config or name,
-                    {key: value.decode() if isinstance(value, bytes) else value for key, value in example.items()},
-                )

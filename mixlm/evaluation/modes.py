@@ -13,6 +13,7 @@ from mixlm.evaluation.likelihood import (
     PrefixLikelihood,
     PseudoLikelihood,
 )
+from mixlm.evaluation.reading import Context
 from mixlm.evaluation.span_likelihood import AfterPrefix, EachSpan, Everything, SpanFilling
 from mixlm.network import EncoderDecoderNetwork, Network
 from mixlm.tokens import TokenIds
@@ -23,24 +24,31 @@ LONG_SPAN = 3
 FOLLOWING = 2
 
 
-def modes_of(module: Any, tokens: TokenIds, samples: int = 16, seed: int = 0) -> dict[str, Mode | Fused]:
+def modes_of(
+    module: Any, tokens: TokenIds, samples: int = 16, seed: int = 0, context: Context | None = None
+) -> dict[str, Mode | Fused]:
     """Every mode that a network can be scored in, by name; UserError for one that predicts no tokens.
 
-    A decoder can be read causally, by a prefix, and masked with either convention, whatever it was trained for. An
-    encoder-decoder predicts the whole sentence, the rest after the prefix, or one span after the other, always as the
-    span of a sentinel, which is how span corruption trains it.
+    A decoder can be read causally, by a prefix, and masked with either convention, whatever it was trained for, and
+    reads a sentence in `context` (None: each mode in its own). An encoder-decoder, which is read in no other context,
+    predicts the whole sentence, the rest after the prefix, or one span after the other, always as the span of a
+    sentinel, which is how span corruption trains it.
     """
     if not isinstance(module, Network):
         raise UserError(f"{type(module).__name__} has no logits(); nothing to score.")
     if isinstance(module, EncoderDecoderNetwork):
+        if context is not None:
+            raise UserError(
+                f"CONTEXT is for decoders: {type(module).__name__} reads a sentence around a sentinel; leave it None."
+            )
         return _encoder_decoder_modes(module, tokens)
-    found: dict[str, Mode] = {"causal": CausalLikelihood(tokens)}
-    found["prefix"] = PrefixLikelihood(tokens)
+    found: dict[str, Mode] = {"causal": CausalLikelihood(tokens, context=context)}
+    found["prefix"] = PrefixLikelihood(tokens, context=context)
     for name, shifted in (("shifted", True), ("unshifted", False)):
-        found[f"pll_{name}"] = PseudoLikelihood(tokens, shifted)
-        found[f"pll_{name}_next{FOLLOWING}"] = PseudoLikelihood(tokens, shifted, FOLLOWING)
+        found[f"pll_{name}"] = PseudoLikelihood(tokens, shifted, context=context)
+        found[f"pll_{name}_next{FOLLOWING}"] = PseudoLikelihood(tokens, shifted, FOLLOWING, context=context)
     for name, shifted in (("shifted", True), ("unshifted", False)):
-        found[f"diffusion_{name}"] = DiffusionBound(tokens, shifted, samples, seed)
+        found[f"diffusion_{name}"] = DiffusionBound(tokens, shifted, samples, seed, context=context)
     fused = {f"fused_{name}": Fused((found["causal"], found[f"pll_{name}"])) for name in ("shifted", "unshifted")}
     return {**found, **fused}
 

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -10,11 +10,14 @@ import numpy as np
 from mixlm.checkpoints.load import check_networks, check_run, load_params
 from mixlm.data.store.fingerprint_cache import caching_in
 from mixlm.errors import UserError
+from mixlm.evaluation.conventions import Convention
 from mixlm.evaluation.folders import FOLDER, LATEST, evaluation_folder, folder_name, link_latest
 from mixlm.evaluation.likelihood import Fused, Mode, NamedMode
-from mixlm.evaluation.minimal_pairs import Accuracies, Paradigm, pair_sentences, read_pairs, score_pairs
+from mixlm.evaluation.minimal_pairs import Accuracies, check_scored, pair_sentences, score_pairs
 from mixlm.evaluation.modes import modes_of, select_modes, with_extra
+from mixlm.evaluation.pair_files import Paradigm, read_pairs
 from mixlm.evaluation.perplexity import Text, TextFigures, pieces_of_documents, pieces_of_rows, text_figures
+from mixlm.evaluation.reading import Context
 from mixlm.evaluation.scorer import Scorer, Sentences
 from mixlm.evaluation.tables import (
     draw,
@@ -28,6 +31,7 @@ from mixlm.evaluation.tables import (
 )
 from mixlm.recipe import Recipe
 from mixlm.schedules import check_number
+from mixlm.tokens import TokenIds
 
 Say = Callable[[str], Any]
 TERMINAL = (110, 24)  # where no terminal says how wide it is
@@ -38,10 +42,11 @@ class Scoring:
     """Settings of an evaluation; `gin/evaluate.gin` binds every field to a macro.
 
     `minimal_pairs` is a folder of JSONL files or "tfds:NAME", of which the first `pairs` of each paradigm are taken
-    (None: all); `modes` are names, as a tuple or with commas (None: all that there are): those of the network and those
-    of `extra_modes`, which come from outside of the package. `rows` of the validation text are scored. `samples` is the
-    number of noise samples of a diffusion bound, and `batch_tokens` the size of a batch. The bootstrap draws
-    `resamples`. Everything random is a function of `seed`.
+    (None: all); `pair_normalisation`, `context` and `ties` are the `Convention` by which they are judged. `modes` are
+    names, as a tuple or with commas (None: all that there are): those of the network and those of `extra_modes`, which
+    come from outside of the package. `rows` of the validation text are scored. `samples` is the number of noise samples
+    of a diffusion bound, and `batch_tokens` the size of a batch. The bootstrap draws `resamples`. Everything random is
+    a function of `seed`.
     """
 
     minimal_pairs: str | None = None
@@ -54,8 +59,17 @@ class Scoring:
     batch_tokens: int = 1024
     network: str = "model"
     extra_modes: tuple[NamedMode, ...] = ()
+    pair_normalisation: str = "sum"
+    context: str | None = None
+    ties: str = "half"
+
+    @property
+    def convention(self) -> Convention:
+        """How minimal pairs are judged."""
+        return Convention(self.pair_normalisation, self.context, self.ties)
 
     def __post_init__(self) -> None:
+        _ = self.convention
         for name, least in (("rows", 1), ("resamples", 1), ("seed", 0), ("batch_tokens", 1)):
             check_number(self, name, least)
         if self.pairs is not None:
@@ -71,6 +85,7 @@ class Prepared:
     step: int
     scorer: Scorer
     modes: Mapping[str, Mode | Fused]
+    pair_modes: Mapping[str, Mode | Fused]
     text: Text
     data: str
     paradigms: Sequence[Paradigm]
@@ -90,8 +105,8 @@ def prepare(
             "Scoring reads rows of text, and the rows of this recipe's data are pairs of inputs and targets."
         )
     module = recipe.networks[scoring.network]
-    modes = with_extra(modes_of(module, recipe.tokens, scoring.samples, scoring.seed), scoring.extra_modes)
-    modes = select_modes(modes, scoring.modes)
+    around = scoring.convention.context_of(recipe.tokens)
+    modes, pair_modes = (_modes(module, recipe.tokens, scoring, context) for context in (None, around))
     paradigms = () if scoring.minimal_pairs is None else read_pairs(scoring.minimal_pairs, scoring.pairs)
     # Whether there is a run is known at once; preparing its data may take a while.
     check_run(recipe)
@@ -107,17 +122,30 @@ def prepare(
         text = pieces_of_rows(data.validation_rows(length, rows), recipe.tokens, sizes)
     else:
         text = pieces_of_documents(map(data.vocabulary.encode_with_bytes, documents()), length)
+    pairs = pair_sentences(paradigms, data.vocabulary.encode) if paradigms else None
+    if pairs is not None:
+        check_scored(paradigms, pairs, pair_modes, scoring.context)
     return Prepared(
         recipe=recipe,
         scoring=scoring,
         step=step,
         scorer=Scorer(module, params[scoring.network], recipe.partitioning.mesh(), scoring.batch_tokens),
         modes=modes,
+        pair_modes=pair_modes,
         text=text,
         data=data.summary.fingerprint,
         paradigms=paradigms,
-        pairs=pair_sentences(paradigms, data.vocabulary.encode) if paradigms else None,
+        pairs=pairs,
     )
+
+
+def _modes(module: Any, tokens: TokenIds, scoring: Scoring, context: Context | None) -> dict[str, Mode | Fused]:
+    """The modes that were asked for, which read sentences in `context`, or each in its own."""
+    own = modes_of(module, tokens, scoring.samples, scoring.seed, context)
+    found = select_modes(with_extra(own, scoring.extra_modes), scoring.modes)
+    if context is not None and (outside := [name for name in found if name not in own]):
+        raise UserError(f"CONTEXT is for the network's own modes, and {outside[0]} is not: leave it out of MODES.")
+    return found
 
 
 def summary(prepared: Prepared) -> list[str]:
@@ -148,13 +176,14 @@ def explanation(prepared: Prepared) -> list[str]:
     """The summary, and how many rows and tokens the network reads in each mode; nothing is scored."""
     lines = [*summary(prepared), ""]
     for name, mode in prepared.modes.items():
-        if isinstance(mode, Fused):
+        for_pairs = prepared.pair_modes[name]
+        if isinstance(mode, Fused) or isinstance(for_pairs, Fused):
             lines.append(f"{name}: the sum of two of the others")
             continue
         parts = []
-        for what, sentences in (("text", prepared.text.sentences), ("pairs", prepared.pairs)):
+        for what, each, sentences in (("text", mode, prepared.text.sentences), ("pairs", for_pairs, prepared.pairs)):
             if sentences is not None:
-                copies = mode.copies(sentences.lengths)
+                copies = each.copies(sentences.lengths)
                 parts.append(
                     f"{int(copies.sum()):,} rows ({int((copies * sentences.lengths).sum()):,} tokens) of {what}"
                 )
@@ -172,8 +201,10 @@ def score(prepared: Prepared) -> tuple[dict[str, TextFigures | None], dict[str, 
     if prepared.pairs is None:
         return figures, {}
     found = {
-        name: score_pairs(scorer, mode, prepared.paradigms, prepared.pairs, name, scoring.resamples, scoring.seed)
-        for name, mode in prepared.modes.items()
+        name: score_pairs(
+            scorer, mode, prepared.paradigms, prepared.pairs, name, scoring.resamples, scoring.seed, scoring.convention
+        )
+        for name, mode in prepared.pair_modes.items()
     }
     return figures, found
 
@@ -203,6 +234,7 @@ def _notes(prepared: Prepared) -> list[str]:
     if "prefix" in prepared.modes:
         notes.append("prefix: the second half of a row given its first, or a sentence given what its pair begins with.")
     if prepared.pairs is not None:
+        notes.append(f"pairs: {prepared.scoring.convention}")
         notes.append("overall: the mean over paradigms, as BLiMP's; intervals resample the pairs of each paradigm.")
     return notes
 
@@ -215,7 +247,8 @@ def write(prepared: Prepared, figures: Mapping[str, TextFigures | None], accurac
     with evaluation_folder(recipe.folder, name) as folder:
         write_json(folder / "text.json", head | {"modes": text_content(figures)})
         if accuracies:
-            content = head | {"source": scoring.minimal_pairs} | pairs_content(prepared.paradigms, accuracies)
+            source = {"source": scoring.minimal_pairs, "convention": asdict(scoring.convention)}
+            content = head | source | pairs_content(prepared.paradigms, accuracies)
             write_json(folder / "minimal_pairs.json", content)
             write_csv(folder / "minimal_pairs.csv", prepared.paradigms, accuracies)
             title = f"{recipe.name}, step {prepared.step}: minimal pairs, with 95% intervals"

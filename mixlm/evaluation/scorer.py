@@ -13,7 +13,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Float64, Int
 
 from mixlm.errors import UserError
-from mixlm.evaluation.likelihood import Fused, Mode, Rows, SampledMode
+from mixlm.evaluation.likelihood import Fused, Mode, SampledMode
+from mixlm.evaluation.reading import Rows
 from mixlm.network import Net
 from mixlm.parallel.mesh import batch_sharding
 from mixlm.reports.metrics import progress_bar
@@ -95,7 +96,7 @@ class Scorer:
         if not isinstance(mode, SampledMode):
             return Scores(total)
         samples = np.zeros((len(lengths), mode.samples))
-        samples[lengths > 0] = values.reshape(-1, mode.samples) * mode.samples
+        samples[copies > 0] = values.reshape(-1, mode.samples) * mode.samples
         return Scores(total, samples)
 
     def _batches(

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from mixlm.errors import UserError
-from mixlm.evaluation.likelihood import Rows
+from mixlm.evaluation.reading import Rows
 from mixlm.example import Example
 from mixlm.losses.score import token_costs
 from mixlm.objectives.continuation import replace_span

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mixlm.errors import UserError
-from mixlm.evaluation.minimal_pairs import Accuracies, Interval, Paradigm
+from mixlm.evaluation.minimal_pairs import Accuracies, Interval
+from mixlm.evaluation.pair_files import Paradigm
 from mixlm.evaluation.perplexity import TextFigures
 from mixlm.files import replacing
 from mixlm.paths import refuse_link

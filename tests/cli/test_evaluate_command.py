@@ -70,7 +70,7 @@ PAIRS = {
         ("The farmer sells a boat.", "The farmer sell a boat."),
         ("Every teacher hides.", "Every teacher hide."),
     ],
-    "order": [("A sailor paints.", "Paints a sailor."), ("The baker.", "The baker."), ("x", "")],
+    "order": [("A sailor paints.", "Paints a sailor."), ("The baker.", "The baker."), ("x", "xx")],
 }
 
 

@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -11,17 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixlm.errors import UserError
-from mixlm.evaluation.likelihood import CausalLikelihood
+from mixlm.evaluation.conventions import Convention, scores_of
+from mixlm.evaluation.likelihood import CausalLikelihood, Fused, PrefixLikelihood
 from mixlm.evaluation.minimal_pairs import (
     Accuracies,
     Interval,
-    Paradigm,
     accuracies,
     pair_sentences,
-    read_pairs,
     resampled_means,
     score_pairs,
 )
+from mixlm.evaluation.pair_files import Paradigm
 from mixlm.evaluation.perplexity import TextFigures
 from mixlm.evaluation.scorer import Scores
 from mixlm.evaluation.tables import draw, pair_rows, pairs_content, table, text_rows, write_csv, write_json
@@ -30,107 +29,8 @@ from mixlm.tokens import TokenIds
 MODE = CausalLikelihood(TokenIds(vocab_size=32, mask=4, sentinels=6))
 
 
-def write(folder, name, *records):
-    folder.mkdir(exist_ok=True)
-    lines = [record if isinstance(record, str) else json.dumps(record) for record in records]
-    (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def pair(good="a b", bad="b a", **rest):
-    return {"sentence_good": good, "sentence_bad": bad, **rest}
-
-
 def letters(sentence):
     return [ord(word) for word in sentence.split()]
-
-
-# Reading
-
-
-def test_blimp_s_files_are_read(tmp_path):
-    blimp = {"field": "syntax", "linguistics_term": "islands", "UID": "wh_island", "pairID": "0", "extra": 1}
-    write(tmp_path / "p", "b", pair(**blimp), "", pair("c d", "d c", **blimp), pair("e", "f", **blimp))
-    write(tmp_path / "p", "a", pair())
-    write(tmp_path / "p", "c", pair(field="syntax/semantics"))
-    assert read_pairs(str(tmp_path / "p")) == (
-        Paradigm("a", "a", "a", (("a b", "b a"),)),
-        Paradigm("wh_island", "syntax", "islands", (("a b", "b a"), ("c d", "d c"), ("e", "f"))),
-        Paradigm("c", "syntax_semantics", "c", (("a b", "b a"),)),
-    )
-    assert [len(paradigm.pairs) for paradigm in read_pairs(str(tmp_path / "p"), 2)] == [1, 2, 1]
-
-
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        ("{", ["a.jsonl, line 2", "not JSON"]),
-        ("[1]", ["a.jsonl, line 2", "no JSON object"]),
-        ({"sentence_god": "x", "sentence_bad": "y"}, ["'sentence_good' is missing", "Did you mean 'sentence_god'?"]),
-        ({"sentence_good": 3, "sentence_bad": "y"}, ["'sentence_good' is no text"]),
-    ],
-)
-def test_a_line_that_is_no_pair_is_named(tmp_path, line, words):
-    write(tmp_path / "p", "a", pair(), line)
-    with pytest.raises(UserError) as caught:
-        read_pairs(str(tmp_path / "p"))
-    assert all(word in str(caught.value) for word in words)
-
-
-def test_a_folder_without_pairs_is_named(tmp_path):
-    (tmp_path / "blimp").mkdir()
-    with pytest.raises(UserError, match=r"blip'\. Did you mean '.*blimp'\?"):
-        read_pairs(str(tmp_path / "blip"))
-    with pytest.raises(UserError, match=r"holds no \.jsonl file"):
-        read_pairs(str(tmp_path / "blimp"))
-    write(tmp_path / "blimp", "a", "")
-    with pytest.raises(UserError, match="no pair of sentences"):
-        read_pairs(str(tmp_path / "blimp"))
-    (tmp_path / "blimp" / "b.jsonl").write_bytes(b"caf\xe9")
-    with pytest.raises(UserError, match="UTF-8"):
-        read_pairs(str(tmp_path / "blimp"))
-
-
-def test_pairs_of_tfds_are_read_where_they_are_prepared(tmp_path, monkeypatch):
-    from mixlm.data.quiet_tensorflow import import_tensorflow
-
-    import_tensorflow()
-    import tensorflow_datasets as tfds
-
-    class OurPairs(tfds.core.GeneratorBasedBuilder):
-        """Two paradigms."""
-
-        BUILDER_CONFIGS: ClassVar = [
-            tfds.core.BuilderConfig(name=name, version="1.0.0") for name in ("first", "second")
-        ]
-        MODULE_PATH = None
-
-        def _info(self):
-            names = ("sentence_good", "sentence_bad", "field", "UID")
-            features = tfds.features.FeaturesDict({name: tfds.features.Text() for name in names})
-            return tfds.core.DatasetInfo(builder=self, features=features)
-
-        def _split_generators(self, dl_manager):
-            return {"train": self._generate_examples()}
-
-        def _generate_examples(self):
-            for number in range(3):
-                name = self.builder_config.name
-                yield number, pair(f"é {number}", name, field="syntax", UID=name.upper())
-
-    monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path))
-    with pytest.raises(UserError, match=r"not prepared our_pairs/first.*`tfds build our_pairs`"):
-        read_pairs("tfds:our_pairs")
-    for name in ("first", "second"):
-        OurPairs(config=name, data_dir=str(tmp_path)).download_and_prepare()
-    found = read_pairs("tfds:our_pairs", limit=2)
-    assert [(each.name, each.field, each.term) for each in found] == [
-        ("FIRST", "syntax", "first"),
-        ("SECOND", "syntax", "second"),
-    ]
-    assert {bad for each in found for _, bad in each.pairs} == {"first", "second"}
-    assert len(found[0].pairs) == 2 and found[0].pairs[0][0].startswith("é ")
-    with pytest.raises(UserError, match=r"no builder 'blimpp'\. Did you mean 'blimp'\?"):
-        read_pairs("tfds:blimpp")
 
 
 # What is scored
@@ -177,6 +77,33 @@ def test_ties_are_worth_half_and_the_overall_is_the_mean_over_paradigms():
     assert found.overall.value == 0.5
     assert found.over_pairs.value == 4 / 16
     assert found.ties == 2 and found.unsure is None
+
+
+@pytest.mark.parametrize(("ties", "one", "overall"), [("right", 0.75, 7 / 12), ("wrong", 0.25, 5 / 12)])
+def test_ties_may_count_as_right_or_as_wrong(ties, one, overall):
+    found = judged(PAIRS, SCORES, convention=Convention(ties=ties))
+    assert found.paradigms["one"].value == one and found.ties == 2
+    assert found.overall.value == pytest.approx(overall)
+
+
+def test_a_mean_is_of_the_scored_tokens():
+    """`a a` costs 1 for two tokens and `c` 4 for one; the noise is divided too."""
+    samples = np.asarray([[0.0, 2.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
+    pairs = (Paradigm("p", "f", "t", (("a a", "c"), ("c", "a a"))),)
+    sentences = pair_sentences(pairs, letters)
+    raw = Scores(np.asarray([-1.0, -4.0, -4.0, -1.0]), samples)
+    found = scores_of(lambda *_: raw, MODE, sentences, normalisation="mean")
+    assert found.total.tolist() == [-0.5, -4.0, -4.0, -0.5] and found.samples[0].tolist() == [0.0, 1.0]
+    prefix = PrefixLikelihood(MODE.tokens)
+    both = scores_of(lambda *_: raw, Fused((MODE, prefix)), sentences, normalisation="mean")
+    assert both.total.tolist() == [-1.0, -8.0, -8.0, -1.0] and both.samples is None
+
+
+def test_infinite_costs_are_compared_as_numbers():
+    """A network that has diverged may cost infinity: then two such sentences tie."""
+    pairs = (Paradigm("p", "f", "t", (("a", "b"), ("a", "c"), ("c", "a"))),)
+    found = judged(pairs, {"a": -math.inf, "b": -math.inf, "c": -1.0})
+    assert found.ties == 1 and found.overall.value == 0.5
 
 
 def test_equal_sentences_tie_whatever_their_scores():

@@ -1,5 +1,6 @@
 """The mask rule against loops that spell it out: self-attention, cross-attention, and a KV cache's chunks."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from mixlm.example import Example
 from mixlm.models.attention.masks import cached_mask, cross_mask, same_segment, self_mask
+from mixlm.models.base import encoder_as_prefix
 
 ROWS, LENGTH = 3, 7
 
@@ -86,3 +89,15 @@ def test_cached_mask_is_the_whole_rows_mask_for_a_chunk_that_opens_a_causal_step
     found = np.asarray(cached_mask(*chunk, jnp.asarray(start), slots).dense())
     np.testing.assert_array_equal(found[..., :LENGTH], slow_mask(mask_ar, segments)[:, start:])
     assert not found[..., LENGTH:].any()
+
+
+@settings(deadline=None, derandomize=True, max_examples=50)
+@given(arrays(np.int32, (ROWS, LENGTH), elements=st.integers(0, 1)))
+def test_an_encoder_s_input_as_a_prefix_sees_itself_alone_whatever_the_mask_begins_with(mask_ar):
+    """A mask that begins with 0 joins the block before it, which must not be the prefix: it would read the targets."""
+    tokens, prefix = np.full((ROWS, LENGTH), 5, np.int32), np.full((ROWS, 3), 6, np.int32)
+    example = Example(tokens, tokens, np.ones(tokens.shape, np.float32), mask_ar, encoder_input_tokens=prefix)
+    whole = encoder_as_prefix(jax.tree.map(jnp.asarray, example))
+    seen = dense_self_mask(whole.decoder_mask_ar, whole.decoder_segments)
+    assert seen[:, :3, :3].all() and not seen[:, :3, 3:].any() and seen[:, 3:, :3].all()
+    np.testing.assert_array_equal(seen[:, 3:, 3:], slow_mask(mask_ar, np.ones_like(mask_ar)))

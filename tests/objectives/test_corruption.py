@@ -236,6 +236,18 @@ def test_no_noise_picks_an_impossible_token_or_leaves_the_vocabulary(noise: floa
     assert possible[np.arange(4), np.asarray(drawn)].all()
 
 
+def test_the_greatest_noise_picks_the_last_possible_token_of_many_rows():
+    """A running sum rounds otherwise than a sum, so the threshold may lie at or beyond its end."""
+    generator = np.random.default_rng(0)
+    values = generator.normal(size=(2000, 100)).astype(np.float32) * 2
+    ends = generator.integers(1, 101, 2000)
+    values[np.arange(100) >= ends[:, None]] = -np.inf
+    noise = jnp.full(2000, np.nextafter(np.float32(1), np.float32(0)))
+    drawn = np.asarray(sample(jnp.asarray(values), noise))
+    # The last token's own weight may be less than a float32 tells apart from nothing.
+    assert (drawn < ends).all() and (drawn == ends - 1).mean() > 0.99
+
+
 def test_the_ends_of_the_noise_are_the_ends_of_the_distribution():
     logits = jnp.zeros((2, 32128))
     assert sample(logits, jnp.array([0.0, np.nextafter(np.float32(1), np.float32(0))])).tolist() == [0, 32127]

@@ -1,0 +1,105 @@
+"""How a network reads sentences: rows of tokens in a context, and the hidden states that predict each token."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Int
+
+from mixlm.example import Example
+from mixlm.losses.score import token_costs
+
+
+@struct.dataclass
+class Rows:
+    """Sentences as a batch: padded tokens, and per row the sentence's length and the length of its given prefix.
+
+    `copies` says which of a sentence's rows this is. `noise` names the noise, one number for both sentences of a pair.
+    A row of length 0 is a dummy.
+    """
+
+    tokens: Int[Array, "B L"]
+    lengths: Int[Array, " B"]
+    prefixes: Int[Array, " B"]
+    copies: Int[Array, " B"]
+    noise: Int[Array, " B"]
+
+    @property
+    def present(self) -> Bool[Array, "B L"]:
+        """Mask of the sentence's tokens."""
+        return self.from_token(0)
+
+    def from_token(self, first: int | Int[Array, "B 1"]) -> Bool[Array, "B L"]:
+        """Mask of the sentence's tokens from number `first` on."""
+        place = jnp.arange(self.tokens.shape[1])[None, :]
+        return (place >= first) & (place < self.lengths[:, None])
+
+
+@dataclass(frozen=True)
+class Context:
+    """Special tokens that are read before and after a sentence, and not scored."""
+
+    before: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
+
+
+def in_context(
+    tokens: Int[Array, "B L"], lengths: Int[Array, " B"], context: Context
+) -> tuple[Int[Array, "B T"], Bool[Array, "B T"]]:
+    """Rows with their context, `after` right behind each sentence, and the mask of what is no padding."""
+    before, after = len(context.before), len(context.after)
+    read = jnp.pad(tokens, ((0, 0), (before, after)))
+    read = read.at[:, :before].set(jnp.asarray(context.before, read.dtype))
+    behind = jnp.arange(read.shape[1])[None, :] - (before + lengths[:, None])
+    for number, token in enumerate(context.after):
+        read = jnp.where(behind == number, token, read)
+    return read, behind < after
+
+
+def token_log_p(
+    net: Any, rows: Rows, context: Context | int, prefixes: Int[Array, " B"] | None = None
+) -> Float[Array, "B L"]:
+    """Log-probability of every token given those before it; within `prefixes`, they and the context see each other.
+
+    `context` may be one token, such as bos. What stands at padding, with prefixes inside of them, and with nothing
+    before the sentence at its first token, means nothing.
+    """
+    given = (context,) if isinstance(context, int) else context.before  # no token sees what follows the sentence
+    prefixes = jnp.zeros_like(rows.lengths) if prefixes is None else prefixes
+    read = in_context(rows.tokens, rows.lengths, Context(given))[0][:, :-1]  # [B, len(given) + L - 1]
+    place = jnp.arange(read.shape[1])[None, :] - (len(given) - 1)
+    example = Example(
+        decoder_input_tokens=read,
+        decoder_target_tokens=read,
+        decoder_loss_weights=jnp.zeros(read.shape),
+        decoder_mask_ar=(place > prefixes[:, None]).astype(jnp.int32),
+        decoder_segment_ids=(place < rows.lengths[:, None]).astype(jnp.int32),
+    )
+    return -token_costs(net.logits, _of_tokens(net.hidden(example), len(given) - 1, rows), rows.tokens)
+
+
+def read_masked(
+    net: Any, rows: Rows, masked: Bool[Array, "B L"], mask: int, shifted: bool, context: Context
+) -> Float[Array, "B L D"]:
+    """Hidden states over a sentence with `mask` at its `masked` tokens; number i predicts token i.
+
+    A shifted network predicts a token one position to the left; with nothing before the sentence, number 0 means
+    nothing.
+    """
+    read, present = in_context(jnp.where(masked & rows.present, mask, rows.tokens), rows.lengths, context)
+    example = Example(
+        decoder_input_tokens=read,
+        decoder_target_tokens=read,
+        decoder_loss_weights=jnp.zeros(read.shape),
+        decoder_mask_ar=jnp.zeros_like(read),
+        decoder_segment_ids=present.astype(jnp.int32),
+    )
+    return _of_tokens(net.hidden(example), len(context.before) - shifted, rows)
+
+
+def _of_tokens(hidden: Float[Array, "B T D"], first: int, rows: Rows) -> Float[Array, "B L D"]:
+    """The hidden states from position `first` on, one a token; there is none at -1, so zeros stand for it."""
+    if first < 0:
+        hidden, first = jnp.pad(hidden, ((0, 0), (1, 0), (0, 0))), 0
+    return hidden[:, first : first + rows.tokens.shape[1]]

@@ -7,6 +7,7 @@ from typing import ClassVar
 import pytest
 
 from mixlm.errors import UserError
+from mixlm.evaluation import pair_files
 from mixlm.evaluation.pair_files import Paradigm, read_pairs
 
 
@@ -190,3 +191,10 @@ def test_a_name_that_is_no_builder_s_is_refused_before_tensorflow_is_imported(na
         complaint(f"tfds:{name}")
         == f"MINIMAL_PAIRS={f'tfds:{name}'!r} names no builder of TFDS; it is like 'tfds:blimp'."
     )
+
+
+def test_an_example_of_tfds_that_is_no_pair_is_named(monkeypatch):
+    monkeypatch.setattr(
+        pair_files, "_tfds_records", lambda name: [("c", f"tfds:{name}/c, train, example 1", {"text": "a"})]
+    )
+    assert complaint("tfds:wiki") == "tfds:wiki/c, train, example 1: 'sentence_good' is missing."

@@ -1,5 +1,7 @@
 """The mask rule against loops that spell it out: self-attention, cross-attention, and a KV cache's chunks."""
 
+from itertools import product
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -91,13 +93,12 @@ def test_cached_mask_is_the_whole_rows_mask_for_a_chunk_that_opens_a_causal_step
     assert not found[..., LENGTH:].any()
 
 
-@settings(deadline=None, derandomize=True, max_examples=50)
-@given(arrays(np.int32, (ROWS, LENGTH), elements=st.integers(0, 1)))
-def test_an_encoder_s_input_as_a_prefix_sees_itself_alone_whatever_the_mask_begins_with(mask_ar):
+def test_an_encoder_s_input_as_a_prefix_sees_itself_alone_whatever_the_mask_begins_with():
     """A mask that begins with 0 joins the block before it, which must not be the prefix: it would read the targets."""
-    tokens, prefix = np.full((ROWS, LENGTH), 5, np.int32), np.full((ROWS, 3), 6, np.int32)
-    example = Example(tokens, tokens, np.ones(tokens.shape, np.float32), mask_ar, encoder_input_tokens=prefix)
-    whole = encoder_as_prefix(jax.tree.map(jnp.asarray, example))
+    mask_ar = np.asarray(list(product((0, 1), repeat=4)), np.int32)
+    tokens, prefix = jnp.full(mask_ar.shape, 5), jnp.full((len(mask_ar), 3), 6)
+    example = Example(tokens, tokens, jnp.ones(tokens.shape), jnp.asarray(mask_ar), encoder_input_tokens=prefix)
+    whole = jax.jit(encoder_as_prefix)(example)
     seen = dense_self_mask(whole.decoder_mask_ar, whole.decoder_segments)
     assert seen[:, :3, :3].all() and not seen[:, :3, 3:].any() and seen[:, 3:, :3].all()
     np.testing.assert_array_equal(seen[:, 3:, 3:], slow_mask(mask_ar, np.ones_like(mask_ar)))

@@ -161,6 +161,7 @@ def summary(prepared: Prepared) -> list[str]:
     if prepared.pairs is not None:
         pairs = sum(len(paradigm.pairs) for paradigm in prepared.paradigms)
         lines.append(f"pairs    {pairs:,} in {len(prepared.paradigms)} paradigms of {prepared.scoring.minimal_pairs}")
+        lines.append(f"judged   {prepared.scoring.convention}")
     return lines
 
 

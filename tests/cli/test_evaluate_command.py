@@ -70,7 +70,11 @@ PAIRS = {
         ("The farmer sells a boat.", "The farmer sell a boat."),
         ("Every teacher hides.", "Every teacher hide."),
     ],
-    "order": [("A sailor paints.", "Paints a sailor."), ("The baker.", "The baker."), ("x", "xx")],
+    "order": [
+        ("A sailor paints.", "Paints a sailor."),
+        ("The baker.", "The baker."),
+        ("The teacher.", "The teacher teacher."),
+    ],
 }
 
 
@@ -147,11 +151,14 @@ def test_a_decoder_is_scored_in_every_mode(decoder, pairs, monkeypatch, capsys):
     assert re.fullmatch(rf"step_7-3_rows-{pairs.name}-[0-9a-f]{{8}}", folder.name)
     content = json.loads((folder / "minimal_pairs.json").read_text())
     assert content["step"] == 7 and len(content["modes"]) == 10
+    assert content["convention"] == {"normalisation": "sum", "context": None, "ties": "half"}
+    assert "pairs: sum of log-probabilities, in each mode's own context; a tie counts half." in lines
     found = [100 * mode["overall"]["value"] for mode in content["modes"].values()]
     assert shown == pytest.approx(found, abs=0.051)
-    # Two equal sentences are a tie in every mode; an empty one costs nothing, so it wins.
+    # Two equal sentences are a tie in every mode, worth half of one pair of three.
     assert all(mode["ties"] >= 1 for mode in content["modes"].values())
-    assert all(mode["paradigms"]["order"]["value"] in (0.5 / 3, 1.5 / 3) for mode in content["modes"].values())
+    values = [mode["paradigms"]["order"]["value"] for mode in content["modes"].values()]
+    assert all(round(6 * value) in (1, 3, 5) for value in values)
     text = json.loads((folder / "text.json").read_text())["modes"]
     assert text["fused_shifted"] is None
     # A network that has learnt nothing finds 112 tokens about equally likely.
@@ -190,7 +197,18 @@ def test_explain_scores_and_writes_nothing(decoder, pairs, monkeypatch, capsys):
     evaluated(monkeypatch, *arguments, f"--gin.MINIMAL_PAIRS={pairs}", "--gin.PAIRS=1", "--explain")
     out = capsys.readouterr().out
     assert "2 in 2 paradigms" in out and "pll_shifted: " in out and "fused_shifted: the sum" in out
+    preset = "--gin_file=evaluation/babylm_2025_mlm.gin"
+    evaluated(monkeypatch, *arguments, preset, f"--gin.MINIMAL_PAIRS={pairs}", "--explain")
+    lines = capsys.readouterr().out.splitlines()
+    assert "judged   sum of log-probabilities, read as <s> sentence </s>; a tie is right." in lines
+    assert [line.split(":")[0] for line in lines if line.endswith("of pairs")] == ["pll_unshifted"]
     assert sorted(run.rglob("*")) == before
+
+
+def test_an_empty_sentence_is_refused_before_anything_is_scored(decoder, tmp_path, monkeypatch, capsys):
+    (tmp_path / "a.jsonl").write_text('{"sentence_good": "x", "sentence_bad": " "}')
+    sentence = complaint(monkeypatch, capsys, *decoder[1], f"--gin.MINIMAL_PAIRS={tmp_path}", "--gin.MODES=causal")
+    assert "a.jsonl, line 1: 'sentence_bad' ' ' cannot be scored: it has no token." in sentence
 
 
 def test_the_printed_config_and_the_run_s_own_config_are_recipes(decoder, tmp_path, monkeypatch, capsys):
@@ -215,6 +233,8 @@ def test_the_printed_config_and_the_run_s_own_config_are_recipes(decoder, tmp_pa
         (["--gin.MINIMAL_PAIR=x"], ["MINIMAL_PAIR", "Did you mean 'MINIMAL_PAIRS'?"]),
         (["--gin.MODES=causl"], ["'causl'", "Did you mean 'causal'?"]),
         (["--gin.MINIMAL_PAIRS=/no/such/folder"], ["no folder of minimal pairs '/no/such/folder'"]),
+        (["--gin.MINIMAL_PAIRS=tfds:"], ["'tfds:' names no builder"]),
+        (["--gin.CONTEXT='cls'"], ["CONTEXT is one of", "'cls'"]),
         (["--gin.NOISE_SAMPLES=3"], ["even number", "3"]),
         (["--gin.SCORED_ROWS=0"], ["rows", "0", "at least 1"]),
         (["--gin.PAIRS=many"], ["PAIRS", "a whole number", "'many'"]),

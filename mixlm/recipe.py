@@ -12,16 +12,17 @@ import flax.linen as nn
 
 from mixlm.data.dataset import Dataset
 from mixlm.data.mixture import Mixture
-from mixlm.errors import UserError, nearest
-from mixlm.network import LayeredNetwork
-from mixlm.objectives.base import Objective
+from mixlm.errors import UserError, check_kind, nearest
+from mixlm.losses.token_losses import TokenLoss
+from mixlm.network import Initializable, LayeredNetwork
+from mixlm.objectives.base import Objective, TokenObjective
 from mixlm.objectives.curriculum import Blocks, Curriculum
 from mixlm.objectives.requirements import check_names, check_networks, check_rows
 from mixlm.optim.optimizer import Optimizer
 from mixlm.parallel.mesh import Partitioning
 from mixlm.paths import RunRef
 from mixlm.reports.curves import check_axes
-from mixlm.schedules import added, over
+from mixlm.schedules import MOST_STEPS, added, over, scaled_down, scaled_to
 from mixlm.tokens import TokenIds
 
 NO_LENGTH = "The length of an epoch depends on the text, which is not here: give TRAIN_STEPS."
@@ -46,7 +47,8 @@ class Recipe:
     `validation`, by default those of the trained objectives, and the plain cross-entropy of each band of token
     frequencies: `frequency_bands` are shares of the training tokens, from the most frequent on. `curves` are the x axes
     of curves.png. `config` is the gin text that built the recipe, empty for one built in Python; it is no argument and
-    no part of the value.
+    no part of the value. What is `Scaled` becomes a number as soon as the length is known, and `scaled` says which of
+    them a short run scaled down.
     """
 
     name: str
@@ -77,11 +79,15 @@ class Recipe:
     epochs: int | None = added(None, repr=True)
     curves: tuple[str, ...] = setting(("step", "flops"))
     config: str = field(default="", init=False, repr=False, compare=False, metadata={"identity": False})
+    scaled: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False, metadata={"identity": False})
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "curves", tuple(self.curves))  # gin writes lists
+        _check_kinds(self)
         _check_numbers(self)
         _check_length(self)
+        if self.train_steps is not None:
+            _scale_down(self, self.train_steps)
         _check_stages(self)
         check_rows(self.declared, self.dataset.pairs, self.lengths)
         if self.dataset.pairs is not None and isinstance(self.curriculum, Blocks):
@@ -109,8 +115,9 @@ class Recipe:
     @property
     def block_length(self) -> int:
         """Tokens of text in every row, the same in all stages."""
+        lengths = _NotedLengths(self.lengths)
         try:
-            found = {objective.name: objective.block_length(self.lengths) for objective in self.declared}
+            found = {objective.name: objective.block_length(lengths) for objective in self.declared}
         except KeyError as error:
             missing = str(error.args[0])
             raise UserError(
@@ -119,6 +126,11 @@ class Recipe:
             ) from None
         if len(set(found.values())) > 1:
             raise UserError(f"The objectives need rows of different lengths of text: {found}.")
+        for unread in (name for name in self.lengths if name not in lengths.read):
+            raise UserError(
+                f"TASK_FEATURE_LENGTHS has {unread!r}, and the objectives read {', '.join(sorted(lengths.read))} alone."
+                f"{nearest(unread, lengths.read)}"
+            )
         return next(iter(found.values()))
 
     @property
@@ -151,10 +163,12 @@ class Recipe:
             steps = round(curriculum.epochs * epoch_steps)
             curriculum = curriculum.curriculum(epoch_steps)
         # Not by replace: the epochs stay beside the steps that they are, and nobody else may give both.
-        settled = _changed(self, train_steps=steps)
+        settled = _changed(self, train_steps=steps, curriculum=curriculum)
         steps = settled.steps
-        optimizer = replace(self.optimizer, learning_rate=over(self.optimizer.learning_rate, steps))
-        schedules = {"curriculum": over(curriculum, steps), "validation": over(self.validation, steps)}
+        _scale_down(settled, steps)
+        curriculum = settled.curriculum
+        optimizer = replace(settled.optimizer, learning_rate=over(settled.optimizer.learning_rate, steps))
+        schedules = {"curriculum": over(curriculum, steps), "validation": over(settled.validation, steps)}
         settled = _changed(settled, optimizer=optimizer, **schedules)
         _check_stages(settled)
         return settled
@@ -212,12 +226,48 @@ class Recipe:
         return found | ({"scan_layers": ", ".join(scanned)} if scanned else {})
 
 
+class _NotedLengths(Mapping[str, int]):
+    """Feature lengths that note which of them are read; going through them reads all."""
+
+    def __init__(self, lengths: Mapping[str, int]) -> None:
+        self._lengths = lengths
+        self.read: set[str] = set()
+
+    def __getitem__(self, name: str) -> int:
+        length = self._lengths[name]
+        self.read.add(name)
+        return length
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._lengths)
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+
+def microbatches_of(batch_size: int, rows: int) -> int:
+    """The fewest microbatches of equal size that hold at most `rows` rows each, for MICROBATCHES."""
+    _positive("batch_size", batch_size)
+    _positive("rows", rows)
+    return next(count for count in range(-(-batch_size // rows), batch_size + 1) if batch_size % count == 0)
+
+
 def _changed(recipe: Recipe, **values: Any) -> Recipe:
     """A copy with other values of some fields, which are not checked again."""
     twin = copy.copy(recipe)
     for name, value in values.items():
         object.__setattr__(twin, name, value)
     return twin
+
+
+def _scale_down(recipe: Recipe, steps: int) -> None:
+    """Gives everything `Scaled` its number in a run of `steps`, in place, and notes what that makes smaller."""
+    for name in ("curriculum", "optimizer", "validation"):
+        value = getattr(recipe, name)
+        # A schedule may stand in several objectives: it is said once.
+        said = dict.fromkeys((*recipe.scaled, *(scaled_down(value, steps) if name != "validation" else ())))
+        object.__setattr__(recipe, "scaled", tuple(said))
+        object.__setattr__(recipe, name, scaled_to(value, steps))
 
 
 def _one_line(value: object) -> str:
@@ -254,6 +304,23 @@ def _dataclass_fields(value: Any) -> Iterator[tuple[Any, Any]]:
         for each in (each for each in fields(value) if each.name != "parent"):
             yield value, each
             yield from _dataclass_fields(getattr(value, each.name, None))
+
+
+def _check_kinds(recipe: Recipe) -> None:
+    """Raises UserError for a value of another kind: gin's are checked as they are read, Python's are not."""
+    for name, kind in (("optimizer", Optimizer), ("tokens", TokenIds), ("partitioning", Partitioning)):
+        check_kind(f"Recipe.{name}", getattr(recipe, name), kind)
+    if not isinstance(recipe.curriculum, Blocks):
+        check_kind("Recipe.curriculum", recipe.curriculum, Curriculum)
+    if not isinstance(recipe.dataset, Mixture):
+        check_kind("Recipe.dataset", recipe.dataset, Dataset)
+    for name, module in recipe.networks.items():
+        check_kind(f"Recipe.networks[{name!r}]", module, nn.Module)
+        check_kind(f"Recipe.networks[{name!r}]", module, Initializable)
+    for objective in recipe.declared:
+        check_kind("A stage's objective", objective, Objective)
+        if isinstance(objective, TokenObjective):
+            check_kind(f"The loss of {objective.name!r}", objective.loss, TokenLoss)
 
 
 def _check_numbers(recipe: Recipe) -> None:
@@ -305,5 +372,8 @@ def _check_stages(recipe: Recipe) -> None:
 
 
 def _positive(name: str, value: object) -> None:
+    shown = name.upper() if name.islower() else name
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UserError(f"{name.upper() if name.islower() else name} must be a whole number above 0, got {value!r}.")
+        raise UserError(f"{shown} must be a whole number above 0, got {value!r}.")
+    if value > MOST_STEPS:
+        raise UserError(f"{shown} = {value} is beyond 2^31 - 1, the largest number of steps, rows or tokens.")

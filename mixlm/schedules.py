@@ -5,7 +5,7 @@ The fields named in `traced` may be arguments of the compiled step instead: no s
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -16,6 +16,8 @@ from mixlm.errors import UserError
 
 Step = int | Int[Array, ""]
 Number = float | Float[Array, ""]  # the latter where a schedule's numbers are traced
+LARGEST = 3.4028235e38  # of float32
+MOST_STEPS = 2**31 - 1  # a step is an int32 on the devices
 
 
 @runtime_checkable
@@ -36,19 +38,75 @@ class SpansRun(Schedule, Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Scaled:
+    """A number of steps in a run of `of` or more; in a shorter one in proportion, to the nearest whole number.
+
+    A recipe gives warm-ups and switches of stages so, and one override of its length is enough to try it. It prints as
+    `number`, which is what runs before 0.6.0 recorded.
+    """
+
+    number: int
+    of: int
+
+    def __post_init__(self) -> None:
+        check_steps(self, "number")
+        check_steps(self, "of", low=1)
+        if self.number > self.of:
+            raise UserError(f"Scaled.number = {self.number} must be at most Scaled.of = {self.of}.")
+
+    def __repr__(self) -> str:
+        return repr(self.number)
+
+    def over(self, length: int) -> int:
+        """The number for a run of `length`."""
+        return min(self.number, (2 * self.number * length + self.of) // (2 * self.of))
+
+
 def over(value: Any, train_steps: int) -> Any:
     """`value` with the run's length filled in wherever a schedule needs it: in dataclasses, tuples and mappings."""
-    if isinstance(value, SpansRun):
+    if isinstance(value, SpansRun | Scaled):
         return value.over(train_steps)
+    return _rebuilt(value, lambda part: over(part, train_steps))
+
+
+def scaled_to(value: Any, train_steps: int) -> Any:
+    """`value` with a number in the place of every `Scaled` in it; what else depends on the run's length stays."""
+    if isinstance(value, Scaled):
+        return value.over(train_steps)
+    return _rebuilt(value, lambda part: scaled_to(part, train_steps))
+
+
+def scaled_down(value: Any, train_steps: int) -> Iterator[str]:
+    """Says of each `Scaled` in `value` that a run of `train_steps` is too short for: "Stage.start 300 -> 2"."""
+    for name, part in _parts(value).items():
+        if isinstance(part, Scaled):
+            if (number := part.over(train_steps)) != part.number:
+                yield f"{type(value).__name__}.{name} {part.number} -> {number}"
+        else:
+            yield from scaled_down(part, train_steps)
+
+
+def _parts(value: Any) -> dict[Any, Any]:
+    """What a dataclass, tuple or mapping holds; {} of anything else."""
     if isinstance(value, tuple):
-        return tuple(over(part, train_steps) for part in value)
+        return dict(enumerate(value))
     if isinstance(value, Mapping):
-        return {name: over(part, train_steps) for name, part in value.items()}
+        return dict(value)
     if not is_dataclass(value) or isinstance(value, type):
+        return {}
+    return {each.name: getattr(value, each.name) for each in fields(value) if each.init}
+
+
+def _rebuilt(value: Any, change: Callable[[Any], Any]) -> Any:
+    """`value` with each of its parts changed; itself where none is."""
+    parts = _parts(value)
+    changed = {name: new for name, part in parts.items() if (new := change(part)) != part}
+    if not changed:
         return value
-    parts = {field.name: getattr(value, field.name) for field in fields(value) if field.init}
-    changed = {name: new for name, part in parts.items() if (new := over(part, train_steps)) != part}
-    return replace(value, **changed) if changed else value
+    if isinstance(value, tuple):
+        return tuple((parts | changed).values())
+    return parts | changed if isinstance(value, Mapping) else replace(value, **changed)
 
 
 def added(default: Any, repr: bool = False) -> Any:
@@ -63,18 +121,29 @@ def check_number(owner: object, name: str, low: float = -math.inf, high: float =
     """Raises UserError unless field `name` of `owner` is a finite number in [low, high]."""
     value: Any = getattr(owner, name)
     where = f"{type(owner).__name__}.{name} = {value!r}"
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    # What float32 does not hold is infinite on the devices; a comparison with nan is false.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST:
         raise UserError(f"{where} must be a finite number.")
     if not low <= value <= high:
         bounds = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
         raise UserError(f"{where} must be {bounds}.")
 
 
-def check_steps(owner: object, name: str, low: int = 0) -> None:
-    """Raises UserError unless field `name` of `owner` is a whole number of steps, at least `low`."""
+def check_whole(owner: object, name: str, low: int, of: str = "") -> None:
+    """Raises UserError unless field `name` of `owner` is a whole number from `low` on that an int32 holds."""
     check_number(owner, name, low)
-    if not isinstance(getattr(owner, name), int):
-        raise UserError(f"{type(owner).__name__}.{name} = {getattr(owner, name)!r} must be a whole number of steps.")
+    value, where = getattr(owner, name), f"{type(owner).__name__}.{name} = {getattr(owner, name)!r}"
+    if not isinstance(value, int):
+        raise UserError(f"{where} must be a whole number{of}.")
+    if value > MOST_STEPS:
+        raise UserError(f"{where} must be at most 2^31 - 1.")
+
+
+def check_steps(owner: object, name: str, low: int = 0) -> None:
+    """Raises UserError unless field `name` of `owner` is a whole number of steps, at least `low`, or is `Scaled`."""
+    if isinstance(getattr(owner, name), Scaled):
+        return
+    check_whole(owner, name, low, " of steps")
 
 
 def _float(step: Step) -> Float[Array, ""]:
@@ -116,8 +185,8 @@ class Linear:
     traced: ClassVar[tuple[str, ...]] = ("start", "end", "steps", "begin")
     start: float
     end: float
-    steps: int | None
-    begin: int = 0
+    steps: int | Scaled | None
+    begin: int | Scaled = 0
 
     def __post_init__(self) -> None:
         check_number(self, "start")
@@ -127,12 +196,13 @@ class Linear:
         check_steps(self, "begin")
 
     def over(self, train_steps: int) -> "Linear":
-        """The same schedule for a run of `train_steps`; unchanged where `steps` is given."""
-        return replace(self, steps=max(train_steps - self.begin, 0)) if self.steps is None else self
+        """The same schedule for a run of `train_steps`; unchanged where all its numbers are given."""
+        steps, begin = scaled_to((self.steps, self.begin), train_steps)
+        return replace(self, steps=max(train_steps - begin, 0) if steps is None else steps, begin=begin)
 
     def __call__(self, step: Step) -> Float[Array, ""]:
         """The value at `step`: start + (end - start) * (step - begin) / steps, the fraction clipped to [0, 1]."""
-        if self.steps is None:
+        if self.steps is None or isinstance(self.steps, Scaled) or isinstance(self.begin, Scaled):
             raise UserError("The schedule Linear does not know the run's length; set its steps.")
         late = _float(step) - self.begin
         done = jnp.clip(jnp.where(self.steps == 0, late + 1.0, late / jnp.maximum(self.steps, 1)), 0.0, 1.0)
@@ -196,11 +266,12 @@ class _WholeRun:
 
     peak: float
     total_steps: int | None = None
-    warmup_steps: int = 0
+    warmup_steps: int | Scaled = 0
 
     def over(self, train_steps: int) -> "_WholeRun":
-        """The same schedule for a run of `train_steps`; unchanged where `total_steps` is given."""
-        return replace(self, total_steps=train_steps) if self.total_steps is None else self
+        """The same schedule for a run of `train_steps`; unchanged where all its numbers are given."""
+        fitting = scaled_to(self, train_steps)
+        return replace(fitting, total_steps=train_steps) if self.total_steps is None else fitting
 
     @property
     def _length(self) -> Number:
@@ -212,8 +283,7 @@ class _WholeRun:
 def _check_whole_run(schedule: "Cosine | CosineWithCooldown | WSD", last: str) -> None:
     """Checks the fields that both have; `last` names the fraction of the run that comes last."""
     name = type(schedule).__name__
-    for number in ("peak", "warmup_steps"):
-        check_number(schedule, number, 0)
+    check_number(schedule, "peak", 0)
     for number in ("warmup_fraction", "final_fraction", last):
         check_number(schedule, number, 0, 1)
     check_steps(schedule, "warmup_steps")
@@ -222,6 +292,8 @@ def _check_whole_run(schedule: "Cosine | CosineWithCooldown | WSD", last: str) -
     if schedule.total_steps is None:
         return
     check_steps(schedule, "total_steps", low=1)
+    if isinstance(schedule.warmup_steps, Scaled):
+        return
     warmup, total, fraction = _warmup(schedule), schedule.total_steps, getattr(schedule, last)
     if warmup > total:
         raise UserError(f"{name}.warmup_steps = {warmup:g} is longer than the whole run (total_steps = {total}).")
@@ -233,6 +305,10 @@ def _check_whole_run(schedule: "Cosine | CosineWithCooldown | WSD", last: str) -
 
 
 def _warmup(schedule: "Cosine | CosineWithCooldown | WSD") -> Number:
+    if isinstance(schedule.warmup_steps, Scaled):
+        raise UserError(
+            f"The schedule {type(schedule).__name__} does not know how long its warm-up is: call its over()."
+        )
     # One of them is 0.
     return schedule.warmup_steps + schedule.warmup_fraction * schedule._length
 

@@ -160,7 +160,7 @@ class Run:
 
 def _switches(recipe: Recipe) -> list[tuple[int, str]]:
     """The steps before which stages begin, and their names."""
-    return [(stage.start, stage.objective.name) for stage, _ in recipe.stages.spans(recipe.steps)[1:]]
+    return [(stage.first, stage.objective.name) for stage, _ in recipe.stages.spans(recipe.steps)[1:]]
 
 
 def _logged_switches(records: Sequence[Mapping[str, Any]]) -> list[tuple[int, str]]:

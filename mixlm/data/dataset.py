@@ -159,8 +159,10 @@ class Dataset:
 
     def __post_init__(self) -> None:
         _ = self.cache  # A URL is refused before anything is written.
-        if not isinstance(self.unique_tokens, int | None):
-            raise UserError(f"UNIQUE_TOKENS is a whole number of tokens or None, not {self.unique_tokens!r}.")
+        if not isinstance(self.unique_tokens, int | None) or (
+            self.unique_tokens is not None and self.unique_tokens < 1
+        ):
+            raise UserError(f"UNIQUE_TOKENS is a whole number of tokens above 0, or None, not {self.unique_tokens!r}.")
         if self.stream and self.unique_tokens is not None:
             raise UserError("UNIQUE_TOKENS needs a token store, and STREAM = True makes none: give one of them.")
         if self.pairs is None:

@@ -11,6 +11,7 @@ from jaxtyping import Array, Key
 
 from mixlm.checkpoints.load import load_params
 from mixlm.decoding.autoregressive import Decoded
+from mixlm.decoding.memory import check_length
 from mixlm.decoding.select import Selection, select
 from mixlm.decoding.strategies import Masked, Spans, Strategy, Unrolled
 from mixlm.decoding.text import fill_prompt, partial_text, spans, until_eos
@@ -172,11 +173,15 @@ def prepare(
     for index, row in enumerate(rows):
         if not row:
             raise UserError(f"Prompt {index + 1} has no tokens: {texts[index]!r}.")
+    length = recipe.lengths.get("targets", MAX_TOKENS) if isinstance(strategy, Spans) else MAX_TOKENS
+    length = max_tokens or length
     if rows:
         # All prompts, before parameters are read: one that the strategy cannot read is an error now.
-        strategy.read(recipe.networks[selection.network], rows, recipe.tokens)
-    length = recipe.lengths.get("targets", MAX_TOKENS) if isinstance(strategy, Spans) else MAX_TOKENS
-    return Request(recipe, vocabulary, rows, selection, strategy, max_tokens or length, seed, show_steps)
+        module = recipe.networks[selection.network]
+        strategy.read(module, rows, recipe.tokens)
+        longest = strategy.read(module, sorted(rows, key=len)[-BATCH_SIZE:], recipe.tokens)
+        check_length(module, strategy, longest, length, recipe.tokens)
+    return Request(recipe, vocabulary, rows, selection, strategy, length, seed, show_steps)
 
 
 def load(request: Request) -> tuple[int, Any]:

@@ -83,6 +83,8 @@ def select_modes(modes: Mapping[str, Mode | Fused], names: str | Sequence[str] |
     if names is None:
         return dict(modes)
     wanted = [name.strip() for name in (names.split(",") if isinstance(names, str) else names)]
+    if not any(wanted):
+        raise UserError(f"MODES = {names!r} names no scoring mode: give some of {', '.join(modes)}, or None for all.")
     for name in wanted:
         if name not in modes:
             raise UserError(

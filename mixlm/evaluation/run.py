@@ -30,7 +30,7 @@ from mixlm.evaluation.tables import (
     write_json,
 )
 from mixlm.recipe import Recipe
-from mixlm.schedules import check_number
+from mixlm.schedules import check_whole
 from mixlm.tokens import TokenIds
 
 Say = Callable[[str], Any]
@@ -70,10 +70,10 @@ class Scoring:
 
     def __post_init__(self) -> None:
         _ = self.convention
-        for name, least in (("rows", 1), ("resamples", 1), ("seed", 0), ("batch_tokens", 1)):
-            check_number(self, name, least)
+        for name, least in (("rows", 1), ("samples", 2), ("resamples", 1), ("seed", 0), ("batch_tokens", 1)):
+            check_whole(self, name, least)
         if self.pairs is not None:
-            check_number(self, "pairs", 1)
+            check_whole(self, "pairs", 1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from mixlm.errors import UserError
 from mixlm.gin_config.flags import Flags
 from mixlm.gin_config.program import Binding, Macro, Program, Reference, Target, contained, parameters
 from mixlm.gin_config.reader import GIN_FOLDER, read
-from mixlm.gin_config.types import MISFIT, annotations, described, fitted
+from mixlm.gin_config.types import MISFIT, annotations, beyond_limits, described, fitted
 
 _WIDTH = 110
 
@@ -185,12 +185,16 @@ def _check_value(program: Program, given: dict[str, Binding], name: str, paramet
     where = binding.where if shown == parameter else f"{binding.where}, read by {parameter}"
     if isinstance(binding.value, Macro):
         raise UserError(f"{shown} ({where}) has no value yet: give it with --gin.{shown}=value.")
+    if (beyond := beyond_limits(binding.value)) is not None:
+        raise UserError(f"{shown} ({where}) {beyond}.")
     value = fitted(binding.value, hint, program.macros)
     if value is MISFIT and binding.typed is not None and isinstance(binding.value, (int, float)):
         # A folder may be called 2026: the characters typed are the value of a str parameter.
         value = fitted(binding.typed, hint, program.macros)
     if value is MISFIT:
         raise UserError(f"{shown} ({where}) must be {described(hint)}, got {binding.value!r}.")
+    if (beyond := beyond_limits(value)) is not None:  # 1e300 is a whole number, too
+        raise UserError(f"{shown} ({where}) {beyond}.")
     given[name] = dataclasses.replace(binding, value=value)
 
 

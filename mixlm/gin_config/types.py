@@ -3,12 +3,14 @@
 import collections.abc
 import dataclasses
 import inspect
+import math
 import types
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mixlm.gin_config.program import Binding, Macro, Reference, parameters
+from mixlm.errors import may_be
+from mixlm.gin_config.program import Binding, Macro, Reference, contained, parameters
 
 MISFIT = object()
 _LITERALS = (bool, int, float, str, type(None))
@@ -60,9 +62,18 @@ def fitted(value: Any, hint: Any, macros: Mapping[str, Binding]) -> Any:
     if origin in _WORDS:
         return _fitted_literal(value, origin)
     if isinstance(origin, type) and isinstance(value, _LITERALS):
-        holds_parts = origin in (list, tuple, dict) or origin in vars(collections.abc).values()
-        return MISFIT if _is_built(origin) or (holds_parts and not isinstance(value, origin)) else value
+        return value if origin is object or may_be(type(value), origin) else MISFIT
     return _fitted_parts(value, origin, arguments, macros)
+
+
+def beyond_limits(value: Any) -> str | None:
+    """Says which number in a value no array holds: what is not finite, or a whole one beyond 64 bits; None for none."""
+    for part in contained(value):
+        if isinstance(part, float) and not math.isfinite(part):
+            return f"holds {part!r}, which is no finite number"
+        if isinstance(part, int) and abs(part) >= 2**63:
+            return f"holds {part if abs(part) < 10**30 else 'a number'} beyond 64 bits"
+    return None
 
 
 def described(hint: Any) -> str:
@@ -77,6 +88,8 @@ def described(hint: Any) -> str:
     if origin in (tuple, list) and arguments:
         entries = [described(entry) for entry in arguments if entry is not Ellipsis]
         return f"a {origin.__name__} of {'entries, each ' if Ellipsis in arguments else ''}{', '.join(entries)}"
+    if inspect.isclass(origin) and issubclass(origin, Mapping):
+        return "a dict" + (f" of {described(arguments[0])} to {described(arguments[1])}" if arguments else "")
     name = getattr(origin, "__name__", str(origin))
     article = "an" if name[0] in "AEIOU" else "a"
     return f"{article} {name}" + (" (written @module.Class())" if _is_built(origin) else "")
@@ -101,7 +114,7 @@ def _fitted_parts(value: Any, origin: Any, arguments: tuple[Any, ...], macros: M
     if not isinstance(value, (list, tuple, dict)):
         return value
     kind: Any = dict if isinstance(value, dict) else list if origin is list else tuple
-    if inspect.isclass(origin) and not issubclass(kind, origin):
+    if inspect.isclass(origin) and not may_be(kind, origin):
         return MISFIT
     if isinstance(value, dict):
         key_hint, value_hint = arguments if len(arguments) == 2 else (Any, Any)
@@ -121,11 +134,7 @@ def _may_be(reference: Reference, kind: Any) -> bool:
         return kind not in (*_WORDS, typing.Literal) or reference.called
     if not reference.called:
         return kind in (object, type, collections.abc.Callable)
-    try:
-        return kind is object or issubclass(made, kind)
-    except TypeError:
-        # A protocol with properties can be asked of instances alone.
-        return True
+    return may_be(made, kind)
 
 
 def _same(first: Any, second: Any) -> bool:

@@ -25,6 +25,8 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "linear": lambda x: x,
 }
 DTYPES = ("float32", "bfloat16")
+MOST = 2**31 - 1  # an index is an int32
+MOST_LAYERS = 1000  # DeepNet's (Wang et al. 2022), the deepest; each layer takes a while to trace
 
 Initializer = Callable[..., Array]
 Product = Callable[[Float[Array, "*any D"], Float[Array, "D F"]], Float[Array, "*any F"]]
@@ -59,10 +61,13 @@ class LayerSizes:
 
 
 def check_positive(**sizes: object) -> None:
-    """Raises `UserError` for the first of `sizes` that is not a positive integer."""
+    """Raises `UserError` for the first of `sizes` that is not a positive integer, or is more than a network has."""
     for name, size in sizes.items():
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise UserError(f"{name} = {size!r} must be a whole number above zero.")
+        most = MOST_LAYERS if name.endswith("_layers") else MOST
+        if size > most:
+            raise UserError(f"{name} = {size} is more than {most}.")
 
 
 def check_activations(names: object) -> None:

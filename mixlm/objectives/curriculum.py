@@ -7,14 +7,23 @@ from dataclasses import dataclass
 
 from mixlm.errors import UserError, nearest
 from mixlm.objectives.base import Objective
+from mixlm.schedules import Scaled, check_steps
 
 
 @dataclass(frozen=True)
 class Stage:
     """From step `start` on (steps count from 0), `objective` is trained."""
 
-    start: int
+    start: int | Scaled
     objective: Objective
+
+    def __post_init__(self) -> None:
+        check_steps(self, "start")
+
+    @property
+    def first(self) -> int:
+        """The step, in a run that is long enough for it."""
+        return self.start.number if isinstance(self.start, Scaled) else self.start
 
 
 @dataclass(frozen=True)
@@ -25,7 +34,7 @@ class Curriculum:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stages", tuple(self.stages))
-        starts = [stage.start for stage in self.stages]
+        starts = [stage.first for stage in self.stages]
         if not starts or starts[0] != 0:
             raise UserError(f"A curriculum's first stage must start at step 0, got starts {starts}.")
         if starts != sorted(starts):
@@ -33,22 +42,22 @@ class Curriculum:
 
     def at(self, step: int) -> Stage:
         """The last stage with `start <= step`."""
-        return [stage for stage in self.stages if stage.start <= step][-1]
+        return [stage for stage in self.stages if stage.first <= step][-1]
 
     def spans(self, train_steps: int) -> list[tuple[Stage, int]]:
         """The stages that are trained at all, each with its number of steps.
 
         Raises UserError when a stage starts past the last step.
         """
-        starts = [stage.start for stage in self.stages]
+        starts = [stage.first for stage in self.stages]
         for stage in self.stages:
-            if stage.start > train_steps:
+            if stage.first > train_steps:
                 raise UserError(
-                    f"The stage {stage.objective.name!r} starts at step {stage.start} (TAU), past the last of "
+                    f"The stage {stage.objective.name!r} starts at step {stage.first} (TAU), past the last of "
                     f"{train_steps} steps (TRAIN_STEPS)."
                 )
         ends = [*starts[1:], train_steps]
-        return [(stage, end - stage.start) for stage, end in zip(self.stages, ends) if end > stage.start]
+        return [(stage, end - stage.first) for stage, end in zip(self.stages, ends) if end > stage.first]
 
     @property
     def distinct(self) -> tuple[Objective, ...]:

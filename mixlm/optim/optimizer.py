@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from mixlm.errors import UserError, nearest
+from mixlm.errors import UserError, check_kind, nearest
 from mixlm.optim.base import Rule, global_norm
 from mixlm.optim.per_layer import layer_by_layer
 from mixlm.schedules import Schedule, Step, check_number
@@ -31,13 +31,13 @@ class Optimizer:
     clip_norm: float | None = 1.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.rule, Rule):
-            raise UserError(f"Optimizer.rule = {self.rule!r} is no update rule; give one such as AdamW().")
-        if not callable(self.learning_rate):
+        check_kind("Optimizer.rule", self.rule, Rule)
+        if isinstance(self.learning_rate, int | float):
             raise UserError(
                 f"Optimizer.learning_rate = {self.learning_rate!r} is no schedule; "
                 f"a constant one is written Constant({self.learning_rate!r})."
             )
+        check_kind("Optimizer.learning_rate", self.learning_rate, Schedule)
         if self.clip_norm is not None:
             check_number(self, "clip_norm", 0)
             if self.clip_norm == 0:

@@ -37,14 +37,18 @@ class Partitioning:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rules", tuple(_rule(rule) for rule in self.rules))
+        asked = self._asked
+        if list(asked.values()).count(-1) > 1 or any(size < 1 and size != -1 for size in asked.values()):
+            raise UserError(f"A mesh's axes must be positive, at most one of them -1, got {asked}.")
+
+    @property
+    def _asked(self) -> dict[str, int]:
+        return {axis: getattr(self, axis) for axis in AXES}
 
     def mesh(self, devices: Sequence[jax.Device] | None = None) -> Mesh:
         """The mesh over these devices, all of them by default; UserError where the axes do not multiply to them."""
         devices = jax.devices() if devices is None else list(devices)
-        asked = {axis: getattr(self, axis) for axis in AXES}
-        free = [axis for axis, size in asked.items() if size == -1]
-        if len(free) > 1 or any(size < 1 and size != -1 for size in asked.values()):
-            raise UserError(f"A mesh's axes must be positive, at most one of them -1, got {asked}.")
+        asked = self._asked
         fitting = _nearest_mesh(tuple(asked.values()), len(devices))
         if any(size not in (-1, found) for size, found in zip(asked.values(), fitting)):
             near = " x ".join(f"{axis} {size}" for axis, size in zip(AXES, fitting))

@@ -169,7 +169,7 @@ def compile_ahead(recipe: Recipe, topology: str, say: Callable[[str], None] = pr
             say(line)
         refused = []
         for stage, steps in prepared.recipe.stages.spans(prepared.recipe.steps):
-            say(f"stage {stage.objective.name}, steps {stage.start + 1} to {stage.start + steps}")
+            say(f"stage {stage.objective.name}, steps {stage.first + 1} to {stage.first + steps}")
             found = needs(prepared, stage.objective)
             for line in described(found, prepared, topology):
                 say("  " + line)

@@ -14,13 +14,26 @@ from jaxtyping import Array, Int
 from mixlm.checkpoints.warm_start import WarmStart
 from mixlm.errors import UserError, nearest
 from mixlm.parallel.logical_axes import Layout, under
-from mixlm.parallel.mesh import batch_sharding, check_batch, check_lengths, check_networks, held_rows, replicated
+from mixlm.parallel.mesh import (
+    batch_sharding,
+    bytes_per_device,
+    check_batch,
+    check_lengths,
+    check_networks,
+    held_rows,
+    replicated,
+)
 from mixlm.perf.accounting import flops_by_part, mfu_flops
 from mixlm.perf.chips import chip
+from mixlm.perf.memory import Need, check_fits, device_bytes, host_bytes
 from mixlm.recipe import Recipe
 from mixlm.training.executables import Executables
 from mixlm.training.step import TrainState, TrainStep, initial_state
 from mixlm.training.validation import ValidationStep, frequency_bands, mean_terms
+
+_EXAMPLE = 12  # bytes of a position in an example: its input and target, int32, and its float32 weight
+# Ours: a chunk of logits has at least so many positions, as `losses.chunked` makes them off a CPU.
+LEAST_POSITIONS = 480
 
 
 @dataclass(frozen=True)
@@ -119,7 +132,7 @@ class PreparedRun:
     def _counts(self, step: int) -> list[tuple[Any, int]]:
         """The objective of each stage, with the number of steps that it has among the first `step`."""
         spans = self.recipe.stages.spans(self.recipe.steps)
-        return [(stage.objective, min(step - stage.start, count)) for stage, count in spans if step > stage.start]
+        return [(stage.objective, min(step - stage.first, count)) for stage, count in spans if step > stage.first]
 
     @cached_property
     def _flops(self) -> dict[Any, tuple[dict[str, float], float]]:
@@ -127,6 +140,12 @@ class PreparedRun:
         networks = tuple(self.recipe.networks)
         scopes = {objective: self.train_step.flops_by_scope(objective) for objective in self.recipe.objectives}
         return {each: (flops_by_part(found, networks), mfu_flops(found, networks)) for each, found in scopes.items()}
+
+    def step_held(self, objective: Any) -> Need:
+        """What the compiled step of an objective holds on each device, as the compiler says; waits for it."""
+        memory = self.train_step.memory(objective)
+        held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+        return Need("its arguments and temporaries", held, "lower BATCH_SIZE, or raise MICROBATCHES")
 
     # Arrays on the mesh
 
@@ -179,6 +198,11 @@ def prepare(
     `done` steps are those of the newest checkpoint: stages before it are not compiled. `data` is None where the text is
     not here; then nothing is. `devices` are all of this machine's by default.
     """
+    layout = _checked_layout(recipe, devices)
+    init_state, shapes = initial_state(dict(recipe.modules), recipe.optimizer, recipe.seed, layout)
+    if data is not None:
+        # Before a row is read: shapes tell what is held at once, at least.
+        check_fits("This run", least_held(recipe, layout, shapes), *memory_of(layout))
     if data is not None and data.vocabulary.token_ids != recipe.tokens:
         raise UserError(f"The recipe's TOKENS are {recipe.tokens}, and its vocabulary has {data.vocabulary.token_ids}.")
     # The size of the data settles the length of the run, and with it every stage and schedule.
@@ -187,8 +211,6 @@ def prepare(
         blocks = data.train(recipe.block_length, recipe.seed, recipe.epochs)
         rows = data.rows_of(recipe.block_length, recipe.epochs)
     recipe = recipe.settled(None if data is None else data.summary.unique_tokens, rows)
-    layout = _checked_layout(recipe, devices)
-    init_state, shapes = initial_state(dict(recipe.modules), recipe.optimizer, recipe.seed, layout)
     train_step, validation_step = _executables(recipe, layout, shapes)
     prepared = PreparedRun(recipe, data, blocks, layout, init_state, shapes, train_step, validation_step, warm_start)
     if warm_start is not None:
@@ -200,9 +222,56 @@ def prepare(
     for objective in recipe.objectives:
         train_step.trace(objective)
     for stage, steps in recipe.stages.spans(recipe.steps):
-        if stage.start + steps > done and data is not None:
+        if stage.first + steps > done and data is not None:
             train_step.compile(stage.objective)
     return prepared
+
+
+def memory_of(layout: Layout) -> tuple[int | None, str]:
+    """(The memory of each device, what to call it)."""
+    devices = list(layout.mesh.devices.flat)
+    if devices[0].platform == "cpu":
+        return device_bytes(devices), "each device" if len(devices) > 1 else "this machine"
+    return device_bytes(devices), f"each {devices[0].device_kind}"
+
+
+def least_held(recipe: Recipe, layout: Layout, shapes: Any) -> list[Need]:
+    """What a device holds at once, at least: the state with its gradients, a microbatch, logits; rows of validation.
+
+    Layers' activations are not counted, which only the compiler knows (see `PreparedRun.step_held`).
+    """
+    parts, length = layout.parts("batch") * layout.parts("length"), recipe.block_length
+    rows, vocabulary = recipe.batch_size * length, recipe.tokens.vocab_size
+    positions = -(-rows // (recipe.microbatches * parts))
+    logits = min(positions, LEAST_POSITIONS) * vocabulary // layout.parts("vocab")
+    needs = [
+        Need(
+            "parameters, gradients and the optimizer's state",
+            bytes_per_device(shapes) + bytes_per_device(shapes.params),
+            "take a smaller network (EMB_DIM, VOCAB_SIZE), or shard it over more devices (FSDP_PARTITIONS)",
+        ),
+        Need(
+            "the rows of a step",
+            4 * -(-rows // parts) + _EXAMPLE * positions,
+            "lower BATCH_SIZE or TASK_FEATURE_LENGTHS, or raise MICROBATCHES",
+        ),
+        Need("logits", 4 * logits, "lower VOCAB_SIZE"),
+    ]
+    if layout.mesh.devices.flat[0].platform == "cpu":
+        needs.append(_validation_rows(recipe))
+    else:
+        check_fits("This run", [_validation_rows(recipe)], host_bytes(), "this machine")
+    return needs
+
+
+def check_step(prepared: PreparedRun, objective: Any) -> None:
+    """Raises UserError where the compiled step of an objective holds more than its device has; waits for it."""
+    check_fits(f"The step of {objective.name}", [prepared.step_held(objective)], *memory_of(prepared.layout))
+
+
+def _validation_rows(recipe: Recipe) -> Need:
+    size = 4 * recipe.eval_batches * recipe.batch_size * recipe.block_length
+    return Need("the rows of validation", size, "lower EVAL_BATCHES, which counts batches of BATCH_SIZE rows")
 
 
 def _checked_layout(recipe: Recipe, devices: list[Any] | None) -> Layout:

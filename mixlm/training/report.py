@@ -48,7 +48,7 @@ def finish(prepared: PreparedRun, folder: RunDir, state: Any, say: Callable[[str
     with replacing(folder.samples) as file:
         file.write("\n".join(lines) + "\n")
     spans = recipe.stages.spans(recipe.steps)
-    switches = [(stage.start, stage.objective.name) for stage, _ in spans[1:]]
+    switches = [(stage.first, stage.objective.name) for stage, _ in spans[1:]]
     curves.draw(records, folder.curves, switches, recipe.name, baseline, recipe.curves)
     for line in lines:
         say(line)

@@ -15,7 +15,7 @@ from mixlm.recipe import Recipe
 from mixlm.reports import record
 from mixlm.reports.table import fixed
 from mixlm.training.loop import Loop, Say, last_checkpoint
-from mixlm.training.prepare import PreparedRun, prepare
+from mixlm.training.prepare import PreparedRun, check_step, prepare
 from mixlm.training.report import finish
 from mixlm.training.signals import Signals
 from mixlm.training.summary import Explanation, explanation, summary
@@ -139,6 +139,9 @@ def _acquire(
     """Takes the directory; returns (steps done, the state, its checkpoint's note)."""
     # A warm start that does not fit fails here, before the directory shows a trace of the run.
     begun = None if latest else _first_state(prepared, source)
+    if not latest:
+        # The compiler knows what a step holds; a run that does not fit leaves no folder.
+        check_step(prepared, prepared.recipe.objectives[0])
     broadcast(lambda: run_dir.acquire(identity, prepared.recipe.config))
     run_dir.check_shared()
     restored = checkpoints.restore(prepared.shapes)

@@ -8,10 +8,11 @@ import jax
 from mixlm.checkpoints.manager import size_in_bytes
 from mixlm.data.loader.streaming import StreamedData
 from mixlm.parallel.mesh import bytes_per_device
+from mixlm.perf.memory import shortage
 from mixlm.reports.examples import ExampleText, as_html
 from mixlm.reports.units import INDENT, count, parameters, size
 from mixlm.training.examples import untrained_examples
-from mixlm.training.prepare import PreparedRun
+from mixlm.training.prepare import PreparedRun, least_held, memory_of
 
 EXAMPLES = 3  # Ours: validation rows that are shown under each objective.
 
@@ -39,12 +40,14 @@ def summary(prepared: PreparedRun) -> list[str]:
             + (f", in {recipe.microbatches} microbatches" if recipe.microbatches > 1 else ""),
         ),
     ]
+    if recipe.scaled:
+        rows.append(("scaled", f"{', '.join(recipe.scaled)}, as this run is shorter than the recipe's"))
     for stage, steps in spans:
         flops = prepared.train_step.matmul_flops(stage.objective)
         rows.append(
             (
                 f"stage {stage.objective.name}",
-                f"steps {stage.start + 1} to {stage.start + steps}, {count(flops)}FLOP a step, "
+                f"steps {stage.first + 1} to {stage.first + steps}, {count(flops)}FLOP a step, "
                 f"{count(flops * steps)}FLOP in all",
             )
         )
@@ -131,14 +134,18 @@ def explanation(prepared: PreparedRun) -> Explanation:
     Nothing is trained or written.
     """
     lines = [*summary(prepared), "", f"checkpoint  {size(size_in_bytes(prepared.shapes))}"]
+    held, where = memory_of(prepared.layout)
     if prepared.data is None:
-        return Explanation(tuple(lines))
+        too_large = shortage("This run", least_held(prepared.recipe, prepared.layout, prepared.shapes), held, where)
+        return Explanation((*lines, *([too_large] if too_large else [])))
     for objective in prepared.recipe.objectives:
         memory = prepared.train_step.memory(objective)
         lines.append(
             f"memory of {objective.name}  {size(memory.argument_size_in_bytes)} of state and batch, "
             f"{size(memory.temp_size_in_bytes)} of temporaries on each device"
         )
+        if too_large := shortage(f"The step of {objective.name}", [prepared.step_held(objective)], held, where):
+            lines.append(too_large)
     rows = prepared.validation_batches[0]["tokens"][:EXAMPLES]
     examples = tuple(
         (objective.name, tuple(untrained_examples(prepared.recipe, objective, prepared.data.vocabulary, rows)))

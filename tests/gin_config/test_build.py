@@ -56,6 +56,9 @@ class Spans:
 class Mixed:
     parts: tuple[Any, ...]
 
+    def __call__(self, batch: Any) -> Any:
+        return batch
+
 
 @dataclass(frozen=True)
 class Recipe:

@@ -4,7 +4,8 @@ from support import from_outside
 from support.markdown import titled
 from support.places import ROOT
 
-SIZES = ("EMB_DIM=16", "EncoderDecoder.num_encoder_layers=1", "EncoderDecoder.num_decoder_layers=1")
+LAYERS = ("EncoderDecoder.num_encoder_layers=1", "EncoderDecoder.num_decoder_layers=1")
+SIZES = ("EMB_DIM=16", 'TASK_FEATURE_LENGTHS={"inputs": 16}', *LAYERS)
 
 
 def test_a_new_objective_is_one_python_file_and_one_gin_file(corpus, tmp_path):

@@ -144,7 +144,7 @@ def test_a_bad_value_gets_one_sentence(build, words):
     ("build", "words"),
     [
         (lambda: Optimizer(AdamW(), 0.01), "a constant one is written Constant(0.01)"),
-        (lambda: Optimizer("adam", Constant(1.0)), "'adam' is no update rule"),
+        (lambda: Optimizer("adam", Constant(1.0)), "Optimizer.rule must be a Rule, got a value of type str."),
         (lambda: AdamW(b1="0.9"), "AdamW.b1 = '0.9' must be a finite number."),
         (lambda: Constant(True), "Constant.value = True must be a finite number."),
         (lambda: Linear(0.0, 1.0, 2.5), "Linear.steps = 2.5 must be a whole number of steps."),

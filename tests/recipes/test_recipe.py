@@ -182,7 +182,10 @@ def test_a_run_is_another_one_unless_only_watching_or_placing_or_its_length_diff
         "frequency_bands",
         "curves",
     }
-    assert {each.name for each in fields(Recipe) if each.metadata.get("identity") is False} == free | {"config"}
+    assert {each.name for each in fields(Recipe) if each.metadata.get("identity") is False} == free | {
+        "config",
+        "scaled",
+    }
     mine, other = recipe().identity(), recipe(**{field: DIFFERENT[field]}).identity()
     assert {name for name in {**mine, **other} if mine.get(name) != other.get(name)} == {field} - free
     # What runs of an earlier version did not say, a run of today says only where it is used.

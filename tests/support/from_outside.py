@@ -27,7 +27,7 @@ EVAL_BATCHES = 1
 WARMUP_STEPS = 0
 LEARNING_RATE = 0.01
 VOCAB_SIZE = 112
-TASK_FEATURE_LENGTHS = {"inputs": 16, "targets": 16}
+TASK_FEATURE_LENGTHS = {"targets": 16}
 tokens.TokenIds.sentinels = 20
 vocabulary.TrainedSentencePiece.sentinels = 20
 """

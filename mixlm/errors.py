@@ -94,9 +94,9 @@ def _kinds(annotation: Any) -> frozenset[type]:
     """The classes that an annotation allows, where numbers and arrays are one; none where it allows anything."""
     union = typing.get_origin(annotation) in (typing.Union, UnionType)
     kinds = [typing.get_origin(each) or each for each in (typing.get_args(annotation) if union else (annotation,))]
-    if not all(isinstance(kind, type) for kind in kinds) or inspect.Signature.empty in kinds:
+    if any(kind in (Any, object, inspect.Signature.empty) or not isinstance(kind, type) for kind in kinds):
         return frozenset()
-    if any(getattr(kind, "_is_protocol", False) or kind is object for kind in kinds):
+    if any(getattr(kind, "_is_protocol", False) for kind in kinds):
         return frozenset()
     return frozenset(float if _is_number(kind) else kind for kind in kinds)
 

@@ -185,7 +185,7 @@ def _check_value(program: Program, given: dict[str, Binding], name: str, paramet
     where = binding.where if shown == parameter else f"{binding.where}, read by {parameter}"
     if isinstance(binding.value, Macro):
         raise UserError(f"{shown} ({where}) has no value yet: give it with --gin.{shown}=value.")
-    if (beyond := beyond_limits(binding.value)) is not None:
+    if hint is not Any and (beyond := beyond_limits(binding.value)) is not None:
         raise UserError(f"{shown} ({where}) {beyond}.")
     value = fitted(binding.value, hint, program.macros)
     if value is MISFIT and binding.typed is not None and isinstance(binding.value, (int, float)):
@@ -193,7 +193,7 @@ def _check_value(program: Program, given: dict[str, Binding], name: str, paramet
         value = fitted(binding.typed, hint, program.macros)
     if value is MISFIT:
         raise UserError(f"{shown} ({where}) must be {described(hint)}, got {binding.value!r}.")
-    if (beyond := beyond_limits(value)) is not None:  # 1e300 is a whole number, too
+    if hint is not Any and (beyond := beyond_limits(value)) is not None:  # 1e300 is a whole number, too
         raise UserError(f"{shown} ({where}) {beyond}.")
     given[name] = dataclasses.replace(binding, value=value)
 

@@ -94,7 +94,7 @@ def test_a_class_without_annotations_is_judged_by_its_methods():
     assert not may_be(Named, Schedule)
 
 
-MODES = {"causal": CausalLikelihood(TokenIds(9, 4))}
+MODES = {"causal": CausalLikelihood(TokenIds(9, 4, sentinels=2))}
 
 
 @pytest.mark.parametrize(

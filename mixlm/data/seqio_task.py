@@ -4,7 +4,7 @@ import copy
 import hashlib
 import importlib.metadata
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from mixlm.data.quiet_tensorflow import import_seqio
 from mixlm.data.sources.base import check_split, digest
 from mixlm.data.store.fingerprint_cache import is_settled, load_record, save_record, sha256_of, stat_key
 from mixlm.data.store.journal import Tokenized
+from mixlm.data.tasks import TokenBytes, at_numbers
 from mixlm.data.user_module import files_of, imported
 from mixlm.data.vocabulary import SentencePieceFile, Vocabulary, special_ids, write_atomically
 from mixlm.errors import NotHere, UserError, nearest
@@ -77,9 +78,7 @@ class SeqioTask:
 
     def tokenized(self, vocabulary: Vocabulary, split: str, first: int = 0) -> Iterator[Tokenized]:
         """The documents as the preprocessors make them; those before `first` are made again, and passed over."""
-        task, name = self._task(), self._split(split)
-        if "inputs" not in task.output_features:
-            task = _reading_plain_text(task, special_ids(vocabulary.token_ids))
+        task, name = self._reading(vocabulary), self._split(split)
         size, ids = vocabulary.token_ids.vocab_size, vocabulary.token_ids
         begins = [ids.bos] * self.add_bos
         if self.add_bos and ids.bos == ids.pad:
@@ -97,6 +96,32 @@ class SeqioTask:
                 length or len(vocabulary.decode(tokens[len(begins) :]).encode()),
                 None if inputs is None else len(begins) + len(inputs),
             )
+
+    def token_bytes(self, vocabulary: Vocabulary, split: str, numbers: Iterable[int]) -> Iterator[TokenBytes]:
+        """The documents of these numbers, which rise, with the bytes of each token.
+
+        They are counted where the Task keeps a feature's text as `targets_pretokenized` (as seqio's preprocessors do)
+        and its tokens are those of that text, with EOS or without; it ends at a document of which that is not so.
+        """
+        task, ids = self._reading(vocabulary), vocabulary.token_ids
+        names = [name for name in ("inputs", "targets") if name in task.output_features]
+        for example in at_numbers(_examples(task, self._split(split), 0), numbers):
+            found = [feature_bytes(example, name, vocabulary) for name in names]
+            sizes = [size for each in found if each is not None for size in each]
+            if None in found:
+                return
+            tokens = [token for name in names for token in example[name]]
+            yield TokenBytes(
+                np.asarray([ids.bos] * self.add_bos + tokens, np.int64),
+                np.asarray([0] * self.add_bos + sizes, np.int64),
+            )
+
+    def _reading(self, vocabulary: Vocabulary) -> "seqio.Task":
+        """The Task as its documents are read: plain text, unless it is supervised."""
+        task = self._task()
+        return (
+            task if "inputs" in task.output_features else _reading_plain_text(task, special_ids(vocabulary.token_ids))
+        )
 
     def _split(self, split: str) -> str:
         return self.train_split if check_split(split) == "train" else self.validation_split
@@ -186,6 +211,20 @@ def _reading_plain_text(task: "seqio.Task", special: Collection[int]) -> "seqio.
             for name, feature in features
         }
     )
+
+
+def feature_bytes(example: Mapping[str, Any], name: str, vocabulary: Vocabulary) -> list[int] | None:
+    """The bytes of its text that each token of a feature covers, 0 for EOS; None where they cannot be told."""
+    text = example.get(f"{name}_pretokenized")
+    try:
+        tokens, sizes = vocabulary.encode_with_bytes(text.decode() if isinstance(text, bytes) else "")
+    except UnicodeDecodeError:
+        return None
+    feature = list(example[name])
+    ends = feature[len(tokens) :]
+    if not isinstance(text, bytes) or feature[: len(tokens)] != tokens or set(ends) - {vocabulary.token_ids.eos}:
+        return None
+    return sizes + [0] * len(ends)
 
 
 def definition_of(kind: str, name: str, module: str) -> list[str]:

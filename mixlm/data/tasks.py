@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64
@@ -16,6 +16,8 @@ from mixlm.data.sources.text import TextFiles
 from mixlm.data.store.journal import Tokenized
 from mixlm.data.vocabulary import Vocabulary, VocabularySpec
 from mixlm.errors import UserError
+
+T = TypeVar("T")
 
 # To be raised whenever the same text would give other tokens, so that a stale store is not used. 1: tensorflow-text;
 # 2: `<extra_id_0>` in a document was the sentinel.
@@ -115,24 +117,29 @@ class TextTask:
 
     def token_bytes(self, vocabulary: Vocabulary, split: str, numbers: Iterable[int]) -> Iterator[TokenBytes]:
         """The documents of these numbers, which rise, as `tokenized` gives them, with the bytes of each token."""
-        ids, wanted = vocabulary.token_ids, iter(numbers)
-        begin, end = [ids.bos] * self.add_bos, [ids.eos] * self.add_eos
-        number = next(wanted, None)
-        for place, document in enumerate(self.source.documents(split) if number is not None else ()):
-            if place == number:
-                tokens, sizes = vocabulary.encode_with_bytes(document)
-                yield TokenBytes(
-                    np.asarray([*begin, *tokens, *end], np.int64),
-                    np.asarray([*(0 for _ in begin), *sizes, *(0 for _ in end)], np.int64),
-                )
-                number = next(wanted, None)
-                if number is None:
-                    return
+        begin, end = [vocabulary.token_ids.bos] * self.add_bos, [vocabulary.token_ids.eos] * self.add_eos
+        for document in at_numbers(self.source.documents(split), numbers):
+            tokens, sizes = vocabulary.encode_with_bytes(document)
+            yield TokenBytes(
+                np.asarray([*begin, *tokens, *end], np.int64),
+                np.asarray([*(0 for _ in begin), *sizes, *(0 for _ in end)], np.int64),
+            )
 
     def _check_bos(self, vocabulary: Vocabulary) -> None:
         ids = vocabulary.token_ids
         if self.add_bos and ids.bos == ids.pad:
             raise UserError(f"DOCUMENT_BOS needs a BOS of its own, and this vocabulary's is id {ids.bos}, its padding.")
+
+
+def at_numbers(items: Iterable[T], numbers: Iterable[int]) -> Iterator[T]:
+    """The items of these numbers, which rise; nothing after the last of them is read."""
+    rest, place = iter(items), 0
+    for number in numbers:
+        found = list(islice(rest, number - place, number - place + 1))
+        if not found:
+            return
+        yield found[0]
+        place = number + 1
 
 
 def _batches(documents: Iterable[str]) -> Iterator[list[str]]:

@@ -97,6 +97,8 @@ def test_a_registered_task_is_stored_as_its_preprocessors_make_it(made, tmp_path
     assert sorted(found) == sorted([*vocabulary.encode(line), 1] for line in lines)
     assert (split.text_bytes, split.targets) == (sum(map(len, lines)), None)
     assert prepared.store.split("validation").tokens.tolist() == [*vocabulary.encode("IN"), 1]
+    sizes = vocabulary.encode_with_bytes("IN")[1]
+    assert sum(sizes) == 2 and prepared.validation_bytes(1, len(sizes) + 1)[:, 0].tolist() == [*sizes, 0]
     later = [document.tokens.tolist() for document in task(made).tokenized(vocabulary, "train", first=1)]
     assert later == found[1:]
 

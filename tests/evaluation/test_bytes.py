@@ -12,6 +12,7 @@ from sentencepiece import SentencePieceTrainer
 
 from mixlm.data.loader.epochs import sequential
 from mixlm.data.loader.streaming import StreamedData
+from mixlm.data.seqio_task import feature_bytes
 from mixlm.data.store.token_store import StoreSplit
 from mixlm.data.tasks import TextTask
 from mixlm.data.token_bytes import bytes_of_blocks
@@ -159,3 +160,17 @@ def test_bytes_that_cannot_be_known_are_not_guessed(vocabularies):
     # Text that gives other tokens than are stored, and text that ends before.
     assert counted(replace(task, source=Held(("a bat", "in it")))) is None
     assert counted(replace(task, source=Held(()))) is None
+
+
+def test_a_feature_of_seqio_has_the_bytes_of_the_text_that_it_was_made_of(vocabularies):
+    vocabulary = vocabularies["trained"]
+    tokens, sizes = vocabulary.encode_with_bytes("a boat")
+
+    def counted(ids, text):
+        example = {"targets": np.asarray(ids, np.int32), "targets_pretokenized": text}
+        return feature_bytes(example, "targets", vocabulary)
+
+    assert counted([*tokens, 1], b"a boat") == [*sizes, 0] and counted(tokens, b"a boat") == sizes
+    for ids, text in (([*tokens, 7], b"a boat"), (tokens[:-1], b"a boat"), (tokens, b"A BOAT"), (tokens, b"\xff")):
+        assert counted(ids, text) is None
+    assert feature_bytes({"targets": np.asarray(tokens)}, "targets", vocabulary) is None

@@ -13,9 +13,10 @@ from mixlm.paths import refuse_special
 from mixlm.reports.record import FILE, whole_lines
 
 # Parts of an identity that are known only once the data are prepared, or the first state is made.
-LATE = ("data", "vocabulary", "began", "plain_text")
-# The library that tokenises plain text. Runs of versions before 0.5.0, where it was tensorflow-text, do not say.
-PLAIN_TEXT = {"plain_text": "sentencepiece"}
+LATE = ("data", "vocabulary", "began", "plain_text", "held_out")
+# How plain text is read. Runs of versions before 0.5.0, where tensorflow-text tokenised it, say neither, and those
+# before 0.6.0, where files were held out by their names, do not say the second.
+PLAIN_TEXT = {"plain_text": "sentencepiece", "held_out": "by content"}
 
 
 class RunDir:
@@ -158,10 +159,16 @@ def was_retokenised(held: Mapping[str, str]) -> bool:
     return "TextTask(" in held.get("dataset", "") and not PLAIN_TEXT.keys() & held.keys()
 
 
+def held_out_by_name(folder: Path) -> bool:
+    """True for the folder of a run that a version before 0.6.0 began, whose text was held out by its files' names."""
+    return "held_out" not in RunDir(folder).read_identity()
+
+
 def by_name(held: Mapping[str, str]) -> str:
     """What to do where the run's data or vocabulary may differ because its text is held out otherwise since 0.6.0."""
     text = any(source in held.get("dataset", "") for source in ("TextFiles(", "source=Text("))
-    return ", or --gin.HOLD_OUT_BY=name where a version before 0.6.0 trained it on files of text" if text else ""
+    then = text and "held_out" not in held
+    return ", or --gin.HOLD_OUT_BY=name, as a version before 0.6.0 began it on files of text" if then else ""
 
 
 def _is_data(name: str) -> bool:

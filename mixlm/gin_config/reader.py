@@ -17,7 +17,10 @@ from types import ModuleType
 from typing import Any, TextIO
 
 from gin import config_parser
+from mixlm.checkpoints.run_dir import held_out_by_name
+from mixlm.data.mixture import of_texts
 from mixlm.data.sources.files import is_builtin, kind_of
+from mixlm.data.sources.text import TextFiles
 from mixlm.errors import UserError, nearest
 from mixlm.gin_config.folder import gin_folder
 from mixlm.gin_config.moved import moved_module, moved_name, old_module
@@ -137,6 +140,16 @@ def _read_file(program: Program, path: Path, places: tuple[Path, ...], within: t
             if isinstance(statement, config_parser.IncludeStatement):
                 _read_file(program, included, places, (*within, path.resolve()))
     program.symbols.update(symbols)
+    if of_run and held_out_by_name(path.parent):
+        _hold_out_by_name(program, shown)
+
+
+def _hold_out_by_name(program: Program, shown: str) -> None:
+    """Binds the split of text as versions before 0.6.0 made it, for what a run's own record binds."""
+    for (_, target), values in program.bindings.items():
+        own = any(binding.where.startswith(f"{shown}, line") for binding in values.values())
+        if own and target.value in (TextFiles, of_texts):
+            values["hold_out_by"] = Binding("name", shown)
 
 
 def _statements(lines: TextIO, shown: str, names: _Names) -> Iterator[tuple[Any, str]]:

@@ -247,3 +247,33 @@ def test_a_module_is_found_by_name_where_python_looks_and_in_the_working_folder(
         "['own_tasks.py'] False", "['inner.py'] False", "['NodeFilter.py', '__init__.py'] False",
         "own tasks", "deep inner",
     ]  # fmt: skip
+
+
+NAMED = """
+import seqio
+import tensorflow as tf
+from folder_of_{stem} import VOCABULARY
+
+def source(**features):
+    made = lambda split, shuffle_files: tf.data.Dataset.from_tensor_slices(features)
+    return seqio.FunctionDataSource(made, splits=["train", "validation"])
+
+def add(name, **features):
+    output = {{feature: seqio.Feature(VOCABULARY, add_eos=False) for feature in features}}
+    steps = [seqio.preprocessors.tokenize, seqio.preprocessors.append_eos]
+    seqio.TaskRegistry.add(f"{{name}}_{stem}", source(**features), output_features=output, preprocessors=steps)
+
+add("corpus", targets=["a <extra_id_0> boat", "the baker"])
+add("spans", inputs=["a <extra_id_0> boat"], targets=["<extra_id_0> an oak"])
+"""
+
+
+def test_a_sentinel_in_a_corpus_is_text_and_in_a_pair_the_sentinel(made, vocabulary):
+    made[0].write_text(NAMED.format(stem=made[1]))
+    corpus, spans = (task(made, name, validation_split="validation") for name in ("corpus", "spans"))
+    found = [document.tokens.tolist() for document in corpus.tokenized(vocabulary, "train")]
+    assert found == [vocabulary.encode("a <extra_id_0> boat"), vocabulary.encode("the baker")]
+    assert not {vocabulary.token_ids.first_sentinel} & set(found[0])
+    (pair,) = spans.tokenized(vocabulary, "train")
+    marked = [vocabulary.encode_with_sentinels(text) for text in ("a <extra_id_0> boat", "<extra_id_0> an oak")]
+    assert pair.tokens.tolist() == [*marked[0], *marked[1]] and marked[0][1] == vocabulary.token_ids.first_sentinel

@@ -92,6 +92,8 @@ def test_the_record_of_an_old_run_builds_its_recipe(old_run):
     built = configured(parse_flags([f"--gin_file={old_run / 'config.gin'}"], ""), Recipe)
     # The record holds the fingerprints of the data and the vocabulary besides.
     assert built.identity().items() <= json.loads((old_run / "recipe.json").read_text()).items()
+    # Its text is split as then, and that of today's runs as their record says.
+    assert built.dataset.task.source.hold_out_by == "name"
     # What is built from it is named as it is now, so that the next record is read without a translation.
     (old_run / "next.gin").write_text(built.config)
     assert configured(parse_flags([f"--gin_file={old_run / 'next.gin'}"], ""), Recipe) == built
@@ -101,3 +103,10 @@ def test_a_copy_of_that_record_elsewhere_is_a_file_like_any_other(old_run, tmp_p
     (tmp_path / "config.gin").write_text((old_run / "config.gin").read_text())
     with pytest.raises(UserError, match=r"Since mixlm 0\.5\.0 it is mixlm\.objectives\.curriculum\."):
         configured(parse_flags([f"--gin_file={tmp_path / 'config.gin'}"], ""), Recipe)
+
+
+def test_the_record_of_a_run_of_today_is_read_with_the_split_of_today(old_run):
+    record = json.loads((old_run / "recipe.json").read_text()) | {"held_out": "by content"}
+    (old_run / "recipe.json").write_text(json.dumps(record))
+    built = configured(parse_flags([f"--gin_file={old_run / 'config.gin'}"], ""), Recipe)
+    assert built.dataset.task.source.hold_out_by == "content"

@@ -13,6 +13,7 @@ import mixlm
 from mixlm.checkpoints.manager import Checkpoints
 from mixlm.checkpoints.run_dir import RunDir
 from mixlm.cli import evaluate
+from mixlm.evaluation.run import Scoring, prepare
 from mixlm.gin_config.build import configured, operative_config
 from mixlm.gin_config.flags import parse_flags, run_or_explain_error
 from mixlm.recipe import Recipe
@@ -203,6 +204,14 @@ def test_explain_scores_and_writes_nothing(decoder, pairs, monkeypatch, capsys):
     assert "judged   sum of log-probabilities, read as <s> sentence </s>; a tie is right." in lines
     assert [line.split(":")[0] for line in lines if line.endswith("of pairs")] == ["pll_unshifted"]
     assert sorted(run.rglob("*")) == before
+
+
+def test_a_sentinel_s_name_in_a_pair_is_plain_text(decoder, tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"sentence_good": "A <extra_id_0>.", "sentence_bad": "<mask></s><extra_id_1>"}')
+    recipe = configured(parse_flags(decoder[1], ""), Recipe)
+    pairs = prepare(recipe, Scoring(minimal_pairs=str(tmp_path), rows=1), lambda _: None).pairs
+    special = {*range(recipe.tokens.vocab_size - recipe.tokens.sentinels, recipe.tokens.vocab_size), 0, 1, 3, 4}
+    assert pairs is not None and all(len(row) > 3 and not special & {*row} for row in pairs.tokens)
 
 
 def test_an_empty_sentence_is_refused_before_anything_is_scored(decoder, tmp_path, monkeypatch, capsys):

@@ -44,6 +44,8 @@ def evaluation_folder(run: Path, name: str) -> Iterator[Path]:
         draft.rename(place)
     except OSError as error:
         raise UserError(f"{place} cannot be written: {error.strerror or error}.") from error
+    except UserError as error:
+        raise UserError(str(error).replace(str(draft), str(place))) from error
     finally:
         for rest in (draft, aside):
             shutil.rmtree(rest, ignore_errors=True)

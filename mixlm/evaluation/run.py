@@ -262,6 +262,7 @@ def write(prepared: Prepared, figures: Mapping[str, TextFigures | None], accurac
 
 def _folder_name(prepared: Prepared) -> str:
     scoring, rows = prepared.scoring, len(np.unique(prepared.text.rows))
-    # The size of a batch changes no figure.
-    settings = {each.name: getattr(scoring, each.name) for each in fields(scoring) if each.name != "batch_tokens"}
+    # The size of a batch changes no figure, and the modes are given by name.
+    others = (each.name for each in fields(scoring) if each.name not in ("batch_tokens", "modes"))
+    settings = {name: getattr(scoring, name) for name in others}
     return folder_name(prepared.step, rows, scoring.minimal_pairs, prepared.data, list(prepared.modes), settings)

@@ -7,6 +7,7 @@ import pytest
 from mixlm.errors import UserError
 from mixlm.evaluation.folders import evaluation_folder, folder_name, latest_evaluation, link_latest
 from mixlm.evaluation.run import Scoring
+from mixlm.evaluation.tables import write_json
 
 
 def evaluated(run, name, *files):
@@ -38,6 +39,10 @@ def test_an_evaluation_that_fails_changes_nothing(tmp_path):
     with full, evaluation_folder(tmp_path, "a") as folder:
         (folder / "text.json").write_text("half")
         raise OSError(28, "No space left on device")
+    named = pytest.raises(UserError, match=r"evaluation/a/text\.json/text\.json cannot be written")
+    with named, evaluation_folder(tmp_path, "a") as folder:
+        (folder / "text.json").write_text("half")
+        write_json(folder / "text.json" / "text.json", {})
     assert held(latest_evaluation(tmp_path)) == {"text.json": "a"}
     assert sorted(path.name for path in (tmp_path / "evaluation").iterdir()) == ["a", "latest"]
 

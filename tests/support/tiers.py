@@ -54,7 +54,6 @@ QUICK_CASES = {
     "parallel/test_sharding.py::test_every_device_count_corrupts_alike": ("data 2, fsdp 2, tensor 2",),
     "recipes/test_papers.py::test_a_scale_file_gives_the_papers_size": (
         "dual+scale/dual",
-        "gpt_bert+scale/gpt_bert",
         "spactor+scale/spactor",
     ),
     "reports/test_curves.py::test_a_run_is_drawn_against_what_is_asked_for": ("against2",),

@@ -281,7 +281,7 @@ def test_the_record_of_where_a_run_began_names_no_place(run, corpus, tmp_path):
     """Its step alone is taken; the folder is the one that the command names."""
     made = recipe(corpus, tmp_path / "new", init_from=str(run.folder))
     assert find_warm_start(made, "/etc/passwd@2").folder == run.folder
-    for damaged in ("/etc/passwd", "x@", "x@-1", "@two"):
+    for damaged in ("/etc/passwd", "x@", "x@-1", "@two", "x@" + "9" * 5000, "x@\u0663"):
         with pytest.raises(UserError, match=r"record of where this run began .* is damaged"):
             find_warm_start(made, damaged)
 

@@ -5,6 +5,7 @@ import contextlib
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from support import places
@@ -66,8 +67,9 @@ def writes(tree: ast.Module) -> set[str]:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(places.ROOT).as_posix())
 def test_what_is_written_goes_through_the_room_for_files(path):
-    name = path.relative_to(places.ROOT).as_posix()
-    assert writes(ast.parse(path.read_text(encoding="utf-8"))) <= KNOWN.get(name, set())
+    name, text = path.relative_to(places.ROOT).as_posix(), path.read_text(encoding="utf-8")
+    if "open(" in text or any(f"{writer}(" in text for writer in WRITERS):
+        assert writes(ast.parse(text)) <= KNOWN.get(name, set())
 
 
 @pytest.mark.parametrize(
@@ -188,6 +190,8 @@ def test_a_link_at_any_name_that_is_written_leads_nowhere(kind, tmp_path, monkey
     import jax
 
     monkeypatch.setattr(jax.profiler, "start_trace", trace)
+    drawn = SimpleNamespace(savefig=lambda file, **_: file.write(b"png"))
+    monkeypatch.setattr(curves, "figure", lambda *_: drawn)
     (tmp_path / "seen").mkdir()
     with watched(tmp_path / "seen") as names:
         WRITTEN[kind](tmp_path / "seen")

@@ -4,6 +4,7 @@ import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from mixlm.checkpoints.history import HISTORY
 from mixlm.errors import UserError
@@ -14,6 +15,15 @@ CHECKSUMS = "checksums.json"
 FIGURES = "figures.json"  # Validation metrics of the state, where it was validated.
 # Orbax's own metadata of a step, completed after our checksums; without it Orbax complains on every reading.
 NOTE = "_CHECKPOINT_METADATA"
+# What Orbax takes its entries to be, where they are there; with another it opens none of a run's checkpoints.
+NOTE_TYPES = {
+    "custom_metadata": dict,
+    "item_handlers": (dict, str),
+    "metrics": dict,
+    "performance_metrics": dict,
+    "init_timestamp_nsecs": int,
+    "commit_timestamp_nsecs": int,
+}
 
 
 def write_manifest(folder: Path) -> None:
@@ -51,18 +61,24 @@ def find_corruption(folder: Path, lengths_only: bool = False) -> str | None:
 
 def _read_manifest(folder: Path) -> dict[str, list[int]]:
     """The length and the CRC-32 of each file; UserError where the manifest or Orbax's note is missing or damaged."""
-    found: dict[str, list[int]] = {}
-    for note in (NOTE, CHECKSUMS):
-        try:
-            found = read_json(within(folder, note))
-        except UserError as error:
-            raise UserError(f"{note} is missing or unreadable: {error}") from None
+    note: dict[str, Any] = _read(folder, NOTE)
+    for name, types in NOTE_TYPES.items():
+        if note.get(name) is not None and not isinstance(note[name], types):
+            raise UserError(f"{NOTE} is damaged: its {name} is {json.dumps(note[name])[:40]}")
+    found: dict[str, list[int]] = _read(folder, CHECKSUMS)
     if not found:
         raise UserError(f"{CHECKSUMS} names no file")
     for name, entry in found.items():
         if not (isinstance(entry, list) and len(entry) == 2 and all(type(number) is int for number in entry)):
             raise UserError(f"{CHECKSUMS} holds no length and checksum of {name}")
     return found
+
+
+def _read(folder: Path, name: str) -> dict[str, Any]:
+    try:
+        return read_json(within(folder, name))
+    except UserError as error:
+        raise UserError(f"{name} is missing or unreadable: {error}") from None
 
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:

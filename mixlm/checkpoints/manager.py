@@ -102,11 +102,12 @@ class Checkpoints:
         """Reads the newest whole checkpoint onto the shardings of `abstract_state`; None when there is none.
 
         `abstract_state` holds jax.ShapeDtypeStructs with shardings, of any mesh. Checkpoints that are not whole are
-        renamed `<step>.torn`, so that their steps can be saved again, and one printed sentence names them. Raises
-        UserError for the first parameter whose name, shape or type differs.
+        renamed `<step>.torn`, so that their steps can be saved again, and one printed sentence names them: Orbax reads
+        the notes of all that there are, and would fail on a damaged one. Raises UserError for the first parameter whose
+        name, shape or type differs.
         """
         self.wait()
-        step, torn = broadcast(self._newest_whole)
+        step, torn = broadcast(lambda: self._newest_whole(older=True))
         for torn_step, _ in torn:
             self._set_aside(torn_step)
         if torn and is_main():
@@ -253,15 +254,21 @@ class Checkpoints:
         # Orbax writes no leading zeros, and no digits but these.
         return [int(entry.name) for entry in entries if re.fullmatch(r"0|[1-9][0-9]{0,17}", entry.name)]
 
-    def _newest_whole(self) -> tuple[int | None, list[tuple[int, str]]]:
-        """The newest step whose checkpoint is whole, and the steps after it with what is wrong with each."""
+    def _newest_whole(self, older: bool = False) -> tuple[int | None, list[tuple[int, str]]]:
+        """The newest step whose checkpoint is whole, and the steps after it with what is wrong with each.
+
+        With `older` those before it are named as well that lack a file, or have one of another length.
+        """
+        newest: int | None = None
         torn: list[tuple[int, str]] = []
         for step in sorted(self._steps(), reverse=True):
-            problem = self._corruption(step)
-            if problem is None:
-                return step, torn
-            torn.append((step, problem))
-        return None, torn
+            if problem := self._corruption(step, lengths_only=newest is not None):
+                torn.append((step, problem))
+            elif newest is None:
+                newest = step
+            if newest is not None and not older:
+                break
+        return newest, torn
 
     def _write_checksums(self) -> None:
         """Runs on Orbax's thread in process 0, when all have written, just before the folder gets its final name."""

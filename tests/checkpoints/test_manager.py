@@ -212,6 +212,38 @@ def test_a_torn_step_is_saved_again_and_stays_aside(folder, capfd):
     assert sorted(entry.name for entry in folder.iterdir()) == ["10", "20", "20.torn", "30", "30.torn"]
 
 
+@pytest.mark.parametrize("damage", ["pipe", '{"init_timestamp_nsecs": "then"}', "nonsense"])
+def test_an_older_one_with_a_damaged_note_stands_in_nobody_s_way(folder, capfd, damage):
+    """Orbax reads the notes of all checkpoints before it restores or saves one, and waits for a pipe."""
+    write(folder, (10, 20))
+    note = folder / "10" / "_CHECKPOINT_METADATA"
+    remove(note)
+    os.mkfifo(note) if damage == "pipe" else note.write_text(damage)
+    checkpoints = Checkpoints(folder)
+    assert checkpoints.restore(abstract(some_state()))[0] == 20
+    assert checkpoints.save(30, some_state(30))
+    checkpoints.close()
+    printed, errors = capfd.readouterr()
+    assert "the checkpoint of step 10 (_CHECKPOINT_METADATA is" in printed and "going on from" in printed
+    assert errors == "" and sorted(entry.name for entry in folder.iterdir()) == ["10.torn", "20", "30"]
+
+
+@pytest.mark.parametrize("name", ["7", "30", "notes"])
+def test_a_pipe_among_checkpoints_is_named_and_not_waited_for(folder, name):
+    write(folder, (10,))
+    os.mkfifo(folder / name)
+    for ask in (lambda found: found.whole(), lambda found: found.restore(abstract(some_state()))):
+        with pytest.raises(UserError, match=f"{name} is a pipe"):
+            ask(Checkpoints(folder))
+
+
+def test_only_what_orbax_writes_is_a_step(folder):
+    write(folder, (10,))
+    for name in ("007", "\u0663\u0663", "9" * 30, "20.torn", "-1", "1e1"):
+        (folder / name).mkdir()
+    assert Checkpoints(folder).listed() == "10" and Checkpoints(folder).whole() == 10
+
+
 def test_when_no_checkpoint_is_whole_that_is_said(folder, capfd):
     write(folder, (10,))
     remove(folder / "10" / "checksums.json")

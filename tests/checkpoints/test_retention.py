@@ -1,6 +1,7 @@
 """Which checkpoints stay, against the definition written out; and which checkpoint an address means."""
 
 import math
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -54,6 +55,8 @@ def test_a_checkpoint_stays_for_one_of_three_reasons_and_no_other(figures, newes
         ("runs/a@b", "runs/a@b", None),
         ("@7", "@7", None),
         ("runs/a@-7", "runs/a@-7", None),
+        ("runs/a@\u0663", "runs/a@\u0663", None),
+        ("runs/a@" + "9" * 30, "runs/a@" + "9" * 30, None),
     ],
 )
 def test_an_address_is_a_folder_and_perhaps_a_step(text, folder, which):
@@ -96,6 +99,33 @@ def test_an_address_finds_its_step(some):
 def test_a_step_that_is_not_kept_is_one_sentence(some, which, metric, sentence):
     with pytest.raises(UserError, match=sentence):
         Checkpoints(some).resolve(RunRef(some, which), metric)
+
+
+@pytest.mark.parametrize("lost", [(), (20,), (20, 10)])
+@pytest.mark.parametrize("damage", ["bytes", "length", "manifest"])
+def test_the_best_is_whole(some, tmp_path, lost, damage):
+    """The figures are 2.0 for step 10 and 1.5 for step 20; a flipped byte leaves all lengths as they were."""
+    shutil.copytree(some, tmp_path / "checkpoints")
+    for step in lost:
+        place = tmp_path / "checkpoints" / str(step)
+        path = max(place.glob("default/**/d/*"), key=lambda file: file.stat().st_size)
+        content = path.read_bytes()
+        if damage == "manifest":
+            (place / "checksums.json").write_text("{}")
+        else:
+            path.write_bytes(bytes([content[0] ^ 0xFF]) + content[1:] if damage == "bytes" else content[1:])
+    wanted = [each for each in ((20, 1.5), (10, 2.0)) if each[0] not in lost]
+    found = Checkpoints(tmp_path / "checkpoints")
+    assert found.best("causal") == (wanted[0] if wanted else None)
+    if wanted:
+        assert found.whole(found.resolve(RunRef(tmp_path, "best"), "causal")) == wanted[0][0]
+
+
+@pytest.mark.parametrize("text", ['{"causal": "1.0"}', '{"causal": true}', '{"causal": ' + "9" * 400 + "}", "[]", "{"])
+def test_figures_that_are_no_numbers_are_none(some, tmp_path, text):
+    shutil.copytree(some / "20", tmp_path / "20")
+    (tmp_path / "20" / "figures.json").write_text(text)
+    assert Checkpoints(tmp_path).figures(20) == {} and Checkpoints(tmp_path).best("causal") is None
 
 
 def test_a_folder_without_checkpoints_says_so(tmp_path):

@@ -271,3 +271,14 @@ def test_a_note_without_sums_leaves_them_unknown():
         "spent/mix/flops": 1.0,
         "spent/mix/flops/model": 1.0,
     }
+
+
+@pytest.mark.parametrize("value", ["12", None, True, [], 10**400], ids=["text", "null", "true", "list", "too large"])
+def test_a_note_with_text_for_a_number_leaves_the_sums_unknown(value):
+    note = {"spent/a/steps": 3, "spent/a/x/tokens": value, "tokens": 7}
+    found = Usage.from_note(note)
+    found.add("a", {"x/tokens": 8.0})
+    assert found.note() == {}
+    found = Usage.from_note(note | {"spent/a/x/tokens": 5})
+    found.add("a", {"x/tokens": 8.0})
+    assert found.note() == {"spent/a/steps": 4, "spent/a/x/tokens": 13}

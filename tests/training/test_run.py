@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from support.runs import DEVICES, Killed, assert_same, final_state, lines, recipe
 
+from mixlm.checkpoints.manager import Checkpoints
 from mixlm.checkpoints.run_dir import RunDir
 from mixlm.errors import UserError
 from mixlm.optim.adafactor import Adafactor
@@ -156,6 +157,70 @@ def test_a_finished_run_says_so_and_touches_nothing(whole):
     loop.train(made, say=said.append)
     assert len(said) == 1 and "finished" in said[0]
     assert {path: path.stat().st_mtime_ns for path in made.folder.rglob("*")} == before
+
+
+def test_a_finished_run_without_its_checkpoints_is_not_trained_over(whole, corpus, tmp_path):
+    made = recipe(corpus, tmp_path / "bare")
+    shutil.copytree(whole[0].folder, made.folder, ignore=shutil.ignore_patterns("checkpoints"))
+    before = {path: path.read_bytes() for path in made.folder.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=r"was trained to step 8 and has no whole checkpoint.* move its metrics"):
+        loop.train(made, say=lambda _: None)
+    assert {path: path.read_bytes() for path in made.folder.rglob("*") if path.is_file()} == before
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:700])
+
+
+def deleted(path):
+    path.unlink()
+
+
+def garbled(path):
+    first, second, *rest = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first + second[:9] + b"\xff\n" + b"".join(rest))
+
+
+DAMAGES = (cut, deleted, garbled)
+
+
+def stopped_at_six(whole, corpus, folder, damage):
+    """A copy of the whole run that has its checkpoints up to step 6, and whose history was damaged."""
+    made = recipe(corpus, folder)
+    shutil.copytree(whole[0].folder, made.folder)
+    shutil.rmtree(made.folder / "checkpoints" / "8")
+    (made.folder / "curves.png").unlink()
+    damage(made.folder / "metrics.jsonl")
+    return made
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_history_is_what_it_was_at_the_checkpoint(whole, corpus, tmp_path, damage):
+    made = stopped_at_six(whole, corpus, tmp_path / "run", damage)
+    checkpoints = Checkpoints(made.folder / "checkpoints")
+    said = loop._resume_record(made, RunDir(made.folder), checkpoints, 6, checkpoints.note(6), 0)
+    assert lines(made) == lines(whole[0])[:6]
+    assert "restored" in said[-1] and (damage is deleted or (made.folder / "metrics.damaged").stat().st_size)
+    # Checkpoints of before 0.6.0 hold no copy, and their notes no count.
+    damage(made.folder / "metrics.jsonl")
+    for copy in made.folder.glob("checkpoints/*/history.jsonl.gz"):
+        sums = json.loads((copy.parent / "checksums.json").read_text())
+        del sums[copy.name]
+        (copy.parent / "checksums.json").write_text(json.dumps(sums))
+        copy.unlink()
+    left = lines(made)
+    said = loop._resume_record(made, RunDir(made.folder), checkpoints, 6, {}, 0)
+    assert lines(made) == left and "and no checkpoint holds them" in said[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_run_with_a_damaged_history_ends_as_one_without(whole, corpus, tmp_path, damage):
+    made, said = stopped_at_six(whole, corpus, tmp_path / "run", damage), []
+    loop.train(made, say=said.append)
+    assert lines(made) == lines(whole[0])
+    assert any("restored" in line for line in said)
+    assert_same(final_state(made)[1], final_state(whole[0])[1])
 
 
 def test_other_text_does_not_go_on_with_this_texts_run(corpus, tmp_path):

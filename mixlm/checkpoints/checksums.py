@@ -16,7 +16,7 @@ FIGURES = "figures.json"  # Validation metrics of the state, where it was valida
 # Orbax's own metadata of a step, completed after our checksums; without it Orbax complains on every reading.
 NOTE = "_CHECKPOINT_METADATA"
 # What Orbax takes its entries to be, where they are there; with another it opens none of a run's checkpoints.
-NOTE_TYPES = {
+NOTE_TYPES: dict[str, type | tuple[type, ...]] = {
     "custom_metadata": dict,
     "item_handlers": (dict, str),
     "metrics": dict,

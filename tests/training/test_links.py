@@ -6,7 +6,7 @@ import shutil
 
 import jax
 import pytest
-from support.runs import recipe
+from support.small_run import recipe
 
 from mixlm.errors import UserError
 from mixlm.perf.profiler import Profile
@@ -22,11 +22,15 @@ def stopped(corpus, tmp_path_factory):
     one = jax.devices()[:1]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "devices", lambda *_: one)
-        made = recipe(corpus, folder / "run", train_steps=3)
+        made = small(corpus, folder / "run", 3)
         loop.train(made, lambda _: None)
         shutil.copytree(made.folder, folder / "more")
-        loop.train(recipe(corpus, folder / "more", train_steps=6), lambda _: None, Profile(5, 5))
+        loop.train(small(corpus, folder / "more", 6), lambda _: None, Profile(5, 5))
         yield made.folder, names(folder / "more") | names(made.folder)
+
+
+def small(corpus, folder, steps):
+    return recipe(str(corpus), str(folder), bag=True, train_steps=steps)
 
 
 def names(folder) -> set[str]:
@@ -49,7 +53,7 @@ def test_no_link_at_any_name_that_a_run_writes_leads_outside(stopped, corpus, tm
         place.parent.mkdir(parents=True, exist_ok=True)
         place.symlink_to(outside if is_folder else outside / "kept")
         with contextlib.suppress(UserError):
-            loop.train(recipe(corpus, folder, train_steps=6), lambda _: None, Profile(5, 5))
+            loop.train(small(corpus, folder, 6), lambda _: None, Profile(5, 5))
         # A user may keep the checkpoints behind a link.
         if name != "checkpoints":
             assert [path.name for path in outside.rglob("*")] == ["kept"], name
@@ -64,4 +68,4 @@ def test_a_pipe_at_any_name_is_a_sentence_and_no_wait(stopped, corpus, tmp_path)
         (folder / name).unlink()
         os.mkfifo(folder / name)
         with contextlib.suppress(UserError):
-            loop.train(recipe(corpus, folder, train_steps=3), lambda _: None)
+            loop.train(small(corpus, folder, 6), lambda _: None)

@@ -105,7 +105,7 @@ def step_rates(name: str, steps: int) -> dict[str, object]:
     recipe = recipe_of(name)
     prepared = prepare(recipe, recipe.dataset.prepare())
     recipe = prepared.recipe
-    batches = Batches(prepared.train_blocks, recipe.batch_size)
+    batches = Batches(prepared.train_blocks, recipe.batch_size, before=recipe.before)
     objective = recipe.stages.at(0).objective
     executable, seed, state = prepared.train_step[objective], prepared.scalar(recipe.seed), prepared.init_state()
     tokens = recipe.batch_size * recipe.block_length

@@ -79,14 +79,14 @@ def overhead(name: str, folder: Path, steps: int, rounds: int) -> dict[str, Any]
         run.acquire(recipe.identity(), "")
         checkpoints = Checkpoints(run.checkpoints, recipe.keep)
         loop = Loop(prepared, run, checkpoints, lambda _: None, Signals())
-        batches = Batches(prepared.train_blocks, recipe.batch_size).iterate(0)
+        batches = Batches(prepared.train_blocks, recipe.batch_size, before=recipe.before).iterate(0)
         alone, looped, state, other, done = [], [], prepared.init_state(), prepared.init_state(), 0
         stack.callback(run.release)
         stack.callback(prepared.close)
         stack.callback(checkpoints.close)
         stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
         loop.begin(0, {}, stack)
-        batch = prepared.shard_batch(Batches(prepared.train_blocks, recipe.batch_size).batch(0))
+        batch = prepared.shard_batch(Batches(prepared.train_blocks, recipe.batch_size, before=recipe.before).batch(0))
         step = prepared.train_step[recipe.objectives[0]]
         for _ in range(rounds + 1):
             jax.block_until_ready(other)

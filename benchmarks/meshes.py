@@ -30,6 +30,7 @@ if __name__ == "__main__":
 import jax
 import numpy as np
 
+from mixlm.data.loader.batches import as_batch
 from mixlm.gin_config.build import configured
 from mixlm.gin_config.flags import parse_flags
 from mixlm.parallel.logical_axes import AXES
@@ -81,9 +82,10 @@ def steps_on(recipe: Recipe, mesh: Partitioning, devices: Sequence[Any]) -> tupl
     try:
         state, losses, draw = prepared.init_state(), [], np.random.default_rng(0)
         for step in range(STEPS):
-            rows = draw.integers(5, 150, (recipe.batch_size, recipe.block_length)).astype(np.int32)
+            rows = draw.integers(5, 150, (recipe.batch_size, recipe.before + recipe.block_length)).astype(np.int32)
             executable = prepared.train_step[prepared.recipe.stages.at(step).objective]
-            state, figures = executable(state, prepared.shard_batch({"tokens": rows}), prepared.scalar(recipe.seed))
+            batch = prepared.shard_batch(as_batch(rows, recipe.before))
+            state, figures = executable(state, batch, prepared.scalar(recipe.seed))
             losses.append(float(figures["loss"]))
         return losses, held(state.params), held(state.opt_state)
     finally:

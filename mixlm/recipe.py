@@ -15,7 +15,7 @@ from mixlm.data.mixture import Mixture
 from mixlm.errors import UserError, check_kind, nearest
 from mixlm.losses.token_losses import TokenLoss
 from mixlm.network import Initializable, LayeredNetwork
-from mixlm.objectives.base import Objective, TokenObjective
+from mixlm.objectives.base import Objective, TokenObjective, any_reads_previous
 from mixlm.objectives.curriculum import Blocks, Curriculum
 from mixlm.objectives.requirements import check_names, check_networks, check_rows
 from mixlm.optim.optimizer import Optimizer
@@ -201,6 +201,11 @@ class Recipe:
     def declared(self) -> tuple[Objective, ...]:
         """Every distinct objective that the recipe names, trained or reported."""
         return tuple(dict.fromkeys((*self.curriculum.distinct, *self.validation)))
+
+    @property
+    def before(self) -> int:
+        """Tokens before each row that the batches hold as well: 1 where an objective reads them, else 0."""
+        return int(any_reads_previous(self.declared))
 
     @property
     def modules(self) -> tuple[tuple[str, nn.Module], ...]:

@@ -191,7 +191,7 @@ def decode(
       **settings: fields of the strategy, such as `temperature=0.8` or `steps=16`.
 
     Returns:
-      A `Continuation` for each prompt: prompt, text, tokens, calls, milliseconds, score, states, spans.
+      A `Continuation` for each prompt: prompt, text, tokens, calls, texts, milliseconds, score, states, spans.
 
     Raises:
       UserError: for a folder without a run, an empty prompt, or a setting that the strategy does not have.

@@ -14,6 +14,7 @@ from typing import Any
 from mixlm.checkpoints.load import check_run, load_params, nearest_run
 from mixlm.checkpoints.manager import Checkpoints
 from mixlm.checkpoints.run_dir import RunDir
+from mixlm.data.loader.batches import as_batch
 from mixlm.errors import UserError, nearest
 from mixlm.evaluation.folders import latest_evaluation
 from mixlm.files import read_json
@@ -116,8 +117,9 @@ class Run:
             data: Any = recipe.dataset.prepare(lambda _: None)
             length = recipe.block_length
             recipe = recipe.settled(data.summary.unique_tokens, data.rows_of(length, recipe.epochs))
-            chosen = data.validation_rows(length, recipe.eval_batches * recipe.batch_size)[:rows]
-            return trained_examples(recipe, data.vocabulary, chosen, self.params)
+            count = recipe.eval_batches * recipe.batch_size
+            chosen = data.validation_rows(length, count, before=recipe.before)[:rows]
+            return trained_examples(recipe, data.vocabulary, as_batch(chosen, recipe.before), self.params)
 
     def curves(self, against: str | Sequence[str] | None = None) -> Any:
         """A matplotlib Figure of every training and validation term, made without pyplot.

@@ -80,12 +80,16 @@ class PreparedData:
             return held_out(self.store.split("validation"), self.pairs)
         return len(self.validation(block_length))
 
-    def validation_rows(self, block_length: int, count: int) -> Int32[np.ndarray, "count L"]:
-        """`count` blocks, spread evenly over the validation split; blocks of a small split are repeated."""
+    def validation_rows(self, block_length: int, count: int, before: int = 0) -> Int32[np.ndarray, "count L"]:
+        """`count` blocks, spread evenly over the validation split; blocks of a small split are repeated.
+
+        With `before` 1 a first column holds the token before each block of text, 0 where there is none.
+        """
         if self.pairs is not None:
             split = self.store.split("validation")
-            return in_order(split, self.pairs, _spread(held_out(split, self.pairs), count))
-        blocks = self.validation(block_length)
+            rows = in_order(split, self.pairs, _spread(held_out(split, self.pairs), count))
+            return np.pad(rows, ((0, 0), (before, 0)))
+        blocks = sequential(self.store.split("validation"), block_length, before)
         return blocks[_spread(len(blocks), count)]
 
     def validation_bytes(self, block_length: int, count: int) -> Int32[np.ndarray, "count L"] | None:

@@ -217,11 +217,11 @@ class PreparedMixture:
             low, high = (middle, high) if fits else (low, middle - 1)
         return low
 
-    def validation_rows(self, block_length: int, count: int) -> Int32[np.ndarray, "count L"]:
+    def validation_rows(self, block_length: int, count: int, before: int = 0) -> Int32[np.ndarray, "count L"]:
         """`count` blocks by the last rates, each part's spread evenly over its validation split."""
         shares = self._rates(block_length).shares[-1]
         rows = {
-            source: self.parts[source].validation_rows(block_length, wanted)
+            source: self.parts[source].validation_rows(block_length, wanted, before)
             for source, wanted in enumerate(shares.counts(count))
             if wanted
         }

@@ -28,7 +28,7 @@ PROMPT_MULTIPLE = 16  # Ours: prompts are padded to a few lengths, so that few e
 
 @struct.dataclass
 class Decoded:
-    """New tokens, padded after EOS, and the network calls that each row took.
+    """New tokens, padded after EOS, and the network calls that each row took, each of all its beams or samples.
 
     `score` is what a beam search, or a choice among samples, maximises. `states` are a diffusion's target before its
     first step and after each.

@@ -38,7 +38,8 @@ class Continuation:
       prompt: the prompt, as its tokens decode.
       text: the new text up to EOS; where spans are filled, the prompt with the fills in place of its sentinels.
       tokens: the new token ids as decoded, EOS and padding included.
-      calls: network calls that this prompt took.
+      calls: network calls that this prompt took, one after the other.
+      texts: how many texts for this prompt each call read: the samples, or the beams.
       milliseconds: its share of its batch's time, without compilation.
       batch: how many prompts were decoded at once.
       score: what a beam search, or a choice among samples, maximises; None for other strategies.
@@ -52,14 +53,18 @@ class Continuation:
     calls: int
     milliseconds: float
     batch: int = 1
+    texts: int = 1
     score: float | None = None
     states: tuple[str, ...] = ()
     spans: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def cost(self) -> str:
-        """Network calls, milliseconds and score, in words."""
-        line = f"{self.calls} network call{'s' if self.calls > 1 else ''}, {self.milliseconds:.1f} ms"
+        """Network calls, the texts that they read, milliseconds and score, in words."""
+        calls = f"{self.calls} network call{'s' if self.calls > 1 else ''}"
+        if self.texts > 1:
+            calls += f" of {self.texts} texts each ({self.calls * self.texts} texts read)"
+        line = f"{calls}, {self.milliseconds:.1f} ms"
         if self.batch > 1:
             line += f" ({self.milliseconds * self.batch:.1f} ms for {self.batch} texts at once)"
         return line if self.score is None else f"{line}, score {fixed(self.score, 3)}"
@@ -246,6 +251,7 @@ def _continuation(
         calls=int(found.calls[row]),
         milliseconds=milliseconds,
         batch=batch,
+        texts=request.strategy.texts,
         score=None if found.score is None else float(found.score[row]),
         states=tuple(partial_text(vocabulary, state, ids) for state in states),
         spans={number: vocabulary.decode(fill) for number, fill in fills.items()},

@@ -37,6 +37,11 @@ def as_trained(default: Any) -> Any:
 class Strategy(Protocol):
     """Reads prompts and continues them; a frozen dataclass."""
 
+    @property
+    def texts(self) -> int:
+        """Texts that a network call reads for one prompt: its beams, or its samples."""
+        ...
+
     def read(self, module: nn.Module, rows: Sequence[Sequence[int]], ids: TokenIds) -> Example:
         """Prompts in tokens, as the network reads them."""
         ...
@@ -78,6 +83,11 @@ class Autoregressive:
         if not 0 <= self.length_penalty < math.inf:
             raise UserError(f"length_penalty is a number from 0 on, got {self.length_penalty}.")
 
+    @property
+    def texts(self) -> int:
+        """The beams."""
+        return self.beams
+
     def read(self, module: nn.Module, rows: Sequence[Sequence[int]], ids: TokenIds) -> Example:
         """BOS and the prompt, or the encoder's prompt."""
         if not (self.encoded or has_encoder(module)):
@@ -114,6 +124,11 @@ class Spans:
         _ = self.autoregressive
 
     @property
+    def texts(self) -> int:
+        """The beams."""
+        return self.beams
+
+    @property
     def autoregressive(self) -> Autoregressive:
         """The decoding of the targets."""
         return Autoregressive(self.temperature, self.top_k, self.top_p, self.beams, self.length_penalty)
@@ -146,6 +161,11 @@ class Unrolled:
     def __post_init__(self) -> None:
         _check(steps=self.steps, samples=self.samples)
         checked_sampler(self.temperature, self.top_k, self.top_p)
+
+    @property
+    def texts(self) -> int:
+        """The samples."""
+        return self.samples
 
     def read(self, module: nn.Module, rows: Sequence[Sequence[int]], ids: TokenIds) -> Example:
         """The prompt, after BOS where shifted."""
@@ -186,6 +206,11 @@ class Masked:
             _check(steps=self.steps)
         if self.block_length is not None:
             _check(block_length=self.block_length)
+
+    @property
+    def texts(self) -> int:
+        """The one."""
+        return 1
 
     def read(self, module: nn.Module, rows: Sequence[Sequence[int]], ids: TokenIds) -> Example:
         """The prompt, after BOS where there is one in training."""

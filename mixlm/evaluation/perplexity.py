@@ -70,12 +70,16 @@ class Text:
 
 
 def pieces_of_rows(
-    rows: Int32[np.ndarray, "N L"], tokens: TokenIds, sizes: Int32[np.ndarray, "N L"] | None = None
+    rows: Int32[np.ndarray, "N L"],
+    tokens: TokenIds,
+    sizes: Int32[np.ndarray, "N L"] | None = None,
+    previous: Int32[np.ndarray, " N"] | None = None,
 ) -> Text:
     """Cuts every row where a document begins or ends, so that nothing is read across documents that are marked.
 
     The tokens that mark it (bos, EOS, padding) are not scored. The prefix of a piece is its first half. `sizes` are the
-    bytes that each token covers. Raises UserError where nothing is left.
+    bytes that each token covers, and `previous` the token before each row, after which a piece in mid-document is read
+    (None: all are read after bos). Raises UserError where nothing is left.
     """
     marks = (tokens.bos, tokens.eos, tokens.pad)
     pieces: list[tuple[int, int, int]] = []
@@ -89,28 +93,39 @@ def pieces_of_rows(
         [rows[number, start:end].tolist() for number, start, end in pieces],
         np.asarray([number for number, _, _ in pieces], np.int64),
         None if sizes is None else [sizes[number, start:end].tolist() for number, start, end in pieces],
+        None
+        if previous is None
+        else [0 if start or previous[number] in marks else int(previous[number]) for number, start, _ in pieces],
     )
 
 
-def pieces_of_documents(documents: Iterable[tuple[Sequence[int], Sequence[int]]], length: int) -> Text:
+def pieces_of_documents(documents: Iterable[tuple[Sequence[int], Sequence[int]]], length: int, before: int = 0) -> Text:
     """Cuts each document, its tokens and the bytes that they cover, into rows of at most `length` tokens.
 
-    No row crosses documents. The prefix of a row is its first half. Raises UserError where there is no token.
+    No row crosses documents. With `before` 1 a row in mid-document is read after the token before it, and not after
+    bos. The prefix of a row is its first half. Raises UserError where there is no token.
     """
     pieces = [
-        (list(tokens[start : start + length]), list(sizes[start : start + length]))
+        (list(tokens[start : start + length]), list(sizes[start : start + length]), tokens[start - 1] if start else 0)
         for tokens, sizes in documents
         for start in range(0, len(tokens), length)
     ]
     if not pieces:
         raise UserError("The text to score holds no token.")
-    return _halved([tokens for tokens, _ in pieces], np.arange(len(pieces)), [sizes for _, sizes in pieces])
+    tokens, sizes, previous = (list(column) for column in zip(*pieces))
+    return _halved(tokens, np.arange(len(pieces)), sizes, previous if before else None)
 
 
-def _halved(pieces: list[list[int]], rows: Int[np.ndarray, " N"], sizes: list[list[int]] | None) -> Text:
+def _halved(
+    pieces: list[list[int]],
+    rows: Int[np.ndarray, " N"],
+    sizes: list[list[int]] | None,
+    previous: list[int] | None,
+) -> Text:
     """The pieces as a text; the prefix of each is its first half."""
     halves = np.asarray([len(piece) // 2 for piece in pieces], np.int64)
-    return Text(Sentences(pieces, halves, np.arange(len(pieces))), rows, sizes)
+    follows = None if previous is None else np.asarray(previous, np.int64)
+    return Text(Sentences(pieces, halves, np.arange(len(pieces)), follows), rows, sizes)
 
 
 def text_figures(

@@ -16,7 +16,8 @@ class Rows:
     """Sentences as a batch: padded tokens, and per row the sentence's length and the length of its given prefix.
 
     `copies` says which of a sentence's rows this is. `noise` names the noise, one number for both sentences of a pair.
-    A row of length 0 is a dummy.
+    A row of length 0 is a dummy. `previous` is the token before each sentence in its text, which is read in place of
+    the last one of the context; 0 where it begins one, and None where all do.
     """
 
     tokens: Int[Array, "B L"]
@@ -24,6 +25,7 @@ class Rows:
     prefixes: Int[Array, " B"]
     copies: Int[Array, " B"]
     noise: Int[Array, " B"]
+    previous: Int[Array, " B"] | None = None
 
     @property
     def present(self) -> Bool[Array, "B L"]:
@@ -45,12 +47,20 @@ class Context:
 
 
 def in_context(
-    tokens: Int[Array, "B L"], lengths: Int[Array, " B"], context: Context
+    tokens: Int[Array, "B L"],
+    lengths: Int[Array, " B"],
+    context: Context,
+    previous: Int[Array, " B"] | None = None,
 ) -> tuple[Int[Array, "B T"], Bool[Array, "B T"]]:
-    """Rows with their context, `after` right behind each sentence, and the mask of what is no padding."""
+    """Rows with their context, `after` right behind each sentence, and the mask of what is no padding.
+
+    Where there is a `previous` token (above 0), it stands right before the sentence.
+    """
     before, after = len(context.before), len(context.after)
     read = jnp.pad(tokens, ((0, 0), (before, after)))
     read = read.at[:, :before].set(jnp.asarray(context.before, read.dtype))
+    if before and previous is not None:
+        read = read.at[:, before - 1].set(jnp.where(previous > 0, previous, context.before[-1]))
     behind = jnp.arange(read.shape[1])[None, :] - (before + lengths[:, None])
     for number, token in enumerate(context.after):
         read = jnp.where(behind == number, token, read)
@@ -67,7 +77,7 @@ def token_log_p(
     """
     given = (context,) if isinstance(context, int) else context.before  # no token sees what follows the sentence
     prefixes = jnp.zeros_like(rows.lengths) if prefixes is None else prefixes
-    read = in_context(rows.tokens, rows.lengths, Context(given))[0][:, :-1]  # [B, len(given) + L - 1]
+    read = in_context(rows.tokens, rows.lengths, Context(given), rows.previous)[0][:, :-1]  # [B, len(given) + L - 1]
     place = jnp.arange(read.shape[1])[None, :] - (len(given) - 1)
     example = Example(
         decoder_input_tokens=read,
@@ -87,7 +97,8 @@ def read_masked(
     A shifted network predicts a token one position to the left; with nothing before the sentence, number 0 means
     nothing.
     """
-    read, present = in_context(jnp.where(masked & rows.present, mask, rows.tokens), rows.lengths, context)
+    shown = jnp.where(masked & rows.present, mask, rows.tokens)
+    read, present = in_context(shown, rows.lengths, context, rows.previous)
     example = Example(
         decoder_input_tokens=read,
         decoder_target_tokens=read,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mixlm.checkpoints.load import check_networks, check_run, load_params
+from mixlm.data.loader.batches import as_batch
 from mixlm.data.store.fingerprint_cache import caching_in
 from mixlm.errors import UserError
 from mixlm.evaluation.conventions import Convention
@@ -119,9 +120,11 @@ def prepare(
         rows = min(scoring.rows, data.validation_size(length))
         with caching_in(recipe.dataset.cache / "fingerprints"):
             sizes = data.validation_bytes(length, rows)
-        text = pieces_of_rows(data.validation_rows(length, rows), recipe.tokens, sizes)
+        # Read as in training: where its rows are the text cut anywhere, those that are scored are so too.
+        batch = as_batch(data.validation_rows(length, rows, before=recipe.before), recipe.before)
+        text = pieces_of_rows(batch["tokens"], recipe.tokens, sizes, batch.get("previous"))
     else:
-        text = pieces_of_documents(map(data.vocabulary.encode_with_bytes, documents()), length)
+        text = pieces_of_documents(map(data.vocabulary.encode_with_bytes, documents()), length, recipe.before)
     pairs = pair_sentences(paradigms, data.vocabulary.encode) if paradigms else None
     if pairs is not None:
         check_scored(paradigms, pairs, pair_modes, scoring.context)
@@ -265,4 +268,5 @@ def _folder_name(prepared: Prepared) -> str:
     # The size of a batch changes no figure, and the modes are given by name.
     others = (each.name for each in fields(scoring) if each.name not in ("batch_tokens", "modes"))
     settings = {name: getattr(scoring, name) for name in others}
-    return folder_name(prepared.step, rows, scoring.minimal_pairs, prepared.data, list(prepared.modes), settings)
+    facts = (prepared.data, list(prepared.modes), settings, prepared.recipe.before)
+    return folder_name(prepared.step, rows, scoring.minimal_pairs, *facts)

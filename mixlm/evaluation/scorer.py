@@ -24,11 +24,15 @@ BUCKET = 8  # Ours: of the lengths 4 to 16 that most test sentences have, two or
 
 @dataclass(frozen=True, eq=False)
 class Sentences:
-    """Sentences to score: tokens, and for each the length of its prefix and the number of its noise."""
+    """Sentences to score: tokens, and for each the length of its prefix, the number of its noise, and what it follows.
+
+    `previous` is the token before each in its text, 0 (None: everywhere) where it begins one and is read after bos.
+    """
 
     tokens: Sequence[Sequence[int]]
     prefixes: Int[np.ndarray, " N"]
     noise: Int[np.ndarray, " N"]
+    previous: Int[np.ndarray, " N"] | None = None
 
     @property
     def lengths(self) -> Int[np.ndarray, " N"]:
@@ -117,7 +121,8 @@ class Scorer:
                 tokens = np.zeros((size, length), np.int32)
                 for row, sentence in enumerate(member.tolist()):
                     tokens[row, : lengths[sentence]] = sentences.tokens[sentence]
-                columns = (lengths[member], sentences.prefixes[member], copy[places], sentences.noise[member])
+                columns = [lengths[member], sentences.prefixes[member], copy[places], sentences.noise[member]]
+                columns += [] if sentences.previous is None else [sentences.previous[member]]
                 yield places, Rows(put(tokens), *(put(np.pad(column, dummies).astype(np.int32)) for column in columns))
 
 

@@ -6,7 +6,7 @@ protocols: rows that mix (`RowObjective`), draws for a whole batch (`BatchObject
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -97,6 +97,19 @@ class PairObjective(Objective, Protocol):
     pairs: ClassVar[bool]
 
 
+@runtime_checkable
+class ReadsPrevious(Objective, Protocol):
+    """An objective that says whether it wants the batch's column `previous` as well.
+
+    That is the token before each row in its text, padding where there is none (see `data.loader.batches.as_batch`).
+    """
+
+    @property
+    def reads_previous(self) -> bool:
+        """True where rows begin with the token before them."""
+        ...
+
+
 @dataclass(frozen=True)
 class Decoding:
     """A strategy of `mixlm.decoding` that an objective trains its network for.
@@ -124,11 +137,18 @@ class OneNetwork:
     """Base of objectives of one network, whose rows are as long as the targets."""
 
     network: str
+    shifted: bool = True  # what follows are fields of those whose rows begin with another token than their first
+    row_bos: bool = True
 
     @property
     def networks(self) -> tuple[str, ...]:
         """The one network that is trained."""
         return (self.network,)
+
+    @property
+    def reads_previous(self) -> bool:
+        """True where the first input of a row is the token before it, and not BOS."""
+        return self.shifted and not self.row_bos
 
     def block_length(self, lengths: Mapping[str, int]) -> int:
         """A row is as long as its targets."""
@@ -168,6 +188,11 @@ def scored(net: Any, hidden: Any, example: Example, loss: TokenLoss) -> Scored:
 def batch_columns(objective: Objective, keys: Key[Array, " B"], step: Step) -> dict[str, Shaped[Array, "B ..."]]:
     """The columns that an objective draws for the whole batch; none where it draws row by row alone."""
     return objective.drawn(keys, step) if isinstance(objective, BatchObjective) else {}
+
+
+def any_reads_previous(objectives: Iterable[Objective]) -> bool:
+    """True where one of these objectives reads the token before each row."""
+    return any(isinstance(each, ReadsPrevious) and each.reads_previous for each in objectives)
 
 
 def decodings_of(*objectives: Objective) -> tuple[Decoding, ...]:

@@ -3,6 +3,9 @@
 Counts are fixed by the length, so that shapes are static.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
@@ -118,14 +121,32 @@ def _invert(
     return place, threshold - jnp.where(place > 0, before, 0.0)
 
 
-def shift_right(tokens: Int[Array, " T"], start: int) -> Int[Array, " T"]:
+def shift_right(tokens: Int[Array, " T"], start: int | Int[Array, ""]) -> Int[Array, " T"]:
     """Decoder inputs for these targets: `start`, then all of them but the last."""
     return jnp.concatenate([jnp.full(1, start, tokens.dtype), tokens[:-1]])
 
 
-def decoder_inputs(shown: Int[Array, "B T"], bos: int, shifted: bool) -> Int[Array, "B T"]:
-    """Decoder inputs: where shifted, position i reads `shown[i - 1]` and the first one `bos`; else `shown[i]`."""
-    return jax.vmap(lambda row: shift_right(row, bos))(shown) if shifted else shown
+def decoder_inputs(shown: Int[Array, "B T"], starts: int | Int[Array, " B"], shifted: bool = True) -> Int[Array, "B T"]:
+    """Decoder inputs: where shifted, position i reads `shown[i - 1]` and the first one `starts`; else `shown[i]`."""
+    if not shifted:
+        return shown
+    return jax.vmap(shift_right)(shown, jnp.broadcast_to(jnp.asarray(starts, shown.dtype), shown.shape[:1]))
+
+
+def row_starts(batch: Mapping[str, Any], tokens: TokenIds, row_bos: bool) -> int | Int[Array, " B"]:
+    """The first input of each row: BOS, or without `row_bos` the token before it, where there is one.
+
+    Rows are cut from a text anywhere, so that BOS would stand in mid-document.
+    """
+    if row_bos or "previous" not in batch:
+        return tokens.bos
+    return jnp.where(batch["previous"] == tokens.pad, tokens.bos, batch["previous"])
+
+
+def scored_targets(targets: Int[Array, "B T"], tokens: TokenIds, score_bos: bool) -> Bool[Array, "B T"]:
+    """Mask of the targets before padding; without `score_bos` also without those that begin a document."""
+    real = before_padding(targets, tokens.pad)
+    return real if score_bos else real & (targets != tokens.bos)
 
 
 def document_segments(inputs: Int[Array, "B T"], targets: Int[Array, "B T"], tokens: TokenIds) -> Int[Array, "B T"]:
@@ -135,6 +156,15 @@ def document_segments(inputs: Int[Array, "B T"], targets: Int[Array, "B T"], tok
     """
     starts = (inputs == tokens.bos).at[:, 0].set(True)
     return jnp.where(targets == tokens.pad, 0, jnp.cumsum(starts, axis=1, dtype=jnp.int32))
+
+
+def check_row_bos(row_bos: bool, separate_documents: bool) -> None:
+    """Raises UserError where neither rows nor documents begin with BOS, with which scoring and decoding begin."""
+    if not (row_bos or separate_documents):
+        raise UserError(
+            "ROW_BOS = False needs DOCUMENT_BOS = True, since scoring and decoding begin with BOS, and neither rows "
+            "nor documents would: give ROW_BOS = True."
+        )
 
 
 def check_documents(tokens: TokenIds) -> None:

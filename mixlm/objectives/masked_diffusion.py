@@ -16,13 +16,16 @@ from mixlm.objectives.corruption import (
     block_mask,
     check_documents,
     check_rate,
+    check_row_bos,
     decoder_inputs,
     document_segments,
     mask_k_lowest,
     maskable,
+    row_starts,
+    scored_targets,
 )
 from mixlm.rng import stratified_levels, subkeys
-from mixlm.schedules import Schedule, Step, check_number
+from mixlm.schedules import Schedule, Step, added, check_number
 from mixlm.tokens import TokenIds
 
 
@@ -39,9 +42,11 @@ class MaskedDiffusion(Corruption):
 
     Where `shifted` (the paper's masked next-token prediction) position i reads the token before x_i and predicts x_i,
     so that the last target is not among the inputs. We draw the mask over all T targets, which keeps the weights' sum
-    at T. `score_last` is the release: it masks among the T - 1 tokens that are read, and always scores the last target
-    as well, also by 1/p, so that a row costs (k + 1) / k times as much as it should, up to twice at low noise. `floor`
-    is the release's 1e-4 in p' = (1 - floor) p + floor; it makes 1/p' a little too small.
+    at T. `score_last` is the release: it masks among the T tokens that are read, where p = k / T as well, and always
+    scores the last target too, also by 1/p (unless it is a BOS and `score_bos` is off). A mask on the first input is no
+    target's. So a position weighs (T - 1) / T + E[1 / k] where it should weigh 1, such as 1.111 at T = 32; in a row
+    that begins with BOS, which is never masked, it is 1 + E[1 / k]. `row_bos` is that of `Causal`. `floor` is the
+    release's 1e-4 in p' = (1 - floor) p + floor; it makes 1/p' a little too small.
 
     `stratified` levels (ours) spread the batch's t evenly over [0, 1), see `rng.stratified_levels`; `bidirectional`
     anneals the mask from causal (0) to bidirectional (1), see `corruption.block_mask`. With `separate_documents`
@@ -59,6 +64,8 @@ class MaskedDiffusion(Corruption):
     stratified: bool = False
     bidirectional: float | Schedule = 1.0
     separate_documents: bool = False
+    score_bos: bool = added(True)
+    row_bos: bool = added(True)
 
     def __post_init__(self) -> None:
         check_number(self, "floor", 0, 1)
@@ -67,6 +74,7 @@ class MaskedDiffusion(Corruption):
             raise UserError("MaskedDiffusion.score_last scores the target that is not read; only shifted ones have it.")
         if self.separate_documents:
             check_documents(self.tokens)
+        check_row_bos(self.row_bos, self.separate_documents)
 
     def block_length(self, lengths: Mapping[str, int]) -> int:
         """A row is as long as its targets; UserError where the last target would be all there is to mask."""
@@ -90,14 +98,16 @@ class MaskedDiffusion(Corruption):
         uniform = jax.vmap(jax.random.uniform)
         levels = {**self.drawn(keys, step), **batch}["level"] if self.stratified else uniform(level_keys)
         real = targets != self.tokens.pad
-        masked = self._mask(choice_keys, targets, levels, uniform(rounding_keys))
-        clean = decoder_inputs(targets, self.tokens.bos, self.shifted)
+        clean = decoder_inputs(targets, row_starts(batch, self.tokens, self.row_bos), self.shifted)
+        # `score_last` draws the masks over what is read, else they are drawn over the targets.
+        drawn_over = clean if self.score_last else targets
+        masked = self._mask(choice_keys, maskable(drawn_over, self.tokens) & real, levels, uniform(rounding_keys), real)
+        aligned = self.score_last or not self.shifted
+        hidden = masked if aligned else jnp.pad(masked, ((0, 0), (1, 0)))[:, :-1]  # [B, T]: the inputs that are masked
         return Example(
-            decoder_input_tokens=decoder_inputs(
-                jnp.where(masked, self.tokens.mask, targets), self.tokens.bos, self.shifted
-            ),
+            decoder_input_tokens=jnp.where(hidden, self.tokens.mask, clean),
             decoder_target_tokens=targets,
-            decoder_loss_weights=self._weights(masked, real),
+            decoder_loss_weights=self._weights(masked, targets, real),
             decoder_mask_ar=block_mask(block_keys, targets.shape[1], self.bidirectional, step),
             decoder_segment_ids=document_segments(clean, targets, self.tokens) if self.separate_documents else None,
             decoder_loss_counts=(real & jnp.any(masked, axis=1, keepdims=True)).astype(jnp.float32),
@@ -106,21 +116,27 @@ class MaskedDiffusion(Corruption):
     def _mask(
         self,
         keys: Key[Array, " B"],
-        targets: Int[Array, "B T"],
+        candidates: Bool[Array, "B T"],
         levels: Float[Array, " B"],
         rounding: Float[Array, " B"],
+        real: Bool[Array, "B T"],
     ) -> Bool[Array, "B T"]:
-        lengths = jnp.sum(targets != self.tokens.pad, axis=1)  # [B]
-        counts = jnp.maximum(jnp.floor(lengths * levels + rounding).astype(jnp.int32), 1)  # [B]: masks of each row
-        candidates = maskable(targets, self.tokens)
-        if self.score_last:
-            candidates = candidates.at[:, -1].set(False)
-        scores = jax.vmap(lambda key: jax.random.uniform(key, targets.shape[1:]))(keys)
-        return jax.vmap(mask_k_lowest)(scores, candidates, counts)
+        counts = jnp.floor(jnp.sum(real, axis=1) * levels + rounding).astype(jnp.int32)  # [B]: masks of each row
+        scores = jax.vmap(lambda key: jax.random.uniform(key, candidates.shape[1:]))(keys)
+        if self.score_last:  # A token has one score, wherever it stands.
+            scores = jnp.roll(scores, 1, axis=1)
+        return jax.vmap(mask_k_lowest)(scores, candidates, jnp.maximum(counts, 1))
 
-    def _weights(self, masked: Bool[Array, "B T"], real: Bool[Array, "B T"]) -> Float[Array, "B T"]:
+    def _weights(
+        self, masked: Bool[Array, "B T"], targets: Int[Array, "B T"], real: Bool[Array, "B T"]
+    ) -> Float[Array, "B T"]:
         count = jnp.sum(masked, axis=1, keepdims=True)  # [B, 1]
         rate = count / jnp.maximum(jnp.sum(real, axis=1, keepdims=True), 1)
         rate = (1 - self.floor) * rate + self.floor
-        said = masked.at[:, -1].set(real[:, -1]) if self.score_last else masked
+        said = masked
+        if self.score_last:
+            # Position i predicts what position i + 1 reads; after the last target comes nothing that is read.
+            following = jnp.pad(real, ((0, 0), (0, 1)))[:, 1:]
+            last = scored_targets(targets, self.tokens, self.score_bos) & ~following
+            said = jnp.pad(masked, ((0, 0), (0, 1)))[:, 1:] | last
         return jnp.where(said & (count > 0), 1 / jnp.where(count > 0, rate, 1), 0.0)

@@ -16,6 +16,7 @@ from mixlm.objectives.corruption import (
     block_mask,
     check_documents,
     check_rate,
+    check_row_bos,
     decoder_inputs,
     document_segments,
     mask_k_lowest,
@@ -23,9 +24,10 @@ from mixlm.objectives.corruption import (
     random_spans,
     random_tokens,
     rate_at,
+    row_starts,
 )
 from mixlm.rng import subkeys
-from mixlm.schedules import Schedule, Step, check_number
+from mixlm.schedules import Schedule, Step, added, check_number
 from mixlm.tokens import TokenIds
 
 
@@ -41,9 +43,9 @@ class MaskedLM(Corruption):
     masked before; that needs a state, so it is left out.
 
     Where `shifted` (masked next-token prediction) position i reads the token before x_i and predicts x_i; else, as
-    AntLM presumably does, it reads x_i itself, masked. `bidirectional` anneals the mask from causal (0) to
-    bidirectional (1), see `corruption.block_mask`. With `separate_documents` attention ends where a document does
-    (`tokens.bos` starts one). Rates that are schedules follow the step.
+    AntLM presumably does, it reads x_i itself, masked. `row_bos` is that of `Causal`. `bidirectional` anneals the mask
+    from causal (0) to bidirectional (1), see `corruption.block_mask`. With `separate_documents` attention ends where a
+    document does (`tokens.bos` starts one). Rates that are schedules follow the step.
     """
 
     name: ClassVar[str] = "masked_lm"
@@ -58,6 +60,7 @@ class MaskedLM(Corruption):
     shifted: bool = False
     bidirectional: float | Schedule = 1.0
     separate_documents: bool = False
+    row_bos: bool = added(True)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "span_lengths", tuple(self.span_lengths))  # gin writes lists
@@ -76,6 +79,7 @@ class MaskedLM(Corruption):
             )
         if self.separate_documents:
             check_documents(self.tokens)
+        check_row_bos(self.row_bos, self.separate_documents)
 
     @property
     def decodings(self) -> tuple[Decoding, ...]:
@@ -88,9 +92,10 @@ class MaskedLM(Corruption):
         row_keys, block_keys = subkeys(keys, 2)
         rate = rate_at(self.mask_rate, step)
         shown, chosen = jax.vmap(self._corrupt_row, in_axes=(0, 0, None))(row_keys, targets, rate)
-        clean = decoder_inputs(targets, self.tokens.bos, self.shifted)
+        starts = row_starts(batch, self.tokens, self.row_bos)
+        clean = decoder_inputs(targets, starts, self.shifted)
         return Example(
-            decoder_input_tokens=decoder_inputs(shown, self.tokens.bos, self.shifted),
+            decoder_input_tokens=decoder_inputs(shown, starts, self.shifted),
             decoder_target_tokens=targets,
             decoder_loss_weights=chosen.astype(jnp.float32),
             decoder_mask_ar=block_mask(block_keys, targets.shape[1], self.bidirectional, step),

@@ -22,6 +22,7 @@ from mixlm.objectives.base import (
     Objective,
     RowObjective,
     TokenObjective,
+    any_reads_previous,
     batch_columns,
     decodings_of,
 )
@@ -89,6 +90,11 @@ class PerExample:
     @property
     def _losses(self) -> list[Any]:
         return [objective.loss if isinstance(objective, TokenObjective) else None for objective in self.objectives]
+
+    @property
+    def reads_previous(self) -> bool:
+        """True where one of the objectives reads the token before a row."""
+        return any_reads_previous(self.objectives)
 
     def block_length(self, lengths: Mapping[str, int]) -> int:
         """The common length of the objectives' rows; UserError where they differ."""
@@ -208,6 +214,11 @@ class Sum:
     def decodings(self) -> tuple[Decoding, ...]:
         """Those of all objectives, in order."""
         return decodings_of(*self.objectives)
+
+    @property
+    def reads_previous(self) -> bool:
+        """True where one of the objectives reads the token before a row."""
+        return any_reads_previous(self.objectives)
 
     def block_length(self, lengths: Mapping[str, int]) -> int:
         """The common length of the objectives' rows; UserError where they differ."""

@@ -12,8 +12,15 @@ from mixlm.errors import UserError
 from mixlm.example import Example
 from mixlm.losses.token_losses import CrossEntropy, TokenLoss
 from mixlm.objectives.base import Batch, Corruption, Decoding
-from mixlm.objectives.corruption import before_padding, check_documents, decoder_inputs, document_segments
-from mixlm.schedules import Step
+from mixlm.objectives.corruption import (
+    check_documents,
+    check_row_bos,
+    decoder_inputs,
+    document_segments,
+    row_starts,
+    scored_targets,
+)
+from mixlm.schedules import Step, added
 from mixlm.tokens import TokenIds
 
 
@@ -22,7 +29,8 @@ class PrefixLM(Corruption):
     """`-sum_{i >= s} log p(x_i | x_<i)` with the split s uniform over 1..T-1, and no mask inside of the prefix x_<s.
 
     Without `bidirectional_prefix` the prefix is read causally too, and only not scored: AR2Diff's baseline (figure 2).
-    With `separate_documents` attention ends where a document does (`tokens.bos` starts one).
+    With `separate_documents` attention ends where a document does (`tokens.bos` starts one). `score_bos` and `row_bos`
+    are those of `Causal`.
     """
 
     name: ClassVar[str] = "prefix_lm"
@@ -31,10 +39,13 @@ class PrefixLM(Corruption):
     network: str = "model"
     bidirectional_prefix: bool = True
     separate_documents: bool = False
+    score_bos: bool = added(True)
+    row_bos: bool = added(True)
 
     def __post_init__(self) -> None:
         if self.separate_documents:
             check_documents(self.tokens)
+        check_row_bos(self.row_bos, self.separate_documents)
 
     def block_length(self, lengths: Mapping[str, int]) -> int:
         """A row holds the prefix and the rest, as long as the targets; UserError where there is no room for both."""
@@ -58,12 +69,13 @@ class PrefixLM(Corruption):
         length = targets.shape[1]
         split = jax.vmap(lambda key: jax.random.randint(key, (), 1, length))(keys)[:, None]
         place = jnp.arange(length)[None, :]
-        inputs = decoder_inputs(targets, self.tokens.bos, shifted=True)
+        inputs = decoder_inputs(targets, row_starts(batch, self.tokens, self.row_bos))
+        scored = (place >= split) & scored_targets(targets, self.tokens, self.score_bos)
         opens = place > split if self.bidirectional_prefix else jnp.ones(targets.shape)
         return Example(
             decoder_input_tokens=inputs,
             decoder_target_tokens=targets,
-            decoder_loss_weights=((place >= split) & before_padding(targets, self.tokens.pad)).astype(jnp.float32),
+            decoder_loss_weights=scored.astype(jnp.float32),
             decoder_mask_ar=opens.astype(jnp.int32),
             decoder_segment_ids=document_segments(inputs, targets, self.tokens) if self.separate_documents else None,
         )

@@ -19,12 +19,14 @@ from mixlm.objectives.corruption import (
     block_mask,
     check_documents,
     check_rate,
+    check_row_bos,
     decoder_inputs,
     document_segments,
+    row_starts,
     sample,
 )
 from mixlm.rng import subkeys
-from mixlm.schedules import Schedule, Step, check_number
+from mixlm.schedules import Schedule, Step, added, check_number
 from mixlm.tokens import TokenIds
 
 
@@ -51,7 +53,8 @@ class UnrolledDiffusion(OneNetwork):
     (see `corruption.block_mask`), the prefix included: 1 is AR2Diff's, a schedule from 0 anneals from a causal network.
     `short_targets` of the rows (ours, so that padding is learned) have a target that ends early with EOS, at a uniform
     place; the padding after it is noised, read and scored as any other token, but that of the data is neither read nor
-    scored. With `separate_documents` attention ends where a document does (`tokens.bos` starts one).
+    scored. With `separate_documents` attention ends where a document does (`tokens.bos` starts one). `row_bos` is that
+    of `Causal`.
     """
 
     name: ClassVar[str] = "unrolled_diffusion"
@@ -65,10 +68,12 @@ class UnrolledDiffusion(OneNetwork):
     short_targets: float = 0.0
     bidirectional: float | Schedule = 1.0
     separate_documents: bool = False
+    row_bos: bool = added(True)
 
     def __post_init__(self) -> None:
         if self.separate_documents:
             check_documents(self.tokens)
+        check_row_bos(self.row_bos, self.separate_documents)
         check_number(self, "temperature", 0)
         check_number(self, "short_targets", 0, 1)
         check_rate(self, "bidirectional")
@@ -83,26 +88,30 @@ class UnrolledDiffusion(OneNetwork):
         row_keys, block_keys, sample_keys = subkeys(keys, 3)
         length = batch["tokens"].shape[1]
         targets, noisy, scored = jax.vmap(self._corrupt_row)(row_keys, batch["tokens"])
+        starts, real = row_starts(batch, self.tokens, self.row_bos), before_padding(batch["tokens"], self.tokens.pad)
         example = Example(
-            decoder_input_tokens=decoder_inputs(noisy, self.tokens.bos, self.shifted),
+            decoder_input_tokens=decoder_inputs(noisy, starts, self.shifted),
             decoder_target_tokens=targets,
             decoder_loss_weights=scored.astype(jnp.float32),
             decoder_mask_ar=block_mask(block_keys, length, self.bidirectional, step),
-            decoder_segment_ids=self._segments(targets, before_padding(batch["tokens"], self.tokens.pad)),
+            decoder_segment_ids=self._segments(targets, starts, real),
         )
         return FirstPass(example, scored, jax.vmap(lambda key: jax.random.uniform(key, (length,)))(sample_keys))
 
-    def _segments(self, targets: Int[Array, "B T"], real: Bool[Array, "B T"]) -> Int[Array, "B T"]:
+    def _segments(
+        self, targets: Int[Array, "B T"], starts: int | Int[Array, " B"], real: Bool[Array, "B T"]
+    ) -> Int[Array, "B T"]:
         # The padding of a short target is a token like any other here: it is read, and learned.
         padded_by_data = jnp.where(real, self.tokens.eos, self.tokens.pad)
         if not self.separate_documents:
             return real.astype(targets.dtype)
-        return document_segments(decoder_inputs(targets, self.tokens.bos, self.shifted), padded_by_data, self.tokens)
+        return document_segments(decoder_inputs(targets, starts, self.shifted), padded_by_data, self.tokens)
 
     def second(self, drawn: FirstPass, answer: Int[Array, "B T"]) -> Example:
         """The second pass: the answer in the targets' places, without a gradient, the prefix as it was."""
         shown = jnp.where(drawn.scored, jax.lax.stop_gradient(answer), drawn.first.decoder_target_tokens)
-        return replace(drawn.first, decoder_input_tokens=decoder_inputs(shown, self.tokens.bos, self.shifted))
+        starts = drawn.first.decoder_input_tokens[:, 0]  # noise never falls on it where inputs are shifted
+        return replace(drawn.first, decoder_input_tokens=decoder_inputs(shown, starts, self.shifted))
 
     def shown(self, nets: Nets | None, keys: Key[Array, " B"], batch: Batch, step: Step = 0) -> tuple[Example, None]:
         """The first pass, or with networks the second; there is no encoder's input."""

@@ -37,15 +37,16 @@ def corrupted(
 
 
 def untrained_examples(
-    recipe: Recipe, objective: Objective, vocabulary: Any, rows: Int[np.ndarray, "B L"]
+    recipe: Recipe, objective: Objective, vocabulary: Any, batch: Mapping[str, np.ndarray]
 ) -> list[ExampleText]:
     """The examples of rows of text before any network has a part in them; [] for an objective that shows none."""
-    found = corrupted(objective, None, row_keys(recipe.seed, 0, len(rows)), {"tokens": rows}, recipe.steps - 1)
+    rows = batch["tokens"]
+    found = corrupted(objective, None, row_keys(recipe.seed, 0, len(rows)), batch, recipe.steps - 1)
     return [] if found is None else _readings(objective.name, vocabulary, found, rows, recipe.tokens)
 
 
 def trained_examples(
-    recipe: Recipe, vocabulary: Any, rows: Int[np.ndarray, "B L"], params: Mapping[str, Any]
+    recipe: Recipe, vocabulary: Any, batch: Mapping[str, np.ndarray], params: Mapping[str, Any]
 ) -> Examples:
     """The examples of rows of text under each objective, with the networks' predictions beside the targets.
 
@@ -55,13 +56,14 @@ def trained_examples(
     for objective in recipe.objectives:
         if examples and isinstance(recipe.networks[objective.networks[0]], EncoderDecoderNetwork):
             break
-        examples += _predicted(recipe, objective, vocabulary, rows, params)
+        examples += _predicted(recipe, objective, vocabulary, batch, params)
     return Examples(examples)
 
 
 def _predicted(
-    recipe: Recipe, objective: Any, vocabulary: Any, rows: Int[np.ndarray, "B L"], params: Mapping[str, Any]
+    recipe: Recipe, objective: Any, vocabulary: Any, batch: Mapping[str, np.ndarray], params: Mapping[str, Any]
 ) -> list[ExampleText]:
+    rows = batch["tokens"]
     modules, ids, network = dict(recipe.modules), recipe.tokens, objective.networks[0]
     params = jax.device_get({name: params[name] for name in objective.networks})
     static, numbers = traced_hparams.hoist(objective)
@@ -71,7 +73,7 @@ def _predicted(
         return corrupted(traced_hparams.bind(static, numbers), bind(modules, params), keys, batch, recipe.steps - 1)
 
     keys, scalars = row_keys(recipe.seed, 0, len(rows)), tuple(map(np.float32, numbers))
-    found = jax.jit(corrupt)(params, keys, {"tokens": rows}, scalars)
+    found = jax.jit(corrupt)(params, keys, dict(batch), scalars)
     if found is None:
         return []
     readings, example = _readings(objective.name, vocabulary, found, rows, ids), found[0]

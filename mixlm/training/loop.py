@@ -49,7 +49,7 @@ class Loop:
         The state is saved in both cases. `note` is that of the checkpoint that `state` was read from.
         """
         recipe = self.recipe
-        batches = Batches(self.prepared.train_blocks, recipe.batch_size, *self.prepared.host_rows)
+        batches = Batches(self.prepared.train_blocks, recipe.batch_size, *self.prepared.host_rows, recipe.before)
         with ExitStack() as shown:
             self.begin(begun, note, shown)
             # From here on a signal is only noted: the loop stops after a step that all processes have taken.

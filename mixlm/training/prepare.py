@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from mixlm.checkpoints.warm_start import WarmStart
+from mixlm.data.loader.batches import as_batch
 from mixlm.errors import UserError, nearest
 from mixlm.parallel.logical_axes import Layout, under
 from mixlm.parallel.mesh import (
@@ -85,8 +86,9 @@ class PreparedRun:
     def validation_batches(self) -> list[dict[str, np.ndarray]]:
         """EVAL_BATCHES batches of rows, spread evenly over the split; a small split is gone through again."""
         recipe = self.recipe
-        chosen = self.data.validation_rows(recipe.block_length, recipe.eval_batches * recipe.batch_size)
-        return [{"tokens": rows} for rows in chosen.reshape(recipe.eval_batches, recipe.batch_size, -1)]
+        count = recipe.eval_batches * recipe.batch_size
+        chosen = self.data.validation_rows(recipe.block_length, count, before=recipe.before)
+        return [as_batch(rows, recipe.before) for rows in chosen.reshape(recipe.eval_batches, recipe.batch_size, -1)]
 
     def validate(self, params: Any, step: int) -> dict[str, float]:
         """The mean terms of each validated objective after `step` steps, on the same rows with the same noise.
@@ -290,6 +292,8 @@ def _executables(recipe: Recipe, layout: Layout, shapes: Any) -> tuple[Executabl
     bands = jax.ShapeDtypeStruct((recipe.tokens.vocab_size,), np.int32, sharding=everywhere)
     rows = jax.ShapeDtypeStruct((recipe.batch_size, recipe.block_length), np.int32, sharding=batch_sharding(layout))
     batch, shardings = {"tokens": rows}, jax.tree.map(lambda leaf: leaf.sharding, shapes)
+    if recipe.before:
+        batch["previous"] = jax.ShapeDtypeStruct((recipe.batch_size,), np.int32, sharding=batch_sharding(layout))
     train = under(layout, TrainStep(recipe.modules, recipe.optimizer, recipe.microbatches))
     validation = under(layout, ValidationStep(recipe.modules, recipe.frequency_bands))
     return (

@@ -43,7 +43,7 @@ def finish(prepared: PreparedRun, folder: RunDir, state: Any, say: Callable[[str
         loss = _plain_loss(records[-1], objective.name)
         verdict = "below" if loss < entropy else "not below"
         lines.append(f"{objective.name}: {fixed(loss, 3)} nats a token, {verdict} {entropy:.3f}, the {baseline[1]}")
-    rows = prepared.validation_batches[0]["tokens"][:EXAMPLES]
+    rows = {name: column[:EXAMPLES] for name, column in prepared.validation_batches[0].items()}
     lines += ["", *trained_examples(recipe, prepared.data.vocabulary, rows, state.params).lines]
     with replacing(folder.samples) as file:
         file.write("\n".join(lines) + "\n")

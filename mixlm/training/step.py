@@ -49,7 +49,7 @@ class TrainStep:
     microbatches: int = 1
 
     def __call__(
-        self, state: TrainState, batch: Mapping[str, Int[Array, "B L"]], seed: Int[Array, ""], objective: Objective
+        self, state: TrainState, batch: Mapping[str, Int[Array, "B ..."]], seed: Int[Array, ""], objective: Objective
     ) -> tuple[TrainState, Metrics]:
         """Returns the state after the update and the metrics: loss, each term's mean, learning rate, gradient norm.
 

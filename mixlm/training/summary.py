@@ -146,7 +146,7 @@ def explanation(prepared: PreparedRun) -> Explanation:
         )
         if too_large := shortage(f"The step of {objective.name}", [prepared.step_held(objective)], held, where):
             lines.append(too_large)
-    rows = prepared.validation_batches[0]["tokens"][:EXAMPLES]
+    rows = {name: column[:EXAMPLES] for name, column in prepared.validation_batches[0].items()}
     examples = tuple(
         (objective.name, tuple(untrained_examples(prepared.recipe, objective, prepared.data.vocabulary, rows)))
         for objective in prepared.recipe.objectives

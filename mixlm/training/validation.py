@@ -32,7 +32,7 @@ class ValidationStep:
     def __call__(
         self,
         params: Mapping[str, Any],
-        batch: Mapping[str, Int[Array, "B L"]],
+        batch: Mapping[str, Int[Array, "B ..."]],
         seed: Int[Array, ""],
         index: Int[Array, ""],
         step: Int[Array, ""],

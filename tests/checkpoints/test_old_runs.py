@@ -19,6 +19,8 @@ from mixlm.reports.metrics import read
 
 SIZES = (
     "--gin_file=dual.gin",
+    "--gin.ROW_BOS=True",  # the rules of that version, by which these were trained
+    "--gin.SCORE_BOS=True",
     "--gin.TRAIN_STEPS=6",
     "--gin.LOG_PERIOD=1",
     "--gin.EVAL_PERIOD=3",
@@ -108,6 +110,14 @@ def test_an_old_run_resumes_with_the_losses_that_it_had_then(command, run, corpu
     code, said, errors = command("train.py", *of(run, corpus))
     assert code == 0 and "resuming after step 3" in said, errors
     assert {line["step"]: line["loss"] for line in read(run)[3:]} == pytest.approx(LOSSES, rel=1e-5)
+
+
+def test_an_old_run_is_not_resumed_under_the_rules_of_today(command, run, corpus):
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    code, _, errors = command("train.py", *of(run, corpus), "--gin.ROW_BOS=False", "--gin.SCORE_BOS=False")
+    assert code == 2 and errors.startswith("error: ") and errors.count("\n") == 1
+    assert "holds another run, with " in errors and "Causal.row_bos" in errors
+    assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*")}
 
 
 def test_an_old_run_is_warm_started_from(command, run, corpus, tmp_path):

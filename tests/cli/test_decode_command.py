@@ -82,7 +82,8 @@ def test_the_last_stage_says_how(command):
     assert "step 4: unrolled decoding, steps 3, samples 2, temperature 0.2" in out[0]
     assert out[1:3] == ["", "prompt        The farmer sells"]
     assert re.fullmatch(r"continuation  \S.*", out[3])
-    assert re.fullmatch(r" {14}3 network calls, \d+\.\d ms, score -\d+\.\d{3}", out[4]) and len(out) == 5
+    cost = r" {14}3 network calls of 2 texts each \(6 texts read\), \d+\.\d ms, score -\d+\.\d{3}"
+    assert re.fullmatch(cost, out[4]) and len(out) == 5
 
 
 def test_the_same_seed_says_the_same(command):

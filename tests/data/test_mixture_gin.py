@@ -37,6 +37,7 @@ def test_a_mixture_is_written_on_the_command_line():
         "--gin_file=data/vocabulary_file.gin",
         "--gin.VOCAB_MODEL=m",
         "--gin.DOCUMENT_BOS=False",
+        "--gin.ROW_BOS=True",
     )
     assert {part.task.vocabulary.path for part in file.dataset.parts} == {"m"}
     with pytest.raises(UserError, match="RATES and EPOCHS both say"):

@@ -90,7 +90,13 @@ def test_a_mixture_is_trained_on_by_its_name(made, tmp_path, vocabularies):
         f"--gin.TASK_MODULE={module}", f"--gin.MIXTURE_OR_TASK_NAME=fixed_{stem}", f"--gin.CACHE_DIR={tmp_path}/cache",
         "--gin.SENTINELS=20", "--gin.TOKEN_IDS=112", "--gin.MASK_ID=4", "--gin.BOS_ID=3", "--gin.VOCAB_SIZE=112",
     )  # fmt: skip
-    flags = ["--gin_file=dual.gin", "--gin_file=data/seqio_mixture.gin", *given, "--gin.DOCUMENT_BOS=False"]
+    flags = [
+        "--gin_file=dual.gin",
+        "--gin_file=data/seqio_mixture.gin",
+        *given,
+        "--gin.DOCUMENT_BOS=False",
+        "--gin.ROW_BOS=True",
+    ]
     dataset = configured(parse_flags(flags, ""), Recipe).dataset
     parts = tuple(Part(task(name=f"{name}_{stem}", module=str(module))) for name in ("boats", "bread"))
     assert dataset == Mixture(parts, (0.7, 0.3))

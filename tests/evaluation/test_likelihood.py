@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 from functools import cache
 
 import flax.linen as nn
@@ -23,7 +24,7 @@ from mixlm.evaluation.likelihood import (
     Rows,
 )
 from mixlm.evaluation.modes import modes_of, select_modes, with_extra
-from mixlm.evaluation.perplexity import noise_errors, pieces_of_rows, ratio, text_figures
+from mixlm.evaluation.perplexity import noise_errors, pieces_of_documents, pieces_of_rows, ratio, text_figures
 from mixlm.evaluation.scorer import Scorer, Scores, Sentences, _padded
 from mixlm.evaluation.span_likelihood import AfterPrefix, EachSpan, Everything, SpanFilling
 from mixlm.evaluation.tables import as_json, text_content, text_rows
@@ -430,6 +431,24 @@ def test_text_is_cut_where_documents_begin_and_end():
     assert counted.sentences.tokens == found.sentences.tokens
     with pytest.raises(UserError, match="hold no text"):
         pieces_of_rows(text[2:3], TOKENS)
+
+
+def test_a_row_in_mid_document_is_read_after_the_token_before_it():
+    """Where training cuts its rows anywhere (ROW_BOS = False); a row that begins a document is read after bos."""
+    text = np.asarray([[5, 6, BOS, 7, 8], [9, 10, 11, 12, 13], [14, 15, 5, 6, 7]], np.int32)
+    found = pieces_of_rows(text, TOKENS, previous=np.asarray([0, 8, BOS], np.int32)).sentences
+    assert found.previous.tolist() == [0, 0, 8, 0]
+    assert pieces_of_rows(text, TOKENS).sentences.previous is None
+    document = [([5, 6, 7, 8, 9], [1] * 5)]
+    assert pieces_of_documents(document, 2, before=1).sentences.previous.tolist() == [0, 6, 8]
+    assert pieces_of_documents(document, 2).sentences.previous is None
+    for mode in (CausalLikelihood(TOKENS), PseudoLikelihood(TOKENS, shifted=True)):
+        there = scorer(LLAMA)(mode, found).total
+        # The same with that token in the place of bos.
+        instead = replace(mode, tokens=replace(TOKENS, bos=8))
+        wanted = [scorer(LLAMA)(kind, replace(found, previous=None)).total for kind in (mode, instead)]
+        np.testing.assert_allclose(there, np.where(found.previous == 8, wanted[1], wanted[0]), rtol=1e-5)
+        assert abs(wanted[0][2] - wanted[1][2]) > 1e-3
 
 
 def test_the_standard_error_of_a_ratio_is_what_repeats_show():

@@ -19,7 +19,7 @@ from mixlm.optim.adamw import AdamW
 from mixlm.optim.lamb import LAMB
 from mixlm.optim.muon import Muon
 from mixlm.recipe import Recipe
-from mixlm.schedules import WSD, Constant, Cosine, RsqrtDecay
+from mixlm.schedules import WSD, Constant, Cosine, CosineWithCooldown, RsqrtDecay
 from mixlm.tokens import TokenIds
 
 
@@ -62,7 +62,7 @@ def test_an_optimizer_is_the_one_that_its_file_names(name):
 def test_macros_reach_the_optimizer():
     lamb = built("--gin_file=optim/lamb_cosine.gin", "--gin.COOLDOWN_FRACTION=0", "--gin.WEIGHT_DECAY=0.2").optimizer
     assert lamb.rule == LAMB(weight_decay=0.2)
-    assert lamb.learning_rate == Cosine(1e-2, 1000, final_fraction=0.1, warmup_fraction=0.016)
+    assert lamb.learning_rate == CosineWithCooldown(1e-2, 1000, final_fraction=0.1, warmup_fraction=0.016)
     muon = built("--gin_file=optim/muon_wsd.gin", "--gin.WEIGHT_DECAY=0", "--gin.Muon.ns_dtype=bfloat16").optimizer
     assert muon.rule == Muon(weight_decay=0, ns_dtype="bfloat16")
 

@@ -152,14 +152,22 @@ def test_the_share_of_a_mix_leaves_rows_of_padding_out():
 
 def test_of_a_padded_row_spactor_masks_the_rate_of_what_is_there():
     spactor = OBJECTIVES["spactor"][0]
-    rows = text(30, 11)
-    example, places, _, masked = jax.jit(spactor.mask)(row_keys(0, 0, 30), {"tokens": jnp.asarray(rows)})
+    rows = text(200, 11)
+    example, places, _, masked = jax.jit(spactor.mask)(row_keys(0, 0, 200), {"tokens": jnp.asarray(rows)})
     inputs = np.asarray(example.encoder_input_tokens)
     words = np.sum((inputs > EOS) & (inputs < 40), axis=1)
     np.testing.assert_array_equal(np.sum(np.asarray(masked), axis=1), np.round(0.4 * words))
-    hidden = [inputs[row, np.asarray(places)[row][np.asarray(masked)[row]]] for row in range(30)]
+    chosen = [np.asarray(places)[row][np.asarray(masked)[row]] for row in range(len(rows))]
+    hidden = [inputs[row, where] for row, where in enumerate(chosen)]
     assert all(np.all((row > EOS) & (row < 40)) for row in hidden)
-    assert len({tuple(np.asarray(places)[row][np.asarray(masked)[row]]) for row in range(30)}) > 15
+    assert len({tuple(where) for where in chosen[:30]}) > 15
+    # Any word is as likely as another: where those that are masked stand among all, from 0 to 1, has the mean 1/2.
+    standing = []
+    for row, where in enumerate(chosen):
+        (text_places,) = np.nonzero((inputs[row] > EOS) & (inputs[row] < 40))
+        standing += (np.searchsorted(text_places, where) / (len(text_places) - 1)).tolist()
+    spread = np.sqrt(1 / 8 / len(standing))  # of the mean; uniform places vary by 1/8 at most
+    assert abs(np.mean(standing) - 0.5) < 4 * spread, np.mean(standing)
 
 
 def slow_spans(row: list[int], mask: list[bool]) -> tuple[list[int], list[int]]:

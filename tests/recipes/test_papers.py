@@ -62,7 +62,7 @@ def test_a_recipe_trains_its_papers_objectives(name):
     assert [type(stage.objective) for stage, _ in recipe.stages.spans(recipe.steps)] == STAGES[name]
     assert recipe.name == name
     lengths = [len(line.split("#")[0].strip()) > 0 for line in (GIN / f"{name}.gin").read_text().splitlines()]
-    assert sum(lengths) <= 31, "a paper is one short file"
+    assert sum(lengths) <= 32, "a paper is one short file"
 
 
 @pytest.mark.parametrize("name", sorted(set(RECIPES) - {"spactor"}))

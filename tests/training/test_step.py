@@ -1,10 +1,13 @@
 """One step: the objective's own loss is descended, microbatches change nothing, what is not trained stays."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,12 +33,16 @@ from support.steps import (
 from mixlm.data.dataset import Dataset
 from mixlm.data.tasks import TextFiles, TextTask
 from mixlm.data.vocabulary import TrainedSentencePiece
+from mixlm.losses.terms import Term
 from mixlm.losses.token_losses import CrossEntropy, MiLe
 from mixlm.network import bind
 from mixlm.objectives.curriculum import Curriculum, Stage
+from mixlm.optim.optimizer import Optimizer
 from mixlm.recipe import Recipe
 from mixlm.rng import row_keys
+from mixlm.schedules import Constant
 from mixlm.training.prepare import prepare
+from mixlm.training.step import TrainState, TrainStep
 
 
 def with_loss(loss, objective):
@@ -127,6 +134,44 @@ def test_dropout_is_on_in_training_and_its_noise_is_the_steps():
     dry = five_steps(SPANS, 1, ONE, (("model", Bag()),))[1][0]["loss"]
     found = [float(step(create(), *placed(ONE, BATCHES[0]), SPANS)[1]["loss"]) for _ in range(2)]
     assert found[0] == found[1] != pytest.approx(float(dry), rel=1e-4)
+
+
+class Dropping(nn.Module):
+    """One number a unit, of which dropout keeps half, doubled."""
+
+    @nn.compact
+    def __call__(self, x):
+        return jnp.sum(nn.Dropout(0.5, deterministic=False)(x) * self.param("w", nn.initializers.zeros, x.shape))
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A loss whose gradient is the units that dropout keeps."""
+
+    name: ClassVar[str] = "kept"
+    networks: ClassVar[tuple[str, ...]] = ("model",)
+
+    def block_length(self, lengths):
+        return 1
+
+    def __call__(self, nets, batch, keys, step):
+        return {"kept": Term(nets["model"](jnp.ones(256)), jnp.ones(()))}
+
+
+class Descent:
+    def transform(self):
+        return optax.scale(-1.0)
+
+
+def test_each_microbatch_drops_other_units():
+    params = {"model": {"w": jnp.zeros(256)}}
+    optimizer = Optimizer(Descent(), Constant(1.0), clip_norm=None)
+    step = TrainStep((("model", Dropping()),), optimizer, microbatches=2)
+    state = TrainState(jnp.int32(0), params, optimizer.init(params))
+    after, _ = step(state, {"tokens": jnp.ones((2, 1), jnp.int32)}, jnp.int32(0), Kept())
+    kept = np.bincount(np.round(-np.asarray(after.params["model"]["w"])).astype(int), minlength=3)
+    # Kept by none, one or both of two microbatches: a quarter, a half, a quarter; with one noise for both, no one.
+    assert kept.sum() == 256 and np.all(np.abs(kept - [64, 128, 64]) < 40), kept
 
 
 def test_a_few_rows_are_learnt_by_heart():

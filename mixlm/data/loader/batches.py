@@ -16,19 +16,33 @@ READ_AHEAD = 8  # Ours: a few batches hide a hiccup of the disk, and cost little
 class Walk(Protocol):
     """An order of rows: each is a function of the seed, the step and its place in the batch alone."""
 
-    def rows(self, step: int, batch_size: int, places: Int[np.ndarray, " R"]) -> Int32[np.ndarray, "R L"]:
-        """The tokens of some rows of a step, at `places` in a batch of `batch_size` rows."""
+    def rows(
+        self, step: int, batch_size: int, places: Int[np.ndarray, " R"], before: int = 0
+    ) -> Int32[np.ndarray, "R L"]:
+        """The tokens of some rows of a step, at `places` in a batch of `batch_size` rows.
+
+        With `before` 1 a first column holds the token before each row in its text, 0 where there is none.
+        """
         ...
+
+
+def as_batch(rows: Int[np.ndarray, "R L"], before: int = 0) -> dict[str, Int[np.ndarray, "R ..."]]:
+    """Rows as a batch: `tokens`, and `previous` where their first column is the token before each row."""
+    return {"tokens": rows[:, 1:], "previous": rows[:, 0]} if before else {"tokens": rows}
 
 
 @dataclass(frozen=True, eq=False)
 class Batches:
-    """Batches of blocks: what row r of step s holds, `walk` says; each process has a run of the rows."""
+    """Batches of blocks: what row r of step s holds, `walk` says; each process has a run of the rows.
+
+    With `before` 1 they also hold the token before each row, as `previous`.
+    """
 
     walk: Walk
     batch_size: int
     process_index: int = 0
     process_count: int = 1
+    before: int = 0
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.batch_size % self.process_count:
@@ -38,13 +52,13 @@ class Batches:
         if not 0 <= self.process_index < self.process_count:
             raise UserError(f"There is no process {self.process_index} of {self.process_count}.")
 
-    def batch(self, step: int) -> dict[str, Int32[np.ndarray, "B L"]]:
+    def batch(self, step: int) -> dict[str, Int32[np.ndarray, "B ..."]]:
         """The rows of a step that this process holds, as `tokens`: a function of the seed and the step alone."""
         rows = self.batch_size // self.process_count
         first = self.process_index * rows
-        return {"tokens": self.walk.rows(step, self.batch_size, np.arange(first, first + rows))}
+        return as_batch(self.walk.rows(step, self.batch_size, np.arange(first, first + rows), self.before), self.before)
 
-    def iterate(self, start_step: int = 0) -> Iterator[tuple[int, dict[str, Int32[np.ndarray, "B L"]]]]:
+    def iterate(self, start_step: int = 0) -> Iterator[tuple[int, dict[str, Int32[np.ndarray, "B ..."]]]]:
         """Steps and their batches from `start_step` on, without end, read ahead by Grain in a thread of its own."""
         import grain
 

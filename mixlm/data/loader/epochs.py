@@ -101,11 +101,14 @@ class Repeated:
             raise IndexError(f"block {index} lies before the first")
         return index * self.block_length // self.num_tokens
 
-    def block(self, index: int) -> Int32[np.ndarray, " L"]:
-        """The tokens of block `index`."""
-        position, filled = self.position_of(index), 0
-        block = np.zeros(self.block_length, np.int32)
-        length = self.block_length if self._end is None else min(self.block_length, self._end - position)
+    def block(self, index: int, before: int = 0) -> Int32[np.ndarray, " L"]:
+        """The tokens of block `index`, after the `before` (0 or 1) tokens that come before it, 0 before the first."""
+        start = self.position_of(index)
+        position = start - before
+        filled = max(-position, 0)
+        block = np.zeros(before + self.block_length, np.int32)
+        end = start + self.block_length if self._end is None else min(start + self.block_length, self._end)
+        length = max(end - position, 0)
         while filled < length:
             epoch, within = divmod(position + filled, self.num_tokens)
             starts, ends = self._epoch_layout(epoch)
@@ -116,14 +119,16 @@ class Repeated:
             filled += take
         return block
 
-    def blocks(self, indices: Int[np.ndarray, " B"]) -> Int32[np.ndarray, "B L"]:
+    def blocks(self, indices: Int[np.ndarray, " B"], before: int = 0) -> Int32[np.ndarray, "B L"]:
         """The tokens of several blocks, one per row."""
-        rows = [self.block(int(index)) for index in indices]
-        return np.stack(rows) if rows else np.empty((0, self.block_length), np.int32)
+        rows = [self.block(int(index), before) for index in indices]
+        return np.stack(rows) if rows else np.empty((0, before + self.block_length), np.int32)
 
-    def rows(self, step: int, batch_size: int, places: Int[np.ndarray, " R"]) -> Int32[np.ndarray, "R L"]:
+    def rows(
+        self, step: int, batch_size: int, places: Int[np.ndarray, " R"], before: int = 0
+    ) -> Int32[np.ndarray, "R L"]:
         """Rows of a step of batches of `batch_size` rows: row r of step s is block `s * batch_size + r`."""
-        return self.blocks(step * batch_size + places)
+        return self.blocks(step * batch_size + places, before)
 
     @property
     def parts(self) -> tuple["Repeated", ...]:
@@ -150,10 +155,11 @@ class Repeated:
         return self._split.offsets[self._documents[order]], np.cumsum(self._lengths[order])
 
 
-def sequential(split: StoreSplit, block_length: int) -> Int32[np.ndarray, "blocks L"]:
+def sequential(split: StoreSplit, block_length: int, before: int = 0) -> Int32[np.ndarray, "blocks L"]:
     """A split cut into blocks in its own order, the last incomplete one dropped: the same at every evaluation.
 
-    Raises UserError where the split is shorter than one block.
+    With `before` 1 a first column holds the token before each block, 0 before the first. Raises UserError where the
+    split is shorter than one block.
     """
     count = split.num_tokens // block_length
     if count == 0:
@@ -161,4 +167,9 @@ def sequential(split: StoreSplit, block_length: int) -> Int32[np.ndarray, "block
             f"The validation split holds {split.num_tokens} tokens, less than one block of {block_length}; give more"
             " text, hold out more of it, or shorten the block."
         )
-    return split.tokens[: count * block_length].reshape(count, block_length).astype(np.int32)
+    return with_previous(split.tokens[: count * block_length].reshape(count, block_length).astype(np.int32), before)
+
+
+def with_previous(rows: Int32[np.ndarray, "R L"], before: int) -> Int32[np.ndarray, "R M"]:
+    """Rows that follow on one another, with `before` 1 after a column of the token before each, 0 before the first."""
+    return np.column_stack([np.append(0, rows[:-1, -1]).astype(np.int32), rows]) if before else rows

@@ -60,10 +60,12 @@ class Mixed:
             found.append((source, before[source] + block))
         return found
 
-    def rows(self, step: int, batch_size: int, places: Int[np.ndarray, " R"]) -> Int32[np.ndarray, "R L"]:
+    def rows(
+        self, step: int, batch_size: int, places: Int[np.ndarray, " R"], before: int = 0
+    ) -> Int32[np.ndarray, "R L"]:
         """The tokens of some rows of a step."""
-        rows = [self.parts[source].block(block) for source, block in self.sources(step, batch_size, places)]
-        return np.stack(rows) if rows else np.empty((0, self.block_length), np.int32)
+        rows = [self.parts[source].block(block, before) for source, block in self.sources(step, batch_size, places)]
+        return np.stack(rows) if rows else np.empty((0, before + self.block_length), np.int32)
 
     def counts(self, steps: int, batch_size: int) -> list[int]:
         """The number of rows from each source after `steps` steps."""

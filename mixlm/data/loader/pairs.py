@@ -61,23 +61,26 @@ class Pairs:
         epoch, within = divmod(blocks if self._end is None else min(blocks, self._end), self.num_documents)
         return epoch * self.num_tokens + (int(self._epoch_order(epoch)[1][within - 1]) if within else 0)
 
-    def block(self, index: int) -> Int32[np.ndarray, " L"]:
-        """The tokens of row `index`."""
+    def block(self, index: int, before: int = 0) -> Int32[np.ndarray, " L"]:
+        """The tokens of row `index`, after `before` zeros: nothing comes before a pair."""
         if index < 0:
             raise IndexError(f"row {index} lies before the first")
         if self._end is not None and index >= self._end:
-            return np.zeros(self.block_length, np.int32)
+            return np.zeros(before + self.block_length, np.int32)
         epoch, within = divmod(index, self.num_documents)
-        return pair(self._split, int(self._documents[self._epoch_order(epoch)[0][within]]), self.lengths)
+        row = pair(self._split, int(self._documents[self._epoch_order(epoch)[0][within]]), self.lengths)
+        return np.pad(row, (before, 0))
 
-    def blocks(self, indices: Int[np.ndarray, " B"]) -> Int32[np.ndarray, "B L"]:
+    def blocks(self, indices: Int[np.ndarray, " B"], before: int = 0) -> Int32[np.ndarray, "B L"]:
         """The tokens of several rows."""
-        rows = [self.block(int(index)) for index in indices]
-        return np.stack(rows) if rows else np.empty((0, self.block_length), np.int32)
+        rows = [self.block(int(index), before) for index in indices]
+        return np.stack(rows) if rows else np.empty((0, before + self.block_length), np.int32)
 
-    def rows(self, step: int, batch_size: int, places: Int[np.ndarray, " R"]) -> Int32[np.ndarray, "R L"]:
+    def rows(
+        self, step: int, batch_size: int, places: Int[np.ndarray, " R"], before: int = 0
+    ) -> Int32[np.ndarray, "R L"]:
         """Rows of a step of batches of `batch_size` rows: row r of step s is row `s * batch_size + r` of all."""
-        return self.blocks(step * batch_size + places)
+        return self.blocks(step * batch_size + places, before)
 
     @property
     def parts(self) -> tuple["Pairs", ...]:

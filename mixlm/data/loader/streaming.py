@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int, Int32, Int64
 
+from mixlm.data.loader.epochs import with_previous
 from mixlm.data.sources.base import digest
 from mixlm.data.tasks import CountsBytes, Task
 from mixlm.data.token_bytes import leading_blocks
@@ -84,8 +85,13 @@ class StreamedData:
         """The number of blocks of `validation`."""
         return len(self.validation(block_length))
 
-    def validation_rows(self, block_length: int, count: int, again: bool = True) -> Int32[np.ndarray, "blocks L"]:
-        """The first `count` blocks of the validation split; a shorter split is gone through again."""
+    def validation_rows(
+        self, block_length: int, count: int, again: bool = True, before: int = 0
+    ) -> Int32[np.ndarray, "blocks L"]:
+        """The first `count` blocks of the validation split; a shorter split is gone through again.
+
+        With `before` 1 a first column holds the token before each block, 0 before the first.
+        """
         wanted, found, tokens = count * block_length, [], 0
         for document in self._documents("validation"):
             found.append(document)
@@ -99,6 +105,7 @@ class StreamedData:
                 " hold out more of it, or shorten the block."
             )
         rows = np.concatenate(found)[: blocks * block_length].reshape(blocks, block_length).astype(np.int32)
+        rows = with_previous(rows, before)
         return rows[np.arange(count) % blocks] if again else rows
 
     def validation_bytes(self, block_length: int, count: int) -> Int32[np.ndarray, "blocks L"] | None:
@@ -143,15 +150,17 @@ class Streamed:
         """The sources: this one."""
         return (self,)
 
-    def blocks(self, indices: Int[np.ndarray, " B"]) -> Int32[np.ndarray, "B L"]:
-        """The tokens of several blocks, one per row."""
+    def blocks(self, indices: Int[np.ndarray, " B"], before: int = 0) -> Int32[np.ndarray, "B L"]:
+        """The tokens of several blocks, one per row, after the `before` (0 or 1) tokens that come before each."""
         with self._lock:
-            rows = [self._block(int(index)) for index in indices]
-        return np.stack(rows) if rows else np.empty((0, self.block_length), np.int32)
+            rows = [self._block(int(index))[1 - before :] for index in indices]
+        return np.stack(rows) if rows else np.empty((0, before + self.block_length), np.int32)
 
-    def rows(self, step: int, batch_size: int, places: Int[np.ndarray, " R"]) -> Int32[np.ndarray, "R L"]:
+    def rows(
+        self, step: int, batch_size: int, places: Int[np.ndarray, " R"], before: int = 0
+    ) -> Int32[np.ndarray, "R L"]:
         """Rows of a step of batches of `batch_size` rows: row r of step s is block `s * batch_size + r`."""
-        return self.blocks(step * batch_size + places)
+        return self.blocks(step * batch_size + places, before)
 
     def counts(self, steps: int, batch_size: int) -> list[int]:
         """The number of rows read after `steps` steps."""
@@ -171,7 +180,8 @@ class Streamed:
 
     def _begin(self) -> None:
         self._next, self._tokens = 0, self._endless()
-        self._rest = np.empty(0, np.int64)
+        # What is left of what was read, after the token before it: 0 before the first block.
+        self._rest = np.zeros(1, np.int64)
 
     def _endless(self) -> Iterator[np.ndarray]:
         while True:
@@ -183,18 +193,19 @@ class Streamed:
                 raise UserError("The training split holds no tokens.")
             self.tokens_of_pass = tokens
 
-    def _block(self, index: int) -> Int32[np.ndarray, " L"]:
+    def _block(self, index: int) -> Int32[np.ndarray, " M"]:
+        """The token before a block, and the block."""
         if index < 0:
             raise IndexError(f"block {index} lies before the first")
         if index < self._next:
             self._begin()
         while True:
             parts, length = [self._rest], len(self._rest)
-            while length < self.block_length:
+            while length <= self.block_length:
                 parts.append(next(self._tokens))
                 length += len(parts[-1])
             joined = np.concatenate(parts)
-            block, self._rest = joined[: self.block_length], joined[self.block_length :]
+            block, self._rest = joined[: self.block_length + 1], joined[self.block_length :]
             self._next += 1
             if self._next > index:
                 return block.astype(np.int32)

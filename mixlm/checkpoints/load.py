@@ -10,7 +10,11 @@ from jax.sharding import Mesh
 
 from mixlm.checkpoints.manager import Checkpoints
 from mixlm.checkpoints.orbax_io import quiet_orbax
-from mixlm.checkpoints.run_dir import RunDir, by_name
+from mixlm.checkpoints.run_dir import RunDir, by_name, held_out_by_name
+from mixlm.data.mixture import Mixture
+from mixlm.data.sources.auto import Text, source_of
+from mixlm.data.sources.text import TextFiles
+from mixlm.data.tasks import TextTask
 from mixlm.errors import UserError, nearest
 from mixlm.parallel.logical_axes import Layout
 from mixlm.parallel.mesh import boxed_parameters, parameter_shardings
@@ -66,6 +70,19 @@ def check_run(recipe: Recipe, vocabulary: str | None = None) -> None:
                 f"{folder.path} holds a run with other {name}: give the gin files and bindings that it was "
                 f"trained with, or --gin_file={folder.config} alone{by_name(held) if name == 'vocabulary' else ''}."
             )
+
+
+def check_held_out(recipe: Recipe) -> None:
+    """Raises UserError where the recipe holds out other documents of plain text than the run in its folder did."""
+    parts = recipe.dataset.parts if isinstance(recipe.dataset, Mixture) else (recipe.dataset,)
+    sources = [part.task.source for part in parts if isinstance(part.task, TextTask)]
+    texts = [source_of(source) if isinstance(source, Text) else source for source in sources]
+    by_content = any(isinstance(text, TextFiles) and text.hold_out_by == "content" for text in texts)
+    if by_content and held_out_by_name(recipe.folder):
+        raise UserError(
+            f"{recipe.folder} was begun by a version before 0.6.0, which held out text by the names of its files, so "
+            f"it may have read today's validation text: add --gin.HOLD_OUT_BY=name."
+        )
 
 
 def abstract_params(module: Any, where: Mesh | Layout) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mixlm.checkpoints.load import check_networks, check_run, load_params
+from mixlm.checkpoints.load import check_held_out, check_networks, check_run, load_params
 from mixlm.data.loader.batches import as_batch
 from mixlm.data.store.fingerprint_cache import caching_in
 from mixlm.errors import UserError
@@ -111,6 +111,8 @@ def prepare(
     paradigms = () if scoring.minimal_pairs is None else read_pairs(scoring.minimal_pairs, scoring.pairs)
     # Whether there is a run is known at once; preparing its data may take a while.
     check_run(recipe)
+    if documents is None:
+        check_held_out(recipe)
     data = recipe.dataset.prepare(say)
     step, params = load_params(recipe, (scoring.network,), data.vocabulary.fingerprint)
     if data.vocabulary.token_ids != recipe.tokens:

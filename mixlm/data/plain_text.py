@@ -21,12 +21,8 @@ def as_plain_text(proto: Any, special: Collection[int]) -> bytes:
     plain = type(proto)()
     plain.CopyFrom(proto)
     kinds = type(proto).SentencePiece
-    # A model of words looks up whole words by name, control pieces too; without U+2581 before it a word may be one.
-    words = plain.trainer_spec.model_type == type(plain.trainer_spec).WORD
-    by_name = words and not plain.normalizer_spec.add_dummy_prefix
     for token, piece in enumerate(plain.pieces):
-        control = piece.type == kinds.CONTROL
-        if (control and by_name) or (token in special and piece.type in (kinds.NORMAL, kinds.USER_DEFINED)):
+        if token in special and piece.type in (kinds.NORMAL, kinds.USER_DEFINED):
             # No text has this name: blanks in it are U+2581 before it is segmented.
             piece.piece, piece.type = f" {token}", kinds.CONTROL
     return plain.SerializeToString()

@@ -112,8 +112,10 @@ def test_a_name_that_is_no_utf_8_is_read_and_said(tmp_path):
 def test_a_pipe_is_a_sentence_and_nobody_waits_for_it(tmp_path, source):
     os.mkfifo(tmp_path / "a.txt")
     for path in (str(tmp_path / "a.txt"), "/dev/zero"):
-        with pytest.raises(UserError, match=r"^'[^']*' is a (pipe|device), and only regular files are read\.$"):
-            list(source(path).documents("train"))
+        text = source(path)
+        for read in (text.documents, lambda split, text=text: [text.fingerprint()]):
+            with pytest.raises(UserError, match=r"^'[^']*' is a (pipe|device), and only regular files are read\.$"):
+                list(read("train"))
     with pytest.raises(UserError, match=r"which is a pipe\)\.$"):
         list(source(str(tmp_path)).documents("train"))
 

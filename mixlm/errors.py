@@ -21,8 +21,8 @@ class NotHere(UserError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Returns " Did you mean 'X'?" for the known name closest to `name`, or "" when none is close."""
-    candidates = {known_name.lower(): known_name for known_name in known}
+    """Returns " Did you mean 'X'?" for the known name closest to `name` but not `name` itself, or "" without one."""
+    candidates = {known_name.lower(): known_name for known_name in known if known_name != name}
     close = difflib.get_close_matches(name.lower(), candidates, n=1, cutoff=0.6)
     return f" Did you mean {candidates[close[0]]!r}?" if close else ""
 

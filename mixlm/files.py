@@ -1,7 +1,9 @@
 """Files: only regular ones are read, JSON and lines within bounds; what is written is whole and follows no link."""
 
+import io
 import json
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
@@ -20,6 +22,7 @@ MAX_LINE_BYTES = 64 * 2**20
 MAX_FLOAT_BITS = 1024  # a float ends below 2^1024
 
 _CHUNK_BYTES = 2**20
+_UNREADABLE = re.compile("[\0\ud800-\udfff]")
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -31,32 +34,47 @@ _KINDS = {
 _JSON_NAMES: dict[type, str] = {dict: "object", list: "array", str: "string"}
 
 
-def open_regular(path: str | os.PathLike[str]) -> IO[bytes]:
+def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
     """Opens a regular file for reading; UserError for a pipe, a device, a folder, or what cannot be read.
 
     A pipe without a writer would wait for ever, so it is opened without waiting, and looked at before it is read.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        return open(path, "rb", opener=_open_regular)
+    except UserError:
+        raise
     except (OSError, ValueError) as error:
         raise UserError(f"{_shown(path)} cannot be read: {_reason(error)}.") from None
+
+
+def _open_regular(path: str, flags: int) -> int:
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
     kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
     if kind != stat.S_IFREG:
         os.close(descriptor)
         raise UserError(f"{_shown(path)} is {_KINDS.get(kind, 'no file')}, and only regular files are read.")
-    return os.fdopen(descriptor, "rb")
+    return descriptor
 
 
 def read_bytes(path: str | os.PathLike[str], limit: int = MAX_JSON_BYTES) -> bytes:
     """The content of a regular file of at most `limit` bytes; UserError beyond."""
     with open_regular(path) as file:
         try:
-            content = file.read(limit + 1)
+            content = read_some(file, limit + 1)
         except OSError as error:
             raise UserError(f"{_shown(path)} cannot be read: {_reason(error)}.") from None
     if len(content) > limit:
         raise UserError(f"{_shown(path)} has more than {limit:,} bytes, which is more than is read at once.")
     return content
+
+
+def read_some(file: Any, most: int) -> bytes:
+    """At most so many bytes; Python's own `read` would take memory for all of them beforehand."""
+    chunks, size = [], 0
+    while size < most and (chunk := file.read(min(_CHUNK_BYTES, most - size))):
+        chunks.append(chunk)
+        size += len(chunk)
+    return b"".join(chunks)
 
 
 def read_text(path: str | os.PathLike[str], limit: int = MAX_JSON_BYTES) -> str:
@@ -65,14 +83,32 @@ def read_text(path: str | os.PathLike[str], limit: int = MAX_JSON_BYTES) -> str:
 
 
 def decode(content: bytes, where: str) -> str:
-    """UTF-8 without a byte order mark; UserError that begins with `where` and names the byte at fault."""
+    """UTF-8 without a byte order mark; UserError that begins with `where` and names the byte at fault, NUL as well."""
     try:
-        return content.decode("utf-8").removeprefix("\ufeff")
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(
             f"{where} is not UTF-8: byte {error.start} (0x{content[error.start]:02x}) begins no character; convert it"
             " first."
         ) from None
+    check_text(text, where)
+    return text.removeprefix("\ufeff")
+
+
+def check_text(text: str, where: str) -> None:
+    """Raises UserError, which begins with `where` and names the byte, for text that no tokenizer reads.
+
+    That is NUL, of which SentencePiece makes `<unk>` without a word, and half of a surrogate pair, which JSON can
+    spell and UTF-8 cannot.
+    """
+    found = _UNREADABLE.search(text)
+    if found is None:
+        return
+    before = text[: found.start()]
+    line = len(split_lines(f"{before}."))
+    place = f"byte {len(before.encode())}" + (f" in line {line}" if line > 1 else "")
+    what = "a NUL character" if found[0] == "\0" else f"half of a surrogate pair, U+{ord(found[0]):04X},"
+    raise UserError(f"{where} holds {what} at {place}, which no tokenizer reads: take it out.")
 
 
 def split_lines(text: str) -> list[str]:

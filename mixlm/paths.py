@@ -1,23 +1,68 @@
 """Paths: those that users give, references to runs (RUN, RUN@STEP, RUN@best), and names read from files."""
 
+import errno
 import os
 import re
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from mixlm.errors import UserError
 
 BEST = "best"
+# Linux's NAME_MAX, and its PATH_MAX of 4,096 less (ours) what a run, a store or a checkpoint writes below a folder.
+NAME_BYTES, PATH_BYTES = 255, 3072
+_SHOWN = 80  # Ours: enough of a path to know it again.
 # Two letters at least, so that a drive is no scheme; pathlib makes one slash of two.
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
-def local(text: str | PathLike[str], name: str = "The path") -> Path:
-    """Returns the local path that a user gave, with ~ expanded; raises UserError, with its `name`, for a URL."""
-    if _URL.match(str(text)):
-        raise UserError(f"{name} {str(text)!r} is a URL, and only local paths are read and written: copy or mount it.")
-    return Path(os.path.expanduser(text))
+def is_url(text: object) -> bool:
+    """Returns True for what has a scheme, such as gs://bucket/place."""
+    return _URL.match(str(text)) is not None
+
+
+def local(text: Any, name: str = "The path") -> Path:
+    """Returns the local path, text or PathLike, that a user gave, with ~ expanded.
+
+    Raises UserError, with its `name`, for a URL, for what no file can be called, and where nobody may look. That
+    nothing is there is no error.
+    """
+    if not isinstance(text, str | PathLike) or isinstance(found := os.fspath(text), bytes):
+        raise UserError(f"{name} is a path, not a value of type {type(text).__name__}.")
+    if is_url(found):
+        raise UserError(f"{name} {found!r} is a URL, and only local paths are read and written: copy or mount it.")
+    path = Path(os.path.expanduser(found))
+    if str(path).startswith("~") and not found.startswith("~"):
+        path = path.absolute()  # ./~a is no home folder, and Path drops the ./
+    if fault := _fault(path):
+        shown = found if len(found) <= _SHOWN else f"{found[:_SHOWN]}..."
+        raise UserError(f"{name} {shown!r} cannot be used: {fault}.")
+    return path
+
+
+def _fault(path: Path) -> str | None:
+    """Why a path can be no file's, also one that is not there yet; None where it can."""
+    text = str(path)
+    if "\0" in text:
+        return "it holds a NUL character"
+    try:
+        sizes = [len(part.encode()) for part in path.parts]
+    except UnicodeEncodeError:
+        return "it is not UTF-8"  # config.gin, recipe.json and the table of an evaluation hold it as text
+    if text.startswith("~"):
+        user = path.parts[0]
+        return f"there is no user {user[1:]!r} with a home folder (a folder of that name is ./{user})"
+    if max(sizes, default=0) > NAME_BYTES:
+        return f"a name in it has {max(sizes):,} bytes, and a file's has at most {NAME_BYTES}"
+    if (size := len(os.path.abspath(text).encode(errors="surrogateescape"))) > PATH_BYTES:
+        return f"it has {size:,} bytes, and at most {PATH_BYTES:,} leave room for the files of a run"
+    try:
+        os.stat(path)
+    except OSError as error:
+        return None if error.errno in (errno.ENOENT, errno.ENOTDIR) else str(error.strerror)
+    return None
 
 
 @dataclass(frozen=True)
@@ -28,7 +73,7 @@ class RunRef:
     which: int | str | None = None
 
     @staticmethod
-    def parse(text: str, name: str = "The run") -> "RunRef":
+    def parse(text: str | PathLike[str], name: str = "The run") -> "RunRef":
         """Reads RUN, RUN@STEP or RUN@best; a folder that has an @ in its own name is that folder.
 
         RUN is a local path (see `local`), and `name` is what an error calls it.

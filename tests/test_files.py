@@ -79,6 +79,21 @@ def test_a_byte_order_mark_is_no_text_and_a_wrong_byte_is_named(tmp_path):
         files.read_text(path, limit=2)
 
 
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=9), st.sampled_from("\0\ud800\udfff"))
+def test_text_that_no_tokenizer_reads_is_refused_with_its_byte(before, fault):
+    files.check_text(before, "It")
+    with pytest.raises(UserError, match=rf"^It holds .* at byte {len(before.encode())}( in line|, which)"):
+        files.check_text(f"{before}{fault}after", "It")
+    if fault == "\0":
+        with pytest.raises(UserError, match=f"at byte {len(before.encode())}( in line|, which)"):
+            files.decode(f"{before}{fault}after".encode(), "It")
+
+
+def test_the_line_of_a_nul_is_named():
+    with pytest.raises(UserError, match=r"a NUL character at byte 5 in line 3,"):
+        files.decode(b"a\r\nb\n\0", "It")
+
+
 def test_a_file_is_replaced_whole_or_not_at_all_and_links_are_not_followed(tmp_path):
     outside, path = tmp_path / "outside", tmp_path / "run" / "table.json"
     path.parent.mkdir()

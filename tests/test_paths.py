@@ -1,5 +1,6 @@
 """Every path that a user gives is local: a URL is refused in one sentence before anything is written, ~ is expanded."""
 
+import errno
 import re
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from mixlm.checkpoints.from_t5x import load_checkpoint
 from mixlm.cli import decode
 from mixlm.data.store.cache import cache_folder
-from mixlm.errors import UserError
+from mixlm.errors import UserError, nearest
 from mixlm.evaluation.pair_files import read_pairs
 from mixlm.gin_config.build import configured
 from mixlm.gin_config.flags import parse_flags
@@ -35,11 +36,59 @@ def test_a_url_is_no_path(url):
             local(given, "MODEL_DIR")
 
 
-@pytest.mark.parametrize(
-    "text", ["", "runs/a", "/tmp/a:b/c", "a@best", "C:/texts", "tfds:blimp", "10:30/notes", "~x:/y"]
-)
+@pytest.mark.parametrize("text", ["", "runs/a", "/tmp/a:b/c", "a@best", "C:/texts", "tfds:blimp", "10:30/notes", "a/~"])
 def test_other_names_are_paths(text):
     assert local(text) == Path(text)
+
+
+def test_a_folder_whose_name_begins_with_a_tilde_is_given_with_a_dot():
+    path = local("./~x:/y")
+    assert path == Path.cwd() / "~x:" / "y" and local(path) == path
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("a\0b", "it holds a NUL character"),
+        ("a/\udcff", "it is not UTF-8"),
+        ("~nobody.has.this.name/x", r"no user 'nobody.has.this.name' .* \./~nobody.has.this.name"),
+        (f"a/{'x' * 256}", "a name in it has 256 bytes, and a file's has at most 255"),
+        ("é" * 128, "has 256 bytes"),
+        ("x" * 300, r"^MODEL_DIR 'x{80}\.\.\.' cannot"),
+        ("/" + "/".join(["x" * 99] * 40), "it has 4,000 bytes"),
+    ],
+)
+def test_what_no_file_can_be_called_is_one_sentence(text, fault):
+    for given in (text, Path(text)):
+        with pytest.raises(UserError, match=fault):
+            local(given, "MODEL_DIR")
+        with pytest.raises(UserError, match=fault):
+            RunRef.parse(given, "MODEL_DIR")
+
+
+def test_the_longest_names_are_paths():
+    for text in ("x" * 255, "é" * 127, "/" + "/".join(["x" * 255] * 12)):
+        assert local(text) == Path(text)
+
+
+def test_a_path_where_nobody_may_look_is_one_sentence(monkeypatch, tmp_path):
+    def stat(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("mixlm.paths.os.stat", stat)
+    with pytest.raises(UserError, match=r"^MODEL_DIR 'a' cannot be used: Permission denied\.$"):
+        local("a", "MODEL_DIR")
+
+
+def test_other_values_are_no_paths():
+    for given in (3, None, b"a", ["a"]):
+        with pytest.raises(UserError, match=rf"^The path is a path, not a value of type {type(given).__name__}\.$"):
+            local(given)
+
+
+def test_a_wrong_name_is_never_corrected_to_itself():
+    assert nearest("abc", ["abc"]) == ""
+    assert nearest("abc", ["abc", "abd"]) == " Did you mean 'abd'?"
 
 
 MODULE = f"--gin.TASK_MODULE={URL}/tasks.py"

@@ -22,7 +22,7 @@ from mixlm.checkpoints.load import load_params
 from mixlm.checkpoints.manager import Checkpoints
 from mixlm.checkpoints.run_dir import RunDir
 from mixlm.checkpoints.warm_start import find_warm_start
-from mixlm.data.store.token_store import TokenStore
+from mixlm.data.store.token_store import TokenStore, _checksum
 from mixlm.errors import UserError
 from mixlm.paths import within
 from mixlm.training import run as loop
@@ -290,9 +290,9 @@ def changed(folder: Path, change) -> None:
     """Changes a store's manifest, as one who knows how it is made would."""
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
-    manifest.pop("checksum", None)
+    del manifest["checksum"]
     change(manifest)
-    path.write_text(json.dumps(manifest))
+    path.write_text(json.dumps({**manifest, "checksum": _checksum(manifest)}))
 
 
 def test_a_store_that_speaks_of_another_place_is_refused(tmp_path):

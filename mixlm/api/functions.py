@@ -16,7 +16,9 @@ from mixlm.errors import UserError, nearest
 from mixlm.evaluation.minimal_pairs import Accuracies
 from mixlm.evaluation.perplexity import TextFigures
 from mixlm.evaluation.run import Scoring, prepare, score
+from mixlm.files import check_text
 from mixlm.gin_config.build import load as load_recipe
+from mixlm.paths import local
 from mixlm.perf.compilation_cache import EXECUTABLES, kept_in
 from mixlm.perf.profiler import Profile
 from mixlm.recipe import Recipe
@@ -139,6 +141,7 @@ def documents_of(text: str | os.PathLike[str]) -> Callable[[], Iterable[str]]:
     if isinstance(text, str):
         looks_like_a_path = len(text.split()) == 1 and ("/" in text or any(kind.reads(text) for kind in kinds()))
         if not looks_like_a_path and not _exists(text):
+            check_text(text, "The text")
             return lambda: [normalize_whitespace(text)]
     source = source_of(Text(os.fspath(text)))
     return source.all_documents
@@ -146,8 +149,8 @@ def documents_of(text: str | os.PathLike[str]) -> Callable[[], Iterable[str]]:
 
 def _exists(text: str) -> bool:
     try:
-        return Path(text).expanduser().exists()
-    except (OSError, ValueError):
+        return local(text).exists()
+    except UserError:
         # A text may be longer than any path, or hold what no path does.
         return False
 

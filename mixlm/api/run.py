@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mixlm import files
 from mixlm.checkpoints.load import check_run, load_params, nearest_run
 from mixlm.checkpoints.manager import Checkpoints
 from mixlm.checkpoints.run_dir import RunDir
@@ -42,11 +43,11 @@ class Run:
     """
 
     def __init__(self, folder: str | os.PathLike[str], recipe: Recipe | None = None) -> None:
-        self._ref = RunRef.parse(os.fspath(folder))
+        self._ref = RunRef.parse(folder)
         self._files = RunDir(self._ref.folder)
         self._given = None if recipe is None else dataclasses.replace(recipe, model_dir=str(self._ref))
         self._restored: tuple[int, dict[str, Any]] | None = None
-        if not self._files.recipe.is_file():
+        if not os.path.isfile(self._files.recipe):
             raise UserError(f"There is no run in {self.folder} (no recipe.json).{nearest_run(self.folder)}")
 
     @property
@@ -60,7 +61,7 @@ class Run:
         if self._given is not None:
             return self._given
         config = self._files.config
-        if not config.is_file() or not config.read_text(encoding="utf-8").strip():
+        if not os.path.lexists(config) or not files.read_text(config).strip():
             raise UserError(
                 f"{config} holds no recipe, since the run's was made in Python: "
                 f"give it as Run({str(self._ref)!r}, recipe)."

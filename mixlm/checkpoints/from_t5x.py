@@ -13,6 +13,7 @@ from flax import serialization
 from flax.core import meta
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from mixlm import files
 from mixlm.errors import UserError, nearest
 from mixlm.params import laid_out_as, unstack_layers
 from mixlm.paths import local, within
@@ -23,6 +24,7 @@ PREFIXES = ("target/", "params/")
 SCANNED = re.compile(r"(encoder|decoder)/(\1|layers)/(.+)")
 # T5X's format since June 2021; the older one hides bfloat16 behind uint16.
 VERSION = 3
+LARGEST_INDEX = 2 * 2**30  # Ours: T5X keeps in the index only what it does not shard.
 
 
 def load_checkpoint(path: str | Path, template: Any = None) -> Params:
@@ -47,9 +49,10 @@ def params_from_flat(flat: Mapping[str, Any], template: Any = None) -> Params:
     """
     arrays = unscanned({name: as_float32(name, value) for name, value in strip_names(flat).items()})
     for name in arrays:
-        parent = name.rpartition("/")[0]
-        if parent in arrays:
-            raise UserError(f"{parent!r} names an array and a folder of arrays ({name!r}).")
+        parts = name.split("/")
+        for parent in ("/".join(parts[:depth]) for depth in range(1, len(parts))):
+            if parent in arrays:
+                raise UserError(f"{parent!r} names an array and a folder of arrays ({name!r}).")
     return fitted(arrays, template)
 
 
@@ -77,6 +80,8 @@ def unscanned(arrays: Mapping[str, Any]) -> dict[str, Any]:
             found[name] = value
         elif match[3].startswith("relative_posemb/"):
             raise UserError(f"{name!r} holds a relative bias for each layer, and in this network they share one.")
+        elif np.ndim(value) < 2:
+            raise UserError(f"{name!r} is of shape {np.shape(value)}, and holds no stack of layers.")
         else:
             layers = np.moveaxis(np.asarray(value), 1, 0)
             found |= {f"{match[1]}/layers_{index}/{match[3]}": layer for index, layer in enumerate(layers)}
@@ -143,8 +148,9 @@ def checkpoints_in(path: Path) -> dict[int, Path]:
 
 def read_index(file: Path) -> dict[str, Any]:
     """The index's parameters under plain names: arrays that lie in the index itself, and where the others are."""
+    packed = files.read_bytes(file, LARGEST_INDEX)
     try:
-        content = serialization.msgpack_restore(file.read_bytes())
+        content = serialization.msgpack_restore(packed)
     except Exception as error:  # a torn index can fail anywhere inside of the decoder
         raise UserError(f"{str(file)!r} is torn or no T5X checkpoint index ({type(error).__name__}).") from error
     optimizer = content.get("optimizer") if isinstance(content, dict) else None
@@ -155,7 +161,10 @@ def read_index(file: Path) -> dict[str, Any]:
         raise UserError(
             f"{str(file)!r} is of T5X's version {content.get('version')}, and version {VERSION} is read here."
         )
-    return flatten_dict(target, sep="/", is_leaf=lambda _, value: "driver" in value)
+    try:
+        return flatten_dict(target, sep="/", is_leaf=lambda _, value: "driver" in value)
+    except (TypeError, RecursionError) as error:
+        raise UserError(f"{str(file)!r} names parameters by other than text, or too deep.") from error
 
 
 def read_arrays(folder: Path, index: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -173,20 +182,27 @@ def read_arrays(folder: Path, index: Mapping[str, Any]) -> dict[str, np.ndarray]
 
 def open_array(folder: Path, name: str, spec: Mapping[str, Any]) -> Any:
     """Opens one zarr array beside the index, and proves that all of its chunks are there."""
-    place = spec.get("kvstore", {}).get("path", spec.get("path"))
+    kvstore = spec.get("kvstore")
+    place = kvstore.get("path") if isinstance(kvstore, dict) else spec.get("path")
     if spec["driver"] != "zarr" or not place:
         raise UserError(
-            f"The index of {str(folder)!r} stores {name!r} as {spec['driver']!r}, and only zarr is read here."
+            f"The index of {str(folder)!r} stores {name!r} as {spec['driver']!r:.80}, and only zarr is read here."
         )
     where = within(folder, place)
+    description = within(where, ".zarray")
     kvstore = {"driver": "file", "path": f"{where}/"}
     try:
+        files.read_json(description)  # no pipe, for which tensorstore would wait
         store = tensorstore.open({"driver": "zarr", "kvstore": kvstore}, open=True, read=True).result()
     except ValueError as error:
         raise UserError(f"The array of {name!r} is missing or torn: {str(where)!r} cannot be opened.") from error
-    shape = tuple(spec.get("metadata", {}).get("shape", store.shape))
+    metadata = spec.get("metadata")
+    shape = metadata.get("shape", store.shape) if isinstance(metadata, dict) else store.shape
+    shape = tuple(shape) if isinstance(shape, list) else shape
     if store.shape != shape:
-        raise UserError(f"The array of {name!r} is of shape {store.shape}, and the checkpoint's index says {shape}.")
+        raise UserError(
+            f"The array of {name!r} is of shape {store.shape}, and the checkpoint's index says {shape!s:.80}."
+        )
     require_chunks(name, where, store.spec().to_json()["metadata"])
     return store
 

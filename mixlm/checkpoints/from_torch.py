@@ -22,7 +22,7 @@ class Weights:
         self.given = dict(weights)
         self.left = dict(weights)
         self.ours: dict[str, np.ndarray] = {}
-        numbers = [int(match[1]) for name in weights if (match := re.match(re.escape(layer) + r"\.(\d+)\.", name))]
+        numbers = [int(match[1]) for name in weights if (match := re.match(re.escape(layer) + r"\.(\d{1,9})\.", name))]
         self.layers = range(max(numbers, default=0) + 1)
 
     def take(self, name: str) -> np.ndarray:
@@ -31,6 +31,13 @@ class Weights:
             raise UserError(f"The weight {name!r} is missing.{nearest(name, self.left)}")
         self.left.pop(name, None)
         return as_float32(name, self.given[name])
+
+    def take_halves(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """The two halves of an array that torch keeps in one; raises `UserError` where it has none."""
+        array = self.take(name)
+        if array.ndim == 0 or len(array) % 2:
+            raise UserError(f"The weight {name!r} is of shape {array.shape}, and holds no two arrays.")
+        return array[: len(array) // 2], array[len(array) // 2 :]
 
     def vectors(self, names: Mapping[str, str]) -> None:
         """Puts each of torch's names (the values) under ours (the keys) as it is: gains, biases, embeddings."""
@@ -43,7 +50,7 @@ class Weights:
     def halves(self, name: str, first: str, second: str) -> None:
         """Puts the two halves of one of torch's biased linear maps under our names."""
         for kind, part in (("kernel", "weight"), ("bias", "bias")):
-            halves = np.split(self.take(f"{name}.{part}"), 2)
+            halves = self.take_halves(f"{name}.{part}")
             self.ours |= {f"{ours}/{kind}": half.T for ours, half in zip((first, second), halves)}
 
     def repeats(self, name: str, of: str) -> bool:
@@ -149,7 +156,7 @@ def bert_layer(found: Weights, ours: str, attention: str, mlp: str) -> None:
     found.halves(f"{attention}.in_proj_qk", f"{ours}/self_attention/query", f"{ours}/self_attention/key")
     found.kernels({f"{ours}/self_attention/out/kernel": f"{attention}.out_proj.weight"})
     found.vectors({f"{ours}/self_attention/out/bias": f"{attention}.out_proj.bias"})
-    linear, gate = np.split(found.take(f"{mlp}.mlp.1.weight"), 2)
+    linear, gate = found.take_halves(f"{mlp}.mlp.1.weight")
     found.ours |= {f"{ours}/mlp/wi_0/kernel": gate.T, f"{ours}/mlp/wi_1/kernel": linear.T}
     found.kernels({f"{ours}/mlp/wo/kernel": f"{mlp}.mlp.4.weight"})
 

@@ -1,13 +1,14 @@
 """Reads safetensors files: a header of JSON that names each array's type, shape and bytes, then the bytes."""
 
-import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from mixlm import files
 from mixlm.errors import UserError
 from mixlm.paths import within
 
@@ -29,37 +30,45 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
     """
     if not path.name.endswith(ENDINGS[1]):
         return _read_file(path)
-    try:
-        names = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is missing, torn or no index of safetensors files.") from error
+    index: dict[str, Any] = files.read_json(path)
+    names = index.get("weight_map")
+    if not isinstance(names, dict):
+        raise UserError(f"{path} is no index of safetensors files: it has no 'weight_map'.")
     found: dict[str, np.ndarray] = {}
-    for name in sorted(names, key=str):
-        found |= _read_file(within(path.parent, name))
+    for place in {str(name): within(path.parent, name) for name in names.values()}.values():
+        found |= _read_file(place)
     return found
 
 
 def _read_file(path: Path) -> dict[str, np.ndarray]:
+    with files.open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(LARGEST_HEADER, size - 8):
+            raise UserError(f"{path} is torn or no safetensors file (the header is longer than the file).")
+        header = files.parse_json(file.read(length), f"The header of {path}", dict)
+        content = np.memmap(file, np.uint8, "r")[8 + length :]
+    header.pop("__metadata__", None)
+    return {
+        name: _array(content, entry, f"{path} is torn or no safetensors file ({name!r:.200} ")
+        for name, entry in header.items()
+    }
+
+
+def _array(content: np.ndarray, entry: Any, fault: str) -> np.ndarray:
+    """The array of one entry of the header; UserError, which begins with `fault`, where it is none."""
     try:
-        content = np.memmap(path, np.uint8, "r")
-        length = int(content[:8].view("<u8")[0])
-        if length > min(LARGEST_HEADER, len(content) - 8):
-            raise ValueError("the header is longer than the file")
-        header = json.loads(content[8 : 8 + length].tobytes())
-        header.pop("__metadata__", None)
-        return {name: _array(content[8 + length :], **entry) for name, entry in header.items()}
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        raise UserError(f"{path} is torn or no safetensors file ({str(error) or type(error).__name__}).") from error
-
-
-def _array(content: np.ndarray, dtype: str, shape: list[int], data_offsets: list[int], **_: Any) -> np.ndarray:
-    start, end = data_offsets
-    kind = TYPES.get(dtype)
+        kind, shape, (start, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        numbers = [*shape, start, end]
+    except (TypeError, KeyError, ValueError):
+        raise UserError(f"{fault}has no dtype, shape and data_offsets).") from None
+    if not isinstance(kind, str) or any(type(number) is not int or number < 0 for number in numbers):
+        raise UserError(f"{fault}has a dtype, shape or data_offsets of another type).")
+    if not start <= end <= len(content):
+        raise UserError(f"{fault}has the bytes {start} to {end} of {len(content)}).")
     # What holds no floats keeps its bytes: it is refused by name where a network asks for it.
-    if kind is None:
+    if kind not in TYPES:
         return content[start:end]
-    if not 0 <= start <= end <= len(content) or end - start != math.prod(shape) * np.dtype(kind).itemsize:
-        raise ValueError(f"an array of shape {shape} has the bytes {start} to {end} of {len(content)}")
-    return content[start:end].view(kind).reshape(shape)
+    if end - start != math.prod(shape) * np.dtype(TYPES[kind]).itemsize:
+        raise UserError(f"{fault}of shape {shape!s:.80} has {end - start} bytes).")
+    return content[start:end].view(TYPES[kind]).reshape(shape)

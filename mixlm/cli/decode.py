@@ -4,16 +4,17 @@ Prompts come from --prompt (as often as you like), from --prompt_file, or else f
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from mixlm import files
 from mixlm.errors import UserError, nearest
-from mixlm.gin_config.flags import Flags, parse_flags
+from mixlm.gin_config.flags import DECODE_OPTIONS, RECIPE_OPTIONS, Flags, parse_flags, unknown_flag
 from mixlm.paths import local
 
-_RECIPE_FLAGS = ("gin_file", "gin_search_paths", "text", "print_config", "explain")
 _GENERAL = ("prompt", "prompt_file", "how", "max_tokens", "seed", "show_steps")
 _RECIPE_HELP = """
 The recipe's flags are those of `mixlm train`: --gin_file=NAME and --gin.NAME=value as the run was trained with,
@@ -61,11 +62,10 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, Flags]:
         given, others = parser.parse_known_args(argv)
     except argparse.ArgumentError as error:
         raise UserError(f"{error.argument_name}: {error.message}.") from None
-    own = [option for action in parser._actions for option in action.option_strings]
     for argument in others:
         name = argument.partition("=")[0]
-        if name.startswith("--") and not name.startswith("--gin.") and name.removeprefix("--") not in _RECIPE_FLAGS:
-            raise UserError(f"There is no flag {name!r}.{nearest(name, [*own, *('--' + f for f in _RECIPE_FLAGS)])}")
+        if name.startswith("--") and not name.startswith("--gin.") and name not in RECIPE_OPTIONS:
+            raise UserError(unknown_flag(argument, (*DECODE_OPTIONS, *RECIPE_OPTIONS)))
     return given, parse_flags(others, __doc__)
 
 
@@ -113,35 +113,37 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def prompts(given: argparse.Namespace) -> list[str]:
-    """Returns the prompts of the flags, or else of standard input; raises UserError for none or an empty one."""
+    """Returns the prompts of the flags, or else of standard input; raises UserError for none, or one without text."""
     found = [(f"--prompt number {index + 1}", text) for index, text in enumerate(given.prompt)]
     if given.prompt_file is not None:
-        found += _lines(given.prompt_file, _read(local(given.prompt_file, "--prompt_file")))
+        found += _lines(given.prompt_file, _of_file(local(given.prompt_file, "--prompt_file")))
     if not given.prompt and given.prompt_file is None:
-        text = "" if sys.stdin.isatty() else _decoded(sys.stdin.buffer.read(), "standard input")
-        found = _lines("standard input", text)
+        found = _lines("standard input", _of_stdin())
     if not found:
         raise UserError("There is no prompt: give --prompt=TEXT, --prompt_file=FILE, or lines on standard input.")
     for place, text in found:
+        files.check_text(text, f"The prompt in {place}")
         if not text.strip():
             raise UserError(f"The prompt in {place} is empty.")
     return [text for _, text in found]
 
 
 def _lines(place: str, text: str) -> list[tuple[str, str]]:
-    return [(f"line {index + 1} of {place}", line) for index, line in enumerate(text.splitlines())]
+    return [(f"line {index + 1} of {place}", line) for index, line in enumerate(files.split_lines(text))]
 
 
-def _read(path: Path) -> str:
-    try:
-        return _decoded(path.read_bytes(), str(path))
-    except OSError as error:
+def _of_file(path: Path) -> str:
+    if not os.path.lexists(path):
         siblings = [str(other) for other in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise UserError(f"{path} cannot be read: {error.strerror}.{nearest(str(path), siblings)}") from None
+        raise UserError(f"There is no prompt file {str(path)!r}.{nearest(str(path), siblings)}")
+    return files.read_text(path)
 
 
-def _decoded(content: bytes, place: str) -> str:
-    try:
-        return content.decode()
-    except UnicodeDecodeError:
-        raise UserError(f"The prompts in {place} are not UTF-8 text.") from None
+def _of_stdin() -> str:
+    """The text of standard input, "" for a terminal or where it is closed; it may be a pipe, but has a bound."""
+    if sys.stdin is None or sys.stdin.isatty():
+        return ""
+    content = files.read_some(sys.stdin.buffer, files.MAX_JSON_BYTES + 1)
+    if len(content) > files.MAX_JSON_BYTES:
+        raise UserError(f"Standard input has more than {files.MAX_JSON_BYTES:,} bytes of prompts; give fewer.")
+    return files.decode(content, "Standard input")

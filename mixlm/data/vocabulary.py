@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, SupportsIndex, runtime_checkable
 
+from mixlm import files
 from mixlm.data.plain_text import as_plain_text, parse_model
 from mixlm.data.sentencepiece_training import train
 from mixlm.data.sources.base import digest
@@ -191,10 +192,9 @@ class TrainedSentencePiece:
             return self._open(path)
 
     def _open(self, path: Path) -> Vocabulary:
-        model = path.read_bytes()
+        model = files.read_bytes(path)
         # A truncated model often still parses, so its SHA-256 lies beside it.
-        recorded = path.with_suffix(".sha256")
-        if not recorded.exists() or recorded.read_text() != hashlib.sha256(model).hexdigest():
+        if files.read_text(path.with_suffix(".sha256")) != hashlib.sha256(model).hexdigest():
             raise UserError(f"The vocabulary {path} is damaged.")
         return Vocabulary(model, self.token_ids, path)
 
@@ -236,6 +236,8 @@ class SentencePieceFile:
 
         model = self._read()
         try:
+            if not model:
+                raise RuntimeError  # SentencePiece takes nothing for no argument
             processor = SentencePieceProcessor(model_proto=model)
         except RuntimeError:
             raise UserError(f"{self.path} is not a SentencePiece model.") from None
@@ -268,10 +270,10 @@ class SentencePieceFile:
         if not self.path:
             raise NotHere("No vocabulary was given: say --gin.VOCAB_MODEL=FILE, a SentencePiece model.")
         path = local(self.path)
-        if not path.is_file():
+        if not os.path.exists(path):
             siblings = [str(path.parent / name) for name in os.listdir(path.parent)] if path.parent.is_dir() else []
             raise UserError(f"There is no SentencePiece model at {self.path!r}.{nearest(str(path), siblings)}")
-        return path.read_bytes()
+        return files.read_bytes(path)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -16,6 +16,7 @@ from mixlm.decoding.select import Selection, select
 from mixlm.decoding.strategies import Masked, Spans, Strategy, Unrolled
 from mixlm.decoding.text import fill_prompt, partial_text, spans, until_eos
 from mixlm.errors import UserError
+from mixlm.files import check_text
 from mixlm.recipe import Recipe
 from mixlm.reports.examples import NOTHING
 from mixlm.reports.table import fixed
@@ -165,12 +166,14 @@ def prepare(
         raise UserError(f"max_tokens must be at least 1, got {max_tokens}.")
     if not 0 <= seed < 2**31:
         raise UserError(f"The seed must be from 0 to 2^31 - 1, got {seed}.")
+    texts = [texts] if isinstance(texts, str) else texts
+    for index, text in enumerate(texts):
+        check_text(text, f"Prompt {index + 1}")
     selection = select(recipe, how)
     strategy = selection.strategy(settings or {})
     if show_steps and not isinstance(strategy, Unrolled | Masked):
         raise UserError(f"show_steps shows how a diffusion text forms, and this is {selection.how} decoding.")
     vocabulary = recipe.dataset.prepare(note).vocabulary
-    texts = [texts] if isinstance(texts, str) else texts
     # `<extra_id_0>` marks a span where spans are filled and in a pair's inputs; elsewhere it is text, as in the corpus.
     marked = isinstance(strategy, Spans) or recipe.dataset.pairs is not None
     encode = vocabulary.encode_with_sentinels if marked else vocabulary.encode

@@ -14,6 +14,7 @@ from mixlm.gin_config.flags import Flags
 from mixlm.gin_config.program import Binding, Macro, Program, Reference, Target, contained, parameters
 from mixlm.gin_config.reader import GIN_FOLDER, read
 from mixlm.gin_config.types import MISFIT, annotations, beyond_limits, described, fitted
+from mixlm.gin_config.values import shortened
 
 _WIDTH = 110
 
@@ -192,7 +193,7 @@ def _check_value(program: Program, given: dict[str, Binding], name: str, paramet
         # A folder may be called 2026: the characters typed are the value of a str parameter.
         value = fitted(binding.typed, hint, program.macros)
     if value is MISFIT:
-        raise UserError(f"{shown} ({where}) must be {described(hint)}, got {binding.value!r}.")
+        raise UserError(f"{shown} ({where}) must be {described(hint)}, got {shortened(repr(binding.value))}.")
     if hint is not Any and (beyond := beyond_limits(value)) is not None:  # 1e300 is a whole number, too
         raise UserError(f"{shown} ({where}) {beyond}.")
     given[name] = dataclasses.replace(binding, value=value)

@@ -12,19 +12,14 @@ from mixlm.checkpoints.orbax_io import silence_orbax
 from mixlm.errors import UserError, nearest
 from mixlm.perf.profiler import Profile
 
-_OPTIONS = (
-    "--gin_file",
-    "--gin_search_paths",
-    "--text",
-    "--print_config",
-    "--explain",
-    "--aot",
-    "--profile",
-    "--coordinator",
-    "--processes",
-    "--process",
-    "--help",
-)
+RECIPE_OPTIONS = ("--gin_file", "--gin_search_paths", "--text", "--print_config", "--explain")
+_TRAIN_OPTIONS = ("--aot", "--profile", "--coordinator", "--processes", "--process")
+# In the order of `mixlm decode --help`.
+DECODE_OPTIONS = (
+    "--prompt", "--prompt_file", "--how", "--max_tokens", "--seed", "--show_steps", "--temperature", "--top_k",
+    "--top_p", "--beams", "--length_penalty", "--prefix", "--no-prefix", "--steps", "--samples", "--order",
+    "--block_length",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -93,7 +88,7 @@ def parse_flags(argv: Sequence[str], description: str, several: bool = False) ->
     except argparse.ArgumentError as error:
         raise UserError(f"{error.argument_name}: {error.message}.") from None
     if unknown:
-        raise UserError(_unknown(unknown[0]))
+        raise UserError(unknown_flag(unknown[0], (*RECIPE_OPTIONS, *(_TRAIN_OPTIONS if several else ()))))
     if known.explain and known.profile is not None:
         raise UserError("--explain takes no step that --profile could trace: give one of them.")
     return Flags(
@@ -151,18 +146,26 @@ def _gin_value(text: str) -> str:
         return text
     try:
         value = ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
         return repr(text)
     # gin reads what follows a # as a comment, and parses neither a unary plus nor a tuple without brackets.
     literal = isinstance(value, (bool, int, float, str, type(None))) and "#" not in text and "+" not in text[:1]
     return text.strip() if literal else repr(text)
 
 
-def _unknown(argument: str) -> str:
+def unknown_flag(argument: str, known: Sequence[str]) -> str:
+    """The sentence for an argument that a command with the flags `known` does not take."""
     name = argument.partition("=")[0]
     if not name.startswith("-"):
         return f"The argument {argument!r} stands alone: gin files are named with --gin_file=NAME."
+    if name == "--":
+        return "The argument '--' has no meaning here: leave it out."
+    for command, options in (("train", _TRAIN_OPTIONS), ("decode", DECODE_OPTIONS)):
+        if name in options and name not in known:
+            return f"{name} is a flag of `mixlm {command}` alone."
+    if name in known:
+        return f"{name} is given twice, or after '--': give it once, before any '--'."
     knob = name.lstrip("-")
     if knob.isupper():
         return f"There is no flag {name!r}. Did you mean '--gin.{knob}'?"
-    return f"There is no flag {name!r}.{nearest(name, _OPTIONS)}"
+    return f"There is no flag {name!r}.{nearest(name, (*known, '--help'))}"

@@ -6,6 +6,7 @@ imports. On the command line, any unambiguous suffix names a class.
 
 import importlib
 import inspect
+import os
 import pkgutil
 import sys
 import tokenize
@@ -14,9 +15,10 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TextIO
+from typing import Any
 
 from gin import config_parser
+from mixlm import files
 from mixlm.checkpoints.run_dir import held_out_by_name
 from mixlm.data.mixture import of_texts
 from mixlm.data.sources.files import is_builtin, kind_of
@@ -25,19 +27,22 @@ from mixlm.errors import UserError, nearest
 from mixlm.gin_config.folder import gin_folder
 from mixlm.gin_config.moved import moved_module, moved_name, old_module
 from mixlm.gin_config.program import Binding, Macro, Program, Reference, Target, check_macros, parameters
-from mixlm.gin_config.values import as_gin
+from mixlm.gin_config.values import as_gin, shortened
 from mixlm.paths import local
 
 GIN_FOLDER = gin_folder()
+LARGEST_FILE = 2**20  # Bytes. Ours: recipes have a few thousand.
 
 
 def find(name: str, places: tuple[Path, ...]) -> Path:
     """Returns the first of `places` that has the gin file `name` (its ending may be left out), or raises UserError."""
     name = str(local(name, "The gin file"))
-    for place in places:
-        for candidate in (place / name, place / f"{name}.gin"):
-            if candidate.is_file():
-                return candidate
+    candidates = [candidate for place in places for candidate in (place / name, place / f"{name}.gin")]
+    for candidate in candidates:
+        if os.path.isfile(candidate):
+            return candidate
+    for candidate in filter(os.path.exists, candidates):
+        files.open_regular(candidate)  # raises, and says what it is instead
     known = [path.name for path in Path().glob("*.gin")]
     for place in places[1:]:
         known += [path.relative_to(place).as_posix() for path in sorted(place.rglob("*.gin"))]
@@ -124,21 +129,21 @@ def _read_file(program: Program, path: Path, places: tuple[Path, ...], within: t
     def resolve(selector: str) -> Target:
         return _resolve(program, symbols, selector)
 
-    with path.open(encoding="utf-8") as lines:
-        for statement, where in _statements(lines, shown, _Names(resolve)):
-            with _placed(where):
-                if isinstance(statement, config_parser.ImportStatement):
-                    _import(symbols, statement, of_run)
-                elif isinstance(statement, config_parser.BlockDeclaration):
-                    resolve(statement.selector)
-                elif isinstance(statement, config_parser.BindingStatement):
-                    _bind(program, statement, Binding(statement.value, where), resolve)
-                else:
-                    included = find(statement.filename, places)
-                    if included.resolve() in (*within, path.resolve()):
-                        raise UserError(f"including {statement.filename!r} here never ends, it includes this file.")
-            if isinstance(statement, config_parser.IncludeStatement):
-                _read_file(program, included, places, (*within, path.resolve()))
+    lines = files.split_lines(files.decode(files.read_bytes(path, LARGEST_FILE), shown))
+    for statement, where in _statements(lines, shown, _Names(resolve)):
+        with _placed(where):
+            if isinstance(statement, config_parser.ImportStatement):
+                _import(symbols, statement, of_run)
+            elif isinstance(statement, config_parser.BlockDeclaration):
+                resolve(statement.selector)
+            elif isinstance(statement, config_parser.BindingStatement):
+                _bind(program, statement, Binding(statement.value, where), resolve)
+            else:
+                included = find(statement.filename, places)
+                if included.resolve() in (*within, path.resolve()):
+                    raise UserError(f"including {statement.filename!r} here never ends, it includes this file.")
+        if isinstance(statement, config_parser.IncludeStatement):
+            _read_file(program, included, places, (*within, path.resolve()))
     program.symbols.update(symbols)
     if of_run and held_out_by_name(path.parent):
         _hold_out_by_name(program, shown)
@@ -152,25 +157,24 @@ def _hold_out_by_name(program: Program, shown: str) -> None:
             values["hold_out_by"] = Binding("name", shown)
 
 
-def _statements(lines: TextIO, shown: str, names: _Names) -> Iterator[tuple[Any, str]]:
+def _statements(lines: list[str], shown: str, names: _Names) -> Iterator[tuple[Any, str]]:
     """Yields a file's statements, each with its place; raises UserError where gin's parser cannot go on."""
     try:
-        parser = config_parser.ConfigParser(lines, names)
+        parser = config_parser.ConfigParser("\n".join([*lines, ""]), names)
         while statement := parser.parse_statement():
             yield statement, f"{shown}, line {statement.location.line_num}"
-    except UnicodeDecodeError:
-        raise UserError(f"{shown} is not UTF-8 text.") from None
     except SyntaxError as error:
         reason = str(error.msg).splitlines()[0].rstrip(".")
         text = (error.text or "").strip()
         raise UserError(f"{shown}, line {error.lineno}: gin cannot read {text!r} ({reason}).") from None
     except tokenize.TokenError as error:
         # Python 3.11 counts the end of the file as a line of its own, later versions do not.
-        lines.seek(0)
-        line = min(error.args[1][0], sum(1 for _ in lines))
+        line = min(error.args[1][0], len(lines))
         raise UserError(f"{shown}, line {line}: a bracket or a quote before here is not closed.") from None
     except TypeError as error:
         raise UserError(f"{shown}: gin cannot read a dict, for a key in it is no key ({error}).") from None
+    except (RecursionError, MemoryError):
+        raise UserError(f"{shown} holds a value that is nested too deep to be read.") from None
     except UserError as error:
         # gin's parser met a reference that does not resolve, and appended the place to the sentence.
         sentence, place = str(error).splitlines()[:2]
@@ -198,11 +202,14 @@ def _read_binding(program: Program, text: str) -> None:
 def _read_value(program: Program, name: str, value: Any) -> None:
     """Binds a Python value to what `--gin.NAME` would bind."""
     where = f"--gin.{name}"
-    with _placed(where):
-        statement = _statement(program, name, "None", repr(value))
-        # The name first: a misspelt one is the likelier mistake.
-        _bind(program, statement, Binding(None, where, given=True), partial(_known, program))
-    binding = Binding(as_gin(program, value, where), where, given=True)
+    try:
+        with _placed(where):
+            statement = _statement(program, name, "None", repr(value))
+            # The name first: a misspelt one is the likelier mistake.
+            _bind(program, statement, Binding(None, where, given=True), partial(_known, program))
+        binding = Binding(as_gin(program, value, where), where, given=True)
+    except RecursionError:
+        raise UserError(f"{where} is nested too deep to be written as gin.") from None
     _bind(program, statement, binding, partial(_known, program))
 
 
@@ -212,8 +219,9 @@ def _statement(program: Program, name: str, value: str, shown: str | None = None
         statement, *others = config_parser.ConfigParser(f"{name} = {value}", _Names(partial(_known, program)))
         if others:
             raise SyntaxError("more than one statement")
-    except (SyntaxError, tokenize.TokenError, TypeError):
-        raise UserError(f"gin cannot read {value if shown is None else shown!r} as the value of {name!r}.") from None
+    except (SyntaxError, tokenize.TokenError, TypeError, RecursionError, MemoryError):
+        text = shortened(value if shown is None else shown)
+        raise UserError(f"gin cannot read {text!r} as the value of {name!r}.") from None
     return statement
 
 

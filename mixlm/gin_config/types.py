@@ -6,7 +6,7 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from mixlm.errors import may_be
@@ -90,6 +90,12 @@ def described(hint: Any) -> str:
         return f"a {origin.__name__} of {'entries, each ' if Ellipsis in arguments else ''}{', '.join(entries)}"
     if inspect.isclass(origin) and issubclass(origin, Mapping):
         return "a dict" + (f" of {described(arguments[0])} to {described(arguments[1])}" if arguments else "")
+    if origin is collections.abc.Callable:
+        return "a class or function (written @module.name)"
+    if origin in (Sequence, Iterable, Collection):
+        return "a list" + (f" of entries, each {described(arguments[0])}" if arguments else "")
+    if origin in (Any, object):
+        return "any value"
     name = getattr(origin, "__name__", str(origin))
     article = "an" if name[0] in "AEIOU" else "a"
     return f"{article} {name}" + (" (written @module.Class())" if _is_built(origin) else "")

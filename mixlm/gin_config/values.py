@@ -13,6 +13,11 @@ from mixlm.errors import UserError
 from mixlm.gin_config.program import Binding, Program, Reference
 
 
+def shortened(text: str, length: int = 200) -> str:
+    """The beginning of a long text, so that a message stays a sentence."""
+    return text if len(text) <= length else f"{text[:length]}..."
+
+
 def as_gin(program: Program, value: Any, where: str) -> Any:
     """Returns `value` as a Program holds it: what gin's text can say, so that the run's config.gin rebuilds it.
 

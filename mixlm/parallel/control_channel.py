@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from mixlm.errors import UserError
+from mixlm.files import parse_json
 
 # Ours. A killed process is heard of at once, as its connection closes; only a machine or a network that goes silent
 # takes BEAT * PATIENCE seconds, which must be less than the 100 of JAX's own heartbeat.
@@ -116,13 +117,13 @@ class ControlChannel:
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Process 0: a line of another process, or one of its connections to JAX's service."""
-        with contextlib.suppress(OSError, ValueError):
-            hello = json.loads(await reader.readline())
+        try:
+            hello: Message = parse_json(await reader.readline(), "The first line", dict)
             if hello.get("to") == "jax":
                 await _relay((reader, writer), await _connect("127.0.0.1", self._local_port, None), stays=False)
                 return
             index, fault = hello.get("process"), self._refusal(hello)
-            if fault:
+            if fault or index is None:
                 writer.write(json.dumps({"leave": [fault, 2]}).encode() + b"\n")
                 await writer.drain()
                 writer.close()
@@ -131,12 +132,14 @@ class ControlChannel:
             if len(self._writers) == self.count - 1:
                 self._all_here.set()
             await self._hear(index, reader)
+        except (OSError, ValueError):
+            writer.close()  # a stranger, who would wait
 
     def _refusal(self, hello: Message) -> str | None:
         index, count = hello.get("process"), hello.get("processes")
         if count != self.count:
             return f"Process 0 was started as one of {self.count} processes and this one as one of {count}."
-        if not isinstance(index, int) or not 0 < index < self.count:
+        if type(index) is not int or not 0 < index < self.count:
             return f"There is no process {index} of {self.count}."
         return f"Two processes were started as process {index} of {self.count}." if index in self._writers else None
 
@@ -176,11 +179,18 @@ class ControlChannel:
                 continue
             except OSError:
                 break
+            except ValueError:
+                why = "it sent a line beyond any message"
+                break
             if not line.endswith(b"\n"):
                 break
             silent = 0
-            if len(line) > len(b"{}\n"):
-                self._on_message(sender, json.loads(line))
+            try:
+                if line != b"{}\n":
+                    self._on_message(sender, parse_json(line, "A message", dict))
+            except (TypeError, ValueError):
+                why = f"it sent {line[:40]!r}, which is no message of this version"
+                break
         self._left.add(sender)
         self._on_lost(sender, why)
 

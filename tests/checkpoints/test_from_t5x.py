@@ -1,9 +1,11 @@
 """A T5X checkpoint is read without T5X, to the bit, and every way in which one can be broken is one sentence."""
 
+import os
 import shutil
 
 import jax
 import jax.numpy as jnp
+import msgpack
 import numpy as np
 import pytest
 from flax import serialization
@@ -126,6 +128,10 @@ def test_unknown_missing_and_misshapen_names_are_named(figures, template):
         params_from_flat({})
     with pytest.raises(UserError, match="'a/b' names an array and a folder"):
         params_from_flat({"a/b": np.ones(1), "a/b/c": np.ones(1)})
+    with pytest.raises(UserError, match="'a' names an array and a folder"):
+        params_from_flat({"a": np.ones(1), "a/b/c": np.ones(1)})
+    with pytest.raises(UserError, match=r"'encoder/layers/mlp/wo/kernel' is of shape \(3,\), and holds no stack"):
+        params_from_flat({"encoder/layers/mlp/wo/kernel": np.ones(3)})
 
 
 def scanned(flat: dict, name: str) -> dict:
@@ -231,6 +237,52 @@ def foreign_driver(copy):
     return "'n5', and only zarr"
 
 
+def change_target(copy, change):
+    index = serialization.msgpack_restore((copy / "checkpoint").read_bytes())
+    change(index["optimizer"]["target"]["decoder"]["logits_dense"])
+    (copy / "checkpoint").write_bytes(serialization.msgpack_serialize(index))
+
+
+def odd_place(copy):
+    change_target(copy, lambda dense: dense["kernel"].update(kvstore=[], path=7))
+    return "speaks of a file 7, which is not in it"
+
+
+def odd_shape(copy):
+    change_target(copy, lambda dense: dense["kernel"].update(metadata={"shape": 3}))
+    return r"shape \(32, 96\), and the checkpoint's index says 3"
+
+
+def odd_metadata(copy):
+    change_target(copy, lambda dense: dense["kernel"].update(metadata=3) or dense.update({"more": {"driver": []}}))
+    return r"stores 'decoder/logits_dense/more' as \[\], and only zarr"
+
+
+def odd_names(copy):
+    index = msgpack.unpackb((copy / "checkpoint").read_bytes(), raw=False, strict_map_key=False)
+    index["optimizer"]["target"] = {3: {"a": 1.0}, None: {}}
+    (copy / "checkpoint").write_bytes(msgpack.packb(index))
+    return "by other than text"
+
+
+def piped_index(copy):
+    (copy / "checkpoint").unlink()
+    os.mkfifo(copy / "checkpoint")
+    return "neither a T5X checkpoint"
+
+
+def piped_description(copy):
+    (copy / "target.decoder.logits_dense.kernel" / ".zarray").unlink()
+    os.mkfifo(copy / "target.decoder.logits_dense.kernel" / ".zarray")
+    return "'decoder/logits_dense/kernel' is missing or torn"
+
+
+def piped_chunk(copy):
+    (copy / "target.decoder.logits_dense.kernel" / "0.0").unlink()
+    os.mkfifo(copy / "target.decoder.logits_dense.kernel" / "0.0")
+    return "'decoder/logits_dense/kernel' is torn"
+
+
 def remove_index(copy):
     (copy / "checkpoint").unlink()
     return "neither a T5X checkpoint"
@@ -243,6 +295,7 @@ def remove_folder(copy):
 
 BREAKS = [remove_array, remove_chunk, tear_chunk, tear_description, swap_arrays, tear_index, empty_index]
 BREAKS += [foreign_index, old_index, foreign_driver, remove_index, remove_folder]
+BREAKS += [odd_place, odd_shape, odd_metadata, odd_names, piped_index, piped_description, piped_chunk]
 
 
 @pytest.mark.parametrize("damage", BREAKS, ids=lambda damage: damage.__name__)

@@ -1,6 +1,7 @@
 """Torch's weights become our trees without a number lost, and what is missing or unexpected is named."""
 
 import json
+import os
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from support.places import GOLDEN
 from support.runs import assert_same, begun
 
 from mixlm.checkpoints.from_torch import dual_params, gpt_bert_params, llama_params, load_file, ltg_bert_params
+from mixlm.checkpoints.safetensors import read_safetensors
 from mixlm.errors import UserError
 from mixlm.models.gpt_bert import GPTBert
 from mixlm.models.llama import Llama
@@ -170,6 +172,69 @@ def test_an_index_names_several_files_of_its_own_folder(tmp_path):
     (tmp_path / "inside" / index.name).write_text(json.dumps({"weight_map": {"a": "../model-0.safetensors"}}))
     with pytest.raises(UserError, match="which is not in it, so it is not read"):
         load_file(tmp_path / "inside" / index.name)
+
+
+A_FLOAT = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+
+
+@pytest.mark.parametrize(
+    ("header", "sentence"),
+    [
+        ("[]", "is no JSON object"),
+        ("[" * 100_000, "nested more than 64"),
+        ('{"a": ' + "1" * 5000 + "}", "too many digits"),
+        ("\0", "is not JSON"),
+        (json.dumps({"a": 3}), "has no dtype, shape and data_offsets"),
+        (json.dumps({"a": {**A_FLOAT, "data_offsets": [0, 4, 8]}}), "has no dtype, shape and data_offsets"),
+        (json.dumps({"a": {**A_FLOAT, "shape": None}}), "has no dtype, shape and data_offsets"),
+        (json.dumps({"a": {**A_FLOAT, "dtype": ["F32"]}}), "of another type"),
+        (json.dumps({"a": {**A_FLOAT, "shape": ["1"]}}), "of another type"),
+        (json.dumps({"a": {**A_FLOAT, "shape": [1.0]}}), "of another type"),
+        (json.dumps({"a": {**A_FLOAT, "shape": [-1, -1]}}), "of another type"),
+        (json.dumps({"a": {**A_FLOAT, "data_offsets": [-4, 0]}}), "of another type"),
+        (json.dumps({"a": {**A_FLOAT, "data_offsets": [4, 8]}}), "has the bytes 4 to 8 of 4"),
+        (json.dumps({"a": {**A_FLOAT, "data_offsets": [4, 0]}}), "has the bytes 4 to 0 of 4"),
+        (json.dumps({"a": {**A_FLOAT, "shape": [2]}}), r"of shape \[2\] has 4 bytes"),
+        (json.dumps({"a": {**A_FLOAT, "dtype": "I32", "data_offsets": [0, 9]}}), "has the bytes 0 to 9 of 4"),
+    ],
+    ids=lambda value: value[:24],
+)
+def test_a_header_of_other_types_is_one_sentence(tmp_path, header, sentence):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header.encode() + bytes(4))
+    with pytest.raises(UserError, match=sentence) as error:
+        read_safetensors(path)
+    assert "a.safetensors" in str(error.value) and "\n" not in str(error.value) and len(str(error.value)) < 400
+
+
+def test_a_header_longer_than_its_file_and_what_is_no_file_are_refused(tmp_path):
+    path = tmp_path / "a.safetensors"
+    for content in (b"", b"1234567", (1).to_bytes(8, "little"), b"\xff" * 64):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"a\.safetensors is torn or no safetensors file"):
+            read_safetensors(path)
+    index = tmp_path / "a.safetensors.index.json"
+    for content in ("[]", "{", '{"weight_map": []}', "[" * 100_000):
+        index.write_text(content)
+        with pytest.raises(UserError, match=r"a\.safetensors\.index\.json"):
+            read_safetensors(index)
+    path.unlink()
+    os.mkfifo(path)
+    index.write_text('{"weight_map": {"a": "a.safetensors", "b": "a.safetensors"}}')
+    for place in (path, index):
+        with pytest.raises(UserError, match=r"a\.safetensors' is a pipe, and only regular files are read"):
+            read_safetensors(place)
+
+
+def test_weights_that_cannot_be_halved_and_layers_without_end_are_named():
+    weights = weights_of("ltg_bert")
+    name = "transformer.layers.0.attention.in_proj_qk.bias"
+    for odd in (weights[name][:-1], np.float32(1)):
+        with pytest.raises(UserError, match=rf"^The weight '{name}' is of shape \(.*\), and holds no two arrays"):
+            ltg_bert_params({**weights, name: odd})
+    far = f"model.layers.{'9' * 5000}.mlp.up_proj.weight"
+    with pytest.raises(UserError, match="is unexpected"):
+        llama_params({**weights_of("llama"), far: np.zeros(1, np.float32)})
 
 
 def test_a_safetensors_file_that_does_not_fit_is_one_sentence(tmp_path):

@@ -1,6 +1,7 @@
 """launch/decode.py: prompts in, readable texts out, one sentence for a mistake."""
 
 import io
+import os
 import re
 import sys
 
@@ -9,12 +10,14 @@ import jax.numpy as jnp
 import pytest
 from flax.core import meta
 
+from mixlm import files
 from mixlm.checkpoints.manager import Checkpoints
 from mixlm.checkpoints.run_dir import RunDir
 from mixlm.cli import decode
 from mixlm.decoding.select import select
 from mixlm.decoding.strategies import Autoregressive, Masked, Spans, Unrolled
 from mixlm.decoding.text import fill_prompt, partial_text, until_eos
+from mixlm.errors import UserError
 from mixlm.gin_config.build import configured, recipes
 from mixlm.gin_config.flags import Flags, run_or_explain_error
 from mixlm.recipe import Recipe
@@ -201,7 +204,7 @@ def test_help_lists_the_flags(command):
         ([PROMPT, "--how=spans"], ["Prompt 1", "<extra_id_0>"]),
         ([PROMPT, "--max_tokens=0"], ["max_tokens", "0"]),
         ([PROMPT, "--seed=-1"], ["seed", "-1"]),
-        (["--prompt_file=/nowhere/prompts.txt"], ["/nowhere/prompts.txt", "No such file"]),
+        (["--prompt_file=/nowhere/prompts.txt"], ["no prompt file '/nowhere/prompts.txt'"]),
     ],
 )
 def test_a_mistake_is_one_sentence(command, arguments, words):
@@ -216,6 +219,60 @@ def test_an_empty_line_of_a_file_is_named(command, tmp_path):
     (tmp_path / "prompts.txt").write_text("The farmer\n\nEvery teacher\n", encoding="utf-8")
     _, err, code = command(f"--prompt_file={tmp_path / 'prompts.txt'}")
     assert code == 2 and "line 2" in err[-1] and "empty" in err[-1]
+
+
+def read_prompts(*arguments, stdin=b"", monkeypatch=None):
+    if monkeypatch:
+        monkeypatch.setattr(sys, "stdin", stdin if stdin is None else io.TextIOWrapper(io.BytesIO(stdin)))
+    return decode.prompts(decode.parse(arguments)[0])
+
+
+PROMPTS = ["one", "two\u2028still\x85two", "three\x0b\x0cthree"]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_prompts_are_cut_at_the_ends_of_lines_alone(tmp_path, monkeypatch, end, mark):
+    content = (mark + end.join(PROMPTS) + end).encode()
+    (tmp_path / "prompts.txt").write_bytes(content)
+    assert read_prompts(f"--prompt_file={tmp_path / 'prompts.txt'}") == PROMPTS
+    assert read_prompts(stdin=content, monkeypatch=monkeypatch) == PROMPTS
+
+
+def test_only_a_regular_file_holds_prompts(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path, kind in ((tmp_path / "pipe", "pipe"), (tmp_path, "folder"), ("/dev/zero", "device")):
+        with pytest.raises(UserError, match=f"is a {kind}, and only regular files are read"):
+            read_prompts(f"--prompt_file={path}")
+    assert read_prompts("--prompt_file=/proc/self/status")[0].startswith("Name:")
+    for path, fault in (
+        ("x" * 300, "a name in it has 300 bytes"),
+        ("a\0", "it holds a NUL"),
+        ("~no.body/x", "there is no user"),
+    ):
+        with pytest.raises(UserError, match=rf"^--prompt_file '.*' cannot be used: {fault}"):
+            read_prompts(f"--prompt_file={path}")
+
+
+def test_a_prompt_that_no_tokenizer_reads_is_named_with_its_byte(tmp_path, monkeypatch):
+    (tmp_path / "prompts.txt").write_bytes(b"one\ntw\0o\n")
+    with pytest.raises(UserError, match=r"prompts\.txt' holds a NUL character at byte 6 in line 2"):
+        read_prompts(f"--prompt_file={tmp_path / 'prompts.txt'}")
+    with pytest.raises(UserError, match=r"^Standard input holds a NUL character at byte 6 in line 2"):
+        read_prompts(stdin=b"one\ntw\0o", monkeypatch=monkeypatch)
+    with pytest.raises(UserError, match=r"^Standard input is not UTF-8: byte 1 \(0xff\)"):
+        read_prompts(stdin=b"a\xff", monkeypatch=monkeypatch)
+    with pytest.raises(UserError, match=r"^The prompt in --prompt number 1 holds half of a surrogate pair, U\+DCFF"):
+        read_prompts("--prompt=a\udcff")
+
+
+def test_standard_input_has_a_bound_and_may_be_closed(monkeypatch):
+    monkeypatch.setattr(files, "MAX_JSON_BYTES", 7)
+    assert read_prompts(stdin=b"one\ntwo", monkeypatch=monkeypatch) == ["one", "two"]
+    with pytest.raises(UserError, match=r"^Standard input has more than 7 bytes of prompts"):
+        read_prompts(stdin=b"one\ntwo\n", monkeypatch=monkeypatch)
+    with pytest.raises(UserError, match=r"^There is no prompt"):
+        read_prompts(stdin=None, monkeypatch=monkeypatch)
 
 
 def test_diffusion_asks_for_a_decoder(command):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mixlm.data.store import fingerprint_cache
+from mixlm.errors import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -118,6 +119,20 @@ def test_a_damaged_record_is_as_good_as_none(tmp_path, reads, new_process, old, 
     assert digests(tmp_path, [path]) == plain([path])
     assert reads == ["a.txt", "a.txt"]
     assert record.read_bytes() == whole
+
+
+def test_a_pipe_is_neither_a_record_nor_a_file_with_a_digest(tmp_path, reads, new_process, old):
+    path = write(tmp_path / "a.txt", b"text")
+    digests(tmp_path, [path])
+    (record,) = (tmp_path / "records").iterdir()
+    record.unlink()
+    os.mkfifo(record)
+    new_process()
+    assert digests(tmp_path, [path]) == plain([path]) and record.is_file()
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("pipe", "records"):
+        with pytest.raises(UserError, match=f"{name}' is a (pipe|folder), and only regular files are read"):
+            fingerprint_cache.sha256_of([tmp_path / name])
 
 
 def test_without_a_folder_nothing_is_kept(tmp_path, old):

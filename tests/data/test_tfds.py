@@ -183,3 +183,27 @@ def test_a_broken_record_is_named_and_an_unfinished_version_is_passed_over(home,
     (tmp_path / "stories" / "3.0.0" / "dataset_info.json").write_text('{"splits": ')
     with pytest.raises(UserError, match=r"^The record '[^']*dataset_info\.json' is damaged\.$"):
         source.fingerprint()
+
+
+def test_a_record_is_a_regular_file_of_plain_json(tmp_path):
+    folder = tmp_path / "stories" / "1.0.0"
+    folder.mkdir(parents=True)
+    record, source = folder / "dataset_info.json", Tfds("stories", data_dir=str(tmp_path))
+    os.mkfifo(record)
+    with pytest.raises(UserError, match=r"dataset_info\.json' is a pipe, and only regular files are read"):
+        source.fingerprint()
+    record.unlink()
+    for content in ("[]", "3", '{"splits": 3}', '{"splits": ["train"]}', "[" * 100_000, f'{{"splits": {"9" * 5000}}}'):
+        record.write_text(content)
+        with pytest.raises(UserError, match=r"^The record '[^']*dataset_info\.json' is damaged\.$"):
+            source.fingerprint()
+    record.write_text('\ufeff{"splits": [{"name": "train"}, {"name": "validation"}]}')
+    assert source.fingerprint()
+
+
+def test_the_folder_of_data_sets_is_a_path_or_a_bucket(monkeypatch):
+    with pytest.raises(UserError, match=r"^TFDS_DATA_DIR 'x.*' cannot be used: a name in it has 300 bytes"):
+        Tfds("stories", data_dir="x" * 300)
+    monkeypatch.setenv("TFDS_DATA_DIR", "~no.body/x")
+    with pytest.raises(UserError, match=r"^TFDS_DATA_DIR '~no.body/x' cannot be used: there is no user 'no.body'"):
+        Tfds("stories").fingerprint()

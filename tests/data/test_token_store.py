@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -57,6 +58,14 @@ def test_a_whole_store_is_mapped_read_only_and_never_built_again(tmp_path):
         split.tokens[0] = 1
 
 
+def rewrite(path: Path, change) -> None:
+    """Changes a manifest, as one who knows how its checksum is made would."""
+    manifest = json.loads(path.read_text())
+    del manifest["checksum"]
+    change(manifest)
+    path.write_text(json.dumps({**manifest, "checksum": token_store._checksum(manifest)}))
+
+
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-2])
 
@@ -100,9 +109,7 @@ def test_a_large_store_checks_sizes_at_opening_and_sums_on_request(tmp_path, mon
 def test_a_store_of_other_data_is_refused(tmp_path, key):
     built(tmp_path / "s")
     path = tmp_path / "s" / "manifest.json"
-    manifest = json.loads(path.read_text())
-    del manifest["checksum"]
-    path.write_text(json.dumps(manifest | {key: 0}))
+    rewrite(path, lambda manifest: manifest.update({key: 0}))
     with pytest.raises(UserError, match="other data"):
         token_store.TokenStore.open(tmp_path / "s", "text", "vocabulary")
 
@@ -182,8 +189,19 @@ def test_only_what_follows_the_last_whole_part_is_made_again(tmp_path, monkeypat
     assert built.split("train").tokens.tolist() == [number for number in range(40) for _ in range(6)]
 
 
+def a_pipe_instead(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def a_line_of_another_kind(path: Path) -> None:
+    """A line with its checksum, but none that a builder writes."""
+    if path.name == "journal.jsonl":
+        path.write_text(path.read_text() + journal._line({"split": "train", "sums": {"train.tokens": 3}}))
+
+
 @pytest.mark.parametrize("name", ["train.tokens", "train.offsets", "journal.jsonl"])
-@pytest.mark.parametrize("damage", [truncate, flip_a_bit, Path.unlink])
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit, Path.unlink, a_pipe_instead, a_line_of_another_kind])
 def test_damage_to_what_a_killed_build_left_is_seen(tmp_path, monkeypatch, name, damage):
     monkeypatch.setattr(journal, "PART_BYTES", 100)
     made = documents([[number] * 6 for number in range(40)])
@@ -312,15 +330,67 @@ def test_supervised_examples_keep_where_their_targets_begin(tmp_path):
     assert built(tmp_path / "u").split("train").targets is None
 
 
-def test_a_store_of_the_first_kind_is_still_read(tmp_path):
+def test_a_store_whose_checksum_was_taken_out_is_not_whole(tmp_path):
     folder = built(tmp_path / "s").folder
     manifest = json.loads((folder / "manifest.json").read_text())
     assert set(manifest) - {"checksum"} == {
         "version", "fingerprint", "vocabulary_fingerprint", "vocab_size", "dtype", "splits", "files"
     }  # fmt: skip
+    whole = opened(folder).manifest
     del manifest["checksum"]
+    # Numbers that nothing vouches for: the document's bytes are what bits per byte are divided by.
+    manifest["splits"]["train"]["text_bytes"] = 1
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    assert opened(folder).manifest == manifest
+    with pytest.raises(UserError, match=r"manifest\.json is damaged"):
+        token_store.TokenStore.open(folder)
+    notes: list[str] = []
+    assert opened(folder, notes.append, both).manifest == whole and len(notes) == 1
+
+
+def with_an_entry(*keys, value):
+    """A change of the entry that the keys lead to."""
+
+    def change(manifest):
+        for key in keys[:-1]:
+            manifest = manifest[key]
+        manifest[keys[-1]] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        with_an_entry("files", value=[]),
+        with_an_entry("files", "train.tokens", value=16),
+        with_an_entry("files", "train.tokens", "bytes", value="16"),
+        with_an_entry("files", "train.tokens", "sha256", value=None),
+        with_an_entry("files", value={}),
+        with_an_entry("splits", value=3),
+        with_an_entry("splits", "train", value={}),
+        with_an_entry("splits", "train", "tokens", value=7),
+        with_an_entry("splits", "train", "documents", value=5),
+        with_an_entry("splits", "train", "text_bytes", value=None),
+        with_an_entry("dtype", value=["<u2"]),
+        with_an_entry("dtype", value="<f4"),
+    ],
+)
+def test_a_manifest_of_other_types_or_counts_is_damaged_whatever_its_checksum(tmp_path, change):
+    path = built(tmp_path / "s").folder / "manifest.json"
+    rewrite(path, change)
+    with pytest.raises(UserError, match=r"manifest\.json is damaged\.$"):
+        token_store.TokenStore.open(tmp_path / "s")
+
+
+@pytest.mark.parametrize("content", ["[]", "[" * 100_000, '{"version": ' + "1" * 5000 + "}", "", "\0", None])
+@pytest.mark.parametrize("name", ["manifest.json", "train.tokens"])
+def test_a_store_that_is_no_json_or_holds_a_pipe_is_built_again(tmp_path, name, content):
+    folder = built(tmp_path / "s").folder
+    (folder / name).unlink()
+    os.mkfifo(folder / name) if content is None else (folder / name).write_text(content)
+    with pytest.raises(UserError):
+        token_store.TokenStore.open(folder)
+    assert opened(folder, lambda _: None, both).split("train").num_tokens == 8
 
 
 def test_a_count_that_is_altered_is_seen(tmp_path):

@@ -1,6 +1,8 @@
 """Vocabularies: the layout of ids, agreement with SentencePiece itself, and text that comes back when decoded."""
 
 import itertools
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -213,6 +215,32 @@ def test_a_model_that_is_missing_or_none_is_named(vocabulary, tmp_path):
         SentencePieceFile("/nowhere/at/all").fingerprint("")
     with pytest.raises(UserError, match=r"say --gin\.VOCAB_MODEL=FILE"):
         SentencePieceFile("").fingerprint("")
+
+
+def test_a_model_is_a_regular_file_with_a_model_in_it(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "empty").write_bytes(b"")
+    wanted = {
+        tmp_path / "pipe": "is a pipe, and only regular files",
+        "/dev/zero": "is a device, and only regular files",
+        tmp_path: "is a folder, and only regular files",
+        tmp_path / "empty": "empty is not a SentencePiece model",
+        "/proc/self/status": "is not a SentencePiece model",  # its size is 0, and its content is not
+    }
+    for path, sentence in wanted.items():
+        with pytest.raises(UserError, match=sentence):
+            SentencePieceFile(str(path)).load(list, "", tmp_path, print)
+
+
+@pytest.mark.parametrize("name", ["model", "sha256"])
+def test_a_pipe_in_the_cache_is_no_vocabulary(tmp_path, vocabulary, name):
+    for suffix in (".model", ".sha256"):
+        shutil.copy(vocabulary.path.with_suffix(suffix), tmp_path / f"a{suffix}")
+    assert SPEC._open(tmp_path / "a.model").fingerprint == vocabulary.fingerprint
+    (tmp_path / f"a.{name}").unlink()
+    os.mkfifo(tmp_path / f"a.{name}")
+    with pytest.raises(UserError):
+        SPEC._open(tmp_path / "a.model")
 
 
 def test_a_model_without_padding_at_0_is_refused(tmp_path, documents):

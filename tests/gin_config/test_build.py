@@ -1,5 +1,6 @@
 """Laws of the gin dialect: what a command line and gin files mean, and the one sentence that each mistake gets."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -12,7 +13,7 @@ from support.places import ROOT
 import gin
 from mixlm.errors import UserError
 from mixlm.gin_config import build, reader
-from mixlm.gin_config.flags import parse_flags
+from mixlm.gin_config.flags import Flags, parse_flags
 
 LIBRARY = """
 from collections.abc import Mapping
@@ -440,6 +441,10 @@ def test_a_value_that_is_still_to_be_given_is_asked_for(write):
                                   "got @shop.Loss."),
         ("Recipe.objective=spans", "shop.Recipe.objective (--gin.Recipe.objective) must be an Objective "
                                    "(written @module.Class()), got 'spans'."),
+        ("Recipe.lengths={'a': 'b'}", "shop.Recipe.lengths (--gin.Recipe.lengths) must be a dict of text to a whole "
+                                      "number, got {'a': 'b'}."),
+        ("Recipe.networks=3", "shop.Recipe.networks (--gin.Recipe.networks) must be a dict of text to any value, "
+                              "got 3."),
         ("Recipe.steps=@shop.Loss()", "shop.Recipe.steps (--gin.Recipe.steps) must be a whole number, "
                                       "got @shop.Loss()."),
     ],
@@ -483,7 +488,58 @@ def test_a_mistake_in_a_file_is_named_with_its_line(write, old, new, said):
 
 def test_a_file_that_is_no_text_is_refused(write, tmp_path):
     (tmp_path / "gin" / "latin.gin").write_bytes("# caf\xe9\n".encode("latin-1"))
-    assert sentence("--gin_file=latin") == "latin.gin is not UTF-8 text."
+    said = "latin.gin is not UTF-8: byte 5 (0xe9) begins no character; convert it first."
+    assert sentence("--gin_file=latin") == said
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_lines_of_a_file_end_as_any_system_writes_them(write, tmp_path, end, mark):
+    wanted = text("--gin_file=spans.gin")
+    for path in (tmp_path / "gin").glob("*.gin"):
+        path.write_bytes((mark + path.read_text().replace("\n", end)).encode())
+    assert text("--gin_file=spans.gin") == wanted
+
+
+def test_a_line_separator_in_a_string_ends_no_line(write):
+    write("own.gin", "NAME = 'a\u2028b\x85c'  # \u2028 \x0b\n")
+    assert "NAME = 'a\\u2028b\\x85c'" in text("--gin_file=spans", "--gin_file=own", "--gin.Spans.anything=%NAME")
+
+
+def test_only_a_regular_file_of_some_size_is_read(write, tmp_path):
+    os.mkfifo(tmp_path / "pipe.gin")
+    assert sentence("--gin_file=pipe") == "'pipe.gin' is a pipe, and only regular files are read."
+    assert sentence("--gin_file=/dev/zero") == "'/dev/zero' is a device, and only regular files are read."
+    (tmp_path / "folder").mkdir()
+    assert sentence("--gin_file=folder") == "'folder' is a folder, and only regular files are read."
+    # A folder of that name does not hide a recipe.
+    (tmp_path / "spans").mkdir()
+    assert text("--gin_file=spans") == text("--gin_file=spans.gin")
+    (tmp_path / "long.gin").write_text("#" * (reader.LARGEST_FILE + 1))
+    assert sentence("--gin_file=long").startswith("'long.gin' has more than 1,048,576 bytes")
+    (tmp_path / "nul.gin").write_text("# a\n#\0")
+    assert sentence("--gin_file=nul").startswith("nul.gin holds a NUL character at byte 5 in line 2")
+    assert sentence("--gin_file=" + "x" * 300).startswith("The gin file 'xxx")
+
+
+def test_a_value_that_is_nested_too_deep_is_one_sentence(write):
+    for value in ("[" * 9999, "[" * 9999 + "]" * 9999, "{1: " * 9999 + "}" * 9999):
+        said = sentence("--gin_file=spans.gin", f"--gin.Spans.anything={value}")
+        assert said.startswith("--gin.Spans.anything: gin cannot read ") and len(said) < 400
+    write("deep.gin", "TAU = " + "[" * 9999 + "]" * 9999)
+    assert sentence("--gin_file=spans.gin", "--gin_file=deep") == (
+        "deep.gin holds a value that is nested too deep to be read."
+    )
+    deep: list = []
+    for _ in range(9999):
+        deep = [deep]
+    with pytest.raises(UserError, match=r"^--gin\.Spans\.anything is nested too deep to be written as gin\.$"):
+        build.configured(Flags(("spans.gin",), values=(("Spans.anything", deep),)), shop().Recipe)
+
+
+def test_a_long_value_is_cut_in_its_sentence(write):
+    said = sentence("--gin_file=spans.gin", f"--gin.TRAIN_STEPS={'9' * 5000}")
+    assert "must be a whole number, got '999" in said and len(said) < 400
 
 
 def test_a_library_that_is_missing_keeps_its_own_error(write):

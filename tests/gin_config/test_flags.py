@@ -4,7 +4,9 @@ import sys
 
 import pytest
 
+from mixlm.cli import decode
 from mixlm.errors import UserError
+from mixlm.gin_config import flags
 from mixlm.gin_config.flags import Flags, parse_flags, run_or_explain_error
 
 
@@ -27,6 +29,26 @@ def test_a_wrong_flag_gets_one_sentence(argument, said):
     assert str(caught.value) == said
 
 
+def test_a_flag_of_another_command_is_called_that_and_never_corrected_to_itself():
+    of_decode = [option for action in decode._parser()._actions for option in action.option_strings]
+    assert sorted({*of_decode} - {"-h", "--help"}) == sorted(flags.DECODE_OPTIONS)
+    for option in flags.DECODE_OPTIONS:
+        for several in (False, True):
+            with pytest.raises(UserError, match=rf"^{option} is a flag of `mixlm decode` alone\.$"):
+                parse_flags([f"{option}=1"], "", several)
+    for option in flags._TRAIN_OPTIONS:
+        for parse in (lambda argv: parse_flags(argv, ""), decode.parse):
+            with pytest.raises(UserError, match=rf"^{option} is a flag of `mixlm train` alone\.$"):
+                parse([f"{option}=1"])
+
+
+@pytest.mark.parametrize("argv", [["--", "--explain"], ["--explain", "--", "x"], ["--print_config", "--"]])
+def test_two_dashes_end_nothing(argv):
+    with pytest.raises(UserError, match=r"^The argument '--' has no meaning here|'--': give it once") as error:
+        parse_flags(argv, "")
+    assert "Did you mean" not in str(error.value)
+
+
 def test_flags_are_read_as_they_are_written():
     argv = "--gin_file a --gin_search_paths=x,y --gin.A=-1 --gin.B -2 --gin_search_paths z --gin_file=b --explain"
     assert parse_flags(argv.split(), "") == Flags(("a", "b"), ("x", "y", "z"), ("A = -1", "B = -2"), explain=True)
@@ -37,7 +59,7 @@ def test_several_processes_are_for_the_script_that_can():
     argv = ["--coordinator=host:1", "--processes=2", "--process", "1"]
     found = parse_flags(argv, "", several=True)
     assert (found.coordinator, found.processes, found.process) == ("host:1", 2, 1)
-    with pytest.raises(UserError, match="There is no flag '--coordinator'"):
+    with pytest.raises(UserError, match="--coordinator is a flag of `mixlm train` alone"):
         parse_flags(argv, "")
     with pytest.raises(UserError, match="--process: invalid int value: 'one'"):
         parse_flags(["--process=one"], "", several=True)

@@ -1,6 +1,7 @@
 """Several processes are one run: the same numbers as one, a stop after the same step, an end that is told to all."""
 
 import contextlib
+import json
 import shutil
 import socket
 import threading
@@ -239,6 +240,46 @@ def test_a_silent_process_is_given_up(left, capsys, monkeypatch):
     here[1].channel._loop.call_soon_threadsafe(threading.Event().wait, 3)
     assert awaited(left, 1)[0] == LOST
     assert "Process 1 of 2 is gone: nothing was heard of it for 1 s" in capsys.readouterr().err
+
+
+def asked(port: int, line: bytes) -> bytes:
+    """What a stranger that sends one line to process 0 is answered, up to the end of the connection."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as caller:
+        caller.sendall(line + b"\n")
+        with contextlib.suppress(ConnectionResetError):  # what a long line left unread
+            return b"".join(iter(partial(caller.recv, 4096), b""))
+        return b""
+
+
+STRANGE = [b"[" * 50_000, b"[]", b"3", b'{"process": ' + b"1" * 5000 + b"}", b"\xff", b"GET / HTTP/1.1", b"x" * 70_000]
+
+
+def test_strangers_disturb_nobody():
+    coordinator = f"127.0.0.1:{free_port()}"
+    first, second = (ProcessGroup(coordinator, 2, index, lambda code: None) for index in range(2))
+    opening = threading.Thread(target=first.channel.open, daemon=True)
+    opening.start()
+    port = int(coordinator.rpartition(":")[2])
+    while True:  # until it listens
+        with contextlib.suppress(ConnectionRefusedError):
+            assert asked(port, STRANGE[0]) == b""
+            break
+    for line in STRANGE:
+        assert asked(port, line) == b""
+    for process in (True, [1], "1", None, 0, 2, -1):
+        hello = json.dumps({"process": process, "processes": 2}).encode()
+        assert b"There is no process" in asked(port, hello)
+    second.channel.open()
+    opening.join(10)
+    together(first.finish, second.finish)
+
+
+@pytest.mark.parametrize("line", [b"[]", b"[" * 50_000, b"\xff", b"{}{}", b"x" * 70_000, b'{"last": 1, "ask": 2}'])
+def test_who_sends_what_is_no_message_is_given_up_and_not_waited_for(left, capsys, line):
+    here = group(2, left)
+    here[1].channel.soon(lambda: here[1].channel._write(line + b"\n"))
+    assert awaited(left, 1)[0] == LOST
+    assert "Process 1 of 2 is gone: it sent " in capsys.readouterr().err
 
 
 def test_who_does_not_come_is_named():

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from mixlm import files
 from mixlm.data.quiet_tensorflow import import_tensorflow
 from mixlm.data.sources.base import (
     SOURCE_VERSION,
@@ -16,7 +17,8 @@ from mixlm.data.sources.base import (
     normalize_whitespace,
 )
 from mixlm.errors import NotHere, UserError, nearest
-from mixlm.files import MAX_LINE_BYTES, read_json
+from mixlm.files import MAX_LINE_BYTES
+from mixlm.paths import is_url, local
 
 VERSION = re.compile(r"\d+\.\d+\.\d+")
 
@@ -39,6 +41,8 @@ class Tfds:
 
     def __post_init__(self) -> None:
         check_bound(self.max_document_bytes)
+        if self.data_dir and not is_url(self.data_dir):
+            local(self.data_dir, "TFDS_DATA_DIR")
         if not re.fullmatch(r"\w+(/[\w.\-]+)?(:\d+\.\d+\.\d+)?", self.name):
             raise UserError(f"The data set's name {self.name!r} is not like 'c4', 'c4/en' or 'c4/en:3.0.1'.")
         if self.train_split == self.validation_split:
@@ -82,7 +86,8 @@ class Tfds:
         # TFDS's own look-up would ask the network first; etils is what TFDS reads buckets with.
         from etils import epath
 
-        home = epath.Path(self.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+        given = self.data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+        home = epath.Path(given if is_url(given) else local(given, "TFDS_DATA_DIR"))
         name, _, version = self.name.partition(":")
         place = home / name
         versions = [entry.name for entry in place.iterdir()] if place.is_dir() else []
@@ -93,17 +98,23 @@ class Tfds:
             prepare = f"tfds.builder({self.name!r}, data_dir={str(home)!r}).download_and_prepare()"
             raise NotHere(f"The data set {self.name!r} is not prepared in {str(home)!r}: run {prepare} first.")
         folder = place / max(whole, key=lambda entry: [int(number) for number in entry.split(".")])
-        try:
-            record: dict[str, Any] = read_json(folder / "dataset_info.json")
-            splits = {entry["name"]: entry for entry in record["splits"]}
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"The record {str(folder / 'dataset_info.json')!r} is damaged.") from None
+        splits = _splits(folder / "dataset_info.json")
         for split in (self.train_split, self.validation_split):
             if _base(split) not in splits:
                 known_splits = ", ".join(map(repr, splits))
                 close = nearest(_base(split), splits)
                 raise UserError(f"{self.name} has no split {split!r}, only {known_splits}.{close}")
         return folder, splits
+
+
+def _splits(record: Any) -> dict[str, dict[str, Any]]:
+    """What a data set's record says of each split, by its name; UserError where it is damaged."""
+    text = record.read_text() if is_url(record) else files.read_text(record)
+    try:
+        entries = files.parse_json(text, f"{str(record)!r}", dict)["splits"]
+        return {str(entry["name"]): dict(entry) for entry in entries}
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"The record {str(record)!r} is damaged.") from None
 
 
 def _base(split: str) -> str:

@@ -13,6 +13,8 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+from mixlm import files
+from mixlm.errors import UserError
 from mixlm.files import replacing
 
 # Ours: two changes within one tick of a file system's clock have the same time, so a fresh file may change unseen.
@@ -37,9 +39,9 @@ def load_record(key: str) -> Any:
     if path is None:
         return None
     try:
-        checksum, _, text = path.read_text(encoding="utf-8").partition("\n")
-        return json.loads(text) if checksum == _sha256(text) else None
-    except (OSError, ValueError):
+        checksum, _, text = files.read_text(path).partition("\n")
+        return files.parse_json(text, str(path)) if checksum == _sha256(text) else None
+    except UserError:
         return None
 
 
@@ -66,16 +68,17 @@ def is_settled(facts: Sequence[int]) -> bool:
     return max(facts[1], facts[2]) < time.time_ns() - SETTLED_SECONDS * 1e9
 
 
-def sha256_of(files: Sequence[Path]) -> list[str]:
-    """The SHA-256 of each file, which is read only if it has changed since its digest was cached.
+def sha256_of(paths: Sequence[Path]) -> list[str]:
+    """The SHA-256 of each of `paths`, which is read only if it has changed since its digest was cached.
 
-    A change is seen by size, by the times of its content and of its inode, or by its inode's number. Raises OSError.
+    A change is seen by size, by the times of its content and of its inode, or by its inode's number. Raises OSError for
+    a file that is not there, and UserError for a pipe, a device or a folder.
     """
-    places = [os.path.abspath(path) for path in files]
+    places = [os.path.abspath(path) for path in paths]
     key = f"digests of {os.path.commonpath(places)}" if places else "digests"
     record = load_record(key)
     known = {**record, **_DIGESTS} if isinstance(record, dict) else dict(_DIGESTS)
-    found = {place: _digest(path, known.get(place)) for path, place in zip(files, places)}
+    found = {place: _digest(path, known.get(place)) for path, place in zip(paths, places)}
     lasting = {place: entry for place, entry in found.items() if is_settled(entry[0])}
     _DIGESTS.update(lasting)
     if any(not isinstance(record, dict) or record.get(place) != entry for place, entry in lasting.items()):
@@ -87,7 +90,7 @@ def _digest(path: Path, known: Any) -> list[Any]:
     facts = stat_key(path)
     if isinstance(known, list) and len(known) == 2 and known[0] == facts:
         return known
-    with open(path, "rb") as file:
+    with files.open_regular(path) as file:
         return [facts, hashlib.file_digest(file, "sha256").hexdigest()]
 
 

@@ -3,6 +3,7 @@
 So a writer that is killed in the middle goes on where its last whole part ends, and the files come out the same.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mixlm import files
 from mixlm.errors import UserError
 from mixlm.files import open_append, open_in_place, replacing
 from mixlm.paths import within
@@ -62,8 +64,12 @@ class Journal:
         kept = 1
         if lines and lines[0] == dict(identity):
             for entry in lines[1:]:
-                part = Part(**entry)
-                if not self._is_whole(part):
+                try:
+                    part = Part(**entry)
+                    whole = self._is_whole(part)
+                except (TypeError, ValueError, KeyError, AttributeError):
+                    break  # a line with its checksum that this version would not write
+                if not whole:
                     break
                 self._reached[part.split] = part
                 kept += 1
@@ -89,14 +95,14 @@ class Journal:
         self._reached[part.split] = part
 
     def _whole_lines(self) -> list[dict[str, Any]]:
-        if not self.path.exists():
-            return []
-        found = []
-        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
-            checksum, _, text = line.partition(" ")
-            if hashlib.sha256(text.encode()).hexdigest() != checksum:
-                break
-            found.append(json.loads(text))
+        """The lines as far as each has its checksum; none where the file is missing or no regular one."""
+        found: list[dict[str, Any]] = []
+        with contextlib.suppress(UserError), files.open_regular(self.path) as file:
+            for line in files.read_lines(file, str(self.path)):
+                checksum, _, text = line.rstrip(b"\r\n").partition(b" ")
+                if hashlib.sha256(text).hexdigest().encode() != checksum:
+                    break
+                found.append(files.parse_json(text, str(self.path), dict))
         return found
 
     def _is_whole(self, part: Part) -> bool:
@@ -104,7 +110,7 @@ class Journal:
         for name, checksum in part.sums.items():
             first, last = (_size(name, state, self.dtype) for state in (begun, part))
             try:
-                with open(within(self.path.parent, name), "rb") as file:
+                with files.open_regular(within(self.path.parent, name)) as file:
                     file.seek(first)
                     if hashlib.sha256(file.read(last - first)).hexdigest() != checksum:
                         return False
@@ -185,6 +191,8 @@ class _Writer:
 
     def _open(self, name: str) -> None:
         path = within(self.journal.path.parent, name)
+        if not self.part.sums:
+            path.unlink(missing_ok=True)  # of no whole part, whatever it is
         file = os.fdopen(open_in_place(path), "r+b")  # closed by close
         file.truncate(_size(name, self.part, self.journal.dtype))
         file.seek(0, os.SEEK_END)

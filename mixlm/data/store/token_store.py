@@ -9,10 +9,12 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64, UInt
 
+from mixlm import files
 from mixlm.data.store.file_lock import exclusive
 from mixlm.data.store.journal import JOURNAL, Documents, Journal, Tokenized, write_split
 from mixlm.errors import UserError
@@ -65,30 +67,28 @@ class TokenStore:
     def open(folder: Path, fingerprint: str | None = None, vocabulary_fingerprint: str | None = None) -> "TokenStore":
         """The store in `folder`; raises UserError, naming the file, where it is missing, stale or damaged."""
         path = folder / "manifest.json"
-        try:
-            manifest = json.loads(path.read_bytes())
-            version, files = manifest["version"], manifest["files"]
-            found = manifest["fingerprint"], manifest["vocabulary_fingerprint"]
-            # Older stores have no checksum of their manifest.
-            if manifest.pop("checksum", _checksum(manifest)) != _checksum(manifest) or manifest["dtype"] not in DTYPES:
-                raise ValueError
-        except FileNotFoundError:
-            raise UserError(f"There is no token store at {folder}.") from None
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise UserError(f"The token store's file {path} is damaged.") from None
+        if not os.path.lexists(path):
+            raise UserError(f"There is no token store at {folder}.")
+        manifest: dict[str, Any] = files.read_json(path)
+        # One without a checksum is no whole manifest: a store is built anew rather than taken on trust.
+        if manifest.pop("checksum", None) != _checksum(manifest):
+            raise UserError(f"The token store's file {path} is damaged.")
+        found = manifest.get("fingerprint"), manifest.get("vocabulary_fingerprint")
         wanted = fingerprint or found[0], vocabulary_fingerprint or found[1]
-        if version != STORE_VERSION or found != wanted:
+        if manifest.get("version") != STORE_VERSION or found != wanted:
             raise UserError(f"The token store {folder} holds other data than this run asks for.")
+        if not _is_manifest(manifest):
+            raise UserError(f"The token store's file {path} is damaged.")
         store = TokenStore(folder, manifest)
         store._check_sizes()
-        if sum(entry["bytes"] for entry in files.values()) <= VERIFY_BYTES:
+        if sum(entry["bytes"] for entry in manifest["files"].values()) <= VERIFY_BYTES:
             store.verify()
         return store
 
     def verify(self) -> None:
         """Compares every file's SHA-256 with the manifest; raises UserError that names the first damaged file."""
         for name, entry in self.manifest["files"].items():
-            with open(within(self.folder, name), "rb") as file:
+            with files.open_regular(within(self.folder, name)) as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != entry["sha256"]:
                     raise UserError(f"The token store's file {self.folder / name} is damaged: its SHA-256 is wrong.")
 
@@ -105,7 +105,8 @@ class TokenStore:
         # An empty file cannot be mapped.
         if not self.manifest["files"][name]["bytes"]:
             return np.zeros(0, dtype)
-        return np.memmap(within(self.folder, name), dtype, mode="r")
+        with files.open_regular(within(self.folder, name)) as file:
+            return np.memmap(file, dtype, mode="r")
 
     def _check_sizes(self) -> None:
         for name, entry in self.manifest["files"].items():
@@ -189,6 +190,26 @@ def _build(
         json.dump({**manifest, "checksum": _checksum(manifest)}, file, indent=1)
     _move_into_place(scratch, folder)
     return TokenStore.open(folder, fingerprint, vocabulary_fingerprint)
+
+
+def _is_manifest(found: Mapping[str, Any]) -> bool:
+    """True where every entry is of its type, and each split's files are as long as its counts say."""
+    try:
+        size, names = np.dtype(DTYPES[DTYPES.index(found["dtype"])]).itemsize, found["files"]
+        for entry in names.values():
+            if not isinstance(entry["sha256"], str) or type(entry["bytes"]) is not int:
+                return False
+        for split, counts in found["splits"].items():
+            if type(counts["text_bytes"]) is not int:
+                return False
+            wanted = {"tokens": size * counts["tokens"], "offsets": 8 * (counts["documents"] + 1)}
+            if f"{split}.targets" in names:
+                wanted["targets"] = 8 * counts["documents"]
+            if any(names[f"{split}.{suffix}"]["bytes"] != length for suffix, length in wanted.items()):
+                return False
+        return True
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return False
 
 
 def _checksum(manifest: Mapping[str, object]) -> str:

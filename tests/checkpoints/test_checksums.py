@@ -50,6 +50,12 @@ def test_an_odd_manifest_is_corruption(step, text, lengths_only):
     assert isinstance(find_corruption(step, lengths_only), str)
 
 
+def test_nothing_is_no_checkpoint(tmp_path):
+    (tmp_path / "_CHECKPOINT_METADATA").write_text("{}")
+    (tmp_path / "checksums.json").write_text("{}")
+    assert find_corruption(tmp_path) == "checksums.json names no file"
+
+
 @pytest.mark.parametrize("name", ["default/_METADATA", "default/d/1", "figures.json"])
 @pytest.mark.parametrize("lengths_only", [True, False])
 def test_a_file_that_the_manifest_leaves_out_is_corruption(step, name, lengths_only):

@@ -2,9 +2,11 @@
 
 import csv
 import math
+import os
 
 import pytest
 
+from mixlm.errors import UserError
 from mixlm.reports.table import SHOWN, Table, cell
 
 ROWS = [{"step": 1, "loss": 4.5, "stage": "a<b"}, {"step": 2, "loss": math.nan}, {"step": 30_000, "tau": True}]
@@ -65,3 +67,14 @@ def test_a_cell_is_short(value, shown):
 
 def test_an_empty_table_is_one():
     assert str(Table([])) == "" and Table([])._repr_html_().startswith("<table>")
+
+
+def test_a_table_is_written_to_a_file_alone(tmp_path):
+    """A link may be /dev/stdout, which neither is to be replaced nor to lead to a place that another chose."""
+    (tmp_path / "outside").write_text("kept")
+    (tmp_path / "link").symlink_to(tmp_path / "outside")
+    os.mkfifo(tmp_path / "pipe")
+    for place in ("link", "pipe", "."):
+        with pytest.raises(UserError, match="is a link or no regular file"):
+            Table([{"step": 1}]).to_csv(tmp_path / place)
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "outside").read_text() == "kept"

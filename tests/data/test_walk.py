@@ -144,3 +144,11 @@ def test_a_file_of_no_known_ending_is_text_only_if_it_is_utf_8(tmp_path, content
     # A character may be cut where the look ends.
     path.write_bytes(b"x" + "\u00e9".encode() * 2**15)
     assert kind_of(str(path)) is TextFiles
+
+
+def test_a_file_without_a_size_is_called_empty_only_where_it_is(tmp_path):
+    (tmp_path / "a.txt").write_text("")
+    with pytest.raises(UserError, match=r"a\.txt' is empty\.$"):
+        TextFiles(str(tmp_path / "a.txt")).files()
+    with pytest.raises(UserError, match=r"'/proc/self/status' has no size, as files of /proc: copy it first\.$"):
+        TextFiles("/proc/self/status").files()

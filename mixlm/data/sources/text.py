@@ -94,7 +94,9 @@ class TextFiles(TextSource):
         files = super().files()
         for file in files:
             if file.stat().st_size == 0:
-                raise UserError(f"The text file {str(file)!r} is empty.")
+                with open_regular(file) as content:
+                    what = "has no size, as files of /proc: copy it first" if content.read(1) else "is empty"
+                raise UserError(f"The text file {str(file)!r} {what}.")
             if not self.reads(file.name):
                 plain_text(file, kinds())
         return files

@@ -1,5 +1,6 @@
-"""Location of the gin files that come with mixlm."""
+"""The gin files that come with mixlm: where they are, the recipes among them, and the macros of a folder."""
 
+import re
 from pathlib import Path
 
 
@@ -14,3 +15,9 @@ def recipe_names() -> list[str]:
     """Returns the files on top of that folder that name a recipe, without resolving what they import."""
     files = sorted(gin_folder().glob("*.gin"))
     return [path.name for path in files if "\nRECIPE = " in path.read_text(encoding="utf-8")]
+
+
+def macros_of(folder: Path) -> set[str]:
+    """Returns the names of all macros that a gin file in `folder` gives a value."""
+    texts = (path.read_text(encoding="utf-8") for path in folder.rglob("*.gin"))
+    return {name for text in texts for name in re.findall(r"^([A-Za-z_]\w*) = ", text, re.MULTILINE)}

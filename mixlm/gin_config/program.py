@@ -8,9 +8,11 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from mixlm.errors import UserError, nearest
+from mixlm.gin_config.folder import macros_of
 
 
 @dataclass(frozen=True)
@@ -68,13 +70,17 @@ class Binding:
 
 @dataclass
 class Program:
-    """All bindings read so far; later ones have replaced earlier ones, as in gin."""
+    """All bindings read so far; later ones have replaced earlier ones, as in gin.
+
+    `recorded` are macros of a run's own config.gin, which may be those of an earlier version.
+    """
 
     macros: dict[str, Binding] = field(default_factory=dict)
     bindings: dict[tuple[str, Target], dict[str, Binding]] = field(default_factory=dict)
     mentioned: list[Target] = field(default_factory=list)
     symbols: dict[str, Any] = field(default_factory=dict)
     bound_names: dict[str, str] = field(default_factory=dict)
+    recorded: set[str] = field(default_factory=set)
 
     def target(self, value: Any, module: str, path: str) -> Target:
         """Returns the one target of a class or function, whichever import it was reached through."""
@@ -113,8 +119,10 @@ def parameters(value: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     return {name: p for name, p in inspect.signature(value).parameters.items() if p.kind not in unnamed}
 
 
-def check_macros(program: Program, declared: set[str]) -> None:
-    """Raises UserError for a macro that is read but has no value, or is set on the command line but never declared."""
+def check_macros(program: Program, declared: set[str], folder: Path) -> None:
+    """Raises UserError for a macro that is read but has no value, that is set on the command line but never declared,
+    or that a gin file sets although nothing reads it and no file in `folder` gives it.
+    """
     read_macros = [
         (macro.name, name, binding)
         for name, binding in program.every_binding()
@@ -125,6 +133,11 @@ def check_macros(program: Program, declared: set[str]) -> None:
     for name in program.macros:
         if name not in known:
             raise UserError(f"--gin.{name}: the gin files have no macro {name!r}.{nearest(name, known)}")
+    unread = program.macros.keys() - program.recorded - {macro for macro, _, _ in read_macros}
+    library = macros_of(folder) if unread else set()
+    for name in sorted(unread - library):
+        hint = nearest(name, library | known - {name})
+        raise UserError(f"{program.macros[name].where}: nothing reads a macro {name!r}.{hint}")
     for macro, name, binding in read_macros:
         if macro not in program.macros:
             hint = nearest(macro, program.macros)

@@ -78,7 +78,7 @@ def read(
         _read_binding(program, binding)
     for name, value in values:
         _read_value(program, name, value)
-    check_macros(program, declared)
+    check_macros(program, declared, GIN_FOLDER)
     return program
 
 
@@ -145,6 +145,8 @@ def _read_file(program: Program, path: Path, places: tuple[Path, ...], within: t
         if isinstance(statement, config_parser.IncludeStatement):
             _read_file(program, included, places, (*within, path.resolve()))
     program.symbols.update(symbols)
+    if of_run:
+        program.recorded |= program.macros.keys()
     if of_run and held_out_by_name(path.parent):
         _hold_out_by_name(program, shown)
 

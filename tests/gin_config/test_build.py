@@ -461,6 +461,7 @@ def test_a_value_of_the_wrong_type_is_named_where_it_was_given(write, binding, s
                                                   "give it with --gin.LAMBD=value. Did you mean 'LAMBDA'?"),
         ("lambda1 = %LAMBDA", "lambda1 = 'ten'", "(bad.gin, line 11) must be a number, got 'ten'."),
         ("lambda1 = %LAMBDA", "lambda1 = ten", "line 11: gin cannot read 'lambda1 = ten'"),
+        ("TAU = 100", "TAU = 100\nTUA = 3", "line 7: nothing reads a macro 'TUA'. Did you mean 'TAU'?"),
         ("TAU = 100", "TAU 100", "line 6: gin cannot read 'TAU 100' (Couldn't parse statement, expected ':' or '=')."),
         ("[64, 16]", "[64, 16", "line 12: a bracket or a quote before here is not closed."),
         ("[64, 16]", "{[1]: 2}", "a key in it is no key"),
@@ -553,10 +554,13 @@ def test_a_library_that_is_missing_keeps_its_own_error(write):
 
 SCRIPT = """
 import sys
+from pathlib import Path
+from mixlm.gin_config import reader
 from mixlm.gin_config.flags import parse_flags, run_or_explain_error
 from mixlm.gin_config.build import config_text, configured
 from mixlm_shop import shop
 
+reader.GIN_FOLDER = Path()
 
 def main():
     flags = parse_flags(sys.argv[1:], "Sells.")

@@ -36,7 +36,7 @@ OPTIM = {
     "adamw_wsd": (AdamW(), WSD(1e-3, 1000), 1.0),
     "lamb_cosine": (
         LAMB(),
-        Cosine(1e-2, 1000, final_fraction=0.1, warmup_fraction=0.016, cooldown_fraction=0.016),
+        CosineWithCooldown(1e-2, 1000, final_fraction=0.1, warmup_fraction=0.016, cooldown_fraction=0.016),
         2.0,
     ),
     "muon_wsd": (Muon(), WSD(7e-3, 1000), None),

@@ -313,6 +313,8 @@ def _dataclass_fields(value: Any) -> Iterator[tuple[Any, Any]]:
 
 def _check_kinds(recipe: Recipe) -> None:
     """Raises UserError for a value of another kind: gin's are checked as they are read, Python's are not."""
+    if not recipe.name.strip():
+        raise UserError("RECIPE is empty, and a run's folder is named by it: give the recipe a name.")
     for name, kind in (("optimizer", Optimizer), ("tokens", TokenIds), ("partitioning", Partitioning)):
         check_kind(f"Recipe.{name}", getattr(recipe, name), kind)
     if not isinstance(recipe.curriculum, Blocks):

@@ -18,13 +18,18 @@ Rate = float | Schedule | Float[Array, ""]  # the last where a number of a recip
 SAMPLE_BLOCK = 128  # Ours: near the square root of a vocabulary, which keeps both running sums short.
 
 
+def rounded_counts(length: int, noise_density: float, mean_span_length: float) -> tuple[int, int]:
+    """`span_counts` whether or not a row can hold them; neither, nor `length - noise`, falls as `length` grows."""
+    noise = min(max(round(length * noise_density), 1), length - 1)
+    return noise, max(round(noise / mean_span_length), 1)
+
+
 def span_counts(length: int, noise_density: float, mean_span_length: float) -> tuple[int, int]:
     """Returns (noise tokens of a row, spans that hold them), by T5's rounding (half to even), at least one of each.
 
     We round in float64 as T5's Python does; its TensorFlow code, in float32, differs by one token at some exact halves.
     """
-    noise = min(max(round(length * noise_density), 1), length - 1)
-    spans = max(round(noise / mean_span_length), 1)
+    noise, spans = rounded_counts(length, noise_density, mean_span_length)
     if length < 2 or spans > min(noise, length - noise):
         raise UserError(
             f"A row of {length} tokens cannot hold {spans} noise spans at noise density {noise_density} and mean span "

@@ -1,7 +1,10 @@
 """Span corruption (T5, Raffel et al. 2020, section 3.1.4): spans become sentinels, and their tokens the targets."""
 
-from collections.abc import Mapping
+import contextlib
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import gt
 from typing import ClassVar
 
 import jax
@@ -18,6 +21,7 @@ from mixlm.objectives.corruption import (
     check_documents,
     fold_sources,
     fold_spans,
+    rounded_counts,
     shift_right,
     span_counts,
     span_mask,
@@ -25,6 +29,8 @@ from mixlm.objectives.corruption import (
 )
 from mixlm.schedules import Step
 from mixlm.tokens import TokenIds
+
+ROWS_TRIED = 64  # Ours: for the nearest lengths of a message; only short rows round to spans that they cannot hold.
 
 
 @struct.dataclass
@@ -75,21 +81,32 @@ class SpanCorruption(Corruption):
     def block_length(self, lengths: Mapping[str, int]) -> int:
         """The longest row that gives exactly these inputs and targets; UserError with the nearest where none does."""
         wanted = lengths["inputs"], lengths["targets"]
-        near = None
-        for length in range(max(2 * wanted[0] + 16, sum(wanted)), 1, -1):
-            try:
-                got = self.lengths(length)
-            except UserError:
-                continue
-            if got == wanted:
-                return self._with_enough_sentinels(length)
-            if got[0] <= wanted[0] and near is None:
-                near = got
+        rows = range(2, max(2 * wanted[0] + 16, sum(wanted)) + 1)
+
+        def made(length: int) -> tuple[int, int]:
+            noise, spans = rounded_counts(length, self.noise_density, self.mean_span_length)
+            return length - noise + spans + 1, noise + spans + 1
+
+        # Neither length falls as rows grow, so halving finds the longest row that goes past neither.
+        fits = bisect_left(rows, True, key=lambda length: any(map(gt, made(length), wanted)))
+        if fits and made(rows[fits - 1]) == wanted and (found := self._made([rows[fits - 1]])) is not None:
+            return self._with_enough_sentinels(found)
+        most = bisect_left(rows, True, key=lambda length: made(length)[0] > wanted[0])
+        nearest_row = self._made(rows[max(most - ROWS_TRIED, 0) : most][::-1])
+        near = None if nearest_row is None else self.lengths(nearest_row)
         raise UserError(
             f"Span corruption at noise density {self.noise_density} and mean span length {self.mean_span_length} "
             f"cannot make {wanted[0]} inputs with {wanted[1]} targets"
             + (f"; the nearest lengths are {near[0]} and {near[1]}." if near else ".")
         )
+
+    def _made(self, lengths: Sequence[int]) -> int | None:
+        """The first of these rows that can hold its spans."""
+        for length in lengths:
+            with contextlib.suppress(UserError):
+                _ = self.lengths(length)
+                return length
+        return None
 
     def _with_enough_sentinels(self, length: int) -> int:
         spans = span_counts(length, self.noise_density, self.mean_span_length)[1]

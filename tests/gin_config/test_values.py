@@ -147,6 +147,7 @@ WRONG = {
     "CURVES": ("0", "x", "None", "()", "(1,)"),
     "FREQUENCY_BANDS": ("0", "x", "(2,)", "(nan,)", "(1e400,)", "(-1,2)"),
     "LOGICAL_AXIS_RULES": ("0", "x", "(1,)", "None"),
+    "RECIPE": ("()", "None", '""', "' '"),
     "TOKEN_LOSS": (*OBJECT, "None", "@optim.AdamW()", "@losses.MiLe", "(@losses.MiLe(),)", "@schedules.Cosine()"),
     "OPTIMIZER": (*OBJECT, "None", "@losses.MiLe()", "@optim.AdamW", "(@optim.AdamW(),)"),
     "LEARNING_RATE_SCHEDULE": (*OBJECT, "None", "@losses.MiLe()", "@schedules.Cosine", "(@schedules.Cosine(),)"),

@@ -1,6 +1,7 @@
 """One override of a recipe's length or batch is enough to try it; at its own length nothing changes."""
 
 import re
+from contextlib import suppress
 
 import pytest
 from support.places import GIN
@@ -8,8 +9,10 @@ from support.places import GIN
 from mixlm.errors import UserError
 from mixlm.gin_config.build import configured
 from mixlm.gin_config.flags import parse_flags
+from mixlm.objectives.span_corruption import SpanCorruption
 from mixlm.recipe import Recipe
 from mixlm.schedules import WSD, Cosine, Linear, Scaled, scaled_down, scaled_to
+from mixlm.tokens import TokenIds
 
 RECIPES = sorted(path.stem for path in GIN.glob("*.gin") if path.stem not in ("base", "evaluate"))
 SCALES = sorted(path.stem for path in (GIN / "scale").glob("*.gin"))
@@ -109,3 +112,23 @@ def test_every_feature_length_is_read_and_positive(lengths, words):
     with pytest.raises(UserError) as error:
         built("gin_file=dual.gin", f"gin.TASK_FEATURE_LENGTHS={lengths}")
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize(("density", "mean"), [(0.15, 3.0), (0.5, 1.5), (0.9, 20.0), (0.15, 1.0)])
+def test_a_row_of_spans_is_found_as_by_trying_every_length(density, mean):
+    spans = SpanCorruption(TokenIds(9000, 4, sentinels=4000), density, mean)
+    tried = {}
+    for length in range(2, 300):
+        with suppress(UserError):
+            tried[spans.lengths(length)] = length
+    for (inputs, targets), length in tried.items():
+        assert spans.block_length({"inputs": inputs, "targets": targets}) == length
+        with pytest.raises(UserError, match=rf"the nearest lengths are {inputs} and {targets}\.$|cannot make"):
+            spans.block_length({"inputs": inputs, "targets": targets + 7000})
+
+
+def test_a_row_of_any_length_is_found_at_once():
+    with pytest.raises(
+        UserError, match=r"cannot make 1000000000 inputs with 300000000 targets; the nearest lengths are"
+    ):
+        SpanCorruption(TokenIds(300, 4)).block_length({"inputs": 10**9, "targets": 3 * 10**8})

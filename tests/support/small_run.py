@@ -46,7 +46,7 @@ def recipe(corpus: str, folder: str, **changes):
         "optimizer": Optimizer(Adafactor(), Constant(0.02)),
         "train_steps": 12,
         "batch_size": 8,
-        "lengths": {"inputs": 32, "targets": 32},
+        "lengths": {"targets": 32},
         "partitioning": mesh,
         "model_dir": folder,
         "log_period": 1,

@@ -159,7 +159,10 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("name", WRONG)
+QUICK = ("LEARNING_RATE", "TOKEN_LOSS", "UNIQUE_TOKENS")  # a number, an object, what may be None
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in WRONG])
 def test_a_value_of_the_wrong_kind_or_size_is_refused(name):
     accepted = []
     for value in WRONG[name]:

@@ -14,6 +14,7 @@ from mixlm.evaluation.likelihood import Fused, Mode
 from mixlm.evaluation.pair_files import SENTENCES, Paradigm
 from mixlm.evaluation.perplexity import noise_errors
 from mixlm.evaluation.scorer import Scores, Sentences
+from mixlm.perf.memory import Need, check_fits, host_bytes
 
 LEVEL = 0.95  # of the intervals
 
@@ -111,6 +112,9 @@ def accuracies(
 
     Pairs are resampled within their paradigm; a paradigm's resamples depend on the seed and its name alone.
     """
+    # A mean of each resample is kept; the counts behind it and their copy are of one paradigm at a time.
+    need = Need(f"{resamples:,} resamples", 8 * resamples * (len(right) + 2 * len(TIES)), "lower BOOTSTRAP_RESAMPLES")
+    check_fits("The bootstrap", [need], host_bytes(), "this machine")
     means = {name: float(part.mean()) for name, part in right.items()}
     drawn = {name: resampled_means(part, resamples, (seed, zlib.crc32(name.encode()))) for name, part in right.items()}
     sizes = np.asarray([len(part) for part in right.values()], np.float64)

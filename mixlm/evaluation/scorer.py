@@ -17,6 +17,7 @@ from mixlm.evaluation.likelihood import Fused, Mode, SampledMode
 from mixlm.evaluation.reading import Rows
 from mixlm.network import Net
 from mixlm.parallel.mesh import batch_sharding
+from mixlm.perf.memory import Need, check_fits, host_bytes
 from mixlm.reports.metrics import progress_bar
 
 BUCKET = 8  # Ours: of the lengths 4 to 16 that most test sentences have, two or three shapes.
@@ -73,7 +74,11 @@ class Scorer:
     def _score(self, mode: Mode, sentences: Sentences, name: str) -> Scores:
         lengths = sentences.lengths
         copies = mode.copies(lengths)
-        values = np.zeros(int(copies.sum()))
+        rows = int(copies.sum())
+        # Its value, its sentence and its number among the sentence's rows, sorted by length.
+        need = Need(f"{rows:,} rows to be scored", 40 * rows, "lower NOISE_SAMPLES or SCORED_ROWS")
+        check_fits(f"The mode {name or type(mode).__name__}", [need], host_bytes(), "this machine")
+        values = np.zeros(rows)
         # The values of a batch are fetched while the next one is computed.
         late: list[tuple[Any, Any]] = []
 
@@ -82,8 +87,8 @@ class Scorer:
             values[places] = np.asarray(found)[: len(places)]
 
         with progress_bar(total=len(values), desc=name, unit=" rows", unit_scale=True, leave=False) as bar:
-            for places, rows in self._batches(sentences, lengths, copies):
-                found = row_scores(self.module, mode, self.params, rows)
+            for places, batch in self._batches(sentences, lengths, copies):
+                found = row_scores(self.module, mode, self.params, batch)
                 if late:
                     fetch()
                 late.append((places, found))
@@ -114,7 +119,9 @@ class Scorer:
         copy = np.arange(len(owner)) - np.repeat(np.cumsum(copies) - copies, copies)
         for length in np.unique(padded[copies > 0]):
             bucket = np.flatnonzero(padded[owner] == length)
-            size = max(self.batch_tokens // int(length) // parts, 1) * parts
+            # A batch is no larger than its rows, rounded up so that few sizes are compiled.
+            each = min(self.batch_tokens // int(length) // parts, 1 << (len(bucket) - 1).bit_length())
+            size = max(each, 1) * parts
             for start in range(0, len(bucket), size):
                 places = bucket[start : start + size]
                 member, dummies = owner[places], (0, size - len(places))

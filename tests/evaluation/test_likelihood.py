@@ -184,7 +184,8 @@ def test_devices_and_batches_change_nothing():
     mode = PseudoLikelihood(TOKENS, True)
     wanted = scorer(LLAMA)(mode, sentences()).total
     np.testing.assert_allclose(scorer(LLAMA, devices=8)(mode, sentences()).total, wanted, atol=1e-5)
-    np.testing.assert_allclose(scorer(LLAMA, batch_tokens=1)(mode, sentences()).total, wanted, atol=1e-5)
+    for size in (1, 10**12):  # of which no more is held than there are rows
+        np.testing.assert_allclose(scorer(LLAMA, batch_tokens=size)(mode, sentences()).total, wanted, atol=1e-5)
 
 
 @settings(max_examples=15, deadline=None)
@@ -297,6 +298,11 @@ def test_the_noise_does_not_depend_on_the_padding():
     np.testing.assert_array_equal(short, long[:, :8])
     other = np.asarray(masks(mode, rows(6, 2, 6, copies, 8))[0])
     assert (other != short).any()
+
+
+def test_rows_that_no_machine_holds_are_refused_before_they_are_made():
+    with pytest.raises(UserError, match=r"needs at least .* rows to be scored are .*; lower NOISE_SAMPLES"):
+        scorer(LLAMA)(DiffusionBound(TOKENS, True, samples=2 * 10**12), sentences())
 
 
 @pytest.mark.parametrize("samples", [0, 1, 3])

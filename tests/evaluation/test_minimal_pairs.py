@@ -79,6 +79,11 @@ def test_ties_are_worth_half_and_the_overall_is_the_mean_over_paradigms():
     assert found.ties == 2 and found.unsure is None
 
 
+def test_resamples_that_no_machine_holds_are_refused_before_they_are_drawn():
+    with pytest.raises(UserError, match=r"The bootstrap needs .* resamples are .*; lower BOOTSTRAP_RESAMPLES"):
+        judged(PAIRS, SCORES, resamples=10**12)
+
+
 @pytest.mark.parametrize(("ties", "one", "overall"), [("right", 0.75, 7 / 12), ("wrong", 0.25, 5 / 12)])
 def test_ties_may_count_as_right_or_as_wrong(ties, one, overall):
     found = judged(PAIRS, SCORES, convention=Convention(ties=ties))

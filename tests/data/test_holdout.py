@@ -62,6 +62,33 @@ def test_copies_are_on_the_side_of_what_they_are_copies_of(tmp_path_factory, put
         assert sorted(splits["train"] + splits["validation"]) == sorted(documents)
 
 
+@settings(max_examples=12, deadline=None)
+@given(seed=st.integers(0, 10**6), twice=st.booleans())
+def test_a_paragraph_of_one_file_is_on_one_side_wherever_it_stands(tmp_path_factory, seed, twice):
+    # Documents are several paragraphs each, and cut elsewhere in the copies.
+    draw = random.Random(seed)
+    paragraphs = [f"Paragraph {number}: " + "word " * draw.randrange(12, 60) + "end" for number in range(200)]
+    copied = paragraphs * 2 if twice else paragraphs + draw.sample(paragraphs, 40)
+    file = tmp_path_factory.mktemp("one") / "all.txt"
+    file.write_text("\n\n* * *\n\n".join(copied))
+    found = {
+        split: [part for text in texts for part in text.split("\n\n")]
+        for split, texts in both(TextFiles(str(file))).items()
+    }
+    assert set(found["train"]) & set(found["validation"]) <= {"* * *"} and found["train"] and found["validation"]
+    assert sorted(part for parts in found.values() for part in parts if part != "* * *") == sorted(copied)
+
+
+def test_one_paragraph_again_and_again_is_a_sentence(tmp_path):
+    (tmp_path / "all.txt").write_text(
+        "\n\n".join(["One paragraph of more than sixty-four bytes, which is all there is."] * 3) + "\n\n\n"
+    )
+    with pytest.raises(
+        UserError, match=r"holds fewer than two different (documents|paragraphs) to train and to test on"
+    ):
+        both(TextFiles(str(tmp_path / "all.txt")))
+
+
 def test_the_names_of_files_do_not_decide(tmp_path):
     documents = texts(0, 30)
     first = both(in_folder(tmp_path / "a", documents))

@@ -1,7 +1,7 @@
 """Documents of plain text: a folder of .txt files, or one file cut at blank lines."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +25,9 @@ MAX_STRETCH = 4
 LEAST_CHARACTERS = 100  # Ours: less text than this can neither train nor test anything.
 
 
+# Ours: bytes of a paragraph whose copies are held out with it; headings, rulers and short replies recur in any text.
+LEAST_PARAGRAPH = 64
+
 HOLD_OUT_BY = ("content", "name")
 
 
@@ -33,7 +36,8 @@ class TextFiles(TextSource):
     """Your own text: a folder in which each .txt file is a document, or one UTF-8 file that is cut at blank lines.
 
     Validation holds about `validation_fraction` of the bytes in whole documents, chosen by a hash of their text, so
-    that equal documents are on one side; at least one is on each side, and a file that cannot be cut gives its end.
+    that equal documents are on one side; at least one is on each side, and a file that cannot be cut gives its end. In
+    one file the paragraphs of held-out documents are held out wherever else they stand.
     `hold_out_by="name"` is the rule before version 0.6.0, for its runs: the hash of a file's name in a folder, and of
     each document on its own in one file. Raises UserError for a missing, empty or non-UTF-8 file, for too little text,
     and where all documents are equal.
@@ -65,9 +69,12 @@ class TextFiles(TextSource):
             return
         chosen = self._held_out(files, keys, sizes)
         if len(files) == 1:
-            for position, document in enumerate(_documents(files, limit)):
-                if (position in chosen) == held_out:
-                    yield document
+            known = _long_paragraphs(files, limit, chosen) if self.hold_out_by == "content" else frozenset()
+            found = _side(_documents(files, limit), chosen, known, held_out)
+            if (first := next(found, None)) is None:
+                raise UserError(f"{self.path!r} holds fewer than two different paragraphs to train and to test on.")
+            yield first
+            yield from found
         else:
             yield from _documents([file for at, file in enumerate(files) if (at in chosen) == held_out], limit, False)
 
@@ -87,7 +94,8 @@ class TextFiles(TextSource):
         files = self.files()
         rule = ["text", self.validation_fraction, FILE_DOCUMENTS, DOCUMENT_BYTES, MAX_STRETCH]
         by = ["content"] if self.hold_out_by == "content" else []
-        return digest_files(files, [*rule, *by, *(path.name for path in files if len(files) > 1)])
+        one = [LEAST_PARAGRAPH] if by and len(files) == 1 else []
+        return digest_files(files, [*rule, *by, *one, *(path.name for path in files if len(files) > 1)])
 
     def files(self) -> list[Path]:
         """The file itself, or a folder's .txt files; UserError where one is empty, or is no text."""
@@ -127,6 +135,33 @@ def _documents(files: Sequence[Path], limit: int, cut: bool = True) -> Iterator[
     else:
         for path in files:
             yield _document(path, limit)
+
+
+def _long_paragraphs(files: Sequence[Path], limit: int, chosen: Set[int]) -> frozenset[bytes]:
+    """Digests of the paragraphs of the chosen documents, without those that recur in any text."""
+    return frozenset(
+        _digest(part)
+        for position, document in enumerate(_documents(files, limit))
+        if position in chosen
+        for part in document.split("\n\n")
+        if len(part.encode()) >= LEAST_PARAGRAPH
+    )
+
+
+def _side(documents: Iterable[str], chosen: Set[int], known: Set[bytes], held_out: bool) -> Iterator[str]:
+    """The documents of one side: the chosen ones are held out, and of all others the `known` paragraphs."""
+    for position, document in enumerate(documents):
+        if position in chosen or not known:
+            if (position in chosen) == held_out:
+                yield document
+            continue
+        parts = [part for part in document.split("\n\n") if (_digest(part) in known) == held_out]
+        if parts:
+            yield "\n\n".join(parts)
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()[:16]
 
 
 def _document(path: Path, limit: int) -> str:

@@ -39,6 +39,9 @@ def silence_orbax() -> Callable[[], None]:
     Orbax's log lines would break into a progress bar. After a failed write, TensorStore's other writes end when their
     event loop is closed, each with a traceback from `sys.unraisablehook`.
     """
+    # Before its logger is asked for: where another made it first, absl names itself as the place of every message.
+    import absl.logging  # noqa: F401
+
     before, logger = sys.unraisablehook, logging.getLogger("absl")
 
     def unless_late(unraisable: Any) -> None:

@@ -143,7 +143,7 @@ def decode_unrolled(
     """AR2Diff's decoding (arXiv 2401.17181): from uniformly random tokens, every place is drawn anew at each step.
 
     Of the `samples`, the one with the lowest model score is returned: the cross-entropy of the last step's input under
-    its output. `score` is minus that, in nats a token. Noise and updates follow SUNDAE.
+    its output. `score` is minus that, in nats per token. Noise and updates follow SUNDAE.
     """
     net = Net(module, params)
     rows = keys.shape[0]

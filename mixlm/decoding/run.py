@@ -28,7 +28,7 @@ BATCH_SIZE = 16  # Ours: more prompts than that are decoded in several batches.
 
 # Settings that change nothing at these values, and so are not mentioned.
 _NEUTRAL = {"top_k": 0, "top_p": 1.0, "beams": 1}
-_IN_WORDS = {"confidence": "most confident first"}
+_IN_WORDS = {"confidence": "most confident first", "start": "prompts begin with BOS"}
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Request:
         for each in fields(cast(Any, self.strategy)):
             value = getattr(self.strategy, each.name)
             if value is True:
-                parts.append(each.name)
+                parts.append(_IN_WORDS.get(each.name, each.name))
             elif isinstance(value, str):
                 parts.append(_IN_WORDS.get(value, value))
             elif value is not None and value is not False and value != _NEUTRAL.get(each.name):

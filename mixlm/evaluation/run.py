@@ -219,11 +219,13 @@ def report(
     prepared: Prepared, figures: Mapping[str, TextFigures | None], accuracies: Mapping[str, Accuracies]
 ) -> list[str]:
     """The lines of one table with a column per mode, as wide as the terminal, and what its rows mean."""
-    sections = {"text": text_rows(figures)}
+    # A sum of two modes judges pairs and says nothing of the text.
+    names = [name for name, figure in figures.items() if accuracies or figure is not None] or list(figures)
+    sections = {"text": text_rows({name: figures[name] for name in names})}
     if accuracies:
         sections["pairs: acceptable sentence preferred, %"] = pair_rows(accuracies)
     width = shutil.get_terminal_size(TERMINAL).columns
-    return ["", *table(list(prepared.modes), sections, width), "", *_notes(prepared)]
+    return ["", *table(names, sections, width), "", *_notes(prepared)]
 
 
 def _notes(prepared: Prepared) -> list[str]:
@@ -235,8 +237,10 @@ def _notes(prepared: Prepared) -> list[str]:
         )
     if "bound" in kinds:
         notes.append("bound: at least what the text costs under masked diffusion.")
+    if any(isinstance(mode, Fused) for mode in prepared.modes.values()) and prepared.pairs is None:
+        notes.append("fused: the sum of two modes, for minimal pairs alone.")
     if prepared.text.sizes is None:
-        notes.append("bits a byte: not known, since the data's task does not say which text its tokens cover.")
+        notes.append("bits per byte: not known, since the data's task does not say which text its tokens cover.")
     if "prefix" in prepared.modes:
         notes.append("prefix: the second half of a row given its first, or a sentence given what its pair begins with.")
     if prepared.pairs is not None:

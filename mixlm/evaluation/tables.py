@@ -33,7 +33,7 @@ def text_rows(figures: Mapping[str, TextFigures | None]) -> list[Row]:
     rows = [
         row("kind of figure", lambda f: f.kind),
         row("tokens scored", lambda f: f"{f.tokens:,}"),
-        row("nats a token", lambda f: _number(f.nats_per_token)),
+        row("nats per token", lambda f: _number(f.nats_per_token)),
         row("  standard error", lambda f: _number(f.nats_error)),
     ]
     if any(figure is not None and figure.noise_error is not None for figure in figures.values()):
@@ -41,7 +41,7 @@ def text_rows(figures: Mapping[str, TextFigures | None]) -> list[Row]:
     return [
         *rows,
         row("perplexity", lambda f: _number(f.perplexity, 1)),
-        row("bits a byte", lambda f: _number(f.bits_per_byte)),
+        row("bits per byte", lambda f: _number(f.bits_per_byte)),
         row("  standard error", lambda f: _number(f.bits_error)),
         row("% of bytes <unk>", lambda f: _number(None if f.unknown is None else 100 * f.unknown, 2)),
     ]

@@ -49,7 +49,7 @@ class Fill:
 
 @dataclass(frozen=True)
 class ExampleText:
-    """A row of an objective's example: what its network `reads`, what it must say (`says`: the scored targets).
+    """A row of an objective's example: the inputs that its network `reads`, and the scored targets (`says`).
 
     With parameters, `model` is the likeliest token at each scored place, or `fills` are the spans as a decoder fills
     them, beside the true ones.
@@ -64,11 +64,11 @@ class ExampleText:
 
     @property
     def lines(self) -> list[str]:
-        """`reads`, `says` and `model`, or `reads` and the fills."""
+        """The inputs, targets and predictions, or the inputs and the fills."""
         if self.fills:
-            return [f"reads  {joined(self.reads)}", *map(str, self.fills)]
-        lines = [f"reads  {joined(self.reads)}", f"says   {joined(self.says)}"]
-        return [*lines, f"model  {joined(self.model)}"] if self.model else lines
+            return [f"inputs   {joined(self.reads)}", *map(str, self.fills)]
+        lines = [f"inputs   {joined(self.reads)}", f"targets  {joined(self.says)}"]
+        return [*lines, f"model    {joined(self.model)}"] if self.model else lines
 
     def __str__(self) -> str:
         return "\n".join([f"example {self.number}", *(INDENT + line for line in self.lines)])
@@ -86,7 +86,7 @@ class Examples(tuple[ExampleText, ...]):
         found: list[str] = []
         for index, example in enumerate(self):
             if index == 0 or self[index - 1].objective != example.objective:
-                found += ["", f"as {example.objective} shows it"]
+                found += ["", f"examples of {example.objective}"]
             found += str(example).splitlines()
         return found[1:]
 
@@ -111,8 +111,10 @@ def as_html(examples: Sequence[ExampleText]) -> str:
     for index, example in enumerate(examples):
         if index == 0 or examples[index - 1].objective != example.objective:
             parts.append(f"<p><b>{html.escape(example.objective)}</b></p>")
-        rows = [("reads", example.reads), ("says", example.says), ("model", example.model)]
-        shown = [(name, _spans(pieces)) for name, pieces in rows if pieces and not (example.fills and name == "says")]
+        rows = [("inputs", example.reads), ("targets", example.says), ("model", example.model)]
+        shown = [
+            (name, _spans(pieces)) for name, pieces in rows if pieces and not (example.fills and name == "targets")
+        ]
         shown += [(fill.name or "all", _fill(fill)) for fill in example.fills]
         parts.append(_rows(shown))
     return f'<div style="line-height:1.7">{"".join(parts)}</div>'

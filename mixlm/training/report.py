@@ -42,7 +42,7 @@ def finish(prepared: PreparedRun, folder: RunDir, state: Any, say: Callable[[str
         baseline = entropy, "unigram entropy of the validation targets"
         loss = _plain_loss(records[-1], objective.name)
         verdict = "below" if loss < entropy else "not below"
-        lines.append(f"{objective.name}: {fixed(loss, 3)} nats a token, {verdict} {entropy:.3f}, the {baseline[1]}")
+        lines.append(f"{objective.name}: {fixed(loss, 3)} nats per token, {verdict} {entropy:.3f}, the {baseline[1]}")
     rows = {name: column[:EXAMPLES] for name, column in prepared.validation_batches[0].items()}
     lines += ["", *trained_examples(recipe, prepared.data.vocabulary, rows, state.params).lines]
     with replacing(folder.samples) as file:

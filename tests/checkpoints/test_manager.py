@@ -399,11 +399,11 @@ def test_the_size_is_that_of_the_arrays():
 
 
 QUIET = """
+from mixlm.checkpoints.orbax_io import silence_orbax
+silence_orbax()  # first, as the commands do: nothing has imported absl yet
 import sys, jax, jax.numpy as jnp
 from mixlm.checkpoints import reader
 from mixlm.checkpoints.manager import Checkpoints
-from mixlm.checkpoints.orbax_io import silence_orbax
-silence_orbax()
 state = {"params": {"kernel": jnp.arange(300_000.0).reshape(300, 1000) * jnp.pi}, "step": jnp.int32(1)}
 asked = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
 checkpoints = Checkpoints(sys.argv[1], keep=1)

@@ -228,7 +228,7 @@ def test_the_printed_config_and_the_run_s_own_config_are_recipes(decoder, tmp_pa
     (tmp_path / "printed.gin").write_text(printed)
     evaluated(monkeypatch, f"--gin_file={tmp_path / 'printed.gin'}")
     evaluated(monkeypatch, f"--gin_file={run / 'config.gin'}", "--gin.SCORED_ROWS=1", "--gin.MODES=causal")
-    bits = [line for line in capsys.readouterr().out.splitlines() if line.startswith("bits a byte")]
+    bits = [line for line in capsys.readouterr().out.splitlines() if line.startswith("bits per byte")]
     assert len(bits) == 2 and bits[0] == bits[1]
     # Both are one evaluation, whose folder holds nothing of another's.
     latest = run / "evaluation" / "latest"

@@ -120,7 +120,7 @@ def test_the_readme_s_commands_run(printed, corpus):
         rest = {"evaluate": ["--gin.MODES=causal", "--gin.SCORED_ROWS=2"], "decode": ["--max_tokens=4", "--steps=2"]}
         outputs.append(printed("mixlm.cli.main", *words, "--gin_file=data/text.gin", *sizes, *rest.get(words[0], [])))
     explained, trained, scored, decoded = outputs
-    assert "reads  " in explained and "says  " in explained
+    assert "inputs  " in explained and "targets  " in explained
     assert "In runs/dual: curves.png" in trained
-    assert "bits a byte" in scored
+    assert "bits per byte" in scored
     assert "continuation  " in decoded and "2 network calls" in decoded

@@ -419,7 +419,7 @@ def test_a_diverged_run_has_figures_that_can_be_read(mode, cost):
     cells = {label.strip(): each for label, (each,) in text_rows(found)}
     assert all(len(each) <= 12 for each in cells.values())
     assert cells["perplexity"] == ("inf" if cost > 1500 else "2.728e+76")
-    assert cells["nats a token"] == {350.0: "176.0000", 1e30: "5e+29", np.inf: "inf"}[cost]
+    assert cells["nats per token"] == {350.0: "176.0000", 1e30: "5e+29", np.inf: "inf"}[cost]
     content = json.loads(as_json(text_content(found)))["causal"]
     assert (content["perplexity"] is None) == (cost > 1500)
     assert (content["nats_per_token"] is None) == (content["bits_per_byte"] is None) == np.isinf(cost)

@@ -115,8 +115,8 @@ def test_every_mode_is_reported_in_plain_cross_entropy_whatever_is_trained(corpu
     assert found["validation/causal"] != lines(made)[-1]["train/causal"]
     in_bands = [found[f"validation/causal/{band}"] for band in bands]
     assert min(in_bands) < found["validation/causal"] < max(in_bands)
-    assert any(line.startswith("prefix_lm: ") and "nats a token" in line for line in said)
-    assert any("as mix shows it" in line for line in said) and any("model  " in line for line in said)
+    assert any(line.startswith("prefix_lm: ") and "nats per token" in line for line in said)
+    assert any("examples of mix" in line for line in said) and any("model    " in line for line in said)
 
 
 def test_a_plan_is_explained_without_its_text(tmp_path):

@@ -194,7 +194,7 @@ def test_a_run_learns_pairs_epoch_by_epoch(module, tmp_path, monkeypatch):
     assert last["validation/seq2seq"] < record[0]["train/seq2seq"] / 2
     assert any(line.startswith("data ") and "turned_pairs: 5 documents" in line for line in said)
     assert any("true: " in line and "model: " in line for line in said)
-    assert any("reads  near the" in line for line in said), "without the padding in front"
+    assert any("inputs   near the" in line for line in said), "without the padding in front"
 
 
 @pytest.mark.parametrize(

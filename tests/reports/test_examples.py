@@ -14,11 +14,11 @@ SPANS = ExampleText(
 )
 
 
-def test_lines_say_what_is_read_said_and_predicted():
-    assert MASKED.lines == ["reads  The <old> <mask> sat [in -> on]", "says   cat in", "model  cat at"]
-    assert SPANS.lines == ["reads  The <extra_id_0>", "<extra_id_0>  true: cat  |  model: (nothing)"]
-    assert Examples((MASKED, SPANS)).lines[0] == "as mask shows it"
-    assert str(Examples((MASKED, SPANS))).count("shows it") == 2
+def test_lines_have_inputs_targets_and_predictions():
+    assert MASKED.lines == ["inputs   The <old> <mask> sat [in -> on]", "targets  cat in", "model    cat at"]
+    assert SPANS.lines == ["inputs   The <extra_id_0>", "<extra_id_0>  true: cat  |  model: (nothing)"]
+    assert Examples((MASKED, SPANS)).lines[0] == "examples of mask"
+    assert str(Examples((MASKED, SPANS))).count("examples of") == 2
     assert Examples(()).lines == []
 
 

@@ -69,7 +69,7 @@ def test_a_run_leaves_its_record(whole):
         "steps 1 to 4",
         "stage span_corruption",
         "seen",
-        "says",
+        "targets",
         "unigram entropy",
     ):
         assert part in text

@@ -92,11 +92,14 @@ def _train(recipe: Recipe, say: Say, signals: Signals, profile: Profile | None) 
         for line in summary(prepared):
             say(line)
 
+        if not latest:
+            say("compiling the first step")
         done, state, note = _acquire(prepared, run_dir, checkpoints, identity, latest, source)
         began = step_of(source) if source and recipe.init_optimizer else 0
         for line in broadcast(lambda: _resume_record(recipe, run_dir, checkpoints, done, note, began)):
             say(line)
-        say(f"resuming after step {done}" if done else "compiling the first step")
+        if done or latest:  # All of the run's checkpoints may have turned out to be corrupt.
+            say(f"resuming after step {done}" if done else "compiling the first step")
         with run_dir.written(signals.outcome):
             if done < recipe.steps:
                 broadcast(run_dir.remove_report)  # That of a shorter run is not this one's.

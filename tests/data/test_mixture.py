@@ -287,6 +287,7 @@ def test_a_run_says_what_it_read_of_each_source(prepared, texts, corpus, tmp_pat
     identity = json.loads((made.folder / "recipe.json").read_text())
     assert [identity["data/plain"], identity["data/talk"]] == sets
     note = Checkpoints(made.folder / "checkpoints").note(3)
+    assert note.pop("lines") == len(record)
     assert {name: record[-1][name] for name in note} == note and note["data/talk/rows"] == 12
 
 

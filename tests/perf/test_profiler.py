@@ -59,7 +59,7 @@ def test_a_bad_range_of_steps_is_refused_in_one_sentence(text, said):
 
 def test_the_flag_is_the_training_scripts():
     assert parse_flags(["--profile", "11:13"], "", several=True).profile == Profile(11, 13)
-    with pytest.raises(UserError, match="There is no flag '--profile'"):
+    with pytest.raises(UserError, match="--profile is a flag of `mixlm train` alone"):
         parse_flags(["--profile=11:13"], "")
     with pytest.raises(UserError, match="--explain takes no step that --profile could trace"):
         parse_flags(["--profile=11:13", "--explain"], "", several=True)

@@ -17,7 +17,7 @@ from mixlm.training import run as loop
 RECIPES = sorted(path.stem for path in GIN.glob("*.gin") if path.stem not in ("base", "evaluate"))
 STEPS, SWITCH, SAVED = 8, 5, 4
 # The smallest networks that have every part; an epoch ends after the checkpoint and before the last step.
-TOY = f"""VOCAB_SIZE=112 TokenIds.sentinels=20 TrainedSentencePiece.sentinels=20 UNIQUE_TOKENS=6000 TRAIN_STEPS={STEPS}
+TOY = f"""VOCAB_SIZE=112 TokenIds.sentinels=20 TrainedSentencePiece.sentinels=20 UNIQUE_TOKENS=6600 TRAIN_STEPS={STEPS}
 EMB_DIM=16 LOG_PERIOD=1 EVAL_PERIOD=100 EVAL_BATCHES=1 CHECKPOINT_PERIOD={SAVED} VALIDATION=()"""
 DECODER = 'BATCH_SIZE=64 TASK_FEATURE_LENGTHS={"targets":16}'
 HEADS = "num_heads=2 head_dim=8 mlp_dim=24"

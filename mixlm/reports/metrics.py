@@ -9,6 +9,7 @@ import shutil
 import socket
 import sys
 import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -197,7 +198,10 @@ def in_notebook() -> bool:
 
 def progress_bar(**settings: Any) -> Any:
     """A tqdm bar where someone watches: a widget in a notebook that has ipywidgets, else text on a terminal."""
-    from tqdm.auto import tqdm
+    with warnings.catch_warnings():
+        # Without ipywidgets text is right, and tqdm tells every notebook to install them.
+        warnings.filterwarnings("ignore", "IProgress not found")
+        from tqdm.auto import tqdm
 
     return tqdm(**{"disable": False if in_notebook() else None, **settings})
 

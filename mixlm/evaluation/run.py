@@ -274,5 +274,6 @@ def _folder_name(prepared: Prepared) -> str:
     # The size of a batch changes no figure, and the modes are given by name.
     others = (each.name for each in fields(scoring) if each.name not in ("batch_tokens", "modes"))
     settings = {name: getattr(scoring, name) for name in others}
-    facts = (prepared.data, list(prepared.modes), settings, prepared.recipe.before)
+    # Of pairs what they say counts, as a file may have changed, and not where they lie alone.
+    facts = (prepared.data, list(prepared.modes), settings, prepared.recipe.before, list(prepared.paradigms))
     return folder_name(prepared.step, rows, scoring.minimal_pairs, *facts)

@@ -46,20 +46,20 @@ def parse_line(content: bytes) -> Line | None:
     return Line(step, record, content.rstrip(b"\r\n") + b"\n")
 
 
-def lines(folder: Path) -> Iterator[tuple[bytes, Line | None]]:
-    """The lines of a run's record as they are, each with what it says (None: damaged); none without a file."""
+def lines(folder: Path) -> Iterator[tuple[int, bytes, Line | None]]:
+    """The lines of a run's record that are not blank: number, bytes, and what it says (None: damaged)."""
     path = folder / FILE
     if not os.path.lexists(path):
         return
     with open_regular(path) as file:
-        for content in read_lines(file, str(path)):
+        for number, content in enumerate(read_lines(file, str(path)), 1):
             if content.strip():
-                yield content, parse_line(content)
+                yield number, content, parse_line(content)
 
 
 def whole_lines(folder: Path) -> Iterator[Line]:
     """The whole lines of a run's record, in their order."""
-    return (line for _, line in lines(folder) if line is not None)
+    return (line for _, _, line in lines(folder) if line is not None)
 
 
 def resume(
@@ -78,7 +78,7 @@ def resume(
     logs step 1 and every `period`-th one; with None nothing is expected.
     """
     kept, damaged, changed = [], {}, False
-    for number, (content, line) in enumerate(lines(folder), 1):
+    for number, content, line in lines(folder):
         if line is None:
             damaged[number] = content
         elif line.step <= done:

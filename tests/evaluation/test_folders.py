@@ -1,12 +1,15 @@
 """Each evaluation has a folder of its own, a link leads to the newest, and no other link is written through."""
 
 import os
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from mixlm.errors import UserError
 from mixlm.evaluation.folders import evaluation_folder, folder_name, latest_evaluation, link_latest
-from mixlm.evaluation.run import Scoring
+from mixlm.evaluation.pair_files import Paradigm
+from mixlm.evaluation.run import Prepared, Scoring, _folder_name
 from mixlm.evaluation.tables import write_json
 
 
@@ -93,3 +96,14 @@ def test_the_name_says_what_was_scored_and_differs_with_it():
     names = [folder_name(7, 3, each.minimal_pairs, "data", each) for each in settings]
     assert names[0] == names[1] and len(set(names)) == 5
     assert {folder_name(7, 3, None, "other", Scoring()), folder_name(8, 3, None, "data", Scoring())}.isdisjoint(names)
+
+
+def test_other_pairs_of_the_same_place_are_another_evaluation():
+    def name(*pairs: tuple[str, str]) -> str:
+        given = object.__new__(Prepared)  # what its name depends on, without a network
+        facts = {"step": 7, "data": "data", "modes": {"causal": None}, "scoring": Scoring("pairs")}
+        facts |= {"recipe": SimpleNamespace(before=0), "text": SimpleNamespace(rows=np.arange(3))}
+        vars(given).update(facts, paradigms=(Paradigm("a", "f", "t", pairs),))
+        return _folder_name(given)
+
+    assert name(("a", "b")) == name(("a", "b")) != name(("a", "c"))

@@ -60,9 +60,9 @@ def test_whole_lines_are_kept_and_damaged_ones_set_aside(tmp_path_factory, entri
 
 def test_a_damaged_line_is_named_and_what_was_set_aside_stays(tmp_path):
     for _ in range(2):
-        (tmp_path / FILE).write_bytes(line(1) + b"gar\xffbage\n" + line(2) + line(3))
+        (tmp_path / FILE).write_bytes(line(1) + b"\n" + b"gar\xffbage\n" + line(2) + line(3))  # blank lines count
         (sentence,) = resume(tmp_path, 2).said
-        assert sentence == f"Line 2 of {FILE} is damaged, and set aside in {tmp_path / DAMAGED}."
+        assert sentence == f"Line 3 of {FILE} is damaged, and set aside in {tmp_path / DAMAGED}."
         assert (tmp_path / FILE).read_bytes() == line(1) + line(2)
     assert (tmp_path / DAMAGED).read_bytes() == b"gar\xffbage\n" * 2
 

@@ -165,7 +165,7 @@ def command_line(draw: random.Random, folder: Path, text: Path, base: Path) -> C
             (*good, draw.choice(["--explian", "--prompt=x", "-x", "--TAU=3", "stray", "--gin.", "--gin.=3"])), "bad"
         )
     if kind == 1:
-        names = ["", "dual", "duall.gin", "/dev/null", "/dev/zero", "/etc", "a" * 300 + ".gin", str(text), "x\n.gin"]
+        names = ["", "duall", "duall.gin", "/dev/null", "/dev/zero", "/etc", "a" * 300 + ".gin", str(text), "x\n.gin"]
         return Case(
             (draw.choice(["train", "evaluate", "decode", "explain"]), f"--gin_file={draw.choice(names)}"), "bad"
         )

@@ -70,6 +70,7 @@ REFERENCES = (
     "@losses.MiLe()",
     "@causal.Causal()",
 )
+POOLS = (NUMBERS, NUMBERS, HUGE, STRINGS, CONTAINERS, REFERENCES)
 ODD_TEXTS = (
     b"",
     b" \n\t\n",
@@ -133,27 +134,43 @@ def write_prose(folder: Path, files: int, seed: int, words: int = 400) -> None:
 
 
 def gin_value(draw: random.Random, folder: Path, text: Path, base: Path) -> Case:
-    """A macro of a recipe with a value of any type; half of them are tried with the small model for two steps."""
-    recipe = draw.choice(RECIPES)
-    pools = (NUMBERS, NUMBERS, HUGE, STRINGS, CONTAINERS, REFERENCES)
-    value = draw.choice(draw.choice(pools))
-    if draw.random() < 0.5:
-        name = draw.choice(macros(recipe))
-        own = [f"--gin.TRAIN_STEPS={draw.choice((1, 2, 4))}"] if draw.random() < 0.7 else []
-        return Case(("explain", f"--gin_file={recipe}.gin", f"--text={text}", *own, f"--gin.{name}={value}"))
-    name = draw.choice([each for each in macros("mile") if each != "MODEL_DIR"])
-    return Case((*train_command(text, folder / "new", steps=2), f"--gin.{name}={value}"))
+    """A macro of a recipe with a value, mostly of its type; half are tried with the small model for two steps."""
+    recipe = draw.choice(RECIPES) if draw.random() < 0.5 else "mile"
+    known = macros(recipe)
+    small = recipe == "mile"
+    name = draw.choice([each for each in sorted(known) if not small or each != "MODEL_DIR"])
+    value = draw.choice(of_type(known[name]) if draw.random() < 0.7 else draw.choice(POOLS))
+    if small:
+        return Case((*train_command(text, folder / "new", steps=2), f"--gin.{name}={value}"))
+    own = [f"--gin.TRAIN_STEPS={draw.choice((1, 2, 4))}"] if draw.random() < 0.7 else []
+    files = (f"--gin_file={recipe}.gin", f"--text={text}", "--gin.VOCAB_SIZE=512")
+    return Case(("explain", *files, *own, f"--gin.{name}={value}"))
 
 
-def macros(recipe: str) -> list[str]:
-    """The macros of a recipe and of the files that it includes."""
-    found: set[str] = set()
+def of_type(default: str) -> tuple[str, ...]:
+    """Values of the type that a macro's own value has, most of them small."""
+    if default in ("True", "False"):
+        return ("True", "False")
+    if default.startswith(("'", '"')):
+        return STRINGS
+    if default.startswith(("(", "[", "{")):
+        return CONTAINERS
+    if default.startswith(("@", "%")):
+        return (*REFERENCES, default)
+    return (default, "None", *NUMBERS, "4", "5", "8", "0.5", "0.1", "1e-3", "2.0")
+
+
+def macros(recipe: str) -> dict[str, str]:
+    """The macros of a recipe and of the files that it includes, with their values."""
+    found: dict[str, str] = {}
     root, todo = Path(__file__).resolve().parents[1] / "gin", [f"{recipe}.gin"]
     while todo:
         text = (root / todo.pop()).read_text(encoding="utf-8")
         todo += re.findall(r"^include '(.+)'$", text, re.MULTILINE)
-        found |= set(re.findall(r"^([A-Z][A-Z0-9_]*) = ", text, re.MULTILINE))
-    return sorted(found - {"RECIPE"})
+        given = re.findall(r"^([A-Z][A-Z0-9_]*) = (.*?)(?:  #.*)?$", text, re.MULTILINE)
+        found = dict(given) | found
+    found.pop("RECIPE")
+    return found
 
 
 def command_line(draw: random.Random, folder: Path, text: Path, base: Path) -> Case:

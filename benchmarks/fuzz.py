@@ -63,6 +63,7 @@ def main() -> None:
     work = Path(tempfile.mkdtemp(prefix="fuzz"))
     os.environ.setdefault("MIXLM_CACHE", str(work / "cache"))
     os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ.pop("XLA_FLAGS", None)  # one device
     base = trained(work)
     kinds = list(inputs.KINDS)
     names = [asked.case] if asked.case else [f"{kinds[n % len(kinds)]}/{n}" for n in range(asked.count)]

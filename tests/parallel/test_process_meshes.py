@@ -22,9 +22,9 @@ def reading(noted: Path) -> str:
 import json
 from mixlm.data.loader.epochs import Repeated
 rows, file = Repeated.rows, open({str(noted)!r}, "a", buffering=1)
-def noted(self, step, batch_size, places):
+def noted(self, step, batch_size, places, *others):
     file.write(json.dumps({{"step": int(step), "rows": [int(place) for place in places]}}) + "\\n")
-    return rows(self, step, batch_size, places)
+    return rows(self, step, batch_size, places, *others)
 Repeated.rows = noted
 """
 

@@ -170,6 +170,8 @@ def _statements(lines: list[str], shown: str, names: _Names) -> Iterator[tuple[A
         text = (error.text or "").strip()
         raise UserError(f"{shown}, line {error.lineno}: gin cannot read {text!r} ({reason}).") from None
     except tokenize.TokenError as error:
+        if "too many nested" in str(error.args[0]):  # by Python 3.12 and later
+            raise UserError(f"{shown} holds a value that is nested too deep to be read.") from None
         # Python 3.11 counts the end of the file as a line of its own, later versions do not.
         line = min(error.args[1][0], len(lines))
         raise UserError(f"{shown}, line {line}: a bracket or a quote before here is not closed.") from None

@@ -92,9 +92,7 @@ def _train(recipe: Recipe, say: Say, signals: Signals, profile: Profile | None) 
         for line in summary(prepared):
             say(line)
 
-        if not latest:
-            say("compiling the first step")
-        done, state, note = _acquire(prepared, run_dir, checkpoints, identity, latest, source)
+        done, state, note = _acquire(prepared, run_dir, checkpoints, identity, latest, source, say)
         began = step_of(source) if source and recipe.init_optimizer else 0
         for line in broadcast(lambda: _resume_record(recipe, run_dir, checkpoints, done, note, began)):
             say(line)
@@ -138,12 +136,14 @@ def _acquire(
     identity: dict[str, str],
     latest: int,
     source: str | None,
+    say: Say,
 ) -> tuple[int, Any, dict[str, Any]]:
     """Takes the directory; returns (steps done, the state, its checkpoint's note)."""
     # A warm start that does not fit fails here, before the directory shows a trace of the run.
     begun = None if latest else _first_state(prepared, source)
     if not latest:
         # The compiler knows what a step holds; a run that does not fit leaves no folder.
+        say("compiling the first step")
         check_step(prepared, prepared.recipe.objectives[0])
     broadcast(lambda: run_dir.acquire(identity, prepared.recipe.config))
     run_dir.check_shared()

@@ -22,6 +22,7 @@ class Signals:
     def __init__(self) -> None:
         self.outcome: Callable[[], str] = lambda: "nothing was begun"
         self._noted: Callable[[str], object] | None = None
+        self._raised: Stopped | None = None
         self._before: dict[signal.Signals, Any] = {}
 
     @contextmanager
@@ -40,7 +41,12 @@ class Signals:
 
     @contextmanager
     def deferred(self, note: Callable[[str], object]) -> Iterator[None]:
-        """Inside of the block the first signal only calls `note` with its name; the second one acts at once."""
+        """Inside of the block the first signal only calls `note` with its name; the second one acts at once.
+
+        Raises Stopped where a signal has come before and what it interrupted, such as a destructor, has swallowed it.
+        """
+        if self._raised is not None:
+            raise self._raised
         self._noted = note
         try:
             yield
@@ -50,7 +56,8 @@ class Signals:
     def _come(self, number: int, _frame: object) -> None:
         name = signal.Signals(number).name
         if self._noted is None:
-            raise Stopped(name, self.outcome())
+            self._raised = Stopped(name, self.outcome())
+            raise self._raised
         # Python's own handler of SIGINT would wait for what the main thread does: nothing is to be waited for now.
         for each, handler in self._before.items():
             # Nor is it to be passed over, as a shell has it for what it starts in the background.

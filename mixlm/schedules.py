@@ -349,7 +349,7 @@ class Cosine(_WholeRun):
 
 
 @dataclass(frozen=True)
-class CosineWithCooldown(_WholeRun):
+class CosineWithCooldown(Cosine):
     """The schedule of the releases of LTG-BERT and GPT-BERT: a cosine over the whole run, and a cooldown that cuts it.
 
     A warm-up from 0 to `peak`, then half a cosine that would reach `final_fraction * peak` at `total_steps`; over the
@@ -357,14 +357,6 @@ class CosineWithCooldown(_WholeRun):
     begins. Warm-up and cooldown are whole steps, their fractions of the run rounded down. GPT-BERT: both 0.016, a final
     fraction of 0.1; LTG-BERT has no cooldown. `total_steps` None is the whole run, which `over` fills in.
     """
-
-    traced: ClassVar[tuple[str, ...]] = Cosine.traced
-    final_fraction: float = 0.0
-    warmup_fraction: float = 0.0
-    cooldown_fraction: float = 0.0
-
-    def __post_init__(self) -> None:
-        _check_whole_run(self, "cooldown_fraction")
 
     def __call__(self, step: Step) -> Float[Array, ""]:
         """The value at `step`; the last value stays after `total_steps`, and UserError where that is unknown."""

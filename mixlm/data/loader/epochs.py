@@ -4,8 +4,9 @@ import functools
 import hashlib
 
 import numpy as np
-from jaxtyping import Int, Int32, Int64
+from jaxtyping import Int32, Int64
 
+from mixlm.data.loader.one_source import OneSource
 from mixlm.data.loader.permutation import permutation, round_keys, shuffled
 from mixlm.data.store.token_store import StoreSplit
 from mixlm.errors import UserError
@@ -35,7 +36,7 @@ def unique_documents(offsets: Int64[np.ndarray, " bounds"], unique_tokens: int |
     return order[:count]
 
 
-class Repeated:
+class Repeated(OneSource):
     """The unique set of a split as a sequence of blocks of `block_length` tokens, without end or of `epochs` epochs.
 
     Each epoch concatenates the set's documents in a fresh order, drawn from (seed, epoch), and one epoch follows the
@@ -118,31 +119,6 @@ class Repeated:
             block[filled : filled + take] = self._split.tokens[source : source + take]
             filled += take
         return block
-
-    def blocks(self, indices: Int[np.ndarray, " B"], before: int = 0) -> Int32[np.ndarray, "B L"]:
-        """The tokens of several blocks, one per row."""
-        rows = [self.block(int(index), before) for index in indices]
-        return np.stack(rows) if rows else np.empty((0, before + self.block_length), np.int32)
-
-    def rows(
-        self, step: int, batch_size: int, places: Int[np.ndarray, " R"], before: int = 0
-    ) -> Int32[np.ndarray, "R L"]:
-        """Rows of a step of batches of `batch_size` rows: row r of step s is block `s * batch_size + r`."""
-        return self.blocks(step * batch_size + places, before)
-
-    @property
-    def parts(self) -> tuple["Repeated", ...]:
-        """The sources: this one."""
-        return (self,)
-
-    def counts(self, steps: int, batch_size: int) -> list[int]:
-        """The number of rows from each source after `steps` steps."""
-        return [steps * batch_size]
-
-    def figures(self, steps: int, batch_size: int) -> dict[str, float | int | str]:
-        """Progress after `steps` steps: tokens, epochs, and the fingerprint of the unique set."""
-        tokens = self.tokens_in(steps * batch_size)
-        return {"tokens": tokens, "epoch": tokens / self.num_tokens, "set": self.fingerprint[:12]}
 
     def _blocks_of(self, epoch: int) -> tuple[int, int]:
         """The first block that begins in an epoch, and how many do."""

@@ -5,9 +5,10 @@ import hashlib
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Int, Int32, Int64
+from jaxtyping import Int32, Int64
 
 from mixlm.data.loader.epochs import unique_documents
+from mixlm.data.loader.one_source import OneSource
 from mixlm.data.loader.permutation import permutation
 from mixlm.data.store.token_store import StoreSplit
 from mixlm.errors import UserError, nearest
@@ -18,7 +19,7 @@ FEATURES = ("inputs", "targets")
 PLAIN_TEXT = "pairs need a seqio Task with the features 'inputs' and 'targets' (--gin_file=data/seqio_task.gin)"
 
 
-class Pairs:
+class Pairs(OneSource):
     """The unique set of a split's pairs as a sequence of rows, one pair each, without end or of `epochs` epochs.
 
     A row holds `lengths["inputs"]` and then `lengths["targets"]` tokens: padding (0) and the inputs, which end where
@@ -70,31 +71,6 @@ class Pairs:
         epoch, within = divmod(index, self.num_documents)
         row = pair(self._split, int(self._documents[self._epoch_order(epoch)[0][within]]), self.lengths)
         return np.pad(row, (before, 0))
-
-    def blocks(self, indices: Int[np.ndarray, " B"], before: int = 0) -> Int32[np.ndarray, "B L"]:
-        """The tokens of several rows."""
-        rows = [self.block(int(index), before) for index in indices]
-        return np.stack(rows) if rows else np.empty((0, before + self.block_length), np.int32)
-
-    def rows(
-        self, step: int, batch_size: int, places: Int[np.ndarray, " R"], before: int = 0
-    ) -> Int32[np.ndarray, "R L"]:
-        """Rows of a step of batches of `batch_size` rows: row r of step s is row `s * batch_size + r` of all."""
-        return self.blocks(step * batch_size + places, before)
-
-    @property
-    def parts(self) -> tuple["Pairs", ...]:
-        """The sources: this one."""
-        return (self,)
-
-    def counts(self, steps: int, batch_size: int) -> list[int]:
-        """The number of rows from each source after `steps` steps."""
-        return [steps * batch_size]
-
-    def figures(self, steps: int, batch_size: int) -> dict[str, float | int | str]:
-        """Progress after `steps` steps: tokens, epochs, and the fingerprint of the unique set."""
-        tokens = self.tokens_in(steps * batch_size)
-        return {"tokens": tokens, "epoch": tokens / self.num_tokens, "set": self.fingerprint[:12]}
 
     def _lay_out_epoch(self, epoch: int) -> tuple[Int64[np.ndarray, " D"], Int64[np.ndarray, " D"]]:
         """An epoch's order, and how many tokens it has brought by the end of each of its rows."""

@@ -41,7 +41,7 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of an input: the exit code, the seconds, what was printed, and what is wrong with it, if anything."""
+    """The outcome of an input: the exit code, the seconds, what was printed, and what is wrong with it, if anything."""
 
     name: str
     code: int | None
@@ -140,7 +140,7 @@ class Running:
             become(self.case, self.folder)
 
     def ended(self) -> bool:
-        """Whether the process has ended; one that takes too long is ended here, and has no exit code."""
+        """True once the process has ended; one that takes too long is ended here, and has no exit code."""
         self.seconds = time.monotonic() - self.begun
         ended, status = os.waitpid(self.child, os.WNOHANG)
         if ended:
@@ -165,7 +165,7 @@ class Running:
 
 
 def become(case: inputs.Case, folder: Path) -> None:
-    """What the forked process does: it is the command, and never returns."""
+    """The forked process: it is the command, and never returns."""
     code = 70
     try:
         os.setsid()
@@ -192,7 +192,7 @@ def become(case: inputs.Case, folder: Path) -> None:
 
 
 def judged(case: inputs.Case, code: int | None, out: str, err: str) -> list[str]:
-    """What is wrong with how the command ended."""
+    """The faults in how the command ended."""
     if code is None:
         return [f"still running after {LIMIT:.0f} s"]
     faults = []
@@ -221,7 +221,7 @@ def kept(folder: Path) -> dict[str, bytes]:
 
 
 def lost(case: inputs.Case, before: dict[str, bytes], folder: Path, code: int | None) -> list[str]:
-    """What was there before and is not any more, or was written where nothing should be."""
+    """The faults in what is left: losses, and writes where nothing should be."""
     faults = []
     for name, content in before.items():
         path = folder / name
@@ -246,7 +246,7 @@ def lost(case: inputs.Case, before: dict[str, bytes], folder: Path, code: int | 
 
 
 def _said(line: bytes, present: bytes) -> bool:
-    """Whether a line of metrics is there, or was written again by a resume: then its step is."""
+    """True where a line of metrics is there, or was written again by a resume: then its step is."""
     step = re.match(rb'\{"step": (\d+)', line)
     return line in present or bool(step and re.search(rb'\{"step": ' + step[1] + rb"\b", present))
 

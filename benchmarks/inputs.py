@@ -456,7 +456,7 @@ def copied(folder: Path, base: Path) -> Path:
 
 
 def held(run: Path) -> dict[str, Any]:
-    """What of a run must not get lost."""
+    """The parts of a run that must not get lost."""
     lines: list[bytes] = []
     path = run / "metrics.jsonl"
     if path.is_file() and path.stat().st_size:

@@ -169,12 +169,12 @@ def read_json(path: str | os.PathLike[str], of: type[T] = dict) -> T:  # type: i
 
 
 def is_number(value: object) -> bool:
-    """Whether a value of JSON is a number that a float can hold."""
+    """True for a JSON number that a float can hold."""
     return type(value) is float or (type(value) is int and value.bit_length() < MAX_FLOAT_BITS)
 
 
 def _deeper(value: Any, depth: int) -> bool:
-    """Whether lists and objects are nested more than `depth` deep, found without recursion."""
+    """True where lists and objects are nested more than `depth` deep, found without recursion."""
     level = [value]
     for _ in range(depth + 1):
         level = [each for each in level if isinstance(each, dict | list)]

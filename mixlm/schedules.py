@@ -88,7 +88,7 @@ def scaled_down(value: Any, train_steps: int) -> Iterator[str]:
 
 
 def _parts(value: Any) -> dict[Any, Any]:
-    """What a dataclass, tuple or mapping holds; {} of anything else."""
+    """The entries of a dataclass, tuple or mapping; {} for anything else."""
     if isinstance(value, tuple):
         return dict(enumerate(value))
     if isinstance(value, Mapping):

@@ -152,7 +152,7 @@ def gpt_bert_params(weights: Mapping[str, Any], template: Any = None) -> Params:
 
 
 def bert_layer(found: Weights, ours: str, attention: str, mlp: str) -> None:
-    """What layers of LTG-BERT and GPT-BERT share; the MLP's one matrix is (linear, gate), of which ours gates first."""
+    """Layer parameters of LTG-BERT and GPT-BERT alike; the MLP matrix is (linear, gate), and ours gates first."""
     found.halves(f"{attention}.in_proj_qk", f"{ours}/self_attention/query", f"{ours}/self_attention/key")
     found.kernels({f"{ours}/self_attention/out/kernel": f"{attention}.out_proj.weight"})
     found.vectors({f"{ours}/self_attention/out/bias": f"{attention}.out_proj.bias"})

@@ -165,7 +165,7 @@ def held_out_by_name(folder: Path) -> bool:
 
 
 def by_name(held: Mapping[str, str]) -> str:
-    """What to do where the run's data or vocabulary may differ because its text is held out otherwise since 0.6.0."""
+    """The advice where the run's data or vocabulary may differ because its text is held out otherwise since 0.6.0."""
     text = any(source in held.get("dataset", "") for source in ("TextFiles(", "source=Text("))
     then = text and "held_out" not in held
     return ", or --gin.HOLD_OUT_BY=name, as a version before 0.6.0 began it on files of text" if then else ""

@@ -39,7 +39,7 @@ def shared_by_parts(parts: Sequence[tuple[str, TokenStore]]) -> str:
 
 
 def _cached(what: str, stores: Sequence[TokenStore], count: Callable[[Sequence[TokenStore]], list[int]]) -> list[int]:
-    """What `count` finds in stores, which are read once: the numbers are kept beside the digests of files."""
+    """The result of `count` on stores, which are read once: the numbers are kept beside the digests of files."""
     key = digest(what, [store.manifest["fingerprint"] for store in stores])
     found = load_record(key)
     if not isinstance(found, list):

@@ -1,4 +1,4 @@
-"""What decoding holds at once, at least, known from shapes before anything is compiled."""
+"""The least memory of decoding, known from shapes before anything is compiled."""
 
 import math
 from typing import Any

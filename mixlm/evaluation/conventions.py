@@ -36,7 +36,7 @@ _READ = {
 
 @dataclass(frozen=True)
 class Convention:
-    """How minimal pairs are judged.
+    """The convention by which minimal pairs are judged.
 
     A sentence's score is the sum or the mean of its tokens' log-probabilities (`normalisation`). `context` names what
     is read around it (None: what each mode reads by itself); it is not scored. `ties` says what equal scores are worth.

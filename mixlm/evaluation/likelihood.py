@@ -78,12 +78,12 @@ class _InContext:
 
     @property
     def predicts_left(self) -> bool:
-        """Whether token i is predicted at position i - 1."""
+        """True where token i is predicted at position i - 1."""
         return True
 
     @property
     def reads(self) -> Context:
-        """What is read around every sentence."""
+        """The context around every sentence."""
         own = Context((self.tokens.bos,) if self.predicts_left else ())
         return own if self.context is None else self.context
 

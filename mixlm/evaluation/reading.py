@@ -1,4 +1,4 @@
-"""How a network reads sentences: rows of tokens in a context, and the hidden states that predict each token."""
+"""Sentences as a network reads them: rows of tokens in a context, and the hidden states that predict each token."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -66,7 +66,7 @@ class Scoring:
 
     @property
     def convention(self) -> Convention:
-        """How minimal pairs are judged."""
+        """The convention by which minimal pairs are judged."""
         return Convention(self.pair_normalisation, self.context, self.ties)
 
     def __post_init__(self) -> None:

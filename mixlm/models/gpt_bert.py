@@ -27,7 +27,7 @@ class GatedAttention(DisentangledAttention):
         self.gate = self.projection()
 
     def output(self, mixed: Float[Array, "B T J"], x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        """What is added to the residual stream, from the mixed values and the attention's input."""
+        """The output for the residual stream, from the mixed values and the attention's input."""
         # This gelu is exact, unlike the MLP's.
         gate = constrain(nn.gelu(self.gate(x), approximate=False), "batch", "length", "joined_kv")
         return self.out(self.post_layer_norm(mixed * gate))

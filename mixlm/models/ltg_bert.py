@@ -96,7 +96,7 @@ class DisentangledAttention(nn.Module):
         return Dense(joined, ("embed", "joined_kv"), init, sizes.dtype, use_bias=True)
 
     def output(self, mixed: Float[Array, "B T J"], x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        """What is added to the residual stream, from the mixed values and the attention's input."""
+        """The output for the residual stream, from the mixed values and the attention's input."""
         return self.post_layer_norm(self.out(mixed))
 
 

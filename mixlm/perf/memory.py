@@ -1,4 +1,4 @@
-"""What a program must hold against the memory that there is: an account before anything is allocated."""
+"""Memory that a program needs against memory that is there, estimated before anything is allocated."""
 
 import os
 import resource

@@ -25,7 +25,7 @@ class Line(NamedTuple):
 
 
 class Resumed(NamedTuple):
-    """What `resume` found: sentences for the user, and the steps that have lines now."""
+    """The result of `resume`: sentences for the user, and the steps that have lines now."""
 
     said: list[str]
     steps: Set[int]

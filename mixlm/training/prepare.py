@@ -144,7 +144,7 @@ class PreparedRun:
         return {each: (flops_by_part(found, networks), mfu_flops(found, networks)) for each, found in scopes.items()}
 
     def step_held(self, objective: Any) -> Need:
-        """What the compiled step of an objective holds on each device, as the compiler says; waits for it."""
+        """The compiler's account of a step's memory on each device; waits for the compilation."""
         memory = self.train_step.memory(objective)
         held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
         return Need("its arguments and temporaries", held, "lower BATCH_SIZE, or raise MICROBATCHES")
@@ -238,7 +238,7 @@ def memory_of(layout: Layout) -> tuple[int | None, str]:
 
 
 def least_held(recipe: Recipe, layout: Layout, shapes: Any) -> list[Need]:
-    """What a device holds at once, at least: the state with its gradients, a microbatch, logits; rows of validation.
+    """The least memory of a device: the state with its gradients, a microbatch, logits; rows of validation.
 
     Layers' activations are not counted, which only the compiler knows (see `PreparedRun.step_held`).
     """

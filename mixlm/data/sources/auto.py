@@ -36,7 +36,7 @@ class Text:
         return source_of(self).fingerprint()
 
     def notes(self) -> list[str]:
-        """What a folder holds and is not read, as the kind that lies there tells it."""
+        """The sentence on files left unread, by the kind of the folder."""
         return source_of(self).notes()
 
 

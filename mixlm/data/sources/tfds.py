@@ -108,7 +108,7 @@ class Tfds:
 
 
 def _splits(record: Any) -> dict[str, dict[str, Any]]:
-    """What a data set's record says of each split, by its name; UserError where it is damaged."""
+    """The entries of a data set's record for each split, by its name; UserError where it is damaged."""
     text = record.read_text() if is_url(record) else files.read_text(record)
     try:
         entries = files.parse_json(text, f"{str(record)!r}", dict)["splits"]

@@ -93,7 +93,7 @@ def _check_frames(path: Path, limit: int) -> None:
 
 
 class _Damaged(Exception):
-    """What is wrong with a file's frames."""
+    """The first fault in a file's frames."""
 
 
 def masked_crc32c(content: bytes) -> int:

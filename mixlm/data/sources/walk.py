@@ -19,7 +19,7 @@ _KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a de
 
 @dataclass
 class Walk:
-    """What a folder holds, below it too: regular files, links that lead nowhere, and what is neither file nor folder.
+    """The entries of a folder and of those below it: regular files, links that lead nowhere, and the rest.
 
     Hidden names are left out, with all below them. A link to a folder is followed, unless that folder is read already.
     """
@@ -38,7 +38,7 @@ class Walk:
         return sorted(path for path in self.files if reads(path.name))
 
     def unread(self, reads: Callable[[str], bool]) -> str:
-        """What is not read, by its endings; empty where all is."""
+        """A sentence that counts the files left unread by ending; empty where there are none."""
         endings = Counter(ending(path.name) for path in self.files if not reads(path.name))
         said = [f"{count} {name or 'without an ending'}" for name, count in sorted(endings.items())]
         said += [f"{str(path)!r}, which is {kind}" for path, kind in sorted(self.others)]

@@ -103,7 +103,7 @@ def evaluate(
       run: the run, its recipe or its folder.
       text: what to score instead of the validation split, all of it: a file or folder (as for `--text`), or the text
         itself.
-      minimal_pairs: a folder of BLiMP's JSONL files, or `"tfds:NAME"`.
+      minimal_pairs: a folder of BLiMP's JSONL files, `"tfds:NAME"` or `"made:SEED"`.
       modes: names of modes, such as `["causal", "prefix"]`; None is all that the network has.
       say: is called while the data are prepared.
       **settings: `rows` of the validation split, `samples` of a diffusion bound, `pairs` of each paradigm,

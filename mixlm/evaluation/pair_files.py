@@ -1,4 +1,4 @@
-"""Minimal pairs in BLiMP's format, read from a folder of JSONL files or from TFDS; each pair knows where it stands."""
+"""Minimal pairs in BLiMP's format: a folder of JSONL files, TFDS, or made ones; each pair knows where it stands."""
 
 import dataclasses
 import os
@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mixlm.data.made.minimal_pairs import PAIRS, records
 from mixlm.errors import UserError, nearest
 from mixlm.files import decode, open_regular, parse_json, read_lines
 from mixlm.paths import local
 
-TFDS = "tfds:"
+TFDS, MADE = "tfds:", "made:"
 SENTENCES = ("sentence_good", "sentence_bad")
 ENDING = ".jsonl"
 
@@ -33,18 +34,22 @@ class Paradigm:
 
 
 def read_pairs(place: str, limit: int | None = None) -> tuple[Paradigm, ...]:
-    """The paradigms of a folder of JSONL files, or of the TFDS builder NAME where `place` is "tfds:NAME".
+    """The paradigms of a folder of JSONL files, of the TFDS builder NAME where `place` is "tfds:NAME", or made ones.
+
+    "made:SEED" are those of the made language (`data.made.minimal_pairs`).
 
     Each line holds `sentence_good` and `sentence_bad`, and may hold `UID`, `field` and `linguistics_term`, for which
     the file's name stands in. Of each paradigm the first `limit` pairs are taken, None for all. Hidden files are left
     out. Raises UserError for a folder, a line or a builder that cannot be read.
     """
     if place.startswith(TFDS):
-        records = _tfds_records(place.removeprefix(TFDS))
+        lines = _tfds_records(place.removeprefix(TFDS))
+    elif place.startswith(MADE):
+        lines = _made_records(place, PAIRS if limit is None else limit)
     else:
-        records = _folder_records(local(place, "MINIMAL_PAIRS"))
+        lines = _folder_records(local(place, "MINIMAL_PAIRS"))
     found: dict[str, tuple[str, str, list[tuple[str, str]], list[str]]] = {}
-    for name, where, record in records:
+    for name, where, record in lines:
         _check(record, where)
         uid = str(record.get("UID", name))
         # BLiMP spells one of its fields both syntax_semantics and syntax/semantics.
@@ -58,6 +63,15 @@ def read_pairs(place: str, limit: int | None = None) -> tuple[Paradigm, ...]:
     return tuple(
         Paradigm(uid, kind, term, tuple(pairs), tuple(places)) for uid, (kind, term, pairs, places) in found.items()
     )
+
+
+def _made_records(place: str, pairs: int) -> Iterator[tuple[str, str, Record]]:
+    """The records of the made language's pairs."""
+    seed = place.removeprefix(MADE)
+    if not re.fullmatch(r"\d{1,9}", seed, re.ASCII):
+        raise UserError(f"MINIMAL_PAIRS={place!r} names no seed of made pairs; it is like '{MADE}0'.")
+    for number, (name, record) in enumerate(records(int(seed), pairs), 1):
+        yield name, f"{place}, pair {number}", record
 
 
 def _check(record: Record, where: str) -> None:

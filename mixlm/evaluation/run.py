@@ -42,10 +42,10 @@ TERMINAL = (110, 24)  # where no terminal says how wide it is
 class Scoring:
     """Settings of an evaluation; `gin/evaluate.gin` binds every field to a macro.
 
-    `minimal_pairs` is a folder of JSONL files or "tfds:NAME", of which the first `pairs` of each paradigm are taken
-    (None: all); `pair_normalisation`, `context` and `ties` are the `Convention` by which they are judged. `modes` are
-    names, as a tuple or with commas (None: all that there are): those of the network and those of `extra_modes`, which
-    come from outside of the package. `rows` of the validation text are scored. `samples` is the number of noise samples
+    `minimal_pairs` is a folder of JSONL files, "tfds:NAME" or "made:SEED", of which the first `pairs` of each paradigm
+    are taken (None: all); `pair_normalisation`, `context` and `ties` are the `Convention` by which they are judged.
+    `modes` are names, as a tuple or with commas (None: all that there are): those of the network and those of
+    `extra_modes`, which come from outside of the package. `rows` of the validation text are scored. `samples` is the number of noise samples
     of a diffusion bound, and `batch_tokens` the size of a batch. The bootstrap draws `resamples`. Everything random is
     a function of `seed`.
     """

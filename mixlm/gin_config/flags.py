@@ -73,7 +73,7 @@ def parse_flags(argv: Sequence[str], description: str, several: bool = False) ->
         parser.add_argument(
             "--aot",
             metavar="TOPOLOGY",
-            help="compile for a TPU slice without having one (v5e:4x4), report memory and FLOPs, and stop",
+            help="compile for TPU slices without having any (v5e:4x4, 2xv5e:4x4), report memory and FLOPs, and stop",
         )
         parser.add_argument(
             "--profile", metavar="START:STOP", help="trace these steps into RUN/profile, for TensorBoard or Perfetto"

@@ -37,11 +37,21 @@ def mesh_axes(onto: str | tuple[str, ...] | None) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Layout:
-    """A mesh and the rules that map logical axes onto it; the mesh axes in `taken` are not to be had."""
+    """A mesh and the rules that map logical axes onto it; the mesh axes in `taken` are not to be had.
+
+    The mesh's `data` axis goes over `slices` slices first.
+    """
 
     mesh: Mesh
     rules: tuple[Rule, ...] = RULES
     taken: tuple[str, ...] = ()
+    slices: int = 1
+
+    @property
+    def described(self) -> str:
+        """The axes with their sizes, such as "data 4 x fsdp 2 x sequence 1 x tensor 1 over 2 slices"."""
+        axes = " x ".join(f"{name} {size}" for name, size in self.mesh.shape.items())
+        return axes + (f" over {self.slices} slices" if self.slices > 1 else "")
 
     def spec(self, names: Sequence[str | None], shape: Sequence[int]) -> PartitionSpec:
         """The PartitionSpec of an array with these logical axes; a size that these do not divide stays whole."""

@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mixlm.errors import UserError, nearest
 from mixlm.parallel.logical_axes import AXES, NAMES, RULES, Layout, Rule, in_force, mesh_axes, names_noted
+from mixlm.parallel.slices import arranged, slices_of
 
 # T5X has two mesh axes of its own names.
 T5X_AXES = {"model": "tensor"}
@@ -21,8 +22,11 @@ T5X_AXES = {"model": "tensor"}
 
 @dataclass(frozen=True)
 class Partitioning:
-    """Devices per mesh axis: `data` replicates parameters, `fsdp` shards them over the batch's devices,
+    """Devices of a slice per mesh axis: `data` replicates parameters, `fsdp` shards them over the batch's devices,
     `sequence` splits the length of activations, `tensor` splits heads, MLP and vocabulary; -1 takes what is left.
+
+    `slices` are data parallel, each with all parameters: the mesh's `data` axis is `slices` times as long, and they lie
+    outermost on it. None is what the hardware has (see `slices.slices_of`).
 
     `rules` are pairs of a logical axis and the mesh axis, or axes, or None that it lies on, as in T5X; they replace
     those of `logical_axes.RULES` for the logical axes that they name, and come before the others. UserError for a mesh
@@ -34,12 +38,15 @@ class Partitioning:
     tensor: int = 1
     sequence: int = 1
     rules: tuple[Rule, ...] = field(default=(), repr=False)
+    slices: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rules", tuple(_rule(rule) for rule in self.rules))
         asked = self._asked
         if list(asked.values()).count(-1) > 1 or any(size < 1 and size != -1 for size in asked.values()):
             raise UserError(f"A mesh's axes must be positive, at most one of them -1, got {asked}.")
+        if self.slices is not None and self.slices < 1:
+            raise UserError(f"SLICES must be positive, or None for those of the devices, got {self.slices}.")
 
     @property
     def _asked(self) -> dict[str, int]:
@@ -47,18 +54,20 @@ class Partitioning:
 
     def mesh(self, devices: Sequence[jax.Device] | None = None) -> Mesh:
         """The mesh over these devices, all of them by default; UserError where the axes do not multiply to them."""
-        devices = jax.devices() if devices is None else list(devices)
-        asked = self._asked
-        fitting = _nearest_mesh(tuple(asked.values()), len(devices))
-        if any(size not in (-1, found) for size, found in zip(asked.values(), fitting)):
-            near = " x ".join(f"{axis} {size}" for axis, size in zip(AXES, fitting))
-            raise UserError(f"A mesh of {asked} does not fit {len(devices)} devices; the nearest that does is {near}.")
-        return jax.make_mesh(fitting, AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES), devices=devices)
+        return self.layout(devices).mesh
 
     def layout(self, devices: Sequence[jax.Device] | None = None) -> Layout:
         """The mesh with its rules."""
-        named = {name for name, _ in self.rules}
-        return Layout(self.mesh(devices), (*self.rules, *(rule for rule in RULES if rule[0] not in named)))
+        devices = jax.devices() if devices is None else list(devices)
+        slices, asked = slices_of(devices, self.slices), self._asked
+        fitting = _nearest_mesh(tuple(asked.values()), len(devices) // slices)
+        if any(size not in (-1, found) for size, found in zip(asked.values(), fitting)):
+            near = " x ".join(f"{axis} {size}" for axis, size in zip(AXES, fitting))
+            held = f"{len(devices)} devices" if slices == 1 else f"the {len(devices) // slices} devices of a slice"
+            raise UserError(f"A mesh of {asked} does not fit {held}; the nearest that does is {near}.")
+        types, named = (jax.sharding.AxisType.Auto,) * len(AXES), {name for name, _ in self.rules}
+        mesh = Mesh(arranged(devices, slices, fitting), AXES, axis_types=types)
+        return Layout(mesh, (*self.rules, *(rule for rule in RULES if rule[0] not in named)), slices=slices)
 
 
 def _rule(rule: Any) -> Rule:

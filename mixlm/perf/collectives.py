@@ -53,6 +53,19 @@ def collectives(module: Module) -> tuple[Collective, ...]:
     return tuple(found.values())
 
 
+def transfers_between_slices(module: Module) -> tuple[int, int]:
+    """(How many arrays a chip gives its host for the other slices in a step, their bytes).
+
+    The TPU compiler makes a collective of several slices one inside of each, and a send over the hosts' network.
+    """
+    sends = [
+        (times, sizes(instruction.shape)[0])
+        for instruction, times in module.runs()
+        if instruction.opcode == "send" and "megascale" in instruction.attributes
+    ]
+    return sum(times for times, _ in sends), sum(times * size for times, size in sends)
+
+
 def _is_scatter(instruction: Instruction) -> bool:
     """True for the TPU compiler's reduce-scatter: a fusion of an all-reduce and a slice, told by its name."""
     return instruction.opcode == "fusion" and any("all-reduce-scatter" in name for name in instruction.called)

@@ -1,6 +1,7 @@
 """Devices of TPU slices as compilation targets, without the hardware."""
 
 import os
+import re
 from typing import Any
 
 from mixlm.errors import UserError, nearest
@@ -24,15 +25,18 @@ _ALONE = {
 
 
 def topology_devices(name: str) -> list[Any]:
-    """The devices of a TPU slice such as "v5e:4x4", as compilation targets only.
+    """The devices of a TPU slice such as "v5e:4x4", or of two of them ("2xv5e:4x4"), as compilation targets only.
 
     Raises UserError for a name that the TPU compiler does not know, and where that compiler is not installed.
     """
     from jax.experimental import topologies
 
+    several = re.fullmatch(r"0*([1-9]\d*)x(?=v)(.*)", name)
+    slices, name = (int(several[1]), several[2]) if several else (1, name)
+
     for variable, value in _ALONE.items():
         os.environ.setdefault(variable, value)
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
     if name.startswith("v4:"):
         options["chip_config_name"] = "megacore"  # one device a chip, as on the other generations
     if name.endswith(":1x1"):

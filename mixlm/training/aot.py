@@ -15,7 +15,7 @@ from mixlm.errors import UserError
 from mixlm.network import LayeredNetwork
 from mixlm.objectives.base import Objective
 from mixlm.perf.chips import Chip, chip
-from mixlm.perf.collectives import Collective, collectives
+from mixlm.perf.collectives import Collective, collectives, transfers_between_slices
 from mixlm.perf.flops import matmul_flops
 from mixlm.perf.hlo import module
 from mixlm.perf.hlo_costs import hbm_bytes, loop_bytes, loop_flops
@@ -39,7 +39,8 @@ class Needs:
     `outputs` are what does not lie in an argument's place. `flops` count what is computed, again or not, and of a
     kernel, into which the compiler does not look, what it says of itself; `model_flops` the matrix products alone, as
     often as the mathematics asks for them. `accessed` is XLA's "bytes accessed", which counts several times
-    what is prefetched; `moved` are the bytes that HBM gives and takes.
+    what is prefetched; `moved` are the bytes that HBM gives and takes. `exchanges` are those inside of a slice;
+    `transfers` are the number and the bytes of arrays that go from a chip to the other slices.
     """
 
     arguments: int
@@ -51,6 +52,7 @@ class Needs:
     moved: float
     model_flops: float
     exchanges: tuple[Collective, ...] = ()
+    transfers: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ def needs(prepared: PreparedRun, objective: Objective) -> Needs | TooLarge:
         moved=hbm_bytes(text),
         model_flops=model_flops(prepared, objective) / prepared.mesh.size,
         exchanges=collectives(program),
+        transfers=transfers_between_slices(program),
     )
 
 
@@ -157,9 +160,9 @@ def largest(fits: Callable[[int], float | TooLarge], refused: int, asked: TooLar
 
 
 def compile_ahead(recipe: Recipe, topology: str, say: Callable[[str], None] = print) -> None:
-    """Compiles every stage's step for a TPU slice such as "v5e:4x4", and says what it takes; trains and reads nothing.
+    """Compiles every stage's step for a TPU slice such as "v5e:4x4", or for two ("2xv5e:4x4"), and says what it takes.
 
-    Raises UserError for a topology that is not known, and at the end where a stage does not fit, with the largest batch
+    Nothing is trained or read. Raises UserError for a topology that is not known, and at the end where a stage does not fit, with the largest batch
     that does.
     """
     devices = topology_devices(topology)
@@ -184,7 +187,6 @@ def compile_ahead(recipe: Recipe, topology: str, say: Callable[[str], None] = pr
 def heading(prepared: PreparedRun, topology: str) -> Iterator[str]:
     """The opening lines: the recipe, the topology with its mesh, and the chips' peaks."""
     recipe, devices = prepared.recipe, prepared.mesh.devices.flatten()
-    axes = " x ".join(f"{name} {length}" for name, length in prepared.mesh.shape.items())
     on = chip(devices[0].device_kind)
     peaks = f", each {count(on.flops)}FLOP/s, {size(on.hbm)} at {count(on.bandwidth)}B/s" if on else ""
     yield f"recipe    {recipe.name}"
@@ -193,7 +195,7 @@ def heading(prepared: PreparedRun, topology: str) -> Iterator[str]:
     parts = f", in {recipe.microbatches} microbatches" if recipe.microbatches > 1 else ""
     yield f"rows      {recipe.batch_size} x {recipe.block_length} tokens a step{parts}"
     yield f"topology  {topology}: {len(devices)} x {devices[0].device_kind}{peaks}"
-    yield f"mesh      {axes}"
+    yield f"mesh      {prepared.layout.described}"
 
 
 def described(found: Needs | TooLarge, prepared: PreparedRun, topology: str) -> Iterator[str]:
@@ -212,6 +214,9 @@ def described(found: Needs | TooLarge, prepared: PreparedRun, topology: str) -> 
         f"{count(found.accessed)}B accessed, {count(found.moved)}B to and from HBM"
     )
     yield f"collectives  {exchanged(found.exchanges)}"
+    if prepared.layout.slices > 1:
+        times, held = found.transfers
+        yield f"slices       {times} arrays of {count(held)}B from each chip to the other slices, over the hosts' network"
     if on is None:
         yield "bounds       unknown: this chip's peaks are not"
         return

@@ -22,7 +22,6 @@ def summary(prepared: PreparedRun) -> list[str]:
     recipe = prepared.recipe
     spans = recipe.stages.spans(recipe.steps)
     devices = prepared.mesh.devices.flatten()
-    axes = " x ".join(f"{name} {size}" for name, size in prepared.mesh.shape.items())
     held = (size(bytes_per_device(part)) for part in (prepared.shapes.params, prepared.shapes.opt_state))
     rows = [("recipe", f"{recipe.name}, seed {recipe.seed}")]
     for name, module in recipe.networks.items():
@@ -52,7 +51,7 @@ def summary(prepared: PreparedRun) -> list[str]:
             )
         )
     rows += [
-        ("devices", f"{len(devices)} x {devices[0].device_kind}{_shared()}, mesh {axes}"),
+        ("devices", f"{len(devices)} x {devices[0].device_kind}{_shared()}, mesh {prepared.layout.described}"),
         ("each holds", "{} of parameters, {} of the optimizer's state".format(*held)),
         ("run", f"{recipe.folder}"),
     ]

@@ -138,6 +138,7 @@ WRONG = {
     "LOG_PERIOD": (*WHOLE, "0", "-1"),
     "KEEP_CHECKPOINTS": (*WHOLE, "0", "-1"),
     "DATA_PARTITIONS": (*WHOLE, "0", "-2"),
+    "SLICES": ("1e400", "1.5", "x", "True", "0", "-1"),
     "SHIFTED": ("0", "1.5", "x", "None", "()"),
     "DTYPE": ("0", "x", '""', "None", "()", "int32", "@optim.AdamW()"),
     "ATTENTION": ("0", "x", '""', "None", "()", "True"),

@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jax.experimental import mesh_utils
 from support.places import LAUNCH
 
 from mixlm.cli import train
 from mixlm.errors import UserError
+from mixlm.parallel.mesh import Partitioning
 from mixlm.perf.chips import CHIPS, Chip, chip
-from mixlm.perf.collectives import Collective, collectives
+from mixlm.perf.collectives import Collective, collectives, transfers_between_slices
 from mixlm.perf.hlo import module, sizes
 from mixlm.perf.tpu_topology import topology_devices
 from mixlm.training.aot import Bounds, Needs, TooLarge, bounds, exchanged, largest, too_large
@@ -105,6 +107,18 @@ def test_collectives_are_read_with_their_bytes_groups_and_times():
         Collective("all-gather", 400, 4),
         Collective("collective-permute", 24, 2),
     )
+
+
+def test_what_goes_to_other_slices_is_sent_through_the_host():
+    assert transfers_between_slices(module(TEXT)) == (0, 0)
+    send = (
+        "  %send.{} = (f32[8,128]{{1,0:T(8,128)}}, u32[], token[]) send(%x, %after-all), channel_id=6, "
+        'is_host_transfer=true, frontend_attributes={{_xla_host_transfer_handler_name="{}"}}\n'
+    )
+    # One in the loop of five, one after it, and one that goes to the host alone.
+    text = TEXT.replace("  ROOT %next", send.format(1, "xla_megascale_runtime") + "  ROOT %next")
+    text = text.replace("  ROOT %out", send.format(2, "xla_megascale_runtime") + send.format(3, "mine") + "  ROOT %out")
+    assert transfers_between_slices(module(text)) == (6, 6 * 4096)
 
 
 def test_a_loop_in_a_loop_runs_as_often_as_both():
@@ -262,14 +276,34 @@ def test_a_wrong_topology_gets_the_nearest(name, said):
 
 
 @pytest.mark.skipif(not COMPILER, reason="the TPU compiler (the tpu extra) is not installed")
-def test_a_tiny_run_is_compiled_and_leaves_nothing_behind(tmp_path):
+def test_two_slices_are_jaxs_hybrid_mesh():
+    devices = topology_devices("2xv5e:2x4")
+    layout = Partitioning(fsdp=4).layout(devices)
+    wanted = mesh_utils.create_hybrid_device_mesh((2, 4, 1, 1), (2, 1, 1, 1), devices, allow_split_physical_axes=True)
+    assert layout.mesh.devices.tolist() == wanted.tolist() and layout.slices == 2
+    assert layout.described == "data 4 x fsdp 4 x sequence 1 x tensor 1 over 2 slices"
+    with pytest.raises(UserError, match=r"^SLICES = 4, and these 16 TPUs are of 2 slices\.$"):
+        Partitioning(slices=4).mesh(devices)
+    assert Partitioning(data=2, fsdp=4).mesh(devices) == layout.mesh
+
+
+@pytest.mark.skipif(not COMPILER, reason="the TPU compiler (the tpu extra) is not installed")
+@pytest.mark.parametrize(
+    ("topology", "mesh", "more"),
+    [
+        ("v5e:2x2", "data 4 x fsdp 1 .*", ()),
+        ("2xv5e:2x2", "data 8 x fsdp 1 .* over 2 slices", (r"  slices +\d+ arrays of .*B from each chip to .*",)),
+    ],
+)
+def test_a_tiny_run_is_compiled_and_leaves_nothing_behind(topology, mesh, more, tmp_path):
     small = ("--gin.EMB_DIM=32", "--gin.Llama.num_heads=2", "--gin.Llama.head_dim=16", "--gin.Llama.mlp_dim=64")
     shape = ("--gin.Llama.num_layers=1", "--gin.VOCAB_SIZE=512", "--gin.BATCH_SIZE=8", "--gin.ATTENTION=plain")
-    done = trained("--gin_file=mile.gin", *small, *shape, "--aot=v5e:2x2", cwd=tmp_path)
+    done = trained("--gin_file=mile.gin", *small, *shape, f"--aot={topology}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for line in (
-        r"topology +v5e:2x2: 4 x TPU v5 lite, each 197 TFLOP/s, 16 GiB at 819 GB/s",
-        r"mesh +data 4 x fsdp 1 .*",
+        rf"topology +{topology}: \d x TPU v5 lite, each 197 TFLOP/s, 16 GiB at 819 GB/s",
+        f"mesh +{mesh}",
+        *more,
         r"stage causal, steps 1 to \d+",
         r"  memory +.* of arguments, .* of temporaries, .* of new outputs; peak .* of 16 GiB",
         r"  collectives +\d+ all-reduce of .*B, .*B sent.*",

@@ -36,7 +36,9 @@ KNOWN = {
     "mixlm/api/run.py": {"savefig"},
     "mixlm/evaluation/tables.py": {"savefig"},
     "mixlm/checkpoints/manager.py": {"save"},
+    "mixlm/training/ledger.py": {"save"},
     "mixlm/training/loop.py": {"save"},
+    "mixlm/training/together/loop.py": {"save"},
 }
 
 

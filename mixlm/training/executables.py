@@ -41,7 +41,7 @@ class Executables:
         """Traces on the thread, once per objective."""
         static, numbers = traced_hparams.hoist(objective)
         if static not in self._traced:
-            _import_grain()
+            import_grain()
             scalars = tuple(jax.ShapeDtypeStruct((), np.float32) for _ in self._own + numbers)
             self._traced[static] = self._pool.submit(lambda: self._jitted.trace(*self._arguments, scalars, static))
         return self._traced[static]
@@ -79,7 +79,7 @@ class Executables:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _import_grain() -> None:
+def import_grain() -> None:
     """Imports Grain before anything is traced.
 
     While Grain is imported, etils' lazy imports replace `builtins.__import__` in every thread for a moment; JAX imports

@@ -1,6 +1,5 @@
 """The training loop: step, log, validate and save until the last step or a signal."""
 
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import wait
@@ -12,12 +11,10 @@ import jax
 from mixlm.checkpoints.manager import Checkpoints
 from mixlm.checkpoints.run_dir import RunDir
 from mixlm.data.loader.batches import Batches
-from mixlm.errors import UserError
 from mixlm.parallel.processes import group, is_main
-from mixlm.perf.accounting import SPENT, Usage
 from mixlm.perf.profiler import Profile, Tracer
-from mixlm.reports.metrics import VALIDATION, Progress, Recorder
-from mixlm.reports.record import FILE, LOGGED
+from mixlm.reports.metrics import Progress
+from mixlm.training.ledger import Ledger
 from mixlm.training.prepare import PreparedRun
 from mixlm.training.signals import Signals
 
@@ -38,8 +35,7 @@ class Loop:
     ):
         self.prepared, self.recipe, self.folder = prepared, prepared.recipe, folder
         self.checkpoints, self.say, self.signals = checkpoints, say, signals
-        self.saved: int | None = None
-        self.validated: tuple[int, dict[str, float]] = (0, {})  # the step that was validated last, and its figures
+        self.ledger = Ledger(prepared, folder, checkpoints)
         # All hosts of a run do the same work: the trace of process 0 stands for all.
         self.tracer = Tracer(profile if is_main() else None, folder.profile)
 
@@ -57,7 +53,7 @@ class Loop:
                 done, state = self.steps(begun, state, batches.iterate(begun))
                 if 0 < done < recipe.steps:
                     self.say(f"{group().stop_reason} came: saving; another signal leaves at once.")
-                if done != (self.saved or 0):
+                if done != (self.ledger.saved or 0):
                     self.save(done, state)
                 # A signal now must not take away what is being saved.
                 self.checkpoints.wait()
@@ -70,17 +66,13 @@ class Loop:
     def begin(self, begun: int, note: Mapping[str, Any], shown: ExitStack) -> None:
         """Waits for the first executables and opens metrics.jsonl and the progress bar; `shown` closes them."""
         recipe = self.recipe
-        self.saved = self.checkpoints.latest()
-        self.spent = Usage.from_note(note) if begun else Usage({})
-        if begun and not self.spent.note() and any(name.startswith(SPENT) for name in note):
-            self.say(f"The note of the checkpoint of step {begun} is damaged, so what was spent until then is unknown.")
+        self.ledger.begin(begun, note, self.say, shown)
         # The clock starts once the first step is compiled, or the time left would include that.
         _ = self.prepared.train_step[recipe.stages.at(begun).objective]
         for objective in recipe.validated:
             self.prepared.validation_step.compile(objective)
         self.clock = Clock(begun)
         group().begin(begun)
-        self.recorder = shown.enter_context(Recorder(self.folder.path, begun)) if is_main() else None
         self.progress = shown.enter_context(Progress(recipe.steps, begun)) if is_main() else None
         shown.callback(self.tracer.close)
 
@@ -107,8 +99,7 @@ class Loop:
                 self.settle(*late)
             late = done, metrics
             ends = done == recipe.steps
-            validates = ends or done % recipe.eval_period == 0
-            saves = ends or done % recipe.checkpoint_period == 0
+            validates, saves = self.ledger.is_validated(done), self.ledger.is_saved(done)
             # Validation and checkpoints need this very step's state: its metrics are fetched first, so that a loss that
             # is not finite is neither validated nor saved.
             if validates or saves:
@@ -130,63 +121,28 @@ class Loop:
 
     def settle(self, done: int, metrics: dict[str, Any], params: Any = None) -> None:
         """Fetches and checks a step's metrics, and logs them every LOG_PERIOD steps; with `params`, validates, too."""
-        due = done == 1 or done % self.recipe.log_period == 0 or done == self.recipe.steps
         figures = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        if not (math.isfinite(figures["loss"]) and math.isfinite(figures["grad_norm"])):
-            raise UserError(
-                f"The loss of step {done} is not finite (loss {figures['loss']}, gradient norm "
-                f"{figures['grad_norm']}); {last_checkpoint(self.saved, self.folder)}."
-            )
-        self.spent.add(self.recipe.stages.at(done - 1).objective.name, figures)
-        if due or params is not None:
+        self.ledger.add(done, figures)
+        if self.ledger.is_logged(done) or params is not None:
             self.record(done, figures, params)
         elif self.progress is not None:
             self.progress.advance(done)
 
     def record(self, done: int, figures: dict[str, float], params: Any) -> None:
         """Writes a line of metrics.jsonl: the step's metrics, speed, data, FLOPs and, with `params`, validation."""
-        recipe, top = self.recipe, ("loss", "learning_rate", "grad_norm")
-        stage = recipe.stages.at(done - 1).objective.name
-        line = {name: figures[name] for name in top}
-        # A term that no row of the step was drawn for is NaN, and left out.
-        line |= {f"train/{name}": value for name, value in figures.items() if name not in top and value == value}
-        line |= {
-            **self.speed(done),
-            **self.prepared.train_blocks.figures(done, recipe.batch_size),
-            "flops": self.prepared.flops_until(done),
-            **self.spent.line(self.prepared.flops_by_stage(done)),
-        }
+        since = self.clock.done
+        line = self.ledger.line(done, figures, since, self.clock.rate(done))
         if params is not None:
             with self.clock.stopped():
-                found = self.prepared.validate(params, done)
-            line |= found
-            self.validated = done, {name.removeprefix(VALIDATION): value for name, value in found.items()}
-        if self.recorder is not None and self.progress is not None:
-            self.recorder.write(done, stage, line)
-            self.progress.update(done, stage, line)
-
-    def speed(self, done: int) -> dict[str, float]:
-        """Tokens per second since the last line, and the model-FLOPs utilisation (MFU).
-
-        MFU is the share of the devices' peak FLOP/s (see `accounting.mfu_flops`); left out where the peak is not known.
-        """
-        recipe, peak, before = self.recipe, self.prepared.peak_flops, self.clock.done
-        rate = self.clock.rate(done)
-        found = {"tokens_per_second": rate * recipe.batch_size * recipe.block_length}
-        if peak is not None and done > before:
-            flops = self.prepared.model_flops_until(done) - self.prepared.model_flops_until(before)
-            found["mfu"] = rate * flops / (done - before) / peak
-        return found
+                line |= self.prepared.validate(params, done)
+        self.ledger.write(done, line)
+        if self.progress is not None:
+            self.progress.update(done, self.ledger.stage(done), line)
 
     def save(self, done: int, state: Any) -> None:
         """Begins to save in the background; the clock stops only while the state is copied."""
-        validated, figures = self.validated
         with self.clock.stopped():
-            note = self.prepared.train_blocks.figures(done, self.recipe.batch_size) | self.spent.note()
-            if self.recorder is not None:
-                note[LOGGED] = self.recorder.lines
-            self.checkpoints.save(done, state, figures if validated == done else None, note, self.folder.path / FILE)
-        self.saved = done
+            self.ledger.save(done, state)
 
 
 class Clock:
@@ -210,10 +166,3 @@ class Clock:
             yield
         finally:
             self.start += time.perf_counter() - begun
-
-
-def last_checkpoint(step: int | None, folder: RunDir) -> str:
-    """The part of a sentence that names the last whole checkpoint, that of `step`."""
-    if step is None:
-        return "there is no checkpoint yet"
-    return f"the last good checkpoint is that of step {step} in {folder.checkpoints}"

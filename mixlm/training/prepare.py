@@ -1,9 +1,9 @@
 """Assembles a run: a recipe with its data, its mesh, its compiled steps and its place to begin."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -50,7 +50,7 @@ class PreparedRun:
     data: Any
     train_blocks: Any
     layout: Layout
-    init_state: Callable[[], TrainState]
+    init_state: partial[TrainState]
     shapes: Any
     train_step: Executables
     validation_step: Executables
@@ -193,26 +193,24 @@ class PreparedRun:
 
 
 def prepare(
-    recipe: Recipe, data: Any, done: int = 0, warm_start: WarmStart | None = None, devices: list[Any] | None = None
+    recipe: Recipe,
+    data: Any,
+    done: int = 0,
+    warm_start: WarmStart | None = None,
+    devices: list[Any] | None = None,
+    ahead: bool = True,
 ) -> PreparedRun:
     """Checks the recipe against its data, devices and warm start, and compiles in the background what it will run.
 
     `done` steps are those of the newest checkpoint: stages before it are not compiled. `data` is None where the text is
-    not here; then nothing is. `devices` are all of this machine's by default.
+    not here; then nothing is, nor is it without `ahead`. `devices` are all of this machine's by default.
     """
     layout = _checked_layout(recipe, devices)
     init_state, shapes = initial_state(dict(recipe.modules), recipe.optimizer, recipe.seed, layout)
     if data is not None:
         # Before a row is read: shapes tell what is held at once, at least.
         check_fits("This run", least_held(recipe, layout, shapes), *memory_of(layout))
-    if data is not None and data.vocabulary.token_ids != recipe.tokens:
-        raise UserError(f"The recipe's TOKENS are {recipe.tokens}, and its vocabulary has {data.vocabulary.token_ids}.")
-    # The size of the data settles the length of the run, and with it every stage and schedule.
-    blocks = rows = None
-    if data is not None:
-        blocks = data.train(recipe.block_length, recipe.seed, recipe.epochs)
-        rows = data.rows_of(recipe.block_length, recipe.epochs)
-    recipe = recipe.settled(None if data is None else data.summary.unique_tokens, rows)
+    recipe, blocks = _settled(recipe, data)
     train_step, validation_step = _executables(recipe, layout, shapes)
     prepared = PreparedRun(recipe, data, blocks, layout, init_state, shapes, train_step, validation_step, warm_start)
     if warm_start is not None:
@@ -224,9 +222,34 @@ def prepare(
     for objective in recipe.objectives:
         train_step.trace(objective)
     for stage, steps in recipe.stages.spans(recipe.steps):
-        if stage.first + steps > done and data is not None:
+        if stage.first + steps > done and data is not None and ahead:
             train_step.compile(stage.objective)
     return prepared
+
+
+def prepare_like(prepared: PreparedRun, recipe: Recipe, data: Any, warm_start: WarmStart | None) -> PreparedRun:
+    """Another run, whose programs differ from those of `prepared` in traced numbers alone: nothing is traced anew."""
+    recipe, blocks = _settled(recipe, data)
+    init_state = partial(prepared.init_state.func, np.int32(recipe.seed))
+    twin = replace(
+        prepared, recipe=recipe, data=data, train_blocks=blocks, init_state=init_state, warm_start=warm_start
+    )
+    if warm_start is not None:
+        warm_start.check(twin.fingerprints, recipe.steps)
+    if recipe.best_metric is not None:
+        _check_best(recipe, recipe.best_metric, _reported(twin))
+    return twin
+
+
+def _settled(recipe: Recipe, data: Any) -> tuple[Recipe, Any]:
+    """(The recipe, its blocks): the size of the data settles the length of the run, and every stage and schedule."""
+    if data is None:
+        return recipe.settled(None), None
+    if data.vocabulary.token_ids != recipe.tokens:
+        raise UserError(f"The recipe's TOKENS are {recipe.tokens}, and its vocabulary has {data.vocabulary.token_ids}.")
+    blocks = data.train(recipe.block_length, recipe.seed, recipe.epochs)
+    rows = data.rows_of(recipe.block_length, recipe.epochs)
+    return recipe.settled(data.summary.unique_tokens, rows), blocks
 
 
 def memory_of(layout: Layout) -> tuple[int | None, str]:
@@ -298,7 +321,7 @@ def _executables(recipe: Recipe, layout: Layout, shapes: Any) -> tuple[Executabl
     validation = under(layout, ValidationStep(recipe.modules, recipe.frequency_bands))
     return (
         # (state, batch, seed) -> (state, metrics)
-        Executables(train, shapes, batch, number, donate_argnums=_donated(), out_shardings=(shardings, everywhere)),
+        Executables(train, shapes, batch, number, donate_argnums=donated(), out_shardings=(shardings, everywhere)),
         # (params, batch, seed, index, step, bands) -> terms
         Executables(validation, shapes.params, batch, number, number, number, bands, out_shardings=everywhere),
     )
@@ -327,7 +350,7 @@ def _check_best(recipe: Recipe, metric: str, reported: Sequence[str]) -> None:
         )
 
 
-def _donated() -> tuple[int, ...]:
+def donated() -> tuple[int, ...]:
     """Donates the state, but not on CPUs before jax 0.10.
 
     On jaxlib 0.7.2 SpacTor's losses went wrong from its first update on; undonated they are those of 0.10 and 0.12.

@@ -1,7 +1,6 @@
 """A run from its recipe to its last checkpoint: check, prepare, load, step, report."""
 
 from contextlib import ExitStack, closing
-from typing import Any
 
 from mixlm.checkpoints.manager import Checkpoints
 from mixlm.checkpoints.orbax_io import quiet_orbax
@@ -12,10 +11,11 @@ from mixlm.parallel.processes import broadcast, check_agreement, group, is_main,
 from mixlm.perf.compilation_cache import EXECUTABLES, kept_in
 from mixlm.perf.profiler import Profile
 from mixlm.recipe import Recipe
-from mixlm.reports import record
 from mixlm.reports.table import fixed
-from mixlm.training.loop import Loop, Say, last_checkpoint
-from mixlm.training.prepare import PreparedRun, check_step, prepare
+from mixlm.training.begin import acquire, confirm, is_over, resume_record
+from mixlm.training.ledger import last_checkpoint
+from mixlm.training.loop import Loop, Say
+from mixlm.training.prepare import check_step, prepare
 from mixlm.training.report import finish
 from mixlm.training.signals import Signals
 from mixlm.training.summary import Explanation, explanation, summary
@@ -58,13 +58,13 @@ def train(recipe: Recipe, say: Say = print, profile: Profile | None = None) -> N
 def _train(recipe: Recipe, say: Say, signals: Signals, profile: Profile | None) -> None:
     # Before any data are read: is this directory, in every process, the place for this recipe, and is there work left?
     run_dir, identity = RunDir(recipe.folder), recipe.identity()
-    _confirm(run_dir, identity)
+    confirm(run_dir, identity)
     checkpoints = Checkpoints(
         run_dir.checkpoints, recipe.keep, recipe.best_metric, recipe.keep_best, recipe.keep_period
     )
     signals.outcome = group().describe_kept = lambda: last_checkpoint(checkpoints.written(), run_dir)
     latest = checkpoints.latest() or 0
-    if recipe.train_steps is not None and _is_over(recipe.train_steps, latest, latest, run_dir, say, profile):
+    if recipe.train_steps is not None and is_over(recipe.train_steps, latest, latest, run_dir, say, profile):
         return
     if not latest:
         broadcast(lambda: run_dir.check_untrained(recipe.checkpoint_period))
@@ -82,19 +82,24 @@ def _train(recipe: Recipe, say: Say, signals: Signals, profile: Profile | None) 
         stack.callback(checkpoints.close)
         recipe, first = prepared.recipe, latest if warm_start is None else warm_start.first
         # A run of so many epochs knows its steps only now.
-        if _is_over(recipe.steps, latest, first, run_dir, say, profile):
+        if is_over(recipe.steps, latest, first, run_dir, say, profile):
             return
         # The data and the vocabulary belong to the identity, too: tokens that changed would go unnoticed.
         identity |= prepared.fingerprints
-        _confirm(run_dir, identity)
+        confirm(run_dir, identity)
         if (name := source if warm_start is None else warm_start.name) is not None:
             identity |= {"began": name}
         for line in summary(prepared):
             say(line)
 
-        done, state, note = _acquire(prepared, run_dir, checkpoints, identity, latest, source, say)
+        # The compiler knows what a step holds; a run that does not fit leaves no folder.
+        def compiled() -> None:
+            say("compiling the first step")
+            check_step(prepared, recipe.objectives[0])
+
+        done, state, note = acquire(prepared, run_dir, checkpoints, identity, latest, source, compiled)
         began = step_of(source) if source and recipe.init_optimizer else 0
-        for line in broadcast(lambda: _resume_record(recipe, run_dir, checkpoints, done, note, began)):
+        for line in broadcast(lambda: resume_record(recipe, run_dir, checkpoints, done, note, began)):
             say(line)
         if done or latest:  # All of the run's checkpoints may have turned out to be corrupt.
             say(f"resuming after step {done}" if done else "compiling the first step")
@@ -105,75 +110,6 @@ def _train(recipe: Recipe, say: Say, signals: Signals, profile: Profile | None) 
             if state is not None:  # No signal ended the loop.
                 finish(prepared, run_dir, state, say)
                 _say_best(recipe, checkpoints, say)
-
-
-def _confirm(run_dir: RunDir, identity: dict[str, str]) -> None:
-    """Raises UserError unless all processes were started with this identity, and the directory holds no other run.
-
-    A run asks twice: with its recipe, before data are read, and with the fingerprints of the data, before it writes.
-    """
-    check_agreement(identity)
-    broadcast(lambda: run_dir.check(identity))
-
-
-def _is_over(steps: int, latest: int, first: int, run_dir: RunDir, say: Say, profile: Profile | None) -> bool:
-    """True for a run that has its last checkpoint and its report.
-
-    Raises UserError where `profile` has no step between the `first` one and the last.
-    """
-    if profile is not None:
-        profile.check(first, steps)
-    if not broadcast(lambda: latest >= steps and run_dir.curves.exists()):
-        return False
-    say(f"{run_dir.path} has finished its {steps} steps; its curves are in {run_dir.curves}.")
-    return True
-
-
-def _acquire(
-    prepared: PreparedRun,
-    run_dir: RunDir,
-    checkpoints: Checkpoints,
-    identity: dict[str, str],
-    latest: int,
-    source: str | None,
-    say: Say,
-) -> tuple[int, Any, dict[str, Any]]:
-    """Takes the directory; returns (steps done, the state, its checkpoint's note)."""
-    # A warm start that does not fit fails here, before the directory shows a trace of the run.
-    begun = None if latest else _first_state(prepared, source)
-    if not latest:
-        # The compiler knows what a step holds; a run that does not fit leaves no folder.
-        say("compiling the first step")
-        check_step(prepared, prepared.recipe.objectives[0])
-    broadcast(lambda: run_dir.acquire(identity, prepared.recipe.config))
-    run_dir.check_shared()
-    restored = checkpoints.restore(prepared.shapes)
-    if restored is not None:
-        done, state = restored
-        return done, state, checkpoints.note(done)
-    # All of the run's own checkpoints may turn out to be corrupt only here.
-    broadcast(lambda: run_dir.check_untrained(prepared.recipe.checkpoint_period))
-    return begun or _first_state(prepared, source)
-
-
-def _resume_record(
-    recipe: Recipe, run_dir: RunDir, checkpoints: Checkpoints, done: int, note: dict[str, Any], began: int
-) -> list[str]:
-    """Makes metrics.jsonl what it was after step `done`; returns the sentences about what it was not."""
-    if checkpoints.written() is None:  # nothing was recorded that counts
-        return record.resume(run_dir.path, done).said
-    logged = note.get(record.LOGGED)
-    known = logged if type(logged) is int else None
-    copies = checkpoints.histories(done)
-    return record.resume(run_dir.path, done, copies, known, recipe.log_period, began).said
-
-
-def _first_state(prepared: PreparedRun, source: str | None) -> tuple[int, Any, dict[str, Any]]:
-    """(Steps done, the state, its checkpoint's note) of a run without checkpoints: fresh, or of its warm start."""
-    warm_start = prepared.warm_start or find_warm_start(prepared.recipe, source)
-    if warm_start is None:
-        return 0, prepared.init_state(), {}
-    return warm_start.first, warm_start.state(prepared.init_state, prepared.shapes), warm_start.note()
 
 
 def _say_best(recipe: Recipe, checkpoints: Checkpoints, say: Say) -> None:

@@ -1,6 +1,6 @@
 """The one train step: corrupt, predict, add up the terms, descend. Jitted, donated, sharded over a mesh."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -126,7 +126,7 @@ class TrainStep:
 
 def initial_state(
     modules: Mapping[str, nn.Module], optimizer: Optimizer, seed: int, mesh: Mesh | Layout
-) -> tuple[Callable[[], TrainState], Any]:
+) -> tuple[partial[TrainState], Any]:
     """Returns (a function that makes the first state on the mesh, the state's shapes with their shardings).
 
     Every module says with `inputs()` the smallest arguments that its `__call__` takes.

@@ -40,6 +40,21 @@ def test_over_e_epochs_every_token_is_seen_e_times_in_whole_documents(lengths, b
         assert set(jumps) <= set(split.offsets[:-1].tolist())
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    lengths=st.lists(st.integers(0, 40), min_size=1, max_size=12).filter(any),
+    block_length=st.integers(1, 9),
+    seed=st.integers(0, 2**40),
+    epochs=st.sampled_from([None, 1, 3]),
+    before=st.integers(0, 1),
+)
+def test_many_blocks_at_once_are_those_one_by_one(lengths, block_length, seed, epochs, before):
+    repeated = Repeated(split_of(lengths), block_length, seed, None, epochs)
+    indices = np.random.default_rng(0).permutation(4 * repeated.num_tokens // block_length + 4)
+    one_by_one = np.stack([repeated.block(int(index), before) for index in indices])
+    np.testing.assert_array_equal(repeated.blocks(indices, before), one_by_one)
+
+
 @settings(max_examples=100, deadline=None)
 @given(lengths=st.lists(st.integers(1, 50), min_size=2, max_size=30), data=st.data())
 def test_the_unique_set_is_the_longest_prefix_of_one_fixed_order(lengths, data):

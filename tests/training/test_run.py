@@ -198,7 +198,7 @@ def stopped_at_six(whole, corpus, folder, damage):
 def test_a_damaged_history_is_what_it_was_at_the_checkpoint(whole, corpus, tmp_path, damage):
     made = stopped_at_six(whole, corpus, tmp_path / "run", damage)
     checkpoints = Checkpoints(made.folder / "checkpoints")
-    said = loop._resume_record(made, RunDir(made.folder), checkpoints, 6, checkpoints.note(6), 0)
+    said = loop.resume_record(made, RunDir(made.folder), checkpoints, 6, checkpoints.note(6), 0)
     assert lines(made) == lines(whole[0])[:6]
     assert "restored" in said[-1] and (damage is deleted or (made.folder / "metrics.damaged").stat().st_size)
     # Checkpoints of before 0.6.0 hold no copy, and their notes no count.
@@ -209,7 +209,7 @@ def test_a_damaged_history_is_what_it_was_at_the_checkpoint(whole, corpus, tmp_p
         (copy.parent / "checksums.json").write_text(json.dumps(sums))
         copy.unlink()
     left = lines(made)
-    said = loop._resume_record(made, RunDir(made.folder), checkpoints, 6, {}, 0)
+    said = loop.resume_record(made, RunDir(made.folder), checkpoints, 6, {}, 0)
     assert lines(made) == left and "and no checkpoint holds them" in said[-1]
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int, Int32
@@ -26,8 +26,10 @@ class Walk(Protocol):
         ...
 
 
-def as_batch(rows: Int[np.ndarray, "R L"], before: int = 0) -> dict[str, Int[np.ndarray, "R ..."]]:
-    """Rows as a batch: `tokens`, and `previous` where their first column is the token before each row."""
+def as_batch(rows: Int[Any, "R L"], before: int = 0) -> dict[str, Any]:
+    """Rows, of the host or of a device, as a batch: `tokens`, and `previous` where their first column is the token
+    before each row.
+    """
     return {"tokens": rows[:, 1:], "previous": rows[:, 0]} if before else {"tokens": rows}
 
 

@@ -4,15 +4,18 @@ import functools
 import hashlib
 
 import numpy as np
-from jaxtyping import Int32, Int64
+from jaxtyping import Int, Int32, Int64, UInt
 
 from mixlm.data.loader.one_source import OneSource
-from mixlm.data.loader.permutation import permutation, round_keys, shuffled
+from mixlm.data.loader.permutation import all_shuffled, permutation, round_keys, shuffled
 from mixlm.data.store.token_store import StoreSplit
 from mixlm.errors import UserError
 
 # Ours: what a random number is for: no two uses share numbers. 3: interleave.py, 4: pairs.py.
 _ORDER_OF_ALL, _ORDER_OF_EPOCH, _BLOCKS_OF_EPOCH = 0, 1, 2
+# Ours: the tokens of an epoch that are laid out in memory, 32 or 64 MiB of them; of a larger set blocks are read one by
+# one, and so are those of a set that is hardly longer than a block.
+LAID_OUT, FEWEST_BLOCKS = 2**24, 4
 
 
 def unique_documents(offsets: Int64[np.ndarray, " bounds"], unique_tokens: int | None) -> Int64[np.ndarray, " D"]:
@@ -68,6 +71,8 @@ class Repeated(OneSource):
         self._end = None if epochs is None else epochs * self.num_tokens
         # A block meets at most two epochs, unless the whole set is shorter than a block.
         self._epoch_layout = functools.lru_cache(maxsize=4)(self._lay_out_epoch)
+        self._epoch_tokens = functools.lru_cache(maxsize=2)(self._tokens_of_epoch)
+        self._epoch_places = functools.lru_cache(maxsize=2)(self._places_of_epoch)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -119,6 +124,43 @@ class Repeated(OneSource):
             block[filled : filled + take] = self._split.tokens[source : source + take]
             filled += take
         return block
+
+    def blocks(self, indices: Int[np.ndarray, " B"], before: int = 0) -> Int32[np.ndarray, "B L"]:
+        """The tokens of several blocks, those of `block`, read from whole epochs in memory."""
+        size = self.num_tokens
+        if not FEWEST_BLOCKS * self.block_length <= size <= LAID_OUT or not len(indices):
+            return super().blocks(indices, before)
+        if indices.min() < 0:
+            raise IndexError(f"block {indices.min()} lies before the first")
+        starts, epochs = np.empty(len(indices), np.int64), indices.astype(np.int64) * self.block_length // size
+        for epoch in np.unique(epochs).tolist():
+            here = epochs == epoch
+            first, places = self._epoch_places(epoch)
+            starts[here] = (first + places[indices[here] - first]) * self.block_length
+        positions = starts[:, None] + np.arange(-before, self.block_length)
+        epochs, within = np.divmod(positions, size)
+        rows = np.zeros(positions.shape, np.int32)
+        for epoch in np.unique(epochs[epochs >= 0]).tolist():
+            here = epochs == epoch
+            rows[here] = self._epoch_tokens(epoch)[within[here]]
+        if self._end is not None:
+            rows[positions >= self._end] = 0
+        return rows
+
+    def _tokens_of_epoch(self, epoch: int) -> UInt[np.ndarray, " tokens"]:
+        """An epoch's tokens in its order."""
+        starts, ends = self._epoch_layout(epoch)
+        lengths = np.diff(ends, prepend=0)
+        return self._split.tokens[np.repeat(starts - (ends - lengths), lengths) + np.arange(self.num_tokens)]
+
+    def _places_of_epoch(self, epoch: int) -> tuple[int, Int64[np.ndarray, " blocks"]]:
+        """The first block that begins in an epoch, and the place of each of them (see `position_of`)."""
+        first, count = self._blocks_of(epoch)
+        places = all_shuffled(count, round_keys(self.seed, _BLOCKS_OF_EPOCH, epoch))
+        if (epoch + 1) * self.num_tokens % self.block_length:
+            came_last = int(np.argmax(places))
+            places[came_last], places[-1] = places[-1], count - 1
+        return first, places
 
     def _blocks_of(self, epoch: int) -> tuple[int, int]:
         """The first block that begins in an epoch, and how many do."""

@@ -35,6 +35,21 @@ def shuffled(index: int, size: int, keys: UInt64[np.ndarray, " rounds"]) -> int:
             return index
 
 
+def all_shuffled(size: int, keys: UInt64[np.ndarray, " rounds"]) -> Int64[np.ndarray, " size"]:
+    """`shuffled(index, size, keys)` of every index."""
+    half = np.uint64(max((size - 1).bit_length() + 1, 2) // 2)
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    places = np.arange(size, dtype=np.uint64)
+    outside = np.arange(size)
+    while len(outside):
+        left, right = places[outside] >> half, places[outside] & mask
+        for key in keys:
+            left, right = right, left ^ (_all_mixed(right ^ key) & mask)
+        places[outside] = left << half | right
+        outside = outside[places[outside] >= size]
+    return places.astype(np.int64)
+
+
 def _words(*key: int, count: int) -> UInt64[np.ndarray, " count"]:
     """Random words as a function of whole numbers; numpy keeps Philox's raw stream the same over its versions."""
     digest = hashlib.sha256(repr(key).encode()).digest()
@@ -46,3 +61,10 @@ def _mixed(word: int) -> int:
     word = (word ^ word >> 30) * 0xBF58476D1CE4E5B9 % 2**64
     word = (word ^ word >> 27) * 0x94D049BB133111EB % 2**64
     return word ^ word >> 31
+
+
+def _all_mixed(words: UInt64[np.ndarray, " N"]) -> UInt64[np.ndarray, " N"]:
+    """`_mixed` of many words; numpy's products wrap around."""
+    words = (words ^ words >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ words >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    return words ^ words >> np.uint64(31)

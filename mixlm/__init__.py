@@ -18,21 +18,37 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mixlm.api.functions import decode, evaluate, explain, load_recipe, train
     from mixlm.api.run import Run
+    from mixlm.api.study import StudyRuns, load_study, sweep
     from mixlm.errors import UserError
     from mixlm.recipe import Recipe
 
 # The package's metadata takes its version from here: setuptools reads it without importing anything.
 __version__ = "0.6.0"
-__all__ = ["Recipe", "Run", "UserError", "decode", "evaluate", "explain", "load_recipe", "train"]
+__all__ = [
+    "Recipe",
+    "Run",
+    "StudyRuns",
+    "UserError",
+    "decode",
+    "evaluate",
+    "explain",
+    "load_recipe",
+    "load_study",
+    "sweep",
+    "train",
+]
 
 _HOMES = {
     "Recipe": "mixlm.recipe",
     "Run": "mixlm.api.run",
+    "StudyRuns": "mixlm.api.study",
     "UserError": "mixlm.errors",
     "decode": "mixlm.api.functions",
     "evaluate": "mixlm.api.functions",
     "explain": "mixlm.api.functions",
     "load_recipe": "mixlm.api.functions",
+    "load_study": "mixlm.api.study",
+    "sweep": "mixlm.api.study",
     "train": "mixlm.api.functions",
 }
 

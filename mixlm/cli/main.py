@@ -14,6 +14,7 @@ _COMMANDS = {
     "train": ("train", (), "train a recipe, or resume a run"),
     "explain": ("train", ("--explain",), "describe a run before training it, with examples"),
     "evaluate": ("evaluate", (), "score a run on held-out text and on minimal pairs"),
+    "sweep": ("sweep", (), "train a study: a grid of macros, with seeds"),
     "decode": ("decode", (), "continue prompts with a run"),
 }
 _USAGE = """\

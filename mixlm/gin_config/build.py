@@ -74,22 +74,31 @@ def configured_all(flags: Flags, entries: Sequence[Callable[..., Any]], files: S
 
     `files` are gin files that a command adds; they are read before those of the command line.
     """
-    text = config_text(flags, entries[0], entries[1:], files)
+    return built(config_text(flags, entries[0], entries[1:], files), entries)
+
+
+def built(text: str, entries: Sequence[Callable[..., Any]]) -> list[Any]:
+    """Returns what gin builds for each of `entries` under the gin text of `checked_text`."""
     gin.clear_config()
     with gin.config.interactive_mode():  # A module that was reloaded may register its classes again.
         gin.parse_config(text)
     try:
-        built = [gin.get_configurable(entry)() for entry in entries]
+        values = [gin.get_configurable(entry)() for entry in entries]
     except UserError as error:
         # gin appends to the sentence which classes it was building.
         raise UserError(str(error).partition("\n")[0]) from None
-    return [value.with_config(operative_config()) if isinstance(value, _KeepsConfig) else value for value in built]
+    return [value.with_config(operative_config()) if isinstance(value, _KeepsConfig) else value for value in values]
 
 
 def config_text(
     flags: Flags, entry: Callable[..., Any], others: Sequence[Callable[..., Any]] = (), files: Sequence[str] = ()
 ) -> str:
     """Returns the whole configuration as one gin text, macros first; `configured` parses exactly this text."""
+    return checked_text(program_of(flags, entry, files), (entry, *others))
+
+
+def program_of(flags: Flags, entry: Callable[..., Any], files: Sequence[str] = ()) -> Program:
+    """Reads the configuration of `entry`, a recipe; raises UserError where it gives not all that `entry` needs."""
     if not flags.gin_files:
         raise UserError(f"Which recipe? Name one with --gin_file=NAME: {_listed(recipes(entry))}.")
     # Absolute, since a file of that name in the working directory would come first.
@@ -101,8 +110,13 @@ def config_text(
         lacking = f"gives {target} no {missing[0]!r}" if missing else f"sets nothing of {target}"
         known = _listed(name for name in recipes(entry) if name not in flags.gin_files)
         raise UserError(f"{' with '.join(flags.gin_files)} is no recipe: it {lacking}; recipes are {known}.")
+    return program
+
+
+def checked_text(program: Program, entries: Sequence[Callable[..., Any]]) -> str:
+    """Type-checks all that `entries` are built of; returns the program as one gin text, macros first."""
     reached = _Reached()
-    for each in (entry, *others):
+    for each in entries:
         _check_call(program, program.target(each, each.__module__, each.__qualname__), (), reached)
     _check_effect(program, reached)
     return _text(program)

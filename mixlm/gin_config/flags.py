@@ -136,11 +136,11 @@ def _split_bindings(argv: Sequence[str]) -> tuple[list[str], list[str]]:
                 raise UserError(f"{argument} needs a value: write {argument}=VALUE.")
         if not name.strip():
             raise UserError(f"{argument!r} names nothing to set: write --gin.NAME=value.")
-        bindings.append(f"{name.strip()} = {_gin_value(value)}")
+        bindings.append(f"{name.strip()} = {gin_value(value)}")
     return bindings, others
 
 
-def _gin_value(text: str) -> str:
+def gin_value(text: str) -> str:
     """Returns `text` where gin can read it as a value, else `text` quoted, so that a shell needs no nested quotes."""
     if text.startswith(tuple("@%([{'\"")):
         return text

@@ -72,7 +72,8 @@ class Binding:
 class Program:
     """All bindings read so far; later ones have replaced earlier ones, as in gin.
 
-    `recorded` are macros of a run's own config.gin, which may be those of an earlier version.
+    `recorded` are macros of a run's own config.gin, which may be those of an earlier version. `named` are those that a
+    class reads by their names: its `macros_named` finds them in the values that are bound to it.
     """
 
     macros: dict[str, Binding] = field(default_factory=dict)
@@ -81,6 +82,21 @@ class Program:
     symbols: dict[str, Any] = field(default_factory=dict)
     bound_names: dict[str, str] = field(default_factory=dict)
     recorded: set[str] = field(default_factory=set)
+
+    @property
+    def named(self) -> set[str]:
+        """The macros that some value names in its text, such as a formula."""
+        found: set[str] = set()
+        for (_, target), values in self.bindings.items():
+            if (finds := getattr(target.value, "macros_named", None)) is not None:
+                found |= finds({name: binding.value for name, binding in values.items()})
+        return found
+
+    def resolved(self, value: Any) -> Any:
+        """The value behind a chain of macros."""
+        while isinstance(value, Macro) and value.name in self.macros:
+            value = self.macros[value.name].value
+        return value
 
     def target(self, value: Any, module: str, path: str) -> Target:
         """Returns the one target of a class or function, whichever import it was reached through."""
@@ -133,7 +149,7 @@ def check_macros(program: Program, declared: set[str], folder: Path) -> None:
     for name in program.macros:
         if name not in known:
             raise UserError(f"--gin.{name}: the gin files have no macro {name!r}.{nearest(name, known)}")
-    unread = program.macros.keys() - program.recorded - {macro for macro, _, _ in read_macros}
+    unread = program.macros.keys() - program.recorded - program.named - {macro for macro, _, _ in read_macros}
     library = macros_of(folder) if unread else set()
     for name in sorted(unread - library):
         hint = nearest(name, library | known - {name})

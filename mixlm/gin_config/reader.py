@@ -24,13 +24,13 @@ from mixlm.data.mixture import of_texts
 from mixlm.data.sources.files import is_builtin, kind_of
 from mixlm.data.sources.text import TextFiles
 from mixlm.errors import UserError, nearest
-from mixlm.gin_config.folder import gin_folder
+from mixlm.gin_config.folder import gin_folder, studies_folder
 from mixlm.gin_config.moved import moved_module, moved_name, old_module
 from mixlm.gin_config.program import Binding, Macro, Program, Reference, Target, check_macros, parameters
 from mixlm.gin_config.values import as_gin, shortened
 from mixlm.paths import local
 
-GIN_FOLDER = gin_folder()
+GIN_FOLDER, STUDIES = gin_folder(), studies_folder()
 LARGEST_FILE = 2**20  # Bytes. Ours: recipes have a few thousand.
 
 
@@ -38,6 +38,8 @@ def find(name: str, places: tuple[Path, ...]) -> Path:
     """Returns the first of `places` that has the gin file `name` (its ending may be left out), or raises UserError."""
     name = str(local(name, "The gin file"))
     candidates = [candidate for place in places for candidate in (place / name, place / f"{name}.gin")]
+    if len(parts := Path(name).parts) == 2 and parts[0] == STUDIES.name:
+        candidates += [STUDIES / parts[1], STUDIES / f"{parts[1]}.gin"]
     for candidate in candidates:
         if os.path.isfile(candidate):
             return candidate
@@ -46,6 +48,7 @@ def find(name: str, places: tuple[Path, ...]) -> Path:
     known = [path.name for path in Path().glob("*.gin")]
     for place in places[1:]:
         known += [path.relative_to(place).as_posix() for path in sorted(place.rglob("*.gin"))]
+    known += [f"{STUDIES.name}/{path.name}" for path in STUDIES.glob("*.gin")]
     looked = ", ".join(str(place.absolute()) for place in places)
     hint = nearest(f"{name.removesuffix('.gin')}.gin", known)
     raise UserError(f"There is no gin file {name!r} in {looked}.{hint}")
@@ -131,13 +134,13 @@ def _read_file(program: Program, path: Path, places: tuple[Path, ...], within: t
 
     lines = files.split_lines(files.decode(files.read_bytes(path, LARGEST_FILE), shown))
     for statement, where in _statements(lines, shown, _Names(resolve)):
-        with _placed(where):
+        with placed(where):
             if isinstance(statement, config_parser.ImportStatement):
                 _import(symbols, statement, of_run)
             elif isinstance(statement, config_parser.BlockDeclaration):
                 resolve(statement.selector)
             elif isinstance(statement, config_parser.BindingStatement):
-                _bind(program, statement, Binding(statement.value, where), resolve)
+                bind(program, statement, Binding(statement.value, where), resolve)
             else:
                 included = find(statement.filename, places)
                 if included.resolve() in (*within, path.resolve()):
@@ -186,7 +189,7 @@ def _statements(lines: list[str], shown: str, names: _Names) -> Iterator[tuple[A
 
 
 @contextmanager
-def _placed(where: str) -> Iterator[None]:
+def placed(where: str) -> Iterator[None]:
     """Prefixes the message of a UserError with the place."""
     try:
         yield
@@ -198,29 +201,29 @@ def _read_binding(program: Program, text: str) -> None:
     """Reads `NAME = value` of the command line, where any unambiguous suffix names a class."""
     name, _, value = text.partition(" = ")
     where = f"--gin.{name}"
-    with _placed(where):
-        statement = _statement(program, name, value)
-        _bind(program, statement, Binding(statement.value, where, typed=value, given=True), partial(_known, program))
+    with placed(where):
+        statement = statement_of(program, name, value)
+        bind(program, statement, Binding(statement.value, where, typed=value, given=True), partial(mentioned, program))
 
 
 def _read_value(program: Program, name: str, value: Any) -> None:
     """Binds a Python value to what `--gin.NAME` would bind."""
     where = f"--gin.{name}"
     try:
-        with _placed(where):
-            statement = _statement(program, name, "None", repr(value))
+        with placed(where):
+            statement = statement_of(program, name, "None", repr(value))
             # The name first: a misspelt one is the likelier mistake.
-            _bind(program, statement, Binding(None, where, given=True), partial(_known, program))
+            bind(program, statement, Binding(None, where, given=True), partial(mentioned, program))
         binding = Binding(as_gin(program, value, where), where, given=True)
     except RecursionError:
         raise UserError(f"{where} is nested too deep to be written as gin.") from None
-    _bind(program, statement, binding, partial(_known, program))
+    bind(program, statement, binding, partial(mentioned, program))
 
 
-def _statement(program: Program, name: str, value: str, shown: str | None = None) -> Any:
+def statement_of(program: Program, name: str, value: str, shown: str | None = None) -> Any:
     """Parses `name = value`; raises UserError with `shown`, by default the value itself."""
     try:
-        statement, *others = config_parser.ConfigParser(f"{name} = {value}", _Names(partial(_known, program)))
+        statement, *others = config_parser.ConfigParser(f"{name} = {value}", _Names(partial(mentioned, program)))
         if others:
             raise SyntaxError("more than one statement")
     except (SyntaxError, tokenize.TokenError, TypeError, RecursionError, MemoryError):
@@ -229,7 +232,7 @@ def _statement(program: Program, name: str, value: str, shown: str | None = None
     return statement
 
 
-def _known(program: Program, selector: str) -> Target:
+def mentioned(program: Program, selector: str) -> Target:
     """The class that the files mention under a name, which may leave out its module."""
     known = program.mentioned
     matches = [target for target in known if str(target) == selector]
@@ -245,7 +248,8 @@ def _known(program: Program, selector: str) -> Target:
     raise UserError(f"the gin files mention no class {selector!r}.{hint}")
 
 
-def _bind(program: Program, statement: Any, binding: Binding, resolve: Callable[[str], Target]) -> None:
+def bind(program: Program, statement: Any, binding: Binding, resolve: Callable[[str], Target]) -> None:
+    """Binds the macro or parameter that a statement names; `resolve` finds the parameter's class."""
     scope, selector, name = statement.scope, statement.selector, statement.arg_name
     if not name:
         program.macros[f"{scope}/{selector}".lstrip("/")] = binding

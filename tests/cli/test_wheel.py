@@ -20,7 +20,7 @@ BUILD = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-bui
 def installed(tmp_path_factory):
     """A folder of the wheel's files, as pip lays them out, built from a copy of the checkout."""
     checkout, out = tmp_path_factory.mktemp("checkout"), tmp_path_factory.mktemp("wheel")
-    for name in ("mixlm", "gin"):
+    for name in ("mixlm", "gin", "studies"):
         shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, checkout)
@@ -35,7 +35,8 @@ def test_the_wheel_holds_every_gin_file_and_module_and_nothing_else(installed):
     def files(folder, *endings):
         return {path.relative_to(folder) for path in folder.rglob("*") if path.suffix in endings}
 
-    assert files(installed / "mixlm" / "gin_files", ".gin") == files(GIN, ".gin")
+    studies = {path.relative_to(ROOT) for path in (ROOT / "studies").glob("*.gin")}
+    assert files(installed / "mixlm" / "gin_files", ".gin") == files(GIN, ".gin") | studies
     assert files(installed / "mixlm", ".py", ".typed") == files(ROOT / "mixlm", ".py", ".typed")
     assert {path.name for path in installed.iterdir()} == {"mixlm", f"mixlm-{__version__}.dist-info"}
 

@@ -1,0 +1,108 @@
+"""Studies as functions: gin files in, a study that can be trained, watched and read as one table."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from mixlm.api.run import Run
+from mixlm.errors import UserError
+from mixlm.gin_config.flags import Flags
+from mixlm.reports.table import Table
+from mixlm.sweeps import collect, run, status
+from mixlm.sweeps.folder import StudyFolder
+from mixlm.sweeps.states import state_in
+from mixlm.sweeps.sweep import Sweep, read_sweep
+
+__all__ = ["StudyRuns", "load_study", "sweep"]
+
+
+class StudyRuns:
+    """A study by its folder, whether its cells are trained or not; it prints as `mixlm sweep --status` does.
+
+    Args:
+      folder: such as `runs/studies/dual`.
+
+    Raises:
+      UserError: where the folder holds no study.
+
+    Example: `StudyRuns("runs/studies/dual").table.to_pandas()`.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self._folder = StudyFolder(folder)
+        self._folder.content()
+
+    @property
+    def states(self) -> dict[str, str]:
+        """The state of each cell: "done", "running", "failed" or "missing"."""
+        return {each["cell"]: state_in(self._folder, each["cell"]) for each in self._folder.content()["cells"]}
+
+    @property
+    def table(self) -> Table:
+        """A row for each cell and validated step, as cells.csv has them."""
+        return collect.tidy(self._folder)
+
+    def __getitem__(self, cell: str) -> Run:
+        """The run of a cell."""
+        return Run(self._folder.run(cell).path)
+
+    def __repr__(self) -> str:
+        return "\n".join(status.status_lines(self._folder))
+
+
+def load_study(
+    *files: str | os.PathLike[str],
+    axes: Mapping[str, Sequence[Any]] | None = None,
+    seeds: int | Sequence[int] | None = None,
+    text: str | os.PathLike[str] | None = None,
+    **macros: Any,
+) -> Sweep:
+    """Reads a study, or a recipe with the axes of one, and checks that every cell can be built.
+
+    Args:
+      *files: names of gin files, as in `load_recipe`.
+      axes: values of further axes, by macro: `{"GAMMA": (0, 0.5, 1)}`.
+      seeds: so many from 0 on, or which.
+      text: a file or folder of text to train on.
+      **macros: values of macros in every cell, among them `STUDY_FOLDER` and `SMALL`.
+
+    Returns:
+      The study: `study`, `cells`, `folder`, and `recipe(cell)`.
+
+    Raises:
+      UserError: for a mistake in the files, in an axis or in any cell.
+
+    Example: `load_study("mile.gin", axes={"GAMMA": (0, 1)}, seeds=3)`.
+    """
+    flags = Flags(
+        gin_files=tuple(os.fspath(path) for path in files),
+        text=None if text is None else os.fspath(text),
+        values=tuple(macros.items()),
+    )
+    chosen = range(seeds) if isinstance(seeds, int) else seeds
+    found = read_sweep(flags, axes, None if chosen is None else tuple(chosen))
+    found.check()
+    return found
+
+
+def sweep(study: Sweep, say: Callable[[str], Any] = print, retry: bool = False) -> StudyRuns:
+    """Trains the cells of a study that are missing, and writes its table.
+
+    Args:
+      study: what `load_study` returns.
+      say: is called with a line for each cell.
+      retry: runs cells again that failed.
+
+    Returns:
+      The study by its folder, with `states`, `table` and each cell's run.
+
+    Raises:
+      UserError: for a folder that holds another study; a cell that fails is marked, and the others go on.
+
+    Example: `sweep(load_study("mile.gin", axes={"GAMMA": (0, 1)})).table`.
+    """
+    if not isinstance(study, Sweep):
+        raise UserError(f"A study is what mixlm.load_study returns, not a value of type {type(study).__name__}.")
+    run.run_cells(study, say, retry)
+    collect.collect(study.folder)
+    return StudyRuns(study.folder.path)

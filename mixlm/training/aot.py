@@ -162,8 +162,8 @@ def largest(fits: Callable[[int], float | TooLarge], refused: int, asked: TooLar
 def compile_ahead(recipe: Recipe, topology: str, say: Callable[[str], None] = print) -> None:
     """Compiles every stage's step for a TPU slice such as "v5e:4x4", or for two ("2xv5e:4x4"), and says what it takes.
 
-    Nothing is trained or read. Raises UserError for a topology that is not known, and at the end where a stage does not fit, with the largest batch
-    that does.
+    Nothing is trained or read. Raises UserError for a topology that is not known, and at the end where a stage does not
+    fit, with the largest batch that does.
     """
     devices = topology_devices(topology)
     prepared = prepare(recipe, None, devices=devices)
@@ -216,7 +216,7 @@ def described(found: Needs | TooLarge, prepared: PreparedRun, topology: str) -> 
     yield f"collectives  {exchanged(found.exchanges)}"
     if prepared.layout.slices > 1:
         times, held = found.transfers
-        yield f"slices       {times} arrays of {count(held)}B from each chip to the other slices, over the hosts' network"
+        yield f"slices       {times} arrays of {count(held)}B from each chip to the other slices, by its host"
     if on is None:
         yield "bounds       unknown: this chip's peaks are not"
         return

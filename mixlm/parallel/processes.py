@@ -6,6 +6,7 @@ function here is trivial: `broadcast(decide)` is `decide()`.
 
 import atexit
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -80,8 +81,20 @@ def _detected() -> ProcessSpec | None:
         port = os.environ.get("JAX_COORDINATOR_PORT")
         address = cluster.get_coordinator_address(timeout_secs=int(ARRIVAL), override_coordinator_port=port)
         local = None if cluster.__name__.endswith("TpuCluster") else cluster.get_local_process_id()
-        return ProcessSpec(address, count, cluster.get_process_id(), None if local is None else (local,))
+        return ProcessSpec(address, count, cluster.get_process_id(), _devices_of(local))
     return None
+
+
+def _devices_of(local: int | None) -> tuple[int, ...] | None:
+    """The device of the `local`-th process of a host, one each as JAX has it; None: all that this process sees.
+
+    A process that is alone on its host has all of its GPUs, and so has one that is shown a single GPU: JAX would give
+    the first one of them, and the second none.
+    """
+    per_host = {re.sub(r"\(x\d+\)", "", text) for text in os.environ.get("SLURM_STEP_TASKS_PER_NODE", "").split(",")}
+    alone = per_host == {"1"} or os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1"
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return None if local is None or alone or (shown and "," not in shown) else (local,)
 
 
 _group: SingleProcess | ProcessGroup = SingleProcess()

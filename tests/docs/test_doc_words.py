@@ -157,7 +157,7 @@ def test_every_page_is_in_the_navigation():
 def test_blocks_say_their_language():
     for page in PAGES:
         for block in blocks(page):
-            assert block.language in ("bash", "python", "gin", "text"), f"{block} is in {block.language!r}"
+            assert block.language in ("bash", "python", "gin", "text", "yaml"), f"{block} is in {block.language!r}"
 
 
 def test_strategies_have_the_flags_that_are_named():

@@ -2,8 +2,11 @@
 
 import contextlib
 import json
+import os
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 import time
 from functools import partial
@@ -12,6 +15,7 @@ import jax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.places import LAUNCH
 from support.process_runs import DEVICES, KILLED, STOPPED, Run, assert_equal_runs, at_step, free_port, same_parameters
 from support.runs import lines
 from support.small_run import recipe
@@ -356,6 +360,17 @@ def test_the_place_comes_from_flags_or_the_environment_or_the_cluster(monkeypatc
     found = process_spec()
     assert (found.processes, found.process, found.local_devices) == (8, 5, (1,))
     assert found.coordinator.startswith("node01:")
+    # A task has all GPUs of a host that it has for itself, and what it is shown alone.
+    for name, value, devices in (
+        ("SLURM_STEP_TASKS_PER_NODE", "4(x2)", (1,)),
+        ("SLURM_STEP_TASKS_PER_NODE", "1,2", (1,)),
+        ("SLURM_STEP_TASKS_PER_NODE", "1(x8)", None),
+        ("CUDA_VISIBLE_DEVICES", "0,1,2,3", (1,)),
+        ("CUDA_VISIBLE_DEVICES", "1", None),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            assert process_spec().local_devices == devices, (name, value)
     # An allocation's shell is one task.
     monkeypatch.setenv("SLURM_NTASKS", "1")
     assert process_spec() is None
@@ -373,3 +388,23 @@ def test_a_process_reads_the_shortest_run_that_has_its_rows(drawn):
     ]
     count, index = max(runs)
     assert aligned_run(sorted(held), parts) == (index, count)
+
+
+@pytest.mark.slow
+def test_tasks_of_slurm_find_each_other(corpus, tmp_path):
+    sizes = ["VOCAB_SIZE=112", "EMB_DIM=16", "TRAIN_STEPS=2", "BATCH_SIZE=8", "EVAL_BATCHES=1", "Llama.num_layers=1"]
+    sizes += ["Llama.num_heads=2", "Llama.head_dim=8", "Llama.mlp_dim=32", 'TASK_FEATURE_LENGTHS={"targets": 32}']
+    sizes += ["TokenIds.sentinels=20", "TrainedSentencePiece.sentinels=20", f"TEXT={corpus}", "WARMUP_STEPS=0"]
+    given = [f"--gin.{size}" for size in (*sizes, f"MODEL_DIR={tmp_path / 'run'}")]
+    command = [sys.executable, str(LAUNCH / "train.py"), "--gin_file=mile.gin", "--gin_file=data/text.gin", *given]
+    slurm = {"JOB_ID": "7", "STEP_NODELIST": "localhost", "NTASKS": "2", "STEP_TASKS_PER_NODE": "2"}
+    tasks, port = [], str(free_port())
+    for task in ("0", "1"):
+        named = {f"SLURM_{name}": value for name, value in (slurm | {"PROCID": task, "LOCALID": task}).items()}
+        environment = {**os.environ, **named, "XLA_FLAGS": "", "JAX_COORDINATOR_PORT": port}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        tasks.append(subprocess.Popen(command, text=True, env=environment, **pipes))
+    (said, errors), (silence, more) = [task.communicate(timeout=240) for task in tasks]
+    assert [task.returncode for task in tasks] == [0, 0], errors + more
+    assert "2 x cpu of 2 processes, mesh data 2 x" in said and (tmp_path / "run" / "curves.png").exists()
+    assert [line for line in silence.splitlines() if "[Gloo]" not in line] == []

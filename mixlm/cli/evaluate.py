@@ -1,6 +1,7 @@
 """Scores a trained run in every mode of its network: mixlm evaluate --gin_file=NAME.gin --gin.MODEL_DIR=RUN.
 
---gin.MINIMAL_PAIRS=FOLDER adds minimal pairs; gin/evaluate.gin lists what else can be set.
+--gin.MINIMAL_PAIRS=FOLDER adds minimal pairs, and --gin.EXACT_MATCH='@exact_match.ExactMatch()' decodes the pairs of a
+recipe whose rows are pairs, instead. gin/evaluate.gin lists what else can be set.
 """
 
 import sys
@@ -24,6 +25,10 @@ def main() -> None:
     from mixlm.perf.compilation_cache import EXECUTABLES, kept_in
 
     say = partial(print, flush=True)
+    if scoring.exact_match is not None:
+        for line in scoring.exact_match.report(scoring.exact_match(recipe, say)):
+            say(line)
+        return
     with kept_in(recipe.dataset.cache / EXECUTABLES):
         prepared = prepare(recipe, scoring, say)
         if flags.explain:

@@ -12,6 +12,7 @@ from mixlm.data.loader.batches import as_batch
 from mixlm.data.store.fingerprint_cache import caching_in
 from mixlm.errors import UserError
 from mixlm.evaluation.conventions import Convention
+from mixlm.evaluation.exact_match import ExactMatch
 from mixlm.evaluation.folders import FOLDER, LATEST, evaluation_folder, folder_name, link_latest
 from mixlm.evaluation.likelihood import Fused, Mode, NamedMode
 from mixlm.evaluation.minimal_pairs import Accuracies, check_scored, pair_sentences, score_pairs
@@ -45,9 +46,9 @@ class Scoring:
     `minimal_pairs` is a folder of JSONL files, "tfds:NAME" or "made:SEED", of which the first `pairs` of each paradigm
     are taken (None: all); `pair_normalisation`, `context` and `ties` are the `Convention` by which they are judged.
     `modes` are names, as a tuple or with commas (None: all that there are): those of the network and those of
-    `extra_modes`, which come from outside of the package. `rows` of the validation text are scored. `samples` is the number of noise samples
-    of a diffusion bound, and `batch_tokens` the size of a batch. The bootstrap draws `resamples`. Everything random is
-    a function of `seed`.
+    `extra_modes`, which come from outside of the package. `rows` of the validation text are scored. `samples` is the
+    number of noise samples of a diffusion bound, and `batch_tokens` the size of a batch. The bootstrap draws
+    `resamples`. Everything random is a function of `seed`. `exact_match` decodes pairs as well, where it is given.
     """
 
     minimal_pairs: str | None = None
@@ -63,6 +64,7 @@ class Scoring:
     pair_normalisation: str = "sum"
     context: str | None = None
     ties: str = "half"
+    exact_match: ExactMatch | None = None
 
     @property
     def convention(self) -> Convention:
@@ -103,7 +105,8 @@ def prepare(
     check_networks(recipe, (scoring.network,))
     if recipe.dataset.pairs is not None:
         raise UserError(
-            "Scoring reads rows of text, and the rows of this recipe's data are pairs of inputs and targets."
+            "Scoring reads rows of text, and the rows of this recipe's data are pairs of inputs and targets: decode "
+            "them with --gin.EXACT_MATCH='@exact_match.ExactMatch()'."
         )
     module = recipe.networks[scoring.network]
     around = scoring.convention.context_of(recipe.tokens)
@@ -272,7 +275,7 @@ def write(prepared: Prepared, figures: Mapping[str, TextFigures | None], accurac
 def _folder_name(prepared: Prepared) -> str:
     scoring, rows = prepared.scoring, len(np.unique(prepared.text.rows))
     # The size of a batch changes no figure, and the modes are given by name.
-    others = (each.name for each in fields(scoring) if each.name not in ("batch_tokens", "modes"))
+    others = (each.name for each in fields(scoring) if each.name not in ("batch_tokens", "modes", "exact_match"))
     settings = {name: getattr(scoring, name) for name in others}
     # Of pairs what they say counts, as a file may have changed, and not where they lie alone.
     facts = (prepared.data, list(prepared.modes), settings, prepared.recipe.before, list(prepared.paradigms))

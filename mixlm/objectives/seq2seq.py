@@ -8,17 +8,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from mixlm.errors import UserError
 from mixlm.example import Example
 from mixlm.losses.token_losses import CrossEntropy, TokenLoss
 from mixlm.objectives.base import Batch, Corruption, Decoding
 from mixlm.objectives.corruption import before_padding, shift_right
+from mixlm.objectives.pairs import OfPairs
 from mixlm.schedules import Step
 from mixlm.tokens import TokenIds
 
 
 @dataclass(frozen=True)
-class Seq2Seq(Corruption):
+class Seq2Seq(OfPairs, Corruption):
     """`-sum_i log p(y_i | y_<i, x)` for a pair of inputs x and targets y, as `data.loader.pairs` lays it out in a row.
 
     `lengths` are those of the features, in tokens: a row is `lengths["inputs"]` of padding and x, and then
@@ -27,22 +27,10 @@ class Seq2Seq(Corruption):
     """
 
     name: ClassVar[str] = "seq2seq"
-    pairs: ClassVar[bool] = True  # what its rows are, which others would read as text
     tokens: TokenIds
     lengths: Mapping[str, int] | tuple[tuple[str, int], ...]
     loss: TokenLoss = CrossEntropy()
     network: str = "model"
-
-    def __post_init__(self) -> None:
-        # gin writes a dict, which has no hash.
-        object.__setattr__(self, "lengths", tuple(sorted(dict(self.lengths).items())))
-
-    def block_length(self, lengths: Mapping[str, int]) -> int:
-        """Inputs and targets together; UserError where the recipe's lengths are others than its own."""
-        wanted = lengths["inputs"] + lengths["targets"]
-        if dict(lengths) != dict(self.lengths):
-            raise UserError(f"Seq2Seq.lengths are {dict(self.lengths)}, and TASK_FEATURE_LENGTHS {dict(lengths)}.")
-        return wanted
 
     @property
     def decodings(self) -> tuple[Decoding, ...]:

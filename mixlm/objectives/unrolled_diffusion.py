@@ -39,8 +39,45 @@ class FirstPass:
     noise: Float[Array, "B T"]
 
 
+class Unrolling(OneNetwork):
+    """Base of SUNDAE's objectives, `L1 + L2`: a subclass says which targets are noised, and how (`first`)."""
+
+    temperature: float
+    loss: TokenLoss
+
+    def first(self, keys: Key[Array, " B"], batch: Batch, step: Step = 0) -> FirstPass:
+        """Tokens -> the first pass, and noise to sample the second with."""
+        raise NotImplementedError
+
+    def second(self, drawn: FirstPass, answer: Int[Array, "B T"]) -> Example:
+        """The second pass: the answer in the targets' places, without a gradient, the prefix as it was."""
+        shown = jnp.where(drawn.scored, jax.lax.stop_gradient(answer), drawn.first.decoder_target_tokens)
+        starts = drawn.first.decoder_input_tokens[:, 0]  # noise never falls on it where inputs are shifted
+        return replace(drawn.first, decoder_input_tokens=decoder_inputs(shown, starts, self.shifted))
+
+    def shown(self, nets: Nets | None, keys: Key[Array, " B"], batch: Batch, step: Step = 0) -> tuple[Example, None]:
+        """The first pass, or with networks the second; there is no encoder's input."""
+        drawn = self.first(keys, batch, step)
+        if nets is None:
+            return drawn.first, None
+        return self.second(drawn, self._scored(nets[self.network], drawn.first, drawn.noise).picked), None
+
+    def _scored(self, net: Any, example: Example, noise: Float[Array, "B T"] | None) -> Any:
+        """Losses of one pass, and the network's answer where there is noise to sample it with."""
+        pick = None if noise is None else partial(_answer, temperature=self.temperature)
+        targets, weights = example.decoder_target_tokens, example.decoder_loss_weights
+        return score(net.logits, net.hidden(example), targets, weights, self.loss, pick=pick, noise=noise)
+
+    def __call__(self, nets: Nets, batch: Batch, keys: Key[Array, " B"], step: Int[Array, ""]) -> dict[str, Term]:
+        """The terms `denoise` (L1) and `unroll` (L2), each the mean cost of a target token."""
+        drawn, net = self.first(keys, batch, step), nets[self.network]
+        denoised = self._scored(net, drawn.first, drawn.noise)
+        unrolled = self._scored(net, self.second(drawn, denoised.picked), None)
+        return denoised.terms("denoise", self.loss) | unrolled.terms("unroll", self.loss)
+
+
 @dataclass(frozen=True)
-class UnrolledDiffusion(OneNetwork):
+class UnrolledDiffusion(Unrolling):
     """`L1 + L2`: the mean cost of a target token given noisy targets, and given the network's own answer to those.
 
     Per row a share a, uniform over [0, 1), of the target's tokens (each by itself) becomes a token uniform over the
@@ -107,19 +144,6 @@ class UnrolledDiffusion(OneNetwork):
             return real.astype(targets.dtype)
         return document_segments(decoder_inputs(targets, starts, self.shifted), padded_by_data, self.tokens)
 
-    def second(self, drawn: FirstPass, answer: Int[Array, "B T"]) -> Example:
-        """The second pass: the answer in the targets' places, without a gradient, the prefix as it was."""
-        shown = jnp.where(drawn.scored, jax.lax.stop_gradient(answer), drawn.first.decoder_target_tokens)
-        starts = drawn.first.decoder_input_tokens[:, 0]  # noise never falls on it where inputs are shifted
-        return replace(drawn.first, decoder_input_tokens=decoder_inputs(shown, starts, self.shifted))
-
-    def shown(self, nets: Nets | None, keys: Key[Array, " B"], batch: Batch, step: Step = 0) -> tuple[Example, None]:
-        """The first pass, or with networks the second; there is no encoder's input."""
-        drawn = self.first(keys, batch, step)
-        if nets is None:
-            return drawn.first, None
-        return self.second(drawn, self._scored(nets[self.network], drawn.first, drawn.noise).picked), None
-
     def _corrupt_row(
         self, key: Key[Array, ""], row: Int[Array, " T"]
     ) -> tuple[Int[Array, " T"], Int[Array, " T"], Bool[Array, " T"]]:
@@ -135,19 +159,6 @@ class UnrolledDiffusion(OneNetwork):
         changed = jax.random.uniform(place_key, (length,)) < jax.random.uniform(share_key)
         noise = jax.random.randint(token_key, (length,), 0, self.tokens.vocab_size)
         return targets, jnp.where(scored & changed, noise, targets), scored
-
-    def _scored(self, net: Any, example: Example, noise: Float[Array, "B T"] | None) -> Any:
-        """Losses of one pass, and the network's answer where there is noise to sample it with."""
-        pick = None if noise is None else partial(_answer, temperature=self.temperature)
-        targets, weights = example.decoder_target_tokens, example.decoder_loss_weights
-        return score(net.logits, net.hidden(example), targets, weights, self.loss, pick=pick, noise=noise)
-
-    def __call__(self, nets: Nets, batch: Batch, keys: Key[Array, " B"], step: Int[Array, ""]) -> dict[str, Term]:
-        """The terms `denoise` (L1) and `unroll` (L2), each the mean cost of a target token."""
-        drawn, net = self.first(keys, batch, step), nets[self.network]
-        denoised = self._scored(net, drawn.first, drawn.noise)
-        unrolled = self._scored(net, self.second(drawn, denoised.picked), None)
-        return denoised.terms("denoise", self.loss) | unrolled.terms("unroll", self.loss)
 
 
 def _answer(logits: Float[Array, "*n V"], noise: Float[Array, "*n"], temperature: float) -> Int[Array, "*n"]:

@@ -6,6 +6,7 @@ from support.places import GIN
 from mixlm.data.dataset import Dataset
 from mixlm.data.seqio_task import SeqioTask
 from mixlm.data.sources.jsonl import JsonLines
+from mixlm.data.sources.made import MadeLanguage, MadePairs, MadePairsText
 from mixlm.data.sources.sotu import SotU
 from mixlm.data.sources.text import TextFiles
 from mixlm.data.sources.tfds import Tfds
@@ -69,7 +70,9 @@ def test_macros_reach_the_optimizer():
 
 TRAINED = TokenIds(8192, mask=4, bos=3)
 T5 = TokenIds(32100, mask=32000)
+MADE = TokenIds(384, mask=4, bos=3)
 DATA = {
+    "made": (MadeLanguage(), TrainedSentencePiece(384), MADE),
     "sotu": (SotU(), TrainedSentencePiece(8192), TRAINED),
     "text": (TextFiles("here"), TrainedSentencePiece(8192), TRAINED),
     "jsonl": (JsonLines("here"), TrainedSentencePiece(8192), TRAINED),
@@ -82,13 +85,16 @@ DATA = {
     ),
     "vocabulary_file": (SotU(), SentencePieceFile("t5.model", mask=32000), T5),
 }
+OTHERS = {"seqio_task", "seqio_mixture", "mixture", "made_pairs"}
 GIVEN = {name: ["--gin.TEXT=here"] for name in ("text", "jsonl", "tfrecord")}
 
 
 @pytest.mark.parametrize("bos", [False, True])
 @pytest.mark.parametrize(
     "name",
-    sorted({path.stem for path in (GIN / "data").glob("*.gin")} - {"seqio_task", "seqio_mixture", "mixture"}),
+    sorted(
+        {path.stem for path in (GIN / "data").glob("*.gin")} - {"seqio_task", "seqio_mixture", "mixture", "made_pairs"}
+    ),
 )
 def test_data_is_what_its_file_names(name, bos):
     source, vocabulary, tokens = DATA[name]
@@ -103,7 +109,19 @@ def test_data_is_what_its_file_names(name, bos):
     task = recipe.dataset.task
     assert (task.source, task.vocabulary, task.add_bos, recipe.tokens) == (source, vocabulary, bos, tokens)
     sizes = {module.vocab_size for module in recipe.networks.values() if hasattr(module, "vocab_size")}
-    assert sizes == {32128 if tokens == T5 else 8192}
+    assert sizes == {32128 if tokens == T5 else tokens.vocab_size}
+
+
+def test_made_pairs_are_three_parts_of_one_vocabulary():
+    pairs = ("--gin_file=objectives/seq2seq.gin", "--gin_file=data/made_pairs.gin", "--gin.MADE_PAIRS=50")
+    lengths = '--gin.TASK_FEATURE_LENGTHS={"inputs": 28, "targets": 12}'
+    recipe = configured(parse_flags(["--gin_file=spactor.gin", *pairs, lengths], ""), Recipe)
+    tasks = {task.name: task for task in (part.task for part in recipe.dataset.parts)}
+    assert {name: task.source for name, task in tasks.items()} == {
+        name: MadePairs(name, 50) for name in ("continuation", "question", "inflection")
+    }
+    assert {(task.text, task.vocabulary) for task in tasks.values()} == {(MadePairsText(50), TrainedSentencePiece(384))}
+    assert recipe.tokens == MADE and recipe.dataset.pairs == {"inputs": 28, "targets": 12}
 
 
 @pytest.mark.parametrize("bos", [False, True])

@@ -53,7 +53,8 @@ T5_BASE = {
 
 def of_recipe(name: str, files: list[str], small: list[str], batches: list[dict], **more: object) -> Case:
     """A case of mixlm: gin files, those that stand for them with --tiny, batches to try."""
-    return Case(name, "fast_mixlm.py", {"files": files, "small": small, "tries": batches, "tiny_tries": TINY, **more})
+    settings = {"files": files, "small": small, "tries": batches, "tiny_tries": TINY, **more}
+    return Case(name, "fast_mixlm.py", settings, seconds=110)
 
 
 def of_torch(name: str, kind: str, sizes: dict[str, object], like: str, **more: object) -> Case:

@@ -105,36 +105,40 @@ def measure(device: Device, prepared: PreparedRun, objective: Objective) -> None
 
 
 def step_case(device: Device) -> None:
-    """Goes through the batches, from the largest that the device's memory may hold, until one runs."""
-    settings = device.settings
-    held = device_memory()
+    """Goes through the batches, from the largest that the device's memory may hold, until one runs.
+
+    Where attention's best kernel fails for another reason, plain XLA takes its place, and the error is noted.
+    """
+    settings, held = device.settings, device_memory()
     attempts = settings["tiny_tries" if settings["tiny"] else "tries"]
     attempts = [each for each in attempts if held is None or each.get("gigabytes", 0) <= held / 1e9]
-    prepared, objective = prepared_case(settings, attempts[0])
-    refused: list[str] = []
-    for number, attempt in enumerate(attempts):
-        if number:
-            prepared, objective = prepared_case(settings, attempt)
+    attention, refused, waited = "auto", [], False
+    while attempts:
+        prepared, objective = prepared_case(settings, attempts[0] | {"ATTENTION": attention})
         counted, products = model_flops(prepared, objective)
         made = prepared.recipe
         device.note(
             rows=made.batch_size, length=made.block_length, microbatches=made.microbatches,
-            remat=str(attempt.get("REMAT")), attention="auto",
-            scan=next(iter(dict(made.modules).values())).execution.scan,
-            model_flops=counted, step_flops=products, refused=refused,
+            remat=str(attempts[0].get("REMAT")), attention=attention, model_flops=counted, step_flops=products,
+            scan=next(iter(dict(made.modules).values())).execution.scan, refused=refused,
         )  # fmt: skip
-        if not number:
-            device.wait()
+        if not waited:
+            waited = device.wait() or True
         try:
             measure(device, prepared, objective)
             return
         except Exception as error:
-            if not isinstance(error, TooLarge) and not out_of_memory(error):
+            if isinstance(error, TooLarge) or out_of_memory(error):
+                refused.append(f"{attempts[0]}: {str(error)[:200]}")
+                del attempts[0]
+            elif attention == "auto":
+                device.note(auto_error=f"{type(error).__name__}: {error}"[:800])
+                attention = "recomputed"
+            else:
                 raise
-            refused.append(f"{attempt}: {str(error)[:200]}")
-            prepared.close()
-            del prepared, objective, error
-            gc.collect()
+        prepared.close()
+        del prepared, objective
+        gc.collect()
     raise TooLarge(f"no batch fits: {refused}")
 
 

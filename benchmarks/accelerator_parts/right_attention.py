@@ -17,8 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from record import Record
 
-from mixlm.models.attention.dispatch import BEST, AdditiveView, attention, make_biased_view, make_view
+from mixlm.models.attention.choice import BEST
+from mixlm.models.attention.dispatch import RUNS, AdditiveView, attention, make_biased_view, make_view
 from mixlm.models.attention.masks import AttentionMask, cross_mask, self_mask
+from mixlm.models.attention.proof import Kernel, how_it_differs
+from mixlm.perf.kernel_proofs import noted
 
 FACTOR, FLOOR = 3.0, {"bfloat16": 1e-3, "float32": 1e-6}
 # Ours: of products in bfloat16, and of products of float32 in TF32 or in one pass of bfloat16.
@@ -49,6 +52,15 @@ def cases(record: Record, pool: Executor) -> Iterator[None]:
     for name, dtype, biased, sizes in wanted:
         record.case(name, lambda n=name, d=dtype, b=biased, s=sizes: _compared(made.pop(n), d, b, s))
         yield
+    if (kernel := BEST.get(jax.default_backend())) is not None:
+        record.case(f"attention/proof/{kernel}", lambda: _proof(kernel))
+        yield
+
+
+def _proof(name: str) -> dict[str, Any]:
+    """What a kernel's own proof says; its seconds are those that the first start of a run takes, compiling included."""
+    found = how_it_differs(Kernel(name, "bfloat16", 2, WIDTH, 1024, 1024, False), RUNS[name])
+    return {"right": not found, "said": found or "right"}
 
 
 def mask_of(kind: str, sizes: Sizes) -> AttentionMask:
@@ -83,9 +95,9 @@ def ways_here(biased: bool, sizes: Sizes) -> tuple[str, ...]:
 
 
 def _view(way: str, mask: AttentionMask, bias: Any, dtype: str, sizes: Sizes) -> Any:
-    if bias is None:
-        return make_view(mask, way, dtype)
-    return make_biased_view(SimpleNamespace(num_heads=sizes[1], head_dim=sizes[4], dtype=dtype), mask, bias, way)
+    of = SimpleNamespace(num_heads=sizes[1], head_dim=sizes[4], dtype=dtype)
+    with noted():  # The kernel itself is compared here, whatever its own proof says.
+        return make_view(of, mask, way) if bias is None else make_biased_view(of, mask, bias, way)
 
 
 def _program(way: str, dtype: str, sizes: Sizes) -> Callable[..., Any]:

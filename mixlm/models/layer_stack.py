@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mixlm.errors import UserError, nearest
-from mixlm.models.attention.dispatch import check_attention
+from mixlm.models.attention.choice import check_attention
 from mixlm.models.attention.dot_product import KEPT
 from mixlm.models.kv_cache import KeysValues, Slots
 from mixlm.params import stack_layers

@@ -145,7 +145,7 @@ class Llama(DecoderNetwork):
     ) -> tuple[Float[Array, "B T D"], list[KeysValues]]:
         """The last norm's output, projected where there is a `projection_head`; and keys and values for a cache."""
         if cache is None:
-            view, past = make_view(mask, self.execution.attention, self.dtype), None
+            view, past = make_view(self.sizes, mask, self.execution.attention), None
         else:
             view, past = mask_bias(mask.dense()), cache.slots()
         places = jnp.arange(tokens.shape[1])[None] if positions is None else positions

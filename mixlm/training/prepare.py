@@ -29,6 +29,7 @@ from mixlm.perf.chips import chip
 from mixlm.perf.memory import Need, check_fits, device_bytes, host_bytes
 from mixlm.recipe import Recipe
 from mixlm.training.executables import Executables
+from mixlm.training.kernels import agree
 from mixlm.training.step import TrainState, TrainStep, initial_state
 from mixlm.training.validation import ValidationStep, frequency_bands, mean_terms
 
@@ -319,6 +320,7 @@ def _executables(recipe: Recipe, layout: Layout, shapes: Any) -> tuple[Executabl
         batch["previous"] = jax.ShapeDtypeStruct((recipe.batch_size,), np.int32, sharding=batch_sharding(layout))
     train = under(layout, TrainStep(recipe.modules, recipe.optimizer, recipe.microbatches))
     validation = under(layout, ValidationStep(recipe.modules, recipe.frequency_bands))
+    agree(layout, train, (shapes, batch, number), recipe.objectives)
     return (
         # (state, batch, seed) -> (state, metrics)
         Executables(train, shapes, batch, number, donate_argnums=donated(), out_shardings=(shardings, everywhere)),

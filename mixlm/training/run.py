@@ -9,6 +9,7 @@ from mixlm.checkpoints.warm_start import find_warm_start, step_of
 from mixlm.errors import NotHere, UserError
 from mixlm.parallel.processes import broadcast, check_agreement, group, is_main, main_first
 from mixlm.perf.compilation_cache import EXECUTABLES, kept_in
+from mixlm.perf.kernel_proofs import told
 from mixlm.perf.profiler import Profile
 from mixlm.recipe import Recipe
 from mixlm.reports.table import fixed
@@ -23,8 +24,9 @@ from mixlm.training.summary import Explanation, explanation, summary
 
 def explain(recipe: Recipe, say: Say = print) -> Explanation:
     """Returns the summary of a run and examples of every objective, and trains nothing; `say` tells of its data."""
-    with quiet_orbax(), kept_in(recipe.dataset.cache / EXECUTABLES):
-        return _explain(recipe, say if is_main() else _silent)
+    say = say if is_main() else _silent
+    with quiet_orbax(), kept_in(recipe.dataset.cache / EXECUTABLES), told(say):
+        return _explain(recipe, say)
 
 
 def _explain(recipe: Recipe, say: Say) -> Explanation:
@@ -50,9 +52,9 @@ def train(recipe: Recipe, say: Say = print, profile: Profile | None = None) -> N
             f"MODEL_DIR = {recipe.model_dir!r} names a checkpoint: to begin there, give --gin.INIT_FROM="
             f"{recipe.model_dir} and a MODEL_DIR of its own."
         )
-    signals = Signals()
-    with signals.handled(), quiet_orbax(), kept_in(recipe.dataset.cache / EXECUTABLES):
-        _train(recipe, say if is_main() else _silent, signals, profile)
+    signals, say = Signals(), say if is_main() else _silent
+    with signals.handled(), quiet_orbax(), kept_in(recipe.dataset.cache / EXECUTABLES), told(say):
+        _train(recipe, say, signals, profile)
 
 
 def _train(recipe: Recipe, say: Say, signals: Signals, profile: Profile | None) -> None:

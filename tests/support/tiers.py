@@ -28,6 +28,7 @@ QUICK_CASES = {
     ),
     "models/test_layer_stack.py::test_remat_changes_neither_gradients_nor_dropout_noise": ("decoder-only",),
     "models/test_layer_stack.py::test_scan_gives_the_gradients_of_unrolled_layers": ("encoder-decoder",),
+    "models/test_proof.py::test_what_differs_is_named": ("keys-gradient for keys-bfloat16",),
     "models/test_sizes.py::test_sizes_of_the_papers_have_their_counts": (
         "dual_470m-llama-51200-468700000.0-362700000.0",
         "ltg_bert_small-ltg_bert-16384-27700000.0-21261312",

@@ -5,7 +5,8 @@ A view, made once for all layers, holds mask and bias in the form of one impleme
 - SplashView, JAX's splash kernel on TPUs, and CudnnView, cuDNN's flash attention on GPUs in bfloat16: a mask alone,
   since neither can train a bias (T5's and LTG-BERT's relative positions).
 - VmemView, our TPU kernel with a trainable bias that rows share, as far as the chip's vector memory goes.
-Kernels are tested in interpret mode; TPU and GPU programs are tested by compilation only.
+Kernels are tested in interpret mode, and prove themselves on the device that they first run on (see `proof`): one that
+differs from plain attention there is left out with a warning, or is an error where it was asked for by name.
 """
 
 from collections.abc import Callable
@@ -17,19 +18,19 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float
 
-from mixlm.errors import UserError, nearest
+from mixlm.errors import UserError
+from mixlm.models.attention.choice import ATTENTIONS, implementation
+from mixlm.models.attention.cudnn import cudnn
 from mixlm.models.attention.dot_product import Addend, attend, mask_bias
 from mixlm.models.attention.masks import AttentionMask
+from mixlm.models.attention.proof import Kernel, how_it_differs
 from mixlm.models.attention.sharded import bias_per_shard, gradients_on_each_device, on_each_device
-from mixlm.models.attention.tpu_biased import fits, resident, resident_gradients
+from mixlm.models.attention.tpu_biased import fits, heads_per_program, resident, resident_gradients
 from mixlm.models.attention.tpu_splash import splash
 from mixlm.models.matmul import kernel_gradient, matmul
 from mixlm.parallel.logical_axes import device_kind, in_force, platform
 from mixlm.perf.chips import chip
-
-ATTENTIONS = ("auto", "plain", "recomputed", "splash", "cudnn")
-# The implementation for a mask alone, by the platform that a program is compiled for.
-BEST = {"tpu": "splash", "gpu": "cudnn", "cuda": "cudnn"}
+from mixlm.perf.kernel_proofs import warn
 
 
 @runtime_checkable
@@ -90,19 +91,15 @@ class AdditiveView:
 View = Float[Array, "_ _ _ _"] | SplashView | VmemView | CudnnView | AdditiveView
 
 
-def check_attention(attention: object) -> None:
-    """Raises `UserError` unless `attention` is one of `ATTENTIONS`."""
-    if attention not in ATTENTIONS:
-        known = ", ".join(ATTENTIONS)
-        raise UserError(f"ATTENTION = {attention!r} is none of {known}.{nearest(str(attention), ATTENTIONS)}")
+def make_view(sizes: Heads, mask: AttentionMask, attention: str) -> View:
+    """The view of all layers for a mask alone.
 
-
-def make_view(mask: AttentionMask, attention: str, dtype: str) -> View:
-    """The view of all layers for a mask alone; `dtype` is that of the activations.
-
-    Raises `UserError` for an implementation that the platform or the dtype rules out.
+    Raises `UserError` for an implementation that the platform, the dtype or the width of heads rules out, and for one
+    that was asked for by name and differs on this device.
     """
-    found = implementation(attention, platform(), dtype)
+    found = implementation(attention, platform(), sizes.dtype, sizes.head_dim)
+    if found in RUNS and not _trusted(found, sizes, mask, None, attention):
+        found = "plain"
     if found == "splash":
         return SplashView(mask, interpret=platform() != "tpu")
     if found == "cudnn":
@@ -120,10 +117,10 @@ def make_biased_view(
     size of the scores would dominate.
     """
     best_on_tpu = attention == "auto" and platform() == "tpu"
-    if best_on_tpu and _fits(sizes, mask, bias):
+    if best_on_tpu and _fits(sizes, mask, bias) and _trusted("resident", sizes, mask, bias, attention):
         return VmemView(mask, None if bias is None else bias_per_shard(bias, mask), recompute)
     if bias is None:
-        return make_view(mask, attention, sizes.dtype)
+        return make_view(sizes, mask, attention)
     made = mask if platform() == "tpu" else mask_bias(mask.dense())
     return AdditiveView((made, bias), keep=not (best_on_tpu or attention == "recomputed"))
 
@@ -141,22 +138,33 @@ def _fits(sizes: Heads, mask: AttentionMask, bias: Float[Array, "#B H T S"] | No
     return fits(memory, heads, queries, keys, sizes.head_dim, size, biased=bias is not None)
 
 
-def implementation(attention: str, on: str, dtype: str) -> str:
-    """The implementation of `attention` on a platform; raises `UserError` where it is not available there.
+def _trusted(name: str, sizes: Heads, mask: AttentionMask, bias: Float[Array, "#B H T S"] | None, asked: str) -> bool:
+    """True for a kernel that is right on this device; there is nothing to compare on a CPU, nor without the device.
 
-    On a CPU the splash kernel runs interpreted, for tests.
+    Raises `UserError` for one that differs and was asked for by name.
     """
-    is_gpu = BEST.get(on) == "cudnn"
-    if attention == "auto":
-        best = BEST.get(on, "plain")
-        return "plain" if best == "cudnn" and dtype != "bfloat16" else best
-    if attention == "cudnn" and not is_gpu:
-        raise UserError(f"ATTENTION = 'cudnn' needs a GPU, and this program is for a {on}: leave it 'auto'.")
-    if attention == "cudnn" and dtype != "bfloat16":
-        raise UserError(f"ATTENTION = 'cudnn' needs DTYPE = 'bfloat16', got {dtype!r}: leave it 'auto'.")
-    if attention == "splash" and is_gpu:
-        raise UserError("ATTENTION = 'splash' needs a TPU, and this program is for a GPU: leave it 'auto'.")
-    return attention
+    layout = in_force()
+    device = jax.devices()[0] if layout is None else layout.mesh.devices.flat[0]
+    if platform() == "cpu" or device not in jax.devices():
+        return True
+    queries, keys = mask.limits.shape[1], mask.key_segments.shape[1]
+    heads = heads_per_program(sizes.num_heads, sizes.head_dim) if name == "resident" else min(sizes.num_heads, 2)
+    kernel = Kernel(name, sizes.dtype, heads, sizes.head_dim, queries, keys, bias is not None)
+    found = how_it_differs(kernel, RUNS[name])
+    if found and asked != "auto":
+        raise UserError(f"ATTENTION = {asked!r}: {found}; leave it 'auto', which is plain attention there.")
+    if found:
+        forced = f", and ATTENTION = {name!r} would make this an error" if name in ATTENTIONS else ""
+        warn(f"{found}: attention is plain instead{forced}.")
+    return not found
+
+
+# Kernels at a scale of one, by name, for `proof`: (q, k, v, mask, bias or None) -> [B, H, T, K].
+RUNS: dict[str, Callable[..., Array]] = {
+    "splash": lambda q, k, v, mask, bias: splash(q, k, v, mask, interpret=jax.default_backend() != "tpu"),
+    "cudnn": lambda q, k, v, mask, bias: cudnn(q, k, v, mask.dense()[:, None], 1.0),
+    "resident": lambda q, k, v, mask, bias: resident(q, k, v, mask, bias, interpret=jax.default_backend() != "tpu"),
+}
 
 
 def attention(
@@ -180,8 +188,7 @@ def attention(
         kernel = partial(resident, scale=scale, interpret=view.interpret)
         out = on_each_device(kernel, q, k, dropped(v, drop), view.mask, view.bias).swapaxes(1, 2)
     elif isinstance(view, CudnnView):
-        rows, keys, values = (x.swapaxes(1, 2) for x in (q, k, dropped(v, drop)))
-        out = jax.nn.dot_product_attention(rows, keys, values, mask=view.mask, scale=scale, implementation="cudnn")
+        out = cudnn(q, k, dropped(v, drop), view.mask, scale).swapaxes(1, 2)
     elif isinstance(view, AdditiveView):
         out = attend(q, k, dropped(v, drop), view.addends, scale, view.keep).swapaxes(1, 2)
     elif drop is None:

@@ -22,14 +22,19 @@ PATIENCE = 100.0  # Ours: seconds after which a case, compiling included, counts
 GRACE = 5.0  # Ours: seconds past the budget in which the case at hand may still end.
 
 
+DEVICE = "measured on"
+BEGUN = {"begun": True}
+
+
 class Record:
-    """Cases by name, `{"cases": {NAME: {..., "seconds"}}}`, with what they were measured on."""
+    """Cases by name, `{NAME: {"said", ..., "took"}}` with their seconds, and `DEVICE`, which they were measured on."""
 
     def __init__(self, out: Path, until: float, only: tuple[str, ...] = (), tiny: bool = False):
         self.out, self.until, self.only, self.tiny = out, until, only, tiny
-        self.content: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {"cases": {}}
-        if (begun := self.content.pop("begun", None)) is not None:
-            self.content["cases"][begun] = {"error": "the process ended or hung in this case"}
+        self.content: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
+        for name, figures in self.content.items():
+            if figures == BEGUN:
+                self.content[name] = {"error": "the process ended or hung in this case"}
 
     @property
     def left(self) -> float:
@@ -39,31 +44,30 @@ class Record:
     def wants(self, name: str) -> bool:
         """True for a case that is asked for and not yet in the file."""
         asked = not self.only or name.startswith(self.only)
-        return asked and self.left > 0 and name not in self.content["cases"]
+        return asked and self.left > 0 and name not in self.content
 
     def case(self, name: str, run: Callable[[], dict[str, Any]]) -> None:
         """Runs a case unless it is there or time is up, and writes its figures, or the error that it raised."""
         if not self.wants(name):
             return
-        self._write(begun=name)
+        self.content[name] = BEGUN
+        self._write()
         started = time.perf_counter()
         try:
             found = run()
         except BaseException as error:
             found = {"error": f"{type(error).__name__}: {error}"[:1500], "where": traceback.format_exc()[-700:]}
-        self.content["cases"][name] = found | {"seconds": round(time.perf_counter() - started, 2)}
+        said = str(found.get("said") or found.get("error", "")).splitlines() or [""]
+        self.content[name] = {"said": said[0][:150]} | found | {"took": round(time.perf_counter() - started, 2)}
         self._write()
-        said = found.get("said", "" if "error" not in found else found["error"].splitlines()[0][:150])
-        print(f"{name}: {said}", flush=True)
+        print(f"{name}: {said[0][:150]}", flush=True)
 
     def head(self, **what: Any) -> None:
         """Notes what the cases are measured on."""
-        self.content |= what
+        self.content[DEVICE] = what
 
-    def _write(self, **more: Any) -> None:
-        beside = self.out.with_name(f"{self.out.name}.{os.getpid()}")
-        beside.write_text(json.dumps(self.content | more, indent=1) + "\n")
-        os.replace(beside, self.out)
+    def _write(self) -> None:
+        replace(self.out, self.content)
 
 
 def main(doc: str | None, cases: Callable[[Record], None]) -> None:
@@ -94,6 +98,16 @@ def supervise(until: float, out: Path, cache: Path | None = None) -> None:
     place = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_CPP_MIN_LOG_LEVEL": "3"} | os.environ
     if cache is not None:
         place |= {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    child: subprocess.Popen[bytes] | None = None
+
+    def end(*_: object) -> None:
+        if child is not None and child.poll() is None:
+            os.killpg(child.pid, signal.SIGKILL)  # and what it has started
+            child.wait()
+        unmark(out)
+        sys.exit(1)
+
+    signal.signal(signal.SIGTERM, end)
     while time.time() < until:
         child = subprocess.Popen([sys.executable, *sys.argv, f"--until={until}"], env=place, start_new_session=True)
         changed, code = time.time(), None
@@ -102,11 +116,27 @@ def supervise(until: float, out: Path, cache: Path | None = None) -> None:
                 code = child.wait(1.0)
             except subprocess.TimeoutExpired:
                 changed = max(changed, out.stat().st_mtime if out.exists() else 0.0)
-                if time.time() > min(changed + PATIENCE, until + GRACE):
-                    os.killpg(child.pid, signal.SIGKILL)  # and what it has started
+                if time.time() > until + GRACE:
+                    end()
+                if time.time() > changed + PATIENCE:
+                    os.killpg(child.pid, signal.SIGKILL)
         if code == 0:
             return
         print(f"the process of work ended with {code}", flush=True)
+
+
+def unmark(out: Path) -> None:
+    """Takes the case at hand out of the file: the budget ended it, and nothing else."""
+    if out.exists():
+        found = {name: figures for name, figures in json.loads(out.read_text()).items() if figures != BEGUN}
+        replace(out, found)
+
+
+def replace(out: Path, content: dict[str, Any]) -> None:
+    """Writes the file whole."""
+    beside = out.with_name(f"{out.name}.{os.getpid()}")
+    beside.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(beside, out)
 
 
 def described() -> dict[str, Any]:

@@ -25,7 +25,7 @@ FLAGS = {
     "not tuned": "--xla_gpu_autotune_level=0",
 }
 DTYPES = ("bfloat16", "float32")
-LIMIT = 90.0  # Ours: seconds of one process
+LIMIT, LEAST = 90.0, 30.0  # Ours: seconds of one process, and those without which none is begun
 
 
 def cases(record: Record, pool: Executor) -> Iterator[None]:
@@ -34,7 +34,11 @@ def cases(record: Record, pool: Executor) -> Iterator[None]:
         for how, flags in FLAGS.items():
             for dtype in DTYPES:
                 # Where the default is right to the bit, other flags have nothing to tell.
-                if record.wants(f"resume/{how}/{dtype}") and (not flags or not _default(record, dtype).get("right")):
+                if (
+                    record.left > LEAST
+                    and record.wants(f"resume/{how}/{dtype}")
+                    and (not flags or not _default(record, dtype).get("right"))
+                ):
                     record.case(
                         f"resume/{how}/{dtype}",
                         lambda h=how, f=flags, d=dtype: _measured(Path(folder, h.replace(" ", "_"), d), h, f, record),
@@ -43,7 +47,7 @@ def cases(record: Record, pool: Executor) -> Iterator[None]:
 
 
 def _default(record: Record, dtype: str) -> dict[str, Any]:
-    return record.content["cases"].get(f"resume/default/{dtype}", {})
+    return record.content.get(f"resume/default/{dtype}", {})
 
 
 def _measured(place: Path, how: str, flags: str, record: Record) -> dict[str, Any]:

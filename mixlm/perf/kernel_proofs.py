@@ -19,6 +19,7 @@ import jaxlib
 from mixlm import files
 from mixlm.errors import UserError
 from mixlm.parallel.processes import is_main
+from mixlm.perf.compilation_cache import SETTINGS
 
 NAME = "kernels.json"  # in the folder of executables: what was seen to be right, by `known_as`
 Compare = Callable[[], str]  # how a kernel differs, "" where it does not
@@ -111,7 +112,7 @@ def _compared(compare: Compare) -> str:
 
 
 def _file() -> Path | None:
-    folder = jax.config.jax_compilation_cache_dir
+    folder = getattr(jax.config, SETTINGS[0])
     return None if not folder else Path(folder) / NAME
 
 

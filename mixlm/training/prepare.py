@@ -320,7 +320,7 @@ def _executables(recipe: Recipe, layout: Layout, shapes: Any) -> tuple[Executabl
         batch["previous"] = jax.ShapeDtypeStruct((recipe.batch_size,), np.int32, sharding=batch_sharding(layout))
     train = under(layout, TrainStep(recipe.modules, recipe.optimizer, recipe.microbatches))
     validation = under(layout, ValidationStep(recipe.modules, recipe.frequency_bands))
-    agree(layout, train, (shapes, batch, number), recipe.objectives)
+    agree(layout.mesh.devices.flat[0].platform, train, (shapes, batch, number), recipe.objectives)
     return (
         # (state, batch, seed) -> (state, metrics)
         Executables(train, shapes, batch, number, donate_argnums=donated(), out_shardings=(shardings, everywhere)),

@@ -39,8 +39,15 @@ def on_tpu(monkeypatch):
     kernel_proofs.forget()
 
 
-def test_the_splash_kernel_is_right_and_a_wrong_mask_in_it_is_seen(monkeypatch):
-    assert compared(SPLASH, RUNS["splash"]) == ""
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [(20, 20), (20, 150), (300, 300)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_splash_kernel_is_right(sizes, dtype):
+    kernel = SPLASH._replace(dtype=dtype, queries=sizes[0], keys=sizes[1])
+    assert compared(kernel, RUNS["splash"]) == ""
+
+
+def test_a_wrong_mask_in_the_splash_kernel_is_seen(monkeypatch):
     monkeypatch.setattr(tpu_splash, "up_to", lambda limits, keys: keys < limits + (limits == 0))
     assert compared(SPLASH, RUNS["splash"]).startswith("differs: its ")
 

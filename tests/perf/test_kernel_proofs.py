@@ -1,7 +1,5 @@
 """A kernel is compared once for a device and its versions; only what was right is remembered, by process 0."""
 
-from types import SimpleNamespace
-
 import jax
 import pytest
 
@@ -63,7 +61,6 @@ def test_a_warning_is_said_once(capsys):
 
 def test_processes_take_the_verdict_of_process_0(compared, monkeypatch):
     of, asked, _ = compared
-    layout = SimpleNamespace(mesh=SimpleNamespace(devices=SimpleNamespace(flat=[SimpleNamespace(platform="gpu")])))
     order = []
 
     def step(x, objective):
@@ -74,11 +71,11 @@ def test_processes_take_the_verdict_of_process_0(compared, monkeypatch):
         order.append(decide)
         return "of process 0"
 
-    kernels.agree(layout, step, (1.0,), ("b", "a"))
+    kernels.agree("gpu", step, (1.0,), ("b", "a"))
     assert order == [], "a single process compares where it traces"
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(kernels, "broadcast", broadcast)
-    kernels.agree(layout, step, (1.0,), ("b", "a"))
+    kernels.agree("gpu", step, (1.0,), ("b", "a"))
     assert asked == [] and len(order) == 2
     assert difference("a", of("mine")) == difference("b", of("mine")) == "of process 0"
     with noted() as found:

@@ -65,12 +65,14 @@ class _Events:
         self._write(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Adds scalars; they are on the disk within FLUSH_SECONDS, or when closed."""
+        """Adds scalars as one event; they are on the disk within FLUSH_SECONDS, or when closed."""
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.summary import scalar
 
+        event = Event(step=step)
         for name, number in numbers.items():
-            self._write(Event(step=step, summary=scalar(name, number)))
+            event.summary.value.extend(scalar(name, number).value)
+        self._write(event)
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self._records.flush()
             self._flushed = time.monotonic()
@@ -106,15 +108,19 @@ class Recorder:
             self._file.close()
             raise
 
-    def write(self, step: int, stage: str, values: Mapping[str, Any]) -> None:
-        """Records flat `values` (numbers, or arrays of one number) for `step`; a step that is recorded is not again."""
+    def write(self, step: int, stage: str, values: Mapping[str, Any], last: bool = True) -> None:
+        """Records flat `values` (numbers, or arrays of one number) for `step`; a step that is recorded is not again.
+
+        A line that is not the `last` of several is on the disk with the one after it.
+        """
         if step <= self._last:
             return
         self._last, self.lines = step, self.lines + 1
         record = {"step": step, "stage": stage, **{key: _plain(value) for key, value in values.items()}}
         self._file.write(json.dumps(record, allow_nan=False, separators=(", ", ": ")) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        if last:
+            self._file.flush()
+            os.fsync(self._file.fileno())
         self._events.write(step, {key: value for key, value in _numbers(record).items() if key != "step"})
 
     def close(self) -> None:

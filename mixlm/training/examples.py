@@ -1,6 +1,7 @@
 """Examples of an objective for a reader: how it corrupts rows of text, and what trained networks make of them."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -67,13 +68,8 @@ def _predicted(
     modules, ids, network = dict(recipe.modules), recipe.tokens, objective.networks[0]
     params = jax.device_get({name: params[name] for name in objective.networks})
     static, numbers = traced_hparams.hoist(objective)
-
-    # The objective's hyperparameters are arguments, so that a sweep compiles this once.
-    def corrupt(params, keys, batch, numbers):
-        return corrupted(traced_hparams.bind(static, numbers), bind(modules, params), keys, batch, recipe.steps - 1)
-
     keys, scalars = row_keys(recipe.seed, 0, len(rows)), tuple(map(np.float32, numbers))
-    found = jax.jit(corrupt)(params, keys, dict(batch), scalars)
+    found = _corrupted(static, recipe.modules, params, keys, dict(batch), scalars, np.int32(recipe.steps - 1))
     if found is None:
         return []
     readings, example = _readings(objective.name, vocabulary, found, rows, ids), found[0]
@@ -81,11 +77,7 @@ def _predicted(
         fills = _fills(modules[network], params[network], vocabulary, example, ids)
         return [_with(reading, fills=fill) for reading, fill in zip(readings, fills)]
 
-    def likeliest(params, example):
-        net = bind(modules, params)[network]
-        return jnp.argmax(net.logits(net.hidden(example)), axis=-1)
-
-    guesses = np.asarray(jax.jit(likeliest)({network: params[network]}, example))
+    guesses = np.asarray(_likeliest(recipe.modules, network, params[network], example))
     targets, scored = np.asarray(example.decoder_target_tokens), _scored(example)
     return [
         _with(
@@ -93,6 +85,18 @@ def _predicted(
         )
         for reading, guess, target, where in zip(readings, guesses, targets, scored)
     ]
+
+
+# Networks and objectives are static, and the objective's numbers arguments: the cells of a sweep compile this once.
+@partial(jax.jit, static_argnums=(0, 1))
+def _corrupted(static, modules, params, keys, batch, numbers, step):
+    return corrupted(traced_hparams.bind(static, numbers), bind(dict(modules), params), keys, batch, step)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _likeliest(modules, network, params, example):
+    net = bind(dict(modules), {network: params})[network]
+    return jnp.argmax(net.logits(net.hidden(example)), axis=-1)
 
 
 def _with(example: ExampleText, model: tuple[Piece, ...] = (), fills: tuple[Fill, ...] = ()) -> ExampleText:

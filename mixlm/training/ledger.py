@@ -87,13 +87,13 @@ class Ledger:
             found["mfu"] = rate * flops / (done - since) / peak
         return found
 
-    def write(self, done: int, line: Mapping[str, Any]) -> None:
-        """Appends a line, with figures of validation where it has some."""
+    def write(self, done: int, line: Mapping[str, Any], last: bool = True) -> None:
+        """Appends a line, with figures of validation where it has some; for `last` see `Recorder.write`."""
         found = {name.removeprefix(VALIDATION): value for name, value in line.items() if name.startswith(VALIDATION)}
         if found:
             self.validated = done, found
         if self.recorder is not None:
-            self.recorder.write(done, self.stage(done), line)
+            self.recorder.write(done, self.stage(done), line, last)
 
     def save(self, done: int, state: Any) -> None:
         """Begins to save in the background; returns once the state is copied."""

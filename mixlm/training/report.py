@@ -20,8 +20,14 @@ from mixlm.training.validation import unigram_entropy
 EXAMPLES = 3  # Ours: validation rows that are shown under each objective.
 
 
-def finish(prepared: PreparedRun, folder: RunDir, state: Any, say: Callable[[str], None]) -> None:
-    """Prints the validation terms and some examples, writes samples.txt and draws curves.png.
+def finish(
+    prepared: PreparedRun,
+    folder: RunDir,
+    state: Any,
+    say: Callable[[str], None],
+    draw: Callable[..., object] = curves.draw,
+) -> None:
+    """Prints the validation terms and some examples, writes samples.txt and draws curves.png with `draw`.
 
     All processes must call it; process 0 reports.
     """
@@ -49,7 +55,14 @@ def finish(prepared: PreparedRun, folder: RunDir, state: Any, say: Callable[[str
         file.write("\n".join(lines) + "\n")
     spans = recipe.stages.spans(recipe.steps)
     switches = [(stage.first, stage.objective.name) for stage, _ in spans[1:]]
-    curves.draw(records, folder.curves, switches, recipe.name, baseline, recipe.curves)
+    draw(
+        records=records,
+        path=str(folder.curves),
+        tau_steps=switches,
+        title=recipe.name,
+        baseline=baseline,
+        against=recipe.curves,
+    )
     for line in lines:
         say(line)
     say("")

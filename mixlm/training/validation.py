@@ -96,11 +96,11 @@ def unigram_entropy(objective: Any, batches: Iterable[Mapping[str, Any]], seed: 
     if not isinstance(objective, RowObjective):
         return None
     static, numbers = traced_hparams.hoist(objective)
-    targets = jax.jit(partial(_scored_targets, static, step))
     scalars = tuple(map(np.float32, numbers))
     counts: Any = np.zeros(0, np.int64)
     for index, batch in enumerate(batches):
-        tokens, scored = targets(row_keys(seed, index, len(batch["tokens"])), batch, scalars)
+        keys = row_keys(seed, index, len(batch["tokens"]))
+        tokens, scored = _scored_targets(static, np.int32(step), keys, dict(batch), scalars)
         found = np.bincount(np.asarray(tokens)[np.asarray(scored)], minlength=len(counts))
         found[: len(counts)] += counts
         counts = found
@@ -108,6 +108,8 @@ def unigram_entropy(objective: Any, batches: Iterable[Mapping[str, Any]], seed: 
     return float(-(share * np.log(share)).sum())
 
 
+# The numbers of an objective are arguments, so that other cells of a sweep compile nothing.
+@partial(jax.jit, static_argnums=0)
 def _scored_targets(static, step, keys, batch, numbers):
     example = traced_hparams.bind(static, numbers).corrupt(keys, batch, step)
     return example.decoder_target_tokens, example.decoder_loss_weights > 0

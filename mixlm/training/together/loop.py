@@ -1,10 +1,9 @@
 """The loop of cells: many steps a dispatch, a ledger for each cell, and a cell that fails does not stop the others."""
 
-import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,7 +17,10 @@ from mixlm.training.together.program import Programs
 from mixlm.training.together.rows import STEPS, Rows
 from mixlm.training.together.team import Segment, Team, regrouped, segments
 
+Line = tuple[int, dict[str, Any]]  # the step, and what is said of it
 SECONDS = 0.5  # Ours: a dispatch is that long, as far as STEPS go: long for a host, and short for who waits for a stop.
+
+WRITERS = 8  # Ours: threads that write lines; most of that is waiting.
 
 
 class CellsLoop:
@@ -37,6 +39,7 @@ class CellsLoop:
         self.begun = min(cell.begun for cell in cells)
         self.end = max(cell.last for cell in cells)
         self.chunk = 1
+        self.late: Chunk | None = None  # dispatched, and not yet logged
         self.teams: list[Team] = []
 
     def run(self) -> bool:
@@ -48,6 +51,8 @@ class CellsLoop:
             self.clock = Clock(self.begun)
             group().begin(self.begun)
             self.progress = opened.enter_context(Progress(self.end, self.begun))
+            # What is waited for is the disk, for each cell's line: many at a time.
+            self.pool = opened.enter_context(ThreadPoolExecutor(WRITERS, thread_name_prefix="lines"))
             with self.signals.deferred(group().request_stop):
                 done = self.steps()
                 if done < self.end and any(cell.error is None for cell in self.cells):
@@ -83,17 +88,22 @@ class CellsLoop:
 
     def steps(self) -> int:
         """Trains until all cells have ended, or a signal comes; returns the steps that are done."""
-        step = self.begun
+        done = self.begun
         for segment in self.plan:
             if segment.end <= self.begun:
                 continue
             self.form(segment)
-            step = max(segment.first, self.begun)
-            while step < segment.end:
-                if not group().may_step(step) or not self.alive:
-                    return step
-                step = self.advance(step, segment)
-        return step
+            while done < segment.end:
+                if not group().may_step(done) or not self.alive:
+                    self.settle()
+                    return done
+                chunk = self.dispatch(done, segment)
+                # Logs the steps before while these run, so that the devices do not wait for the host.
+                self.settle()
+                self.late, done = chunk, chunk.done
+                if done == self.next_event(done - 1):
+                    self.conclude(done)
+        return done
 
     def form(self, segment: Segment) -> None:
         """Makes the teams of a segment, with the states that their cells have."""
@@ -103,16 +113,12 @@ class CellsLoop:
         regrouped(self.teams, teams, self.programs)
         self.teams = teams
 
-    def advance(self, step: int, segment: Segment) -> int:
-        """Dispatches a chunk of steps, and does what is due after it; returns the steps that are done."""
-        steps = min(self.chunk, STEPS - step % STEPS, self.next_event(step) - step, segment.end - step)
-        rows, active = self.rows.block(step), [set(cells) for cells in segment.active]
-        begun = time.perf_counter()
-        found = [(team, team.advance(rows, step, steps)) for team in self.teams if set(team.cells) in active]
-        done = step + steps
-        self.settle(step, done, found)
-        self.chunk = max(1, min(STEPS, int(SECONDS * steps / (time.perf_counter() - begun))))
-        return done
+    def dispatch(self, first: int, segment: Segment) -> "Chunk":
+        """Dispatches some steps of all teams that have one left, and waits for none."""
+        steps = min(self.chunk, STEPS - first % STEPS, self.next_event(first) - first, segment.end - first)
+        rows, active = self.rows.block(first), segment.active
+        found = [(team, team.advance(rows, first, steps)) for team in self.teams if team.cells in active]
+        return Chunk(first, first + steps, found)
 
     def next_event(self, step: int) -> int:
         """The next step after which a cell is validated or saved."""
@@ -121,38 +127,63 @@ class CellsLoop:
         ends = [cell.last for cell in self.cells if cell.last > step]
         return min([*ends, *((step // period + 1) * period for period in periods)])
 
-    def settle(self, first: int, done: int, found: Sequence[tuple[Team, Any]]) -> None:
-        """Fetches the metrics of some steps, and logs, validates and saves what is due after the last of them."""
-        lines: list[tuple[Cell, int, dict[str, Any]]] = []
-        fetched = [(team, np.asarray(metrics)) for team, metrics in found]
-        since = self.clock.done
-        rate = self.clock.rate(done)
-        for team, values in fetched:
-            for index, cell in enumerate(team.cells):
-                lines += self.counted(cell, first, done, team.names, values[:, index], since, rate)
+    def settle(self) -> None:
+        """Fetches the metrics of the chunk before, and logs it."""
+        if self.late is None:
+            return
+        chunk, self.late = self.late, None
+        self.log(self.lines(chunk), {})
+
+    def conclude(self, done: int) -> None:
+        """Fetches the metrics of the last chunk; then validates and saves the cells that are due, and logs."""
+        chunk, self.late = self.late, None
+        lines = self.lines(chunk) if chunk is not None else {}
         with self.clock.stopped():
-            validated = self.validate(done)
-            for cell, step, line in lines:
-                if cell.error is None:
-                    line |= validated.get(cell, {}) if step == done else {}
-                    guarded([cell], partial(_write, step, line), self.say)
+            self.log(lines, self.validate(done))
             self.save(done, [cell for cell in self.took(done) if cell.ledger.is_saved(done)])
-        self.show(done, lines, rate)
+
+    def lines(self, chunk: "Chunk") -> dict[Cell, list[Line]]:
+        """The lines that are due after the steps of a chunk, by cell; waits for its metrics."""
+        fetched = [(team, np.asarray(metrics)) for team, metrics in chunk.found]
+        since = self.clock.done
+        rate = self.clock.rate(chunk.done)
+        self.chunk = max(1, min(STEPS, int(SECONDS * rate)))
+        return {
+            cell: self.counted(cell, chunk, dict(zip(team.names, values[:, index].T)), since, rate)
+            for team, values in fetched
+            for index, cell in enumerate(team.cells)
+        }
+
+    def log(self, lines: Mapping[Cell, Sequence[Line]], validated: Mapping[Cell, Mapping[str, float]]) -> None:
+        """Writes the lines, the last of a cell with its validation, if it has one; the disk is waited for at once."""
+
+        def write(cell: Cell) -> None:
+            for number, (step, line) in enumerate(lines[cell], 1):
+                last = number == len(lines[cell])
+                found = dict(validated.get(cell, {})) if last else {}
+                cell.ledger.write(step, line | found, last)
+
+        due = [cell for cell, own in lines.items() if own and cell.error is None]
+        list(self.pool.map(lambda cell: guarded([cell], write, self.say), due))
+        self.show(lines)
 
     def counted(
-        self, cell: Cell, first: int, done: int, names: Sequence[str], values: np.ndarray, since: int, rate: float
-    ) -> list[tuple[Cell, int, dict[str, Any]]]:
+        self, cell: Cell, chunk: "Chunk", columns: Mapping[str, np.ndarray], since: int, rate: float
+    ) -> list[Line]:
         """Counts the steps that a cell has taken; returns the lines that are due, up to one that is not finite."""
-        lines = []
-        for step in range(max(first, cell.begun), min(done, cell.last)) if cell.error is None else ():
-            figures = dict(zip(names, values[step - first].tolist()))
+        lines: list[Line] = []
+        if cell.error is not None:
+            return lines
+        rows = {name: column.tolist() for name, column in columns.items()}
+        for step in range(max(chunk.first, cell.begun), min(chunk.done, cell.last)):
+            figures = {name: row[step - chunk.first] for name, row in rows.items()}
             try:
                 cell.ledger.add(step + 1, figures)
             except UserError as error:
                 fail(cell, error, self.say)
                 break
             if cell.ledger.is_logged(step + 1) or cell.ledger.is_validated(step + 1):
-                lines.append((cell, step + 1, cell.ledger.line(step + 1, figures, since, rate)))
+                lines.append((step + 1, cell.ledger.line(step + 1, figures, since, rate)))
         return lines
 
     def took(self, done: int) -> list[Cell]:
@@ -181,16 +212,18 @@ class CellsLoop:
 
         guarded(cells, begin, self.say)
 
-    def show(self, done: int, lines: Sequence[tuple[Cell, int, dict[str, Any]]], rate: float) -> None:
+    def show(self, lines: Mapping[Cell, Sequence[Line]]) -> None:
         """A line of progress: the mean loss of the cells, and the tokens per second of all together."""
-        last = [line for cell, step, line in lines if step == done and cell.error is None]
-        if not last:
-            self.progress.advance(done)
-            return
-        figures = {"loss": float(np.mean([line["loss"] for line in last]))}
-        figures["tokens_per_second"] = sum(line["tokens_per_second"] for line in last)
-        self.progress.update(done, f"{len(self.alive)} cells", figures)
+        last = [own[-1] for cell, own in lines.items() if own and cell.error is None]
+        if last:
+            figures = {"loss": float(np.mean([line["loss"] for _, line in last]))}
+            figures["tokens_per_second"] = sum(line["tokens_per_second"] for _, line in last)
+            self.progress.update(max(step for step, _ in last), f"{len(self.alive)} cells", figures)
 
 
-def _write(step: int, line: Mapping[str, Any], cell: Cell) -> None:
-    cell.ledger.write(step, line)
+class Chunk(NamedTuple):
+    """Steps `first` to `done - 1` on their way: the metrics of each team."""
+
+    first: int
+    done: int
+    found: list[tuple[Team, Any]]

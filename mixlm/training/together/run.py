@@ -12,6 +12,7 @@ from mixlm.checkpoints.warm_start import WarmStart
 from mixlm.errors import UserError
 from mixlm.perf.compilation_cache import EXECUTABLES, kept_in
 from mixlm.recipe import Recipe
+from mixlm.reports.drawing import draw_all
 from mixlm.training.prepare import PreparedRun, prepare, prepare_like
 from mixlm.training.report import finish
 from mixlm.training.signals import Signals
@@ -59,8 +60,7 @@ def _train(recipes: Sequence[Recipe], say: Say, signals: Signals, opened: ExitSt
         signals.outcome = lambda: f"{len(cells)} runs keep their newest checkpoints"
         training = [cell for cell in cells if cell.begun < cell.last]
         if not training or CellsLoop(training, say, signals).run():
-            for cell in guarded([cell for cell in cells if cell.error is None], _report, say):
-                say(f"{cell.name} has finished its {cell.last} steps; its curves are in {cell.folder.curves}.")
+            _report([cell for cell in cells if cell.error is None], say)
     for index, cell in entered:
         errors[index] = cell.error
     return errors
@@ -109,8 +109,17 @@ def _described(cells: Sequence[Cell]) -> str:
     )
 
 
-def _report(cell: Cell) -> None:
-    finish(cell.prepared, cell.folder, cell.state, _silent)
+def _report(cells: Sequence[Cell], say: Say) -> None:
+    """The report of each cell; the curves of all are drawn at once."""
+    pictures: list[dict[str, Any]] = []
+
+    def report(cell: Cell) -> None:
+        finish(cell.prepared, cell.folder, cell.state, _silent, lambda **picture: pictures.append(picture))
+
+    cells = guarded(cells, report, say)
+    draw_all(pictures)
+    for cell in cells:
+        say(f"{cell.name} has finished its {cell.last} steps; its curves are in {cell.folder.curves}.")
 
 
 def _silent(_: str) -> None:

@@ -18,6 +18,7 @@ from mixlm.objectives.base import Nets, Objective, RowObjective, ShowsExamples
 from mixlm.recipe import Recipe
 from mixlm.reports.examples import Examples, ExampleText, Fill, Kind, Piece
 from mixlm.rng import row_keys
+from mixlm.schedules import Step
 from mixlm.tokens import TokenIds
 from mixlm.training import traced_hparams
 
@@ -25,7 +26,7 @@ SPACE = "\u2581"  # SentencePiece's mark of a space before a piece
 
 
 def corrupted(
-    objective: Objective, nets: Nets | None, keys: Any, batch: Mapping[str, Any], step: int
+    objective: Objective, nets: Nets | None, keys: Any, batch: Mapping[str, Any], step: Step
 ) -> tuple[Example, Any] | None:
     """The examples of a batch and the encoder's inputs before any was replaced; None for an objective that has none."""
     batch = {name: jnp.asarray(rows) for name, rows in batch.items()}

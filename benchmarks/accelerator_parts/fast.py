@@ -26,7 +26,8 @@ DUAL_ALL = tries(None, (100, 16), (55, 8), (0, 4))
 MILE = tries(SAVED, (120, 128), (65, 64), (40, 32), (0, 8))
 T5 = tries(SAVED, (120, 512), (65, 256), (35, 128), (0, 32))
 LTG = tries(SAVED, (65, 1024), (30, 512), (0, 128))
-TINY = [{"BATCH_SIZE": 4}]
+TINY = [{"BATCH_SIZE": 4, "TRAIN_STEPS": 2400}]
+SCANNED = ["SCAN_LAYERS=True"]  # as all scale files have it: layers are compiled once
 # `gigabytes` are those of a row without checkpointing, so that PyTorch does not begin where it cannot end.
 LLAMA = {
     "vocab": 51200,
@@ -67,7 +68,7 @@ CASES = [
     Case("torch ceiling", "fast_torch.py", {"kind": "ceiling"}, seconds=40),
     of_recipe("dual 470M", ["dual", "scale/dual"], ["dual"], DUAL),
     of_torch("torch dual 470M", "llama", LLAMA, "dual 470M"),
-    of_recipe("t5 base", ["benchmarks/t5_base"], ["benchmarks/t5_base", "models/t5_tiny"], T5),
+    of_recipe("t5 base", ["benchmarks/t5_base"], ["benchmarks/t5_base", "models/t5_tiny"], T5, bindings=SCANNED),
     of_torch("torch t5 base", "t5", T5_BASE, "t5 base"),
     of_recipe("mile 468M", ["mile", "scale/mile"], ["mile"], MILE),
     of_recipe("spactor stage 1", ["spactor", "scale/spactor_base"], ["spactor"], T5),

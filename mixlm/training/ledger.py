@@ -53,9 +53,13 @@ class Ledger:
         if not (math.isfinite(figures["loss"]) and math.isfinite(figures["grad_norm"])):
             raise UserError(
                 f"The loss of step {done} is not finite (loss {figures['loss']}, gradient norm "
-                f"{figures['grad_norm']}); {last_checkpoint(self.saved, self.folder)}."
+                f"{figures['grad_norm']}); {self.kept()}."
             )
         self.spent.add(self.stage(done), figures)
+
+    def kept(self) -> str:
+        """The part of a sentence that names the last whole checkpoint."""
+        return last_checkpoint(self.saved, self.folder)
 
     def stage(self, done: int) -> str:
         """The name of the objective of a step."""

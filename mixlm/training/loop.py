@@ -14,6 +14,7 @@ from mixlm.data.loader.batches import Batches
 from mixlm.parallel.processes import group, is_main
 from mixlm.perf.profiler import Profile, Tracer
 from mixlm.reports.metrics import Progress
+from mixlm.training.fit import memory_said
 from mixlm.training.ledger import Ledger
 from mixlm.training.prepare import PreparedRun
 from mixlm.training.signals import Signals
@@ -50,7 +51,8 @@ class Loop:
             self.begin(begun, note, shown)
             # From here on a signal is only noted: the loop stops after a step that all processes have taken.
             with self.signals.deferred(group().request_stop):
-                done, state = self.steps(begun, state, batches.iterate(begun))
+                with memory_said(self.prepared, lambda: self.at, self.ledger.kept):
+                    done, state = self.steps(begun, state, batches.iterate(begun))
                 if 0 < done < recipe.steps:
                     self.say(f"{group().stop_reason} came: saving; another signal leaves at once.")
                 if done != (self.ledger.saved or 0):
@@ -71,7 +73,7 @@ class Loop:
         _ = self.prepared.train_step[recipe.stages.at(begun).objective]
         for objective in recipe.validated:
             self.prepared.validation_step.compile(objective)
-        self.clock = Clock(begun)
+        self.clock, self.at = Clock(begun), begun
         group().begin(begun)
         self.progress = shown.enter_context(Progress(recipe.steps, begun)) if is_main() else None
         shown.callback(self.tracer.close)
@@ -81,6 +83,7 @@ class Loop:
         recipe, done = self.recipe, begun
         late: tuple[int, dict[str, Any]] | None = None
         for step, batch in batches:
+            self.at = step
             # Another stage has another executable, compiled in the background since the run began.
             with self.clock.stopped():
                 self.await_compiled(step)

@@ -17,7 +17,6 @@ from mixlm.errors import UserError, nearest
 from mixlm.parallel.logical_axes import Layout, under
 from mixlm.parallel.mesh import (
     batch_sharding,
-    bytes_per_device,
     check_batch,
     check_lengths,
     check_networks,
@@ -26,16 +25,13 @@ from mixlm.parallel.mesh import (
 )
 from mixlm.perf.accounting import flops_by_part, mfu_flops
 from mixlm.perf.chips import chip
-from mixlm.perf.memory import Need, check_fits, device_bytes, host_bytes
+from mixlm.perf.memory import Need, check_fits
 from mixlm.recipe import Recipe
 from mixlm.training.executables import Executables
+from mixlm.training.held import least_held, memory_of
 from mixlm.training.kernels import agree
 from mixlm.training.step import TrainState, TrainStep, initial_state
 from mixlm.training.validation import ValidationStep, frequency_bands, mean_terms
-
-_EXAMPLE = 12  # bytes of a position in an example: its input and target, int32, and its float32 weight
-# Ours: a chunk of logits has at least so many positions, as `losses.chunked` makes them off a CPU.
-LEAST_POSITIONS = 480
 
 
 @dataclass(frozen=True)
@@ -212,7 +208,7 @@ def prepare(
         # Before a row is read: shapes tell what is held at once, at least.
         check_fits("This run", least_held(recipe, layout, shapes), *memory_of(layout))
     recipe, blocks = _settled(recipe, data)
-    train_step, validation_step = _executables(recipe, layout, shapes)
+    train_step, validation_step = executables_of(recipe, layout, shapes)
     prepared = PreparedRun(recipe, data, blocks, layout, init_state, shapes, train_step, validation_step, warm_start)
     if warm_start is not None:
         warm_start.check(prepared.fingerprints, recipe.steps)
@@ -253,53 +249,6 @@ def _settled(recipe: Recipe, data: Any) -> tuple[Recipe, Any]:
     return recipe.settled(data.summary.unique_tokens, rows), blocks
 
 
-def memory_of(layout: Layout) -> tuple[int | None, str]:
-    """(The memory of each device, what to call it)."""
-    devices = list(layout.mesh.devices.flat)
-    if devices[0].platform == "cpu":
-        return device_bytes(devices), "each device" if len(devices) > 1 else "this machine"
-    return device_bytes(devices), f"each {devices[0].device_kind}"
-
-
-def least_held(recipe: Recipe, layout: Layout, shapes: Any) -> list[Need]:
-    """The least memory of a device: the state with its gradients, a microbatch, logits; rows of validation.
-
-    Layers' activations are not counted, which only the compiler knows (see `PreparedRun.step_held`).
-    """
-    parts, length = layout.parts("batch") * layout.parts("length"), recipe.block_length
-    rows, vocabulary = recipe.batch_size * length, recipe.tokens.vocab_size
-    positions = -(-rows // (recipe.microbatches * parts))
-    logits = min(positions, LEAST_POSITIONS) * vocabulary // layout.parts("vocab")
-    needs = [
-        Need(
-            "parameters, gradients and the optimizer's state",
-            bytes_per_device(shapes) + bytes_per_device(shapes.params),
-            "take a smaller network (EMB_DIM, VOCAB_SIZE), or shard it over more devices (FSDP_PARTITIONS)",
-        ),
-        Need(
-            "the rows of a step",
-            4 * -(-rows // parts) + _EXAMPLE * positions,
-            "lower BATCH_SIZE or TASK_FEATURE_LENGTHS, or raise MICROBATCHES",
-        ),
-        Need("logits", 4 * logits, "lower VOCAB_SIZE"),
-    ]
-    if layout.mesh.devices.flat[0].platform == "cpu":
-        needs.append(_validation_rows(recipe))
-    else:
-        check_fits("This run", [_validation_rows(recipe)], host_bytes(), "this machine")
-    return needs
-
-
-def check_step(prepared: PreparedRun, objective: Any) -> None:
-    """Raises UserError where the compiled step of an objective holds more than its device has; waits for it."""
-    check_fits(f"The step of {objective.name}", [prepared.step_held(objective)], *memory_of(prepared.layout))
-
-
-def _validation_rows(recipe: Recipe) -> Need:
-    size = 4 * recipe.eval_batches * recipe.batch_size * recipe.block_length
-    return Need("the rows of validation", size, "lower EVAL_BATCHES, which counts batches of BATCH_SIZE rows")
-
-
 def _checked_layout(recipe: Recipe, devices: list[Any] | None) -> Layout:
     layout = recipe.partitioning.layout(devices)
     rows, what = recipe.batch_size // recipe.microbatches, "A microbatch" if recipe.microbatches > 1 else "A batch"
@@ -309,8 +258,14 @@ def _checked_layout(recipe: Recipe, devices: list[Any] | None) -> Layout:
     return layout
 
 
-def _executables(recipe: Recipe, layout: Layout, shapes: Any) -> tuple[Executables, Executables]:
-    """The train step and the validation step, by the shapes and shardings of their arguments."""
+def executables_of(
+    recipe: Recipe, layout: Layout, shapes: Any, modules: Any = None, microbatches: int | None = None
+) -> tuple[Executables, Executables]:
+    """The train step and the validation step, by the shapes and shardings of their arguments.
+
+    `modules` and `microbatches` are the recipe's, or others that compute the same.
+    """
+    modules, microbatches = modules or recipe.modules, microbatches or recipe.microbatches
     everywhere = replicated(layout)
     number = jax.ShapeDtypeStruct((), np.int32, sharding=everywhere)
     bands = jax.ShapeDtypeStruct((recipe.tokens.vocab_size,), np.int32, sharding=everywhere)
@@ -318,8 +273,8 @@ def _executables(recipe: Recipe, layout: Layout, shapes: Any) -> tuple[Executabl
     batch, shardings = {"tokens": rows}, jax.tree.map(lambda leaf: leaf.sharding, shapes)
     if recipe.before:
         batch["previous"] = jax.ShapeDtypeStruct((recipe.batch_size,), np.int32, sharding=batch_sharding(layout))
-    train = under(layout, TrainStep(recipe.modules, recipe.optimizer, recipe.microbatches))
-    validation = under(layout, ValidationStep(recipe.modules, recipe.frequency_bands))
+    train = under(layout, TrainStep(modules, recipe.optimizer, microbatches))
+    validation = under(layout, ValidationStep(modules, recipe.frequency_bands))
     agree(layout.mesh.devices.flat[0].platform, train, (shapes, batch, number), recipe.objectives)
     return (
         # (state, batch, seed) -> (state, metrics)

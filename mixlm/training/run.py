@@ -14,9 +14,10 @@ from mixlm.perf.profiler import Profile
 from mixlm.recipe import Recipe
 from mixlm.reports.table import fixed
 from mixlm.training.begin import acquire, confirm, is_over, resume_record
+from mixlm.training.fit import check_step
 from mixlm.training.ledger import last_checkpoint
 from mixlm.training.loop import Loop, Say
-from mixlm.training.prepare import check_step, prepare
+from mixlm.training.prepare import prepare
 from mixlm.training.report import finish
 from mixlm.training.signals import Signals
 from mixlm.training.summary import Explanation, explanation, summary

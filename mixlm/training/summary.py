@@ -12,7 +12,8 @@ from mixlm.perf.memory import shortage
 from mixlm.reports.examples import ExampleText, as_html
 from mixlm.reports.units import INDENT, count, parameters, size
 from mixlm.training.examples import untrained_examples
-from mixlm.training.prepare import PreparedRun, least_held, memory_of
+from mixlm.training.held import least_held, memory_of
+from mixlm.training.prepare import PreparedRun
 
 EXAMPLES = 3  # Ours: validation rows that are shown under each objective.
 

@@ -1,7 +1,6 @@
-"""The account of what a run holds, before anything is allocated: from its shapes, and then from the compiler."""
+"""The account of what a run holds, before anything is allocated, from its shapes."""
 
 import math
-from types import SimpleNamespace
 
 import jax
 import pytest
@@ -9,9 +8,9 @@ import pytest
 from mixlm.errors import UserError
 from mixlm.gin_config.build import configured
 from mixlm.gin_config.flags import parse_flags
-from mixlm.perf.memory import check_fits, host_bytes
+from mixlm.perf.memory import check_fits
 from mixlm.recipe import Recipe
-from mixlm.training.prepare import PreparedRun, check_step, least_held, memory_of
+from mixlm.training.held import least_held, memory_of
 from mixlm.training.step import initial_state
 
 SMALL = ("VOCAB_SIZE=112", "TokenIds.sentinels=20", "TrainedSentencePiece.sentinels=20", "EMB_DIM=16", "EVAL_BATCHES=3")
@@ -53,20 +52,3 @@ def test_a_size_that_cannot_be_held_is_one_sentence(value, words):
     ) as error:
         check_fits("This run", needs, *memory_of(layout))
     assert words in str(error.value)
-
-
-def test_the_compiler_says_what_a_step_holds():
-    _, layout, _, _ = account()
-    memory = SimpleNamespace(argument_size_in_bytes=host_bytes(), temp_size_in_bytes=1)
-
-    def prepared(memory):
-        found = object.__new__(PreparedRun)
-        found.__dict__.update(layout=layout, train_step=SimpleNamespace(memory=lambda objective: memory))
-        return found
-
-    objective = SimpleNamespace(name="causal")
-    check_step(prepared(SimpleNamespace(argument_size_in_bytes=1, temp_size_in_bytes=1)), objective)
-    with pytest.raises(
-        UserError, match=r"^The step of causal needs at least .* lower BATCH_SIZE, or raise MICROBATCHES\.$"
-    ):
-        check_step(prepared(memory), objective)

@@ -252,7 +252,7 @@ def test_auto_depends_on_the_platform_of_the_mesh(monkeypatch):
     with noted() as asked:
         assert make_view(sizes, reach, "auto") == SplashView(reach, interpret=False)
         assert not isinstance(make_view(sizes, reach, "plain"), SplashView | CudnnView)
-    assert list(asked) == ["splash attention, float32, mask, 3 x 3 positions, 1 heads of 8"]
+    assert list(asked) == ["splash attention, float32, mask, 99 x 99 positions, 1 heads of 8"]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from mixlm.models.attention.dispatch import RUNS, AdditiveView, SplashView, Vmem
 from mixlm.models.attention.dot_product import attend, mask_bias
 from mixlm.models.attention.masks import self_mask
 from mixlm.models.attention.proof import Kernel, compared
+from mixlm.models.attention.tpu_splash import block_of
 from mixlm.models.layers import LayerSizes
 from mixlm.perf import kernel_proofs
 
@@ -83,7 +84,9 @@ def test_auto_leaves_a_wrong_kernel_out_and_says_so_once(on_tpu, monkeypatch):
         jax.eval_shape(lambda: views.append(make_view(SIZES, REACH, "auto")))
     assert all(isinstance(view, AdditiveView) and view.keep for view in views)
     (line,) = on_tpu
-    assert line.startswith("splash attention, float32, mask, 20 x 20 positions, 2 heads of 8 differs: its gradient for")
+    assert line.startswith(
+        "splash attention, float32, mask, 100 x 100 positions, 2 heads of 8 differs: its gradient for"
+    )
     assert "off in norm" in line and line.endswith("and ATTENTION = 'splash' would make this an error.")
     with pytest.raises(UserError, match=r"^ATTENTION = 'splash': splash attention, .* differs: .*; leave it 'auto'"):
         make_view(SIZES, REACH, "splash")
@@ -104,6 +107,22 @@ def test_a_kernel_that_does_not_run_differs_and_one_that_is_right_is_taken(on_tp
     kernel_proofs.forget()
     monkeypatch.setitem(RUNS, "splash", plain)
     assert isinstance(make_view(SIZES, REACH, "auto"), SplashView) and len(on_tpu) == 1
+
+
+def test_an_example_stands_for_the_lengths_whose_blocks_are_alike():
+    lengths = (2, 20, 127, 128, 129, 512, 1000, 1024, 2048, 4096, 4100, 1536 + 128)
+    cut = [SPLASH._replace(queries=length).cut().queries for length in lengths]
+    assert cut == [100, 100, 99, 128, 227, 512, 996, 1024, 1024, 1024, 1124, 1152]
+    whole = [length for length in range(1, 6000) if length % 128 == 0]
+    assert all(block_of(length) == block_of(SPLASH._replace(keys=length).cut().keys) for length in whole)
+    assert len({SPLASH._replace(keys=length).cut().keys for length in range(1, 6000)}) == 3 * 11
+
+
+def test_one_key_needs_no_kernel(on_tpu, monkeypatch):
+    """Parameters are initialised with one position, which is compared with nothing."""
+    monkeypatch.setattr(dispatch, "how_it_differs", lambda *_: pytest.fail("compared"))
+    one = self_mask(jnp.ones((2, 1), jnp.int32), jnp.ones((2, 1), jnp.int32))
+    assert isinstance(make_view(SIZES, one, "auto"), AdditiveView) and on_tpu == []
 
 
 def test_nothing_is_compared_on_a_cpu(monkeypatch):

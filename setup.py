@@ -6,5 +6,10 @@ setup(
     packages=[*find_packages(include=["mixlm", "mixlm.*"]), "mixlm.gin_files", "mixlm.gin_files.studies"],
     # The gin files stay at the top of the checkout, as T5X has them, and lie in mixlm/gin_files once installed.
     package_dir={"mixlm.gin_files": "gin", "mixlm.gin_files.studies": "studies"},
-    package_data={"mixlm": ["py.typed"], "mixlm.gin_files": ["**/*.gin"], "mixlm.gin_files.studies": ["*.gin"]},
+    package_data={
+        "mixlm": ["py.typed"],
+        "mixlm.analysis": ["page.css"],
+        "mixlm.gin_files": ["**/*.gin"],
+        "mixlm.gin_files.studies": ["*.gin"],
+    },
 )

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mixlm.api.functions import decode, evaluate, explain, load_recipe, train
+    from mixlm.api.report import report
     from mixlm.api.run import Run
     from mixlm.api.study import StudyRuns, load_study, sweep
     from mixlm.errors import UserError
@@ -34,6 +35,7 @@ __all__ = [
     "explain",
     "load_recipe",
     "load_study",
+    "report",
     "sweep",
     "train",
 ]
@@ -48,6 +50,7 @@ _HOMES = {
     "explain": "mixlm.api.functions",
     "load_recipe": "mixlm.api.functions",
     "load_study": "mixlm.api.study",
+    "report": "mixlm.api.report",
     "sweep": "mixlm.api.study",
     "train": "mixlm.api.functions",
 }

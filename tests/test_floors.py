@@ -10,13 +10,23 @@ from support.places import ROOT
 PACKAGE = ROOT / "mixlm"
 # A room is a folder of mixlm/, or one of the few modules that lie flat in it; it imports only what is to its left.
 ROOMS = (  # noqa: SIM905
-    "errors paths files tokens example schedules rng params network parallel perf reports losses optim models data "
-    "objectives recipe checkpoints decoding evaluation training gin_config sweeps api cli __main__"
+    "errors paths files tokens example schedules rng params network parallel perf reports analysis losses optim models "
+    "data objectives recipe checkpoints decoding evaluation training gin_config sweeps api cli __main__"
 ).split()
 FLAT = 12  # modules directly in mixlm/, __init__ among them
 ONLY_IN = {"gin": "gin_config"}  # the one room that may import a library
 NEVER = {"models": ("models",), "jax": ("data",), "flax": ("data",)}  # models are for gin files; data is host only
-IN_FUNCTIONS_ONLY = ("tensorflow", "tensorflow_datasets", "seqio", "matplotlib", "tensorboardX", "pandas", "submitit")
+IN_FUNCTIONS_ONLY = (
+    "tensorflow",
+    "tensorflow_datasets",
+    "seqio",
+    "matplotlib",
+    "tensorboardX",
+    "pandas",
+    "submitit",
+    "sklearn",
+    "scipy",
+)
 
 
 def modules() -> dict[str, Path]:

@@ -16,6 +16,7 @@ _COMMANDS = {
     "evaluate": ("evaluate", (), "score a run on held-out text and on minimal pairs"),
     "sweep": ("sweep", (), "train a study: a grid of macros, with seeds"),
     "decode": ("decode", (), "continue prompts with a run"),
+    "report": ("report", (), "tables, tests and verdicts of a study"),
 }
 _USAGE = """\
 usage: mixlm COMMAND --gin_file=NAME.gin [--gin.NAME=VALUE ...] [FLAGS]

@@ -4,13 +4,13 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-
 INDENT = "  "
 
 
 def parameters(tree: Any) -> int:
     """The number of entries in a tree of arrays."""
+    import jax
+
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 

@@ -12,6 +12,7 @@ import pytest
 from support.markdown import PAGES, blocks, commands
 from support.places import GIN, ROOT
 
+from mixlm.cli import report
 from mixlm.gin_config.build import configured
 from mixlm.gin_config.flags import Flags
 from mixlm.parallel.process_group import LOST
@@ -77,6 +78,9 @@ def test_a_command_of_ours_is_understood(place, command, printed):
     module, arguments = command
     if arguments in (["--help"], ["--version"]):
         assert "mixlm" in printed(module, *arguments)
+        return
+    if module == "mixlm.cli.main" and arguments[0] == "report":
+        assert report.parse(arguments[1:]).study  # a report reads no recipe
         return
     Path("printed.gin").write_text(printed(module, *arguments, "--print_config"))
     # What the whole amounts to is a recipe whose values go together.

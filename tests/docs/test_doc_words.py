@@ -21,6 +21,8 @@ EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=IDS)
 
 # In a run's folder, or the reader's own.
 ELSEWHERE = {
+    "axis/MACRO",
+    "study.json",
     "config.gin",
     "recipe.json",
     "metrics.jsonl",

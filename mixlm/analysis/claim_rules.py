@@ -1,0 +1,284 @@
+"""The kinds of claims: optimum_moves, beats, band_gains, cheaper and crossing."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mixlm.analysis.cells import Cells
+from mixlm.analysis.claims import (
+    NOT_SHOWN,
+    OPPOSITE,
+    SHOWN,
+    UNDECIDED,
+    Finding,
+    Rule,
+    difference,
+    pairs,
+    said,
+    selected,
+    within,
+)
+from mixlm.analysis.intervals import Interval, interval
+from mixlm.analysis.optimum import has_optimum, optima
+from mixlm.analysis.paired import BETTER, LEVEL, WORSE, holm, paired
+from mixlm.analysis.reaching import reach
+from mixlm.analysis.words import change, number, signed
+from mixlm.errors import UserError
+
+SHARE = 1.0  # Ours: "cheaper" without a share of its own is cheaper at all.
+Claim = Mapping[str, Any]
+
+
+def optimum_moves(cells: Cells, claim: Claim) -> Finding:
+    """The change of the best value of `axis` from the lowest value of `along` to the highest."""
+    metric, axis, along, direction = (claim[name] for name in ("metric", "axis", "along", "direction"))
+    for name in (axis, along):
+        cells.study.selector("The claim optimum_moves", {name: cells.study.axes.get(name, [None])[0]})
+    if direction not in ("falls", "rises"):
+        raise UserError(f"The claim optimum_moves has the direction {direction!r}, and knows 'falls' and 'rises'.")
+    text = f"The best {axis} by {metric} {direction} as {along} grows."
+    rule = (
+        f"The change of the best {axis} from the lowest {along} to the highest, in surfaces drawn from the posterior: "
+        f"shown where the whole 95% interval of the change has the claimed sign, opposite where it has the other."
+    )
+    if not has_optimum(cells, axis):
+        raise UserError(f"The claim optimum_moves needs an axis of four numbers or more, and {axis} is none.")
+    missing = cells.incomplete(metric)
+    if missing:
+        return Finding("optimum_moves", text, rule, UNDECIDED, f"{lacking(missing)}.")
+    figures, verdicts = [], []
+    for optimum in optima(cells, metric, axis):
+        if along not in optimum.along:
+            continue
+        place = optimum.along.index(along)
+        ends = [other[place] for other in optimum.others]
+        coordinates = optimum.grid[optimum.bests]
+        first, last = (coordinates[:, [end == wanted for end in ends]].mean(1) for wanted in (min(ends), max(ends)))
+        low, high = np.quantile(last - first, (0.025, 0.975))
+        verdicts.append(_sided(low, high, -1 if direction == "falls" else 1))
+        spans = [span for span, end in zip(optimum.spans, ends) if end in (min(ends), max(ends))]
+        at = ", ".join(
+            f"{number(middle)} [{number(below)}, {number(above)}]" for middle, below, above in (spans[0], spans[-1])
+        )
+        arm = f"{optimum.fixed.label}: " if optimum.fixed.arm or optimum.fixed.axes else ""
+        scale = optimum.scales[axis].text
+        figures.append(
+            f"{arm}best {axis} at {along} {number(min(ends))} and {number(max(ends))}: {at}; the change on the scale "
+            f"{scale} lies in [{signed(low)}, {signed(high)}]"
+        )
+    if not figures:
+        raise UserError(f"The claim optimum_moves needs several values of {along} beside {axis}, and there are none.")
+    return Finding("optimum_moves", text, rule, _together(verdicts), f"{'; '.join(figures)}.")
+
+
+def beats(cells: Cells, claim: Claim) -> Finding:
+    """Paired differences of an arm to one other, or to each of several."""
+    metric, where = claim["metric"], _where(cells, claim)
+    arms, overs = (selected(cells, "beats", claim[name]) for name in ("arm", "over"))
+    both = [(arm, over) for arm in arms for over in overs]
+    found = [difference(cells, metric, arm, over, where) for arm, over in both]
+    tests = holm([each for each, _ in found])
+    verdicts = [each.verdict(cells.study.goal(metric)) for each in tests]
+    text = f"{_names(arms)} is better than {' and than '.join(map(said, overs))} by {metric}{within(where)}."
+    rule = (
+        "Paired by seed, Student's t, Holm's correction over the comparisons: shown where every difference is better "
+        f"with an adjusted p below {LEVEL}, opposite where any is worse so."
+    )
+    verdict = NOT_SHOWN
+    if not all(complete for _, complete in found):
+        verdict = UNDECIDED
+    elif WORSE in verdicts:
+        verdict = OPPOSITE
+    elif set(verdicts) == {BETTER}:
+        verdict = SHOWN
+    figures = [f"{said(arm)} less {said(over)}: {change(each)}" for (arm, over), each in zip(both, tests)]
+    return Finding("beats", text, rule, verdict, f"{'; '.join(figures)}.")
+
+
+def band_gains(cells: Cells, claim: Claim) -> Finding:
+    """The gain in a band of tokens, or in each of several, beside the spread of seeds and the overall metric."""
+    bands = [claim["metric"]] if isinstance(claim["metric"], str) else list(claim["metric"])
+    beside, where = claim["beside"], _where(cells, claim)
+    (arm,), (over,) = (selected(cells, "band_gains", claim[name]) for name in ("arm", "over"))
+    found = [difference(cells, band, arm, over, where) for band in bands]
+    overall, complete = difference(cells, beside, arm, over, where)
+    tests, verdicts, figures = holm([each for each, _ in found]), [], []
+    for band, test in zip(bands, tests):
+        noise = _seed_deviation(cells, band, arm, over, where)
+        verdict = test.verdict(cells.study.goal(band))
+        is_large = abs(test.interval.mean) > noise
+        verdicts.append(verdict if is_large else NOT_SHOWN)
+        figures.append(f"{band}: {change(test)}, seeds differ by {number(noise)} (one standard deviation)")
+    text = f"{said(arm)} gains over {said(over)} in {' and '.join(bands)}{within(where)} by more than seeds differ."
+    rule = (
+        f"Paired by seed, Student's t, Holm's correction over the bands: shown where every band is better with an "
+        f"adjusted p below {LEVEL} and by more than the standard deviation of {said(over)} over seeds, opposite where "
+        f"any is worse so. {beside} is stated beside it and does not decide."
+    )
+    verdict = NOT_SHOWN
+    if not (complete and all(each for _, each in found)):
+        verdict = UNDECIDED
+    elif WORSE in verdicts:
+        verdict = OPPOSITE
+    elif set(verdicts) == {BETTER}:
+        verdict = SHOWN
+    (alone,) = holm([overall])
+    return Finding("band_gains", text, rule, verdict, f"{'; '.join(figures)}; {beside}: {change(alone)}.")
+
+
+def cheaper(cells: Cells, claim: Claim) -> Finding:
+    """The share of its budget with which an arm reaches another's final value, seed by seed."""
+    metric, budget, where = claim["metric"], claim.get("budget", "flops"), _where(cells, claim)
+    share, goal = float(claim.get("share", SHARE)), cells.study.goal(metric)
+    (arm,), (over,) = (selected(cells, "cheaper", claim[name]) for name in ("arm", "over"))
+    curves, matched = cells.curves(metric, budget), pairs(cells, arm, over, where)
+    ratios, unreached, missing = [], 0, []
+    for here, there in matched:
+        for cell in cells.study.cells:
+            if cell.place != here:
+                continue
+            mine, theirs = curves[here].get(cell.seed), curves[there].get(cell.seed)
+            if mine is None or theirs is None:
+                missing.append(cell.cell)
+                continue
+            target = float(theirs[1][-1])
+            reached, base = (reach(x, y, target, goal) for x, y in (mine, theirs))
+            if reached is None or base is None or min(reached, base) <= 0:
+                unreached += 1
+            else:
+                ratios.append(math.log(reached / base))
+    found = interval(ratios)
+    low, middle, high = (math.exp(each) for each in (found.low, found.mean, found.high))
+    text = (
+        f"{said(arm)} reaches the final {metric} of {said(over)} with {share:g} of its {budget} or less{within(where)}."
+    )
+    rule = (
+        f"The ratio of {budget} at which each seed's curve first reaches the other's final value, interpolated in "
+        f"logarithms: shown where its 95% interval lies below {share:g}, opposite where it lies above 1 or no seed "
+        "reaches the value, not shown where some seeds do not."
+    )
+    figures = f"ratio {number(middle)} [{number(low)}, {number(high)}], n = {found.n}"
+    verdict = SHOWN if high < share else OPPOSITE if low > 1 else NOT_SHOWN
+    if missing:
+        verdict, figures = UNDECIDED, lacking(missing)
+    elif unreached:
+        verdict = NOT_SHOWN if ratios else OPPOSITE
+        figures = f"not reached by {unreached} of {unreached + len(ratios)} runs"
+    elif found.n < 2:
+        verdict, figures = UNDECIDED, f"ratio {number(middle)} of one run, no interval"
+    return Finding("cheaper", text, rule, verdict, f"{figures}.")
+
+
+def crossing(cells: Cells, claim: Claim) -> Finding:
+    """The point where one cost falls below another: `costs` and `over_costs` name a metric for each point of `at`."""
+    at, mine, theirs = list(claim["at"]), list(claim["costs"]), list(claim["over_costs"])
+    if not len(at) == len(mine) == len(theirs) > 1 or at != sorted(at) or min(at) <= 0:
+        raise UserError(
+            "The claim crossing needs as many costs and over_costs as points in at, which rise from above 0 and are two"
+            " or more."
+        )
+    where = _where(cells, claim)
+    places = [place for place in cells.study.places if place.matches(where)]
+    if not places:
+        raise UserError(f"{cells.study.name} has no cell{within(where)}, which the claim crossing is about.")
+    logs, complete = _log_ratios(cells, places, mine, theirs)
+    tests = holm([paired(each) for each in logs])
+    verdicts = [test.verdict("min") for test in tests]
+    name, other = claim.get("name", mine[0]), claim.get("over_name", theirs[0])
+    text = f"{name} costs more than {other} at {at[0]:g} and less at {at[-1]:g}{within(where)}."
+    rule = (
+        "The logarithm of the ratio of costs, by seed, Student's t, Holm's correction over the points: shown where it "
+        f"is above 0 at the first point and below 0 at the last with adjusted p below {LEVEL}, opposite where the signs"
+        " are the other way round."
+    )
+    ratios = [f"{point:g}: {number(math.exp(test.interval.mean))}" for point, test in zip(at, tests)]
+    figures = f"ratios at {', '.join(ratios)}"
+    # Seeds are lined up at every point only where none is missing.
+    figures += f"; {_crossed(at, logs)}" if complete else "; cells are missing"
+    verdict = NOT_SHOWN
+    if not complete or UNDECIDED in verdicts:
+        verdict = UNDECIDED
+    elif (verdicts[0], verdicts[-1]) == (WORSE, BETTER):
+        verdict = SHOWN
+    elif (verdicts[0], verdicts[-1]) == (BETTER, WORSE):
+        verdict = OPPOSITE
+    return Finding("crossing", text, rule, verdict, f"{figures}.")
+
+
+RULES = {
+    "optimum_moves": Rule(optimum_moves, ("metric", "axis", "along", "direction")),
+    "beats": Rule(beats, ("metric", "arm", "over"), ("where",)),
+    "band_gains": Rule(band_gains, ("metric", "beside", "arm", "over"), ("where",)),
+    "cheaper": Rule(cheaper, ("metric", "arm", "over"), ("budget", "share", "where")),
+    "crossing": Rule(crossing, ("at", "costs", "over_costs"), ("name", "over_name", "where")),
+}
+
+
+def lacking(cells: Sequence[str], most: int = 4) -> str:
+    """The cells that are missing, the first few by name."""
+    named = ", ".join(f"`{name}`" for name in cells[:most])
+    rest = f" and {len(cells) - most} more" if len(cells) > most else ""
+    return f"no value of {named}{rest}"
+
+
+def _where(cells: Cells, claim: Claim) -> dict[str, Any]:
+    return cells.study.selector("The claim's where", claim.get("where") or {})
+
+
+def _names(selectors: Sequence[Mapping[str, Any]]) -> str:
+    return " and ".join(map(said, selectors))
+
+
+def _sided(low: float, high: float, sign: int) -> str:
+    if sign * low > 0 and sign * high > 0:
+        return SHOWN
+    return OPPOSITE if sign * low < 0 and sign * high < 0 else NOT_SHOWN
+
+
+def _together(verdicts: Sequence[str]) -> str:
+    """Shown where all are, opposite where any is."""
+    return OPPOSITE if OPPOSITE in verdicts else SHOWN if set(verdicts) == {SHOWN} else NOT_SHOWN
+
+
+def _seed_deviation(cells: Cells, metric: str, arm: Any, over: Any, where: Any) -> float:
+    """The standard deviation over seeds of a metric at `over`, averaged over its places."""
+    values = cells.values(metric)
+    found = [list(values[there].values()) for _, there in pairs(cells, arm, over, where)]
+    deviations = [float(np.std(np.sort(each), ddof=1)) for each in found if len(each) > 1]
+    return float(np.mean(deviations)) if deviations else math.nan
+
+
+def _log_ratios(
+    cells: Cells, places: Sequence[Any], mine: Sequence[str], theirs: Sequence[str]
+) -> tuple[list[list[float]], bool]:
+    """(for each point, the logarithm of the ratio of costs of each seed; True where none is missing)."""
+    logs, complete = [], True
+    expected = [cell for cell in cells.study.cells if cell.place in places]
+    for one, other in zip(mine, theirs):
+        first, second = cells.values(one), cells.values(other)
+        ratios: dict[int, list[float]] = {}
+        for cell in expected:
+            costs = first[cell.place].get(cell.seed, 0.0), second[cell.place].get(cell.seed, 0.0)
+            if min(costs) > 0:
+                ratios.setdefault(cell.seed, []).append(math.log(costs[0] / costs[1]))
+            else:
+                complete = False
+        logs.append([float(np.mean(ratios[seed])) for seed in sorted(ratios)])
+    return logs, complete
+
+
+def _crossed(at: Sequence[float], logs: Sequence[Sequence[float]]) -> str:
+    """The point at which the ratio is 1, interpolated in logarithms for each seed, with its interval."""
+    found = []
+    for curve in zip(*logs):
+        for (a, here), (b, there) in zip(zip(at, curve), zip(at[1:], curve[1:])):
+            if here > 0 >= there or here < 0 <= there:
+                found.append(math.log(a) + here / (here - there) * math.log(b / a))
+                break
+    if len(found) < len(logs[0]) or not found:
+        return f"{len(found)} of {len(logs[0])} seeds cross"
+    spread: Interval = interval(found)
+    middle, low, high = (number(math.exp(each)) for each in (spread.mean, spread.low, spread.high))
+    return f"the crossing is at {middle} [{low}, {high}], n = {spread.n}"

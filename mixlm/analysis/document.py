@@ -1,0 +1,140 @@
+"""A report as a list of headings, paragraphs, tables and figures, written as Markdown and as one page of HTML."""
+
+import base64
+import html
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+
+from mixlm.reports.table import Table
+
+VERDICTS = ("shown", "not shown", "opposite", "undecided", "better", "worse")
+_CODE = re.compile(r"`([^`]+)`")
+_STRONG = re.compile(r"\*\*([^*]+)\*\*")
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading; level 1 is the report's."""
+
+    text: str
+    level: int = 2
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph, in which `code` and **strong** are marked as in Markdown."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Figures:
+    """A table whose cells are texts; `file` names the CSV that has the figures in full."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str
+    file: str | None = None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure: its file, its bytes (PNG), what it shows, and the CSV of its data."""
+
+    file: str
+    content: bytes
+    caption: str
+    data: str | None = None
+
+
+Block = Heading | Text | Figures | Picture
+
+
+@dataclass
+class Document:
+    """The blocks of a report in order, and the tables that are written beside it as CSV."""
+
+    blocks: list[Block] = field(default_factory=list)
+    tables: dict[str, Table] = field(default_factory=dict)
+
+    def add(self, *blocks: Block) -> None:
+        """Appends blocks."""
+        self.blocks.extend(blocks)
+
+    def keep(self, name: str, table: Table) -> str:
+        """Keeps a table to be written as `name`, and returns the name."""
+        self.tables[name] = table
+        return name
+
+    def markdown(self) -> str:
+        """The report as Markdown."""
+        return "\n\n".join(_markdown(block) for block in self.blocks) + "\n"
+
+    def html(self) -> str:
+        """The report as one page that holds its figures and loads nothing."""
+        title = next((block.text for block in self.blocks if isinstance(block, Heading)), "report")
+        style = files("mixlm.analysis").joinpath("page.css").read_text(encoding="utf-8")
+        body = "\n".join(_html(block) for block in self.blocks)
+        return (
+            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+            f"<title>{html.escape(_plain(title))}</title>\n<style>\n{style}</style>\n</head>\n"
+            f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+        )
+
+
+def _markdown(block: Block) -> str:
+    if isinstance(block, Heading):
+        return f"{'#' * block.level} {block.text}"
+    if isinstance(block, Text):
+        return block.text
+    if isinstance(block, Picture):
+        return f"![{_plain(block.caption)}]({block.file})\n\n*{_sourced(block.caption, block.data)}*"
+    widths = [max(map(len, column)) for column in zip(block.columns, *block.rows)]
+    lines = [block.columns, ["-" * width for width in widths], *block.rows]
+    # A pipe would end the cell.
+    rows = [
+        "| " + " | ".join(cell.replace("|", "\\|").ljust(w) for cell, w in zip(line, widths)) + " |" for line in lines
+    ]
+    return "\n".join(rows) + f"\n\n*{_sourced(block.caption, block.file)}*"
+
+
+def _sourced(caption: str, file: str | None) -> str:
+    return caption if file is None else f"{caption} ({file})"
+
+
+def _html(block: Block) -> str:
+    if isinstance(block, Heading):
+        return f"<h{block.level}>{_marked(block.text)}</h{block.level}>"
+    if isinstance(block, Text):
+        return f"<p>{_marked(block.text)}</p>"
+    if isinstance(block, Picture):
+        data = base64.b64encode(block.content).decode()
+        caption = _marked(_sourced(block.caption, block.data))
+        alt = html.escape(_plain(block.caption), quote=True)
+        return (
+            f'<figure><img alt="{alt}" src="data:image/png;base64,{data}"><figcaption>{caption}</figcaption></figure>'
+        )
+    head = "".join(f"<th>{_marked(name)}</th>" for name in block.columns)
+    body = "\n".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in block.rows)
+    caption = _marked(_sourced(block.caption, block.file))
+    return (
+        f"<figure><div class='table'><table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
+        f"<figcaption>{caption}</figcaption></figure>"
+    )
+
+
+def _cell(text: str) -> str:
+    kind = f" class='{text.strip('*').replace(' ', '-')}'" if text.strip("*") in VERDICTS else ""
+    return f"<td{kind}>{_marked(text)}</td>"
+
+
+def _marked(text: str) -> str:
+    escaped = html.escape(text, quote=False)
+    return _STRONG.sub(r"<strong>\1</strong>", _CODE.sub(r"<code>\1</code>", escaped))
+
+
+def _plain(text: str) -> str:
+    return text.replace("`", "").replace("**", "")

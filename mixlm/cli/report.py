@@ -1,0 +1,52 @@
+"""Writes the report of a study: mixlm report STUDY, where STUDY is the study's folder or its cells.csv.
+
+It goes into the folder `report` beside cells.csv: report.md, report.html, figures (PNG) and tables (CSV). It needs
+the extra: pip install 'mixlm[report]'.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from mixlm.errors import UserError, nearest
+from mixlm.reports.table import Table
+
+_OPTIONS = ("--partial", "--loss", "--help")
+
+
+def main() -> None:
+    """Writes the report that the command line asks for, and prints the verdicts and where it is."""
+    given = parse(sys.argv[1:])
+    from mixlm.api.report import report
+
+    written = report(given.study, given.partial, given.loss)
+    if written.findings:
+        print(Table([{"verdict": each.verdict, "claim": each.claim} for each in written.findings]))
+    print(f"In {written.folder}: report.md, report.html, figures and {len(written.tables)} tables.")
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The study and the options; UserError for an option that there is not."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        allow_abbrev=False,
+        exit_on_error=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("study", nargs="?", metavar="STUDY", help="the folder of a study, or its cells.csv")
+    parser.add_argument("--partial", action="store_true", help="find the optimum of a grid that is incomplete, too")
+    parser.add_argument(
+        "--loss", type=float, metavar="X", help="the loss in the table of FLOPs; default: the baseline's final one"
+    )
+    try:
+        given, others = parser.parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        raise UserError(f"{error.argument_name}: {error.message}.") from None
+    for each in others:
+        name = each.partition("=")[0]
+        if name.startswith("-"):
+            raise UserError(f"There is no flag {name!r}.{nearest(name, _OPTIONS)}")
+        raise UserError(f"A report is of one study: leave {each!r} out.")
+    if given.study is None:
+        raise UserError("A report is of a study: mixlm report STUDY, its folder or its cells.csv.")
+    return given

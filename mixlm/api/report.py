@@ -8,6 +8,7 @@ from mixlm.analysis.report import Report
 from mixlm.analysis.report import report as written
 from mixlm.errors import UserError, nearest
 from mixlm.paths import local
+from mixlm.sweeps.folder import RECORDS, STUDY, StudyFolder
 
 _RUN = "recipe.json"
 
@@ -32,13 +33,17 @@ def report(study: str | os.PathLike[str], partial: bool = False, loss: float | N
 
 
 def _table(path: Path) -> Path:
-    """The cells.csv of a study."""
+    """The cells.csv of a study; of one that has runs it is collected anew."""
     if path.is_dir():
         if (path / _RUN).is_file():
             raise UserError(
                 f"{path} is one run, whose picture is its curves.png, and a report is of a study's cells: give the "
                 "folder of a study."
             )
+        if (path / STUDY).is_file() and (path / RECORDS).is_dir():
+            from mixlm.sweeps.collect import collect
+
+            collect(StudyFolder(path))
         if not (path / FILE).exists():
             raise UserError(f"{path} holds no study: there is no {FILE} in it.")
         return path / FILE

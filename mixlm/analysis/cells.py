@@ -121,7 +121,7 @@ class Cells:
 
     def names(self, place: Place) -> list[str]:
         """The cells at a place, in the order of their seeds."""
-        return [cell.cell for cell in sorted(self.study.cells, key=lambda each: each.seed) if cell.place == place]
+        return [cell.cell for cell in self.study.cells if cell.place == place]
 
 
 def read_cells(path: Path) -> Cells:
@@ -192,10 +192,7 @@ def _sorted(path: Path, study: Study, frame: Any) -> Any:
                 f"{path} gives cell {name!r} {place.label} and seed {rows.iloc[0]['seed']}, and {STUDY_FILE} "
                 f"{expected[name].place.label} and seed {expected[name].seed}."
             )
-    order = {
-        cell.cell: number
-        for number, cell in enumerate(sorted(study.cells, key=lambda each: (study.order(each.place), each.seed)))
-    }
+    order = {cell.cell: number for number, cell in enumerate(study.cells)}
     frame = frame.assign(_order=frame["cell"].map(order)).sort_values(["_order", "step"], kind="stable")
     for flag in ("last", "best"):
         frame[flag] = (
@@ -210,7 +207,10 @@ def _place(row: Any, study: Study) -> Place:
     values = {}
     for axis in study.axes:
         value = row[AXIS + axis]
-        if not (isinstance(value, float) and math.isnan(value)):
+        if isinstance(value, float) and math.isnan(value):
+            if None in study.axes[axis]:
+                values[axis] = None  # an absent value, as CSV spells it
+        else:
             values[axis] = known[axis].get(key(value.item() if hasattr(value, "item") else value), value)
     arm = row.get("arm")
     return place_of(arm if isinstance(arm, str) else "", values, study.axes)

@@ -6,7 +6,7 @@ from typing import Any
 
 from mixlm.analysis.cells import Cells
 from mixlm.analysis.paired import Difference, paired
-from mixlm.analysis.study import Place, shown
+from mixlm.analysis.study import NotInGrid, Place, shown
 from mixlm.errors import UserError, nearest
 
 SHOWN, NOT_SHOWN, OPPOSITE, UNDECIDED = "shown", "not shown", "opposite", "undecided"
@@ -48,7 +48,11 @@ def judge(cells: Cells, rules: Mapping[str, Rule]) -> list[Finding]:
         for name in claim:
             if name not in known:
                 raise UserError(f"{where}, {kind}, has no argument {name!r}.{nearest(name, known)}")
-        finding = rule.judge(cells, claim)
+        try:
+            finding = rule.judge(cells, claim)
+        except NotInGrid as absent:
+            asked = f"{kind}: {', '.join(f'{name} {value}' for name, value in claim.items() if name != 'kind')}"
+            finding = Finding(kind, asked, "A claim about cells that the study does not have.", UNDECIDED, str(absent))
         # A sentence of the study's own takes the place of the one that the arguments make.
         text = str(claim.get("text") or finding.claim)
         found.append(Finding(kind, text, finding.rule, finding.verdict, finding.figures))
@@ -95,7 +99,7 @@ def pairs(cells: Cells, arm: Selector, over: Selector, where: Selector) -> list[
     there = [place for place in places if place.matches({**over, **where})]
     for name, found in ((arm, here), (over, there)):
         if not found:
-            raise UserError(f"{cells.study.name} has no cell of {said(name)}{within(where)}, which a claim is about.")
+            raise NotInGrid(f"{cells.study.name} has no cell of {said(name)}{within(where)}, which a claim is about.")
     matched = [(place, place.moved(over)) for place in here if place.moved(over) in there]
     if matched:
         return matched

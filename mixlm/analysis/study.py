@@ -1,7 +1,7 @@
 """study.json: what a study asked for: its axes, arms, seeds, expected cells, deciding metrics, baseline and claims."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,10 @@ from mixlm.errors import UserError, nearest
 FILE = "study.json"
 AXIS = "axis/"
 GOALS = ("min", "max")
+
+
+class NotInGrid(UserError):
+    """A selector asks for a value or an arm that the study does not have, as where it was reduced."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ class Study:
     @property
     def places(self) -> list[Place]:
         """Every point of the grid once: arms and axes in the order that study.json gives them."""
-        return sorted(dict.fromkeys(cell.place for cell in self.cells), key=self.order)
+        return list(dict.fromkeys(cell.place for cell in self.cells))
 
     def order(self, place: Place) -> tuple[int, ...]:
         """What places are sorted by."""
@@ -86,20 +90,27 @@ class Study:
         found = {}
         for name, value in asked.items():
             plain = str(name).removeprefix(AXIS).removeprefix("axis ")
-            known: Sequence[Any] = self.arms if plain == "arm" else self.axes.get(plain, [])
             if plain != "arm" and plain not in self.axes:
                 raise UserError(
                     f"{where} of {self.name} names {name!r}, and its axes are {', '.join(self.axes) or 'none'}."
                     f"{nearest(plain, self.axes)}"
                 )
+            known = self.known(plain)
             for each in _listed(value):
                 if not any(same(each, other) for other in known):
-                    raise UserError(
+                    raise NotInGrid(
                         f"{where} of {self.name} asks for {plain} {each!r}, which has {', '.join(map(str, known))}."
                         f"{nearest(str(each), map(str, known))}"
                     )
             found[plain] = value
         return found
+
+    def known(self, name: str) -> list[Any]:
+        """The arms, for "arm", or the values of an axis, those at which an arm alone stands included."""
+        if name == "arm":
+            return self.arms
+        values = [*self.axes[name], *(each.values[name] for each in self.places if name in each.values)]
+        return list({key(value): value for value in values}.values())
 
     def goal(self, metric: str) -> str:
         """The direction that is better, "min" or "max", as the study says for this metric at any checkpoint."""
@@ -121,9 +132,14 @@ def same(one: Any, other: Any) -> bool:
 
 def key(value: Any) -> str:
     """The text by which a value of an axis is compared."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return repr(float(value))
-    return str(tuple(value)) if isinstance(value, list) else str(value)
+    if isinstance(value, list | tuple):
+        return str(list(value))
+    if isinstance(value, bool) or value is None:
+        return str(value)
+    try:
+        return repr(float(value))  # a column of numbers and words is read as words
+    except (TypeError, ValueError):
+        return str(value)
 
 
 def position(value: Any, known: Sequence[Any]) -> int:
@@ -154,11 +170,11 @@ def read_study(path: Path) -> Study:
         if goal not in GOALS:
             raise UserError(f"{path}: the metric {metric!r} is to be 'min' or 'max', not {goal!r}.")
     arms = [str(name) for name in content.get("arms") or []]
-    return Study(
+    study = Study(
         content["name"],
         axes,
         arms,
-        [int(seed) for seed in content.get("seeds") or []],
+        sorted(int(seed) for seed in content.get("seeds") or []),
         [_expected(path, cell, axes) for cell in content["cells"]],
         dict(content["metrics"]),
         dict(content.get("baseline") or {}),
@@ -166,6 +182,8 @@ def read_study(path: Path) -> Study:
         str(content.get("recipe") or ""),
         str(content.get("version") or ""),
     )
+    # One order, whatever order they were written in.
+    return replace(study, cells=sorted(study.cells, key=lambda each: (study.order(each.place), each.seed, each.cell)))
 
 
 _KINDS = {str: "text", dict: "object", list: "array"}

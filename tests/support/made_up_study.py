@@ -32,7 +32,7 @@ CLAIMS = [
         "metric": "validation/causal",
         "arm": {"ALPHA": 0.5},
         "over": {"ALPHA": 1.0},
-        "where": {"EPOCHS": 16},
+        "where": {"EPOCHS": 64},
     },
 ]
 

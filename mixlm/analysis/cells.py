@@ -204,7 +204,7 @@ def _sorted(path: Path, study: Study, frame: Any) -> Any:
 def _place(row: Any, study: Study) -> Place:
     """The place of a row; an axis that is empty is none of this cell's."""
     known = {axis: {key(value): value for value in values} for axis, values in study.axes.items()}
-    values = {}
+    values: dict[str, Any] = {}
     for axis in study.axes:
         value = row[AXIS + axis]
         if isinstance(value, float) and math.isnan(value):

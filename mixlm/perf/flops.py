@@ -7,6 +7,10 @@ from typing import Any
 from jax.extend import core
 from jax.interpreters import partial_eval
 
+# JAX's primitives of cuDNN's flash attention and their products [T, S, K], which no jaxpr shows: scores and output; the
+# gradients of weights, queries, keys and values. Scores that the gradient computes again are not among them.
+_ATTENTION = {"dot_product_attention_fwd": 2, "dot_product_attention_bwd": 4}
+
 
 def matmul_flops(jaxpr: core.ClosedJaxpr) -> float:
     """The FLOPs of every matrix product in a jaxpr: 2 * batch * rows * columns * contracted, loops times their length.
@@ -34,6 +38,10 @@ def _of_equation(equation: Any, outside: str) -> dict[str, float]:
         left = equation.invars[0].aval.shape
         product = math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
         return {stack: 2.0 * product}
+    products = _ATTENTION.get(equation.primitive.name.removesuffix("_wrapper"))
+    if products is not None:
+        rows, queries, heads, width = equation.invars[0].aval.shape
+        return {stack: 2.0 * products * rows * heads * queries * equation.invars[1].aval.shape[1] * width}
     inner = [flops_by_scope(sub, stack) for sub in _jaxprs(equation.params)]
     if equation.primitive.name == "cond":
         return max(inner, key=lambda branch: math.fsum(branch.values()), default={})

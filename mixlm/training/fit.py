@@ -56,10 +56,12 @@ def memory_said(prepared: PreparedRun, step: Callable[[], int], kept: Callable[[
         (limit, where), objective = memory_of(prepared.layout), prepared.recipe.stages.at(step()).objective
         held = step_bytes(prepared.train_step, objective)
         most = int(ROOM * (held if limit is None else min(held, limit)))
+        # Compiling asks all processes, and the others may not have failed.
+        way = "raise MICROBATCHES" if jax.process_count() > 1 else fitting(prepared, objective, most, held)
         of = "" if limit is None else f" of its {gigabytes(limit)}"
         raise UserError(
             f"The memory of {where} ran out in step {step() + 1}, where {objective.name} holds {gigabytes(held)}{of} "
-            f"by the compiler: {fitting(prepared, objective, most, held)}; {kept()}."
+            f"by the compiler: {way}; {kept()}."
         ) from None
 
 

@@ -116,3 +116,21 @@ def test_products_are_counted_by_the_scope_that_they_belong_to_forward_and_back(
     for name in ("first", "outer"):
         assert sum(flops for scope, flops in scopes.items() if name in scope) == 3 * product
     assert sum(scopes.values()) == 6 * product
+
+
+def test_cudnns_attention_counts_as_the_plain_one_does(monkeypatch):
+    from jax._src.cudnn import fused_attention_stablehlo as cudnn
+
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(cudnn, "check_compute_capability", lambda *_: True)
+    q, k = jnp.ones((2, 64, 4, 64), jnp.bfloat16), jnp.ones((2, 128, 4, 64), jnp.bfloat16)
+    mask = jnp.ones((2, 1, 64, 128), bool)
+
+    def total(implementation):
+        def attended(q, k, v):
+            out = jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=implementation)
+            return jnp.sum(out.astype(jnp.float32))
+
+        return matmul_flops(jax.make_jaxpr(jax.value_and_grad(attended, (0, 1, 2)))(q, k, k))
+
+    assert total("cudnn") == total("xla") == 6 * 2 * 2 * 4 * 64 * 128 * 64

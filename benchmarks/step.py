@@ -5,7 +5,8 @@ Each case is timed in turns with a large float32 product in the same process, wh
 median step and its spread, tokens a second, the FLOPs of the step's matrix products counted from its jaxpr, all FLOPs
 by XLA (which counts a loop once), and the share of the ceiling: products / (time * ceiling). Cases of one family share
 the rounds, so that the median of their ratios, with its 95% interval, holds on a busy machine as well. `--ops N` adds
-where the time of a step goes; `--json FILE` writes it all.
+where the time of a step goes; `--json FILE` writes it all. `--peers` times decoder-bench in turns with PyTorch's step
+of the same Llama, eager and compiled (pip install -e '.[peers]'; any build of torch runs on a CPU).
 """
 
 import argparse
@@ -141,7 +142,15 @@ FAMILIES = {
 }
 
 
-def measure(cases: list[Case], rounds: int) -> list[dict[str, Any]]:
+def with_peers() -> list[Any]:
+    """decoder-bench, in one part and in four, and PyTorch's two steps of it."""
+    from step_peers import Peer
+
+    case = decoder_bench()
+    return [case, decoder_bench(4), Peer("torch eager", case, False), Peer("torch compiled", case, True)]
+
+
+def measure(cases: list[Any], rounds: int) -> list[dict[str, Any]]:
     """Times a family's cases and the ceiling in turns."""
     x = jnp.ones((CEILING, CEILING), jnp.float32)
     product = jax.jit(jnp.matmul)
@@ -169,7 +178,7 @@ def median_and_bounds(values: list[float]) -> list[float]:
     return [statistics.median(ranked), ranked[low], ranked[high]]
 
 
-def row(case: Case, ceiling: float) -> dict[str, Any]:
+def row(case: Any, ceiling: float) -> dict[str, Any]:
     """A line of the table."""
     median = statistics.median(case.times)
     return {
@@ -209,6 +218,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--ops", type=int, default=0, metavar="N", help="the N longest operations of each case")
     parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--peers", action="store_true", help="decoder-bench alone, next to PyTorch's steps of it")
     given = parser.parse_args()
     keep_freed()
     device = jax.devices()[0]
@@ -218,8 +228,9 @@ def main() -> None:
         f"{'ceiling':>9}{'share':>7}  of the one before"
     )
     rows = []
-    for name in given.cases:
-        cases = FAMILIES[name]()
+    families = {"peers": with_peers} if given.peers else {name: FAMILIES[name] for name in given.cases}
+    for family in families.values():
+        cases = family()
         for case, found in zip(cases, measure(cases, given.rounds)):
             print(
                 f"{case.name:<15}{found['ms']:>8.0f}{found['fastest_ms']:>9.0f}{found['slowest_ms']:>9.0f}"
@@ -230,7 +241,7 @@ def main() -> None:
                 ),
                 flush=True,
             )
-            if given.ops:
+            if given.ops and isinstance(case, Case):
                 found["operations"] = operations(case, given.ops)
                 for operation, milliseconds in found["operations"]:
                     print(f"  {milliseconds:>9.1f} ms  {operation}")

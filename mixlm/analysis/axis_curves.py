@@ -26,8 +26,7 @@ def axis_figure(cells: Cells, metric: str, axis: str) -> bytes:
         spare.set_visible(False)
     for axes, panel in zip(grid.flat, panels):
         _draw(axes, cells, values, panel, shape, axis)
-    for row in grid:
-        row[0].set_ylabel(unit(metric))
+    drawn.supylabel(unit(metric), fontsize=10, multialignment="center")
     _legend(drawn, grid, shape)
     return png(drawn)
 

@@ -24,7 +24,8 @@ from mixlm.analysis.intervals import Interval, interval
 from mixlm.analysis.optimum import has_optimum, optima
 from mixlm.analysis.paired import BETTER, LEVEL, WORSE, holm, paired
 from mixlm.analysis.reaching import reach
-from mixlm.analysis.words import change, number, signed
+from mixlm.analysis.study import NotInGrid, shown
+from mixlm.analysis.words import change, number, place, signed
 from mixlm.errors import UserError
 
 SHARE = 1.0  # Ours: "cheaper" without a share of its own is cheaper at all.
@@ -44,7 +45,7 @@ def optimum_moves(cells: Cells, claim: Claim) -> Finding:
         f"shown where the whole 95% interval of the change has the claimed sign, opposite where it has the other."
     )
     if not has_optimum(cells, axis):
-        raise UserError(f"The claim optimum_moves needs an axis of four numbers or more, and {axis} is none.")
+        raise NotInGrid(f"The claim optimum_moves needs an axis of four numbers or more, and {axis} is none.")
     missing = cells.incomplete(metric)
     if missing:
         return Finding("optimum_moves", text, rule, UNDECIDED, f"{lacking(missing)}.")
@@ -52,24 +53,24 @@ def optimum_moves(cells: Cells, claim: Claim) -> Finding:
     for optimum in optima(cells, metric, axis):
         if along not in optimum.along:
             continue
-        place = optimum.along.index(along)
-        ends = [other[place] for other in optimum.others]
+        column = optimum.along.index(along)
+        ends = [other[column] for other in optimum.others]
         coordinates = optimum.grid[optimum.bests]
         first, last = (coordinates[:, [end == wanted for end in ends]].mean(1) for wanted in (min(ends), max(ends)))
         low, high = np.quantile(last - first, (0.025, 0.975))
         verdicts.append(_sided(low, high, -1 if direction == "falls" else 1))
         spans = [span for span, end in zip(optimum.spans, ends) if end in (min(ends), max(ends))]
         at = ", ".join(
-            f"{number(middle)} [{number(below)}, {number(above)}]" for middle, below, above in (spans[0], spans[-1])
+            f"{place(middle)} [{place(below)}, {place(above)}]" for middle, below, above in (spans[0], spans[-1])
         )
         arm = f"{optimum.fixed.label}: " if optimum.fixed.arm or optimum.fixed.axes else ""
         scale = optimum.scales[axis].text
         figures.append(
-            f"{arm}best {axis} at {along} {number(min(ends))} and {number(max(ends))}: {at}; the change on the scale "
+            f"{arm}best {axis} at {along} {shown(min(ends))} and {shown(max(ends))}: {at}; the change on the scale "
             f"{scale} lies in [{signed(low)}, {signed(high)}]"
         )
     if not figures:
-        raise UserError(f"The claim optimum_moves needs several values of {along} beside {axis}, and there are none.")
+        raise NotInGrid(f"The claim optimum_moves needs several values of {along} beside {axis}, and there are none.")
     return Finding("optimum_moves", text, rule, _together(verdicts), f"{'; '.join(figures)}.")
 
 
@@ -182,7 +183,7 @@ def crossing(cells: Cells, claim: Claim) -> Finding:
     where = _where(cells, claim)
     places = [place for place in cells.study.places if place.matches(where)]
     if not places:
-        raise UserError(f"{cells.study.name} has no cell{within(where)}, which the claim crossing is about.")
+        raise NotInGrid(f"{cells.study.name} has no cell{within(where)}, which the claim crossing is about.")
     logs, complete = _log_ratios(cells, places, mine, theirs)
     tests = holm([paired(each) for each in logs])
     verdicts = [test.verdict("min") for test in tests]

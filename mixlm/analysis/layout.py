@@ -38,12 +38,12 @@ class Layout:
 def layout(study: Study, lines: str | None = None, over: str | None = None) -> Layout:
     """Panels for a study, without the axis `over`, which a figure spreads along its x.
 
-    Lines are the arms where there are several, else the axis of the baseline, else the first axis.
+    Lines are the axis of the baseline, else the first axis, else the arms.
     """
     axes = [name for name, values in study.axes.items() if len(values) > 1 and name != over]
     if lines is None:
         first = [name for name in axes if name in study.baseline] or axes
-        lines = "arm" if len(study.arms) > 1 or not first else first[0]
+        lines = first[0] if first else "arm"
     panels: dict[Place, list[Place]] = {}
     for place in study.places:
         arm = "" if lines == "arm" else place.arm

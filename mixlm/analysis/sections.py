@@ -41,7 +41,7 @@ def asked(document: Document, cells: Cells) -> None:
     if spent:
         where = f" on {', '.join(devices)}" if devices else ""
         total = sum(sorted(spent))
-        document.add(Text(f"The cells that are done took {total / 1e12:,.4g} TFLOP together{where}."))
+        document.add(Text(f"Counted cell by cell, those that are done have {total / 1e12:,.4g} TFLOP{where}."))
 
 
 def selector_text(selector: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from mixlm.analysis.document import Document, Figures, Heading, Picture, Text
 from mixlm.analysis.optimum import Optimum, has_optimum, optima
 from mixlm.analysis.reaching import reached
 from mixlm.analysis.sections import MARK, selector_text, slug_of
-from mixlm.analysis.study import Place, bare
+from mixlm.analysis.study import Place, bare, shown
 from mixlm.analysis.surfaces import optimum_figure
 from mixlm.analysis.training_curves import (
     budget_figure,
@@ -20,7 +20,7 @@ from mixlm.analysis.training_curves import (
     overfitting_figure,
     trained_twin,
 )
-from mixlm.analysis.words import amount, number
+from mixlm.analysis.words import amount, number, place
 from mixlm.reports.table import Table
 
 
@@ -75,7 +75,7 @@ def _one_optimum(document: Document, cells: Cells, found: Optimum) -> None:
         for name, length in zip((found.axis, *found.along), found.posterior.length_scales)
     )
     lines = [
-        [*(number(value) for value in other), f"{number(middle)} [{number(low)}, {number(high)}]"]
+        [*map(shown, other), f"{place(middle)} [{place(low)}, {place(high)}]"]
         for other, (middle, low, high) in zip(found.others, found.spans)
     ]
     arm = f" ({found.fixed.label})" if found.fixed.arm or found.fixed.axes else ""
@@ -180,10 +180,10 @@ def _targets(cells: Cells, name: str, loss: float | None) -> dict[Place, float]:
         return dict.fromkeys(values, loss)
     baseline = cells.study.selector("The baseline", cells.study.baseline)
     found = {}
-    for place in values:
-        seeds = values.get(place.moved(baseline))
+    for here in values:
+        seeds = values.get(here.moved(baseline))
         if seeds:
-            found[place] = float(np.mean(sorted(seeds.values())))
+            found[here] = float(np.mean(sorted(seeds.values())))
     return found
 
 

@@ -117,7 +117,7 @@ class Study:
         plain = bare(metric)
         goals = {bare(name): goal for name, goal in self.metrics.items()}
         # Ours: losses are what most metrics are; accuracies and exact matches say so by their names.
-        return goals.get(plain, "max" if plain.endswith(("accuracy", "exact_match", "overall")) else "min")
+        return goals.get(plain, "max" if plain.endswith(("accuracy", "exact", "overall", "pairs")) else "min")
 
 
 def bare(metric: str) -> str:

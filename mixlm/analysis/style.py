@@ -1,6 +1,7 @@
 """The look of figures: one colour for each series of a study, in every figure, and axes that say their units."""
 
 import io
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ MAPS = ("viridis", "plasma", "cividis")
 _MAP_END = 0.88
 INK, GRID = "#333333", "#DDDDDD"
 DPI = 110
+LABEL = 30  # Ours: letters in a line of a label, as many as a panel of 2.5 inches is high
 UNITS = {
     "step": "step",
     "tokens": "tokens read",
@@ -97,9 +99,15 @@ def coordinate(study: Study, axis: str) -> tuple[Scale, dict[str, float]]:
 
 
 def unit(metric: str) -> str:
-    """A metric with its unit, for an axis of a figure."""
+    """A metric with its unit, in lines short enough for the axis of a small panel."""
     name = bare(metric)
-    checkpoint = " at the best checkpoint" if metric.startswith("best:") else ""
     # Ours: what a step of training or validation calls a term is a cross-entropy or a bound in nats.
     is_loss = name.startswith(("validation/", "train/")) and name.count("/") == 1
-    return f"{name.replace('_', ' ')}{checkpoint}{' (nats per token)' if is_loss else ''}"
+    lines = [""]
+    for part in re.findall(r"[^/ _]+[/ _]?", name):
+        if lines[-1] and len(lines[-1] + part) > LABEL:
+            lines.append("")
+        lines[-1] += part
+    lines = [line.replace("_", " ").strip() for line in lines]
+    lines += ["at the best checkpoint"] if metric.startswith("best:") else []
+    return "\n".join([*lines, *(["nats per token"] if is_loss else [])])

@@ -69,7 +69,7 @@ def _slices(axes: Any, study: Study, found: Optimum, most: int = 6) -> None:
     for number, other in enumerate(found.others[:most]):
         mean, deviation = found.posterior.predict(found.places([other]))
         colour = _colour(study, found, number)
-        axes.plot(found.grid, mean, color=colour, linewidth=1.8, label=_name(found, other))
+        axes.plot(found.grid, mean, color=colour, linewidth=1.8, label=_name(found, other) or "surface")
         axes.fill_between(found.grid, mean - 2 * deviation, mean + 2 * deviation, color=colour, alpha=0.15, linewidth=0)
     if not found.along:
         runs = found.posterior.inputs[:, 0] * found.posterior.span[0] + found.posterior.low[0]
@@ -100,7 +100,7 @@ def _densities(axes: Any, study: Study, found: Optimum, most: int = 12) -> None:
 
 
 def _name(found: Optimum, other: tuple[float, ...]) -> str:
-    return ", ".join(f"{name} {shown(value)}" for name, value in zip(found.along, other)) or "all runs"
+    return ", ".join(f"{name} {shown(value)}" for name, value in zip(found.along, other))
 
 
 def _colour(study: Study, found: Optimum, row: int) -> Any:

@@ -42,8 +42,7 @@ def overfitting_figure(cells: Cells, metric: str) -> bytes:
         axes.set_title(panel.title, fontsize=10)
         axes.set_xlabel("epochs (repeats of the unique tokens)")
         plain(axes)
-    for row in grid:
-        row[0].set_ylabel(unit(metric))
+    drawn.supylabel(unit(metric), fontsize=10, multialignment="center")
     _legend(drawn, grid, shape, len(drawn_metrics) > 1)
     return png(drawn)
 
@@ -61,8 +60,8 @@ def budget_figure(cells: Cells, metric: str) -> bytes:
             _draw(axes, cells, panel, shape, metric, budget, "solid", named=True)
             _ticks(axes, budget)
             plain(axes)
-        row[0].set_ylabel(unit(metric))
         row[0].set_title(panel.title, fontsize=10, loc="left")
+    drawn.supylabel(unit(metric), fontsize=10, multialignment="center")
     for axes, budget in zip(grid[-1], budgets):
         axes.set_xlabel(UNITS[budget])
     _legend(drawn, grid, shape, False)

@@ -9,10 +9,15 @@ from mixlm.reports.units import count
 
 def number(value: float) -> str:
     """A figure with four significant digits; "-" where there is none."""
-    if math.isnan(value):
-        return "-"
+    if math.isnan(value) or value == 0:
+        return "0" if value == 0 else "-"
     text = f"{value:.4g}"
     return text if "e" in text or abs(value) >= 1000 else f"{value:.{max(0, 3 - _power(value))}f}"
+
+
+def place(value: float) -> str:
+    """A place along an axis, with three significant digits."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def signed(value: float) -> str:
@@ -34,16 +39,18 @@ def change(found: Difference, unit: str = "") -> str:
     if inside.n < 2:
         return f"{signed(inside.mean)}{unit} (n = {inside.n}, no test)"
     return (
-        f"{signed(inside.mean)}{unit} [{signed(inside.low)}, {signed(inside.high)}], p = {chance(found.adjusted)}, "
+        f"{signed(inside.mean)}{unit} [{signed(inside.low)}, {signed(inside.high)}], p {chance(found.adjusted, '= ')}, "
         f"n = {inside.n}"
     )
 
 
-def chance(p: float) -> str:
-    """A p-value: two significant digits, and "<0.0001" below."""
+def chance(p: float, equal: str = "") -> str:
+    """A p-value with two significant digits, after `equal`; "< 0.0001" below that."""
     if math.isnan(p):
         return "-"
-    return "<0.0001" if p < 1e-4 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
+    if p < 1e-4:
+        return "< 0.0001"
+    return f"{equal}{p:.2g}" if p < 0.1 else f"{equal}{p:.2f}"
 
 
 def amount(value: float, unit: str = "") -> str:

@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -139,6 +139,10 @@ def read_cells(path: Path) -> Cells:
     _check_columns(path, study, frame)
     if frame.empty:
         raise UserError(f"{path} has no rows, so there is nothing to report: run `mixlm sweep` first.")
+    if not study.metrics:
+        # A sweep without a study's file names none: every validation loss decides.
+        losses = [name for name in frame.columns if name.startswith("validation/") and name.count("/") == 1]
+        study = replace(study, metrics=dict.fromkeys(losses, "min"))
     return Cells(study, _sorted(path, study, frame))
 
 

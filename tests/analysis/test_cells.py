@@ -46,6 +46,12 @@ def test_a_cell_that_failed_or_is_missing_has_no_value_and_is_named(tmp_path):
     assert cells.failed == [(broken, "failed", "The loss is not finite at step 300."), (lost, "missing", "")]
 
 
+def test_a_study_that_names_no_metric_is_decided_by_its_validation_losses(tmp_path):
+    rows = rows_of(**FEW)
+    cells = read_cells(written(tmp_path, rows, study_of(rows, metrics={})))
+    assert cells.study.metrics == {"validation/causal": "min", "validation/diffusion": "min"}
+
+
 def test_versions_that_are_mixed_are_told_apart(tmp_path):
     rows = rows_of(**FEW)
     for row in rows[:6]:

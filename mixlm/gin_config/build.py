@@ -234,7 +234,7 @@ def _follow(program: Program, value: Any, scopes: tuple[str, ...], reached: _Rea
 def _check_effect(program: Program, reached: _Reached) -> None:
     """Raises UserError for a value given on the command line that nothing reads."""
     for name, binding in program.macros.items():
-        if binding.given and name not in reached.macros:
+        if binding.given and name not in reached.macros | program.named:
             raise UserError(f"{binding.where} has no effect: nothing in this recipe reads %{name}.")
     for (scope, target), values in program.bindings.items():
         for name, binding in values.items():

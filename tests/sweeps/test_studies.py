@@ -1,0 +1,133 @@
+"""The studies that come with mixlm: their cells are those of their READMEs, and together they are few programs."""
+
+import csv
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from support.places import ROOT
+
+from mixlm.cli.main import main
+from mixlm.gin_config.flags import parse_flags
+from mixlm.sweeps.sweep import Sweep, read_sweep
+from mixlm.training.together import groups
+
+STUDIES = sorted(path.stem for path in (ROOT / "studies").glob("*.gin"))
+# The cells of each arm, and the sizes of the programs that train them together.
+GRIDS = {
+    "antlm": ({"BabyLlama": 12, "LTG-BERT": 12}, [12, 12]),
+    "ar2diff": ({"ar": 3, "ar2diff": 12, "scratch": 3}, [3, 3, 3, 9]),
+    "dual": ({"": 72}, [72]),
+    "mile": ({"mile": 20, "focal": 5}, [5, 20]),
+    "spactor": ({"spactor": 15, "weights of 1": 3, "large generator": 3}, [3, 18]),
+}
+# What makes a cell of each tiny.
+TINY = {
+    "antlm": ["UNIQUE_TOKENS=400", "MADE_DOCUMENTS=100", "PAIRS=2", "SCORED_ROWS=2", "BATCH_SIZE=8"],
+    "ar2diff": ["STEM_STEPS=4", "FINE_STEPS=2", "DECODED_PAIRS=4", "TIMED_LENGTHS=(4,)", "MADE_PAIRS=400"],
+    "dual": ["BUDGET=20000", "TRAIN_STEPS=4", "SCORED_ROWS=2"],
+    "mile": ["TRAIN_STEPS=4"],
+    "spactor": ["TRAIN_STEPS=400", "EMB_DIM=16", "BATCH_SIZE=2"],
+}
+TINY["ar2diff"] += ['DECODINGS=("autoregressive","unrolled steps=2 samples=2")']
+AXES = {
+    "antlm": [],
+    "ar2diff": ["ADAPT=0.0,0.5"],
+    "dual": ["ALPHA=1.0,0.0", "REPEATS=4"],
+    "mile": ["GAMMA=0.0,1.0"],
+    "spactor": ["TAU=0,400"],
+}
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def study(name: str, *flags: str) -> Sweep:
+    return read_sweep(parse_flags([f"--gin_file={ROOT / 'studies' / name}.gin", *flags], ""))
+
+
+def test_every_study_has_a_readme_with_its_rules_and_a_folder_of_its_name():
+    assert set(STUDIES) == set(GRIDS)
+    for name in STUDIES:
+        text = (ROOT / "studies" / name / "README.md").read_text(encoding="utf-8")
+        order = [text.index(title) for title in ("## Claim", "## Design", "## Rules of the verdicts", "## Result")]
+        assert order == sorted(order)
+        assert f"mixlm sweep --gin_file=studies/{name}.gin" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_cells_are_those_that_the_readme_counts(name):
+    found = study(name)
+    arms, sizes = GRIDS[name]
+    assert Counter(cell.arm for cell in found.cells) == arms
+    recipes = list(found.check().values())
+    assert sorted(map(len, groups(recipes, 100))) == sizes
+    text = (ROOT / "studies" / name / "README.md").read_text(encoding="utf-8")
+    (cells,) = set(re.findall(r": (\d+) cells", text))
+    assert int(cells) == len(found.cells)
+    assert len(study(name, "--gin.SMALL=True").check()) < len(recipes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_claim_is_about_places_of_the_grid_and_deciding_metrics(name):
+    found = study(name)
+    for claim in found.study.claims:
+        claim = json.loads(json.dumps(claim))
+        metrics = [claim["metric"], *([claim["beside"]] if "beside" in claim else [])] if "metric" in claim else []
+        assert set(metrics) <= set(found.study.metrics)
+        overs = claim.get("over", [])
+        for selector in [claim.get("arm", {}), *(overs if isinstance(overs, list) else [overs])]:
+            wanted = {**selector, **claim.get("where", {})}
+            matching = [
+                cell
+                for cell in found.cells
+                if all((cell.arm if key == "arm" else cell.axes.get(key)) == value for key, value in wanted.items())
+            ]
+            assert {cell.seed for cell in matching} == set(found.study.grid.seeds), wanted
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("antlm", "scale/antlm"),
+        ("ar2diff", "models/decoder_280m"),  # its task is made, whatever the size
+        ("dual", "scale/dual"),
+        ("mile", "scale/mile"),
+        ("spactor", "scale/spactor"),
+    ],
+)
+def test_the_paper_s_size_is_one_more_file(name, file):
+    found = study(name, f"--gin_file={file}.gin")
+    assert len(found.check()) == sum(GRIDS[name][0].values())
+
+
+def test_a_macro_that_formulas_alone_read_is_given_on_the_command_line():
+    found = study("dual", "--gin.BUDGET=640000")
+    assert {cell.values["UNIQUE_TOKENS"] for cell in found.cells} == {640000, 160000, 40000, 10000}
+    assert found.recipe(found.cells[-1]).dataset.unique_tokens == 10000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_micro_version_runs_from_the_sweep_to_its_table(name, monkeypatch, capsys):
+    flags = [f"--gin.{each}" for each in [*TINY[name], "EVAL_BATCHES=1", "STUDY_FOLDER=here"]]
+    flags += [f"--sweep.{each}" for each in AXES[name]]
+    monkeypatch.setattr(
+        "sys.argv", ["mixlm", "sweep", f"--gin_file={ROOT / 'studies' / name}.gin", "--seeds=1", *flags]
+    )
+    main()
+    assert "failed" not in capsys.readouterr().out
+    with open("here/cells.csv", encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["last"] == "True"]
+    told = json.loads(Path("here/study.json").read_text(encoding="utf-8"))
+    assert {row["cell"] for row in rows} == {cell["cell"] for cell in told["cells"]}
+    assert {row["status"] for row in rows} == {"done"}
+    for metric in (metric.removeprefix("best:") for metric in told["metrics"]):
+        assert all(row[metric] for row in rows), metric

@@ -31,7 +31,7 @@ TINY = {
     "mile": ["TRAIN_STEPS=4"],
     "spactor": ["TRAIN_STEPS=400", "EMB_DIM=16", "BATCH_SIZE=2"],
 }
-TINY["ar2diff"] += ['DECODINGS=("autoregressive","unrolled steps=2 samples=2")']
+TINY["ar2diff"] += ["WARMUP_STEPS=1", 'DECODINGS=("autoregressive","unrolled steps=2 samples=2")']
 AXES = {
     "antlm": [],
     "ar2diff": ["ADAPT=0.0,0.5"],

@@ -16,6 +16,7 @@ from mixlm.sweeps.evaluate import evaluate, is_evaluated
 from mixlm.sweeps.origin import origin
 from mixlm.sweeps.states import DONE, FAILED, settled_state
 from mixlm.sweeps.sweep import Sweep
+from mixlm.training import programs
 from mixlm.training.run import train
 from mixlm.training.signals import Signals, Stopped
 
@@ -33,7 +34,7 @@ def run_cells(sweep: Sweep, say: Say = print, retry: bool = False, cells: list[C
     chosen = list(sweep.cells if cells is None else cells)
     signals = Signals()
     signals.outcome = lambda: f"what was trained is in {sweep.folder}"
-    with signals.handled():
+    with signals.handled(), programs.kept():
         for number, cell in enumerate(chosen, 1):
             with sweep.folder.claim(cell.name) as mine:
                 if not mine:

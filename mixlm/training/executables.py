@@ -11,7 +11,7 @@ import numpy as np
 
 from mixlm.objectives.base import Objective
 from mixlm.perf.flops import flops_by_scope
-from mixlm.training import traced_hparams
+from mixlm.training import programs, traced_hparams
 
 
 class Executables:
@@ -24,35 +24,18 @@ class Executables:
 
     def __init__(self, function: Callable[..., Any], *arguments: Any, **options: Any):
         unnumbered, self._own = traced_hparams.hoist(function)
-
-        def run(*given: Any) -> Any:
-            *rest, numbers, objective = given
-            own, of_objective = numbers[: len(self._own)], numbers[len(self._own) :]
-            return traced_hparams.bind(unnumbered, own)(*rest, traced_hparams.bind(objective, of_objective))
-
-        self._jitted = jax.jit(run, static_argnums=len(arguments) + 1, **options)
-        self._arguments = arguments
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="compile")
-        self._traced: dict[Any, Future[Any]] = {}
-        self._compiled: dict[Any, Future[Any]] = {}
-        self._flops: dict[Any, dict[str, float]] = {}
+        key = (unnumbered, programs.flat(arguments), programs.flat(options))
+        self._program = programs.program(key, lambda: _Program(unnumbered, len(self._own), arguments, options))
 
     def trace(self, objective: Objective) -> Future[Any]:
         """Traces on the thread, once per objective."""
         static, numbers = traced_hparams.hoist(objective)
-        if static not in self._traced:
-            import_grain()
-            scalars = tuple(jax.ShapeDtypeStruct((), np.float32) for _ in self._own + numbers)
-            self._traced[static] = self._pool.submit(lambda: self._jitted.trace(*self._arguments, scalars, static))
-        return self._traced[static]
+        return self._program.trace(static, len(self._own) + len(numbers))
 
     def compile(self, objective: Objective) -> Future[Any]:
         """Compiles on the thread, once per objective."""
-        static, _ = traced_hparams.hoist(objective)
-        if static not in self._compiled:
-            traced = self.trace(objective)
-            self._compiled[static] = self._pool.submit(lambda: traced.result().lower().compile())
-        return self._compiled[static]
+        static, numbers = traced_hparams.hoist(objective)
+        return self._program.compile(static, len(self._own) + len(numbers))
 
     def __getitem__(self, objective: Objective) -> Callable[..., Any]:
         """The executable of the objective; waits until it is compiled."""
@@ -70,12 +53,46 @@ class Executables:
     def flops_by_scope(self, objective: Objective) -> dict[str, float]:
         """`matmul_flops` by the name stack of the products (see `flops.flops_by_scope`)."""
         static, _ = traced_hparams.hoist(objective)
-        if static not in self._flops:
-            self._flops[static] = flops_by_scope(self.trace(objective).result().jaxpr)
-        return self._flops[static]
+        if static not in self._program.flops:
+            self._program.flops[static] = flops_by_scope(self.trace(objective).result().jaxpr)
+        return self._program.flops[static]
 
     def close(self) -> None:
-        """Cancels compilations that have not begun."""
+        """Cancels compilations that have not begun, unless another run may want them."""
+        if not programs.is_kept(self._program):
+            self._program.close()
+
+
+class _Program:
+    """A function without its numbers, and what it was traced and compiled to for each objective without its own."""
+
+    def __init__(self, unnumbered: Any, own: int, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+        def run(*given: Any) -> Any:
+            *rest, numbers, objective = given
+            bound = traced_hparams.bind(unnumbered, numbers[:own])
+            return bound(*rest, traced_hparams.bind(objective, numbers[own:]))
+
+        self._jitted = jax.jit(run, static_argnums=len(arguments) + 1, **options)
+        self._arguments = arguments
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="compile")
+        self._traced: dict[Any, Future[Any]] = {}
+        self._compiled: dict[Any, Future[Any]] = {}
+        self.flops: dict[Any, dict[str, float]] = {}
+
+    def trace(self, static: Any, count: int) -> Future[Any]:
+        if static not in self._traced:
+            import_grain()
+            scalars = (jax.ShapeDtypeStruct((), np.float32),) * count
+            self._traced[static] = self._pool.submit(lambda: self._jitted.trace(*self._arguments, scalars, static))
+        return self._traced[static]
+
+    def compile(self, static: Any, count: int) -> Future[Any]:
+        if static not in self._compiled:
+            traced = self.trace(static, count)
+            self._compiled[static] = self._pool.submit(lambda: traced.result().lower().compile())
+        return self._compiled[static]
+
+    def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 

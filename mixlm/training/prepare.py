@@ -30,7 +30,7 @@ from mixlm.recipe import Recipe
 from mixlm.training.executables import Executables
 from mixlm.training.held import least_held, memory_of
 from mixlm.training.kernels import agree
-from mixlm.training.step import TrainState, TrainStep, initial_state
+from mixlm.training.step import TrainState, TrainStep, initial_state, rule_numbers
 from mixlm.training.validation import ValidationStep, frequency_bands, mean_terms
 
 
@@ -227,7 +227,7 @@ def prepare(
 def prepare_like(prepared: PreparedRun, recipe: Recipe, data: Any, warm_start: WarmStart | None) -> PreparedRun:
     """Another run, whose programs differ from those of `prepared` in traced numbers alone: nothing is traced anew."""
     recipe, blocks = _settled(recipe, data)
-    init_state = partial(prepared.init_state.func, np.int32(recipe.seed))
+    init_state = partial(prepared.init_state.func, np.int32(recipe.seed), rule_numbers(recipe.optimizer))
     twin = replace(
         prepared, recipe=recipe, data=data, train_blocks=blocks, init_state=init_state, warm_start=warm_start
     )

@@ -85,13 +85,14 @@ def load_study(
     return found
 
 
-def sweep(study: Sweep, say: Callable[[str], Any] = print, retry: bool = False) -> StudyRuns:
+def sweep(study: Sweep, say: Callable[[str], Any] = print, retry: bool = False, together: int = 1) -> StudyRuns:
     """Trains the cells of a study that are missing, and writes its table.
 
     Args:
       study: what `load_study` returns.
       say: is called with a line for each cell.
       retry: runs cells again that failed.
+      together: so many cells in one program, where they differ in traced numbers, seeds and rows alone.
 
     Returns:
       The study by its folder, with `states`, `table` and each cell's run.
@@ -103,6 +104,6 @@ def sweep(study: Sweep, say: Callable[[str], Any] = print, retry: bool = False) 
     """
     if not isinstance(study, Sweep):
         raise UserError(f"A study is what mixlm.load_study returns, not a value of type {type(study).__name__}.")
-    run.run_cells(study, say, retry)
+    run.run_cells(study, say, retry, together=together)
     collect.collect(study.folder)
     return StudyRuns(study.folder.path)

@@ -5,13 +5,16 @@ Cells are runs in runs/studies/NAME; the same command goes on where it was stopp
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from mixlm.errors import UserError
 from mixlm.gin_config.flags import RECIPE_OPTIONS, Flags, parse_flags, unknown_flag
 
-OPTIONS = ("--seeds", "--status", "--retry", "--collect")
+if TYPE_CHECKING:
+    from mixlm.sweeps.sweep import Sweep
+
 _EPILOG = """
 The recipe's flags are those of `mixlm train`: --gin_file=NAME and --gin.NAME=value, --text=PATH,
 --gin_search_paths=A,B; --print_config prints the configuration and stops.
@@ -21,27 +24,65 @@ The recipe's flags are those of `mixlm train`: --gin_file=NAME and --gin.NAME=va
 
 def main() -> None:
     """Reads the study from the command line, and trains its cells or shows where they stand."""
-    given, axes, flags = parse(sys.argv[1:])
+    argv = sys.argv[1:]
+    given, axes, flags = parse(argv)
+    if given.share is not None:
+        from mixlm.sweeps.jobs import take_share
+
+        take_share(given.share)
     from mixlm.sweeps.sweep import Texts, read_sweep
 
     say = partial(print, flush=True)
     sweep = read_sweep(flags, {name: Texts(values) for name, values in axes.items()}, given.seeds)
     if flags.print_config:
         print(sweep.variants.text, end="")
-        return
+    elif given.dry_run:
+        from mixlm.sweeps.plan import plan_lines, planned
+
+        for line in plan_lines(planned(sweep, partial(print, file=sys.stderr)), str(sweep.folder)):
+            say(line)
+    elif given.print_commands:
+        from mixlm.sweeps.commands import command_lines
+
+        sweep.check()
+        for line in command_lines(sweep, argv):
+            say(line)
+    elif given.slurm is not None:
+        from mixlm.sweeps.slurm import Resources, submit
+
+        minutes, partition, parallel = given.slurm_time, given.slurm_partition, given.slurm_parallel
+        resources = Resources(partition, minutes, parallel, given.slurm_cpus, given.slurm_gpus)
+        submit(sweep, argv, given.slurm, resources, say)
+    else:
+        _train(sweep, given, argv, say)
+
+
+def _train(sweep: "Sweep", given: argparse.Namespace, argv: Sequence[str], say: Callable[[str], Any]) -> None:
+    """Trains what is asked for, shows the table and writes it; a cell that failed is the exit code's reason."""
     from mixlm.perf.malloc import keep_freed
     from mixlm.sweeps.collect import collect
+    from mixlm.sweeps.jobs import run_jobs
     from mixlm.sweeps.run import run_cells
-    from mixlm.sweeps.status import status_lines
+    from mixlm.sweeps.status import failures, status_lines
 
-    if not given.status and not given.collect:
+    cells = None if given.cell is None else [sweep.cell(given.cell)]
+    if given.jobs > 1 and not (given.status or given.collect):
+        run_jobs(sweep, argv, given.jobs, say)
+    elif not (given.status or given.collect):
         keep_freed()
-        run_cells(sweep, say, given.retry)
-    for line in status_lines(sweep.folder):
-        say(line)
-    if not given.status:
+        run_cells(sweep, say, given.retry, cells, given.together)
+    if given.share is not None:
+        return  # The process that started this one shows the table.
+    if cells is None:
+        for line in status_lines(sweep.folder):
+            say(line)
+    if given.status:
+        return
+    if cells is None:
         collect(sweep.folder)
         say(f"In {sweep.folder.table}: a row for each cell and validated step.")
+    if failed := failures(sweep.folder, [cell.name for cell in cells or sweep.cells]):
+        raise UserError(f"{failed}; --retry runs what failed again.")
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, list[str]], Flags]:
@@ -52,11 +93,19 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, list[str]]
         given, others = parser.parse_known_args(rest)
     except argparse.ArgumentError as error:
         raise UserError(f"{error.argument_name}: {error.message}.") from None
+    options = [name for action in parser._actions for name in action.option_strings if name.startswith("--")]
     for argument in others:
-        # As in `mixlm decode`: what only another command knows is said by name.
         name = argument.partition("=")[0]
         if name.startswith("--") and not name.startswith("--gin.") and name not in RECIPE_OPTIONS:
-            raise UserError(unknown_flag(argument, (*OPTIONS, *RECIPE_OPTIONS)))
+            raise UserError(unknown_flag(argument, (*options, *RECIPE_OPTIONS)))
+    for name in ("jobs", "together"):
+        if getattr(given, name) < 1:
+            raise UserError(f"--{name} is a number of {'processes' if name == 'jobs' else 'cells'}, at least 1.")
+    places = [name for name in ("dry_run", "print_commands", "status", "collect") if getattr(given, name)]
+    places += ["slurm"] if given.slurm is not None else []
+    places += [name for name in ("jobs",) if given.jobs > 1]
+    if len(places) > 1:
+        raise UserError(f"--{places[0]} and --{places[1]} are two ways to go on: give one of them.")
     return given, axes, parse_flags(others, __doc__ or "")
 
 
@@ -72,9 +121,32 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--seeds", type=_seeds, metavar="N", help="so many seeds from 0 on, or a list such as 3,5; default: the study's"
     )
+    add(
+        "--dry_run", action="store_true", help="list cells with parameters, tokens, FLOPs and a measured time, and stop"
+    )
     add("--status", action="store_true", help="show what is done, running, failed and missing, and stop")
     add("--collect", action="store_true", help="write cells.csv from the runs as they are, and stop")
     add("--retry", action="store_true", help="run cells again that failed")
+    add("--cell", metavar="NAME", help="train this cell alone, by its name or its number from 0")
+    where = parser.add_argument_group("where cells run; default: one after another in this process")
+    where.add_argument("--together", type=int, default=1, metavar="K", help="so many cells in one program")
+    where.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="so many processes, with a share of the machine"
+    )
+    where.add_argument("--print_commands", action="store_true", help="print a command for each cell, and stop")
+    where.add_argument(
+        "--slurm",
+        nargs="?",
+        const="slurm",
+        choices=("slurm", "local", "debug"),
+        help="submit an array through submitit",
+    )
+    where.add_argument("--slurm_partition", metavar="NAME")
+    where.add_argument("--slurm_time", type=int, default=60, metavar="MINUTES", help="of each cell; default: 60")
+    where.add_argument("--slurm_parallel", type=int, metavar="N", help="cells that run at once; default: all")
+    where.add_argument("--slurm_cpus", type=int, metavar="N", help="of each cell")
+    where.add_argument("--slurm_gpus", type=int, metavar="N", help="of each cell")
+    where.add_argument("--share", help=argparse.SUPPRESS)
     return parser
 
 

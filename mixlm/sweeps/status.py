@@ -1,5 +1,7 @@
 """The table of a study's cells: what is done, running, failed and missing, and the time that is left."""
 
+from collections.abc import Sequence
+
 from mixlm.reports.metrics import duration, read
 from mixlm.sweeps.folder import StudyFolder
 from mixlm.sweeps.states import DONE, FAILED, MISSING, RUNNING, state_in
@@ -27,6 +29,15 @@ def counts(folder: StudyFolder, states: dict[str, str]) -> str:
     if len(versions) > 1:
         found.append(f"cells of different versions of mixlm ({', '.join(sorted(map(str, versions)))})")
     return f"{folder}: {', '.join(found)}."
+
+
+def failures(folder: StudyFolder, cells: Sequence[str]) -> str | None:
+    """The sentence that names which of these cells failed; None where none did."""
+    failed = [cell for cell in cells if folder.record(cell).get("error")]
+    if not failed:
+        return None
+    first = f"{failed[0]}: {folder.record(failed[0])['error'].rstrip('.')}"
+    return f"{len(failed)} of {len(cells)} cells failed ({first})"
 
 
 def _told(folder: StudyFolder, name: str, state: str) -> str:

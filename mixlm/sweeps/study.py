@@ -16,8 +16,8 @@ class Grid:
 
     An axis is a macro (or a parameter, `Class.name`) with its values. `derived` are macros that follow from others by
     arithmetic, such as `{"UNIQUE_TOKENS": "BUDGET // REPEATS"}`. An arm gives macros that are no grid; one that gives
-    the macro of an axis stands at that value of the axis alone. `forks` is the axis at which cells are forked from one
-    stem: the macro of the step of the fork.
+    the macro of an axis stands at that value of the axis alone. Cells that differ in the axis `forks` alone begin as
+    one run, and leave it at the step that the macro `fork_at` names, by default the axis itself.
     """
 
     axes: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
@@ -25,6 +25,7 @@ class Grid:
     arms: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     seeds: tuple[int, ...] = (0,)
     forks: str | None = None
+    fork_at: str | None = None
 
     def __post_init__(self) -> None:
         for macro, values in self.axes.items():
@@ -46,8 +47,6 @@ class Grid:
                 raise UserError(f"{macro} is no axis: {own}.")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise UserError(f"Grid.seeds = {self.seeds} must be one seed or more, each once.")
-        if self.forks is not None and self.forks not in self.axes:
-            raise UserError(f"Grid.forks = {self.forks!r} is no axis.{nearest(self.forks, self.axes)}")
 
     @staticmethod
     def macros_named(values: Mapping[str, Any]) -> set[str]:

@@ -12,6 +12,7 @@ from mixlm.gin_config.variants import Variants
 from mixlm.recipe import Recipe
 from mixlm.sweeps.cells import Cell, cells_of
 from mixlm.sweeps.folder import StudyFolder, default_folder
+from mixlm.sweeps.forks import Fork, check_forks, forks_of, stem_values
 from mixlm.sweeps.study import Grid, Study
 
 FILES = ("evaluate.gin", "study.gin")
@@ -26,6 +27,7 @@ class Sweep:
     cells: Sequence[Cell]
     folder: StudyFolder
     variants: Variants
+    forks: Mapping[str, Fork]
 
     def recipe(self, cell: Cell) -> Recipe:
         """The recipe of a cell, whose MODEL_DIR is in the study's folder; UserError begins with the cell's name."""
@@ -37,7 +39,9 @@ class Sweep:
 
     def text(self, cell: Cell, values: Mapping[str, Any] | None = None, others: Sequence[Any] = ()) -> str:
         """The gin text of a cell, with other values of some macros and what else is built."""
-        own = {"MODEL_DIR": str(self.folder.run(cell.name).path)}
+        own: dict[str, Any] = {"MODEL_DIR": str(self.folder.run(cell.name).path), **stem_values(self.forks, cell.name)}
+        if (fork := self.forks.get(cell.name)) is not None:
+            own |= {"INIT_FROM": f"{self.folder.run(fork.stem).path}@{fork.step}", "INIT_OPTIMIZER": True}
         return self.variants.of({**cell.values, **own, **(values or {})}, f"Cell {cell.name}", (Scoring, *others))
 
     def cell(self, name: str) -> Cell:
@@ -70,6 +74,7 @@ class Sweep:
     def check(self) -> dict[str, Recipe]:
         """Builds the recipe of every cell, before any runs; raises UserError for the first mistake in one of them."""
         recipes = {cell.name: self.recipe(cell) for cell in self.cells}
+        check_forks(self.forks, recipes)
         self.folder.check(self.content)
         for name, recipe in recipes.items():
             try:
@@ -102,7 +107,8 @@ def read_sweep(
     variants.bind(Grid, axes=dict(grid.axes), seeds=grid.seeds)
     variants.bind(Study, name=name)
     folder = StudyFolder(study.folder or default_folder(f"{name}-small" if study.is_small else name))
-    return Sweep(study, cells_of(grid, variants.value, fixed), folder, variants)
+    cells = cells_of(grid, variants.value, fixed)
+    return Sweep(study, cells, folder, variants, forks_of(grid, cells))
 
 
 class Texts(tuple[str, ...]):

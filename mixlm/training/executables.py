@@ -25,17 +25,17 @@ class Executables:
     def __init__(self, function: Callable[..., Any], *arguments: Any, **options: Any):
         unnumbered, self._own = traced_hparams.hoist(function)
         key = (unnumbered, programs.flat(arguments), programs.flat(options))
-        self._program = programs.program(key, lambda: _Program(unnumbered, len(self._own), arguments, options))
+        self.program = programs.program(key, lambda: _Program(unnumbered, len(self._own), arguments, options))
 
     def trace(self, objective: Objective) -> Future[Any]:
         """Traces on the thread, once per objective."""
         static, numbers = traced_hparams.hoist(objective)
-        return self._program.trace(static, len(self._own) + len(numbers))
+        return self.program.trace(static, len(self._own) + len(numbers))
 
     def compile(self, objective: Objective) -> Future[Any]:
         """Compiles on the thread, once per objective."""
         static, numbers = traced_hparams.hoist(objective)
-        return self._program.compile(static, len(self._own) + len(numbers))
+        return self.program.compile(static, len(self._own) + len(numbers))
 
     def __getitem__(self, objective: Objective) -> Callable[..., Any]:
         """The executable of the objective; waits until it is compiled."""
@@ -53,14 +53,14 @@ class Executables:
     def flops_by_scope(self, objective: Objective) -> dict[str, float]:
         """`matmul_flops` by the name stack of the products (see `flops.flops_by_scope`)."""
         static, _ = traced_hparams.hoist(objective)
-        if static not in self._program.flops:
-            self._program.flops[static] = flops_by_scope(self.trace(objective).result().jaxpr)
-        return self._program.flops[static]
+        if static not in self.program.flops:
+            self.program.flops[static] = flops_by_scope(self.trace(objective).result().jaxpr)
+        return self.program.flops[static]
 
     def close(self) -> None:
         """Cancels compilations that have not begun, unless another run may want them."""
-        if not programs.is_kept(self._program):
-            self._program.close()
+        if not programs.is_kept(self.program):
+            self.program.close()
 
 
 class _Program:

@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 
@@ -11,6 +11,7 @@ import jax
 MOST = 32
 
 
+@runtime_checkable
 class _Closed(Protocol):
     def close(self) -> None: ...
 

@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mixlm.errors import UserError
@@ -22,6 +22,7 @@ AXES = st.dictionaries(
 )
 
 
+@settings(max_examples=40, deadline=None)
 @given(AXES, st.sets(st.integers(0, 99), min_size=1, max_size=3).map(tuple))
 def test_every_combination_is_a_cell_with_a_name_of_its_own(axes, seeds):
     cells = cells_of(Grid(axes, seeds=seeds), {}.__getitem__)
@@ -45,6 +46,7 @@ def test_derived_macros_follow_from_axes_files_and_each_other():
     assert [(cell.values["UNIQUE"], cell.values["HALF"]) for cell in cells] == [(1000, 508.0), (250, 133.0)]
 
 
+@settings(max_examples=40, deadline=None)
 @given(
     st.recursive(
         st.sampled_from(["A", "B", "2", "0.5"]),
@@ -83,7 +85,6 @@ def test_what_is_no_arithmetic_is_refused(formula):
         ({"axes": {"A": (1,)}, "derived": {"A": "2"}}, "is an axis and derived"),
         ({"arms": {"x": {"A": 1}}, "derived": {"A": "2"}}, "which is derived from others"),
         ({"axes": {"SEED": (1, 2)}}, "SEED is no axis: seeds are Grid.seeds"),
-        ({"axes": {"TAU": (1, 2)}, "forks": "TAO"}, "Did you mean 'TAU'"),
         ({"seeds": ()}, "must be one seed or more"),
     ],
 )

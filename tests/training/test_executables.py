@@ -91,7 +91,7 @@ def test_a_number_that_may_vary_is_an_argument_of_one_executable():
     for lambda1, lambda2 in ((1.0, 0.0), (10.0, 2.0), (0.5, 7.0)):
         found = executables[SpacTor(spans(), lambda1=lambda1, lambda2=lambda2)](x)
         np.testing.assert_array_equal(found, lambda1 + lambda2)
-    assert len(traces) == 1 and len(executables._compiled) == 1
+    assert len(traces) == 1 and len(executables.program._compiled) == 1
     executables.close()
 
 

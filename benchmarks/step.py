@@ -7,6 +7,8 @@ by XLA (which counts a loop once), and the share of the ceiling: products / (tim
 the rounds, so that the median of their ratios, with its 95% interval, holds on a busy machine as well. `--ops N` adds
 where the time of a step goes; `--json FILE` writes it all. `--peers` times decoder-bench in turns with PyTorch's step
 of the same Llama, eager and compiled (pip install -e '.[peers]'; any build of torch runs on a CPU).
+With `--microbatches` the cases are the default recipes and both benches in 1, 2, 4 and 8 microbatches, each against the
+whole batch: what MICROBATCHES gains and loses.
 """
 
 import argparse
@@ -18,8 +20,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -95,16 +98,16 @@ class Case:
         self.times.append(time.perf_counter() - begun)
 
 
-def t5_bench() -> Case:
+def t5_bench(microbatches: int = 1) -> Case:
     """T5 1.1 of 4 + 4 layers with the span corruption of 512 / 114 tokens."""
     sizes = {"emb_dim": 256, "num_heads": 4, "head_dim": 64, "mlp_dim": 512}
     network = EncoderDecoder(vocab_size=32128, num_encoder_layers=4, num_decoder_layers=4, **sizes)
     tokens = TokenIds(vocab_size=32128, mask=4, bos=3, sentinels=100)
     objective = SpanCorruption(tokens)
     length = objective.block_length({"inputs": 512, "targets": 114})
-    return Case(
-        "t5-bench", {"model": network}, objective, Optimizer(Adafactor(), Constant(0.01), None), 8, length, 32128
-    )
+    label = "t5-bench" if microbatches == 1 else f"in {microbatches} parts"
+    optimizer = Optimizer(Adafactor(), Constant(0.01), None)
+    return Case(label, {"model": network}, objective, optimizer, 8, length, 32128, microbatches)
 
 
 def decoder_bench(microbatches: int = 1) -> Case:
@@ -150,8 +153,25 @@ def with_peers() -> list[Any]:
     return [case, decoder_bench(4), Peer("torch eager", case, False), Peer("torch compiled", case, True)]
 
 
-def measure(cases: list[Any], rounds: int) -> list[dict[str, Any]]:
-    """Times a family's cases and the ceiling in turns."""
+def of_recipe_in(name: str) -> Callable[[int], Case]:
+    """A recipe's step as a function of the number of microbatches."""
+    return lambda count: of_recipe(
+        name, f"--gin.MICROBATCHES={count}", label=name if count == 1 else f"in {count} parts"
+    )
+
+
+DEFAULT = sorted(path.stem for path in (ROOT / "gin").glob("*.gin") if path.stem not in ("base", "evaluate"))
+PARTED = {"t5-bench": t5_bench, "decoder-bench": decoder_bench, **{name: of_recipe_in(name) for name in DEFAULT}}
+PARTS = (1, 2, 4, 8)
+
+
+def in_parts(name: str) -> list[Case]:
+    """A case in one microbatch and in more."""
+    return [PARTED[name](count) for count in PARTS]
+
+
+def measure(cases: list[Any], rounds: int, against_first: bool = False) -> list[dict[str, Any]]:
+    """Times a family's cases and the ceiling in turns; each is compared with the one before, or with the first."""
     x = jnp.ones((CEILING, CEILING), jnp.float32)
     product = jax.jit(jnp.matmul)
     product(x, x).block_until_ready()
@@ -166,8 +186,10 @@ def measure(cases: list[Any], rounds: int) -> list[dict[str, Any]]:
             case.run()
     ceiling = statistics.median(ceilings)
     found = [row(case, ceiling) for case in cases]
-    for before, case, line in zip(cases, cases[1:], found[1:]):
-        line["of_the_one_before"] = median_and_bounds([b / a for a, b in zip(before.times, case.times)])
+    for before, case, line in zip(cases[:1] * len(cases) if against_first else cases, cases[1:], found[1:]):
+        line["of_the_first" if against_first else "of_the_one_before"] = median_and_bounds(
+            [b / a for a, b in zip(before.times, case.times)]
+        )
     return found
 
 
@@ -214,31 +236,36 @@ def operations(case: Case, count: int) -> list[tuple[str, float]]:
 def main() -> None:
     """Measures, prints and writes."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cases", nargs="*", default=list(FAMILIES), choices=list(FAMILIES))
+    parser.add_argument("--cases", nargs="*", help=f"some of {', '.join(dict.fromkeys((*FAMILIES, *PARTED)))}")
+    parser.add_argument("--microbatches", action="store_true", help="the cases in several microbatches")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--ops", type=int, default=0, metavar="N", help="the N longest operations of each case")
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--peers", action="store_true", help="decoder-bench alone, next to PyTorch's steps of it")
     given = parser.parse_args()
+    families = {name: partial(in_parts, name) for name in PARTED} if given.microbatches else FAMILIES
+    if given.peers:
+        families = {"peers": with_peers}
+    for name in given.cases or ():
+        if name not in families:
+            parser.error(f"there is no case {name}: {', '.join(families)}")
     keep_freed()
     device = jax.devices()[0]
     print(f"{device.device_kind}, {os.cpu_count()} cores, jax {jax.__version__}")
     print(
         f"{'case':<15}{'ms':>8}{'fastest':>9}{'slowest':>9}{'tokens/s':>10}{'GFLOP':>8}{'XLA':>8}"
-        f"{'ceiling':>9}{'share':>7}  of the one before"
+        f"{'ceiling':>9}{'share':>7}  of the {'first' if given.microbatches else 'one before'}"
     )
     rows = []
-    families = {"peers": with_peers} if given.peers else {name: FAMILIES[name] for name in given.cases}
-    for family in families.values():
-        cases = family()
-        for case, found in zip(cases, measure(cases, given.rounds)):
+    for name in given.cases or families:
+        cases = families[name]()
+        for case, found in zip(cases, measure(cases, given.rounds, given.microbatches)):
+            beside = found.get("of_the_first") or found.get("of_the_one_before")
             print(
                 f"{case.name:<15}{found['ms']:>8.0f}{found['fastest_ms']:>9.0f}{found['slowest_ms']:>9.0f}"
                 f"{found['tokens_per_second']:>10,.0f}{found['matmul_gflop']:>8.1f}{found['xla_gflop']:>8.1f}"
                 f"{found['ceiling_gflops']:>9.0f}{found['share_of_ceiling']:>7.2f}"
-                + (
-                    " {:>7.3f} ({:.3f} to {:.3f})".format(*beside) if (beside := found.get("of_the_one_before")) else ""
-                ),
+                + (" {:>7.3f} ({:.3f} to {:.3f})".format(*beside) if beside else ""),
                 flush=True,
             )
             if given.ops and isinstance(case, Case):

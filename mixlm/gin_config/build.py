@@ -14,7 +14,7 @@ from mixlm.gin_config.flags import Flags
 from mixlm.gin_config.program import Binding, Macro, Program, Reference, Target, contained, parameters
 from mixlm.gin_config.reader import GIN_FOLDER, read
 from mixlm.gin_config.types import MISFIT, annotations, beyond_limits, described, fitted
-from mixlm.gin_config.values import shortened
+from mixlm.gin_config.values import by_macro, shortened
 
 _WIDTH = 110
 
@@ -86,7 +86,7 @@ def built(text: str, entries: Sequence[Callable[..., Any]]) -> list[Any]:
         values = [gin.get_configurable(entry)() for entry in entries]
     except UserError as error:
         # gin appends to the sentence which classes it was building.
-        raise UserError(str(error).partition("\n")[0]) from None
+        raise UserError(by_macro(str(error).partition("\n")[0])) from None
     return [value.with_config(operative_config()) if isinstance(value, _KeepsConfig) else value for value in values]
 
 

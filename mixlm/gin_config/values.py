@@ -4,11 +4,13 @@ import dataclasses
 import inspect
 import math
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+import gin
 from mixlm.errors import UserError
 from mixlm.gin_config.program import Binding, Program, Reference
 
@@ -16,6 +18,19 @@ from mixlm.gin_config.program import Binding, Program, Reference
 def shortened(text: str, length: int = 200) -> str:
     """The beginning of a long text, so that a message stays a sentence."""
     return text if len(text) <= length else f"{text[:length]}..."
+
+
+def by_macro(sentence: str) -> str:
+    """A sentence that begins with "CLASS.FIELD = VALUE", with the macro that gives this field its value in their place.
+
+    A macro may fill fields of several classes, of which the first that is built is no more at fault than the others.
+    """
+    found = re.match(r"(\w+\.\w+) = ", sentence)
+    try:
+        macro = re.fullmatch(r"%(\w+)", repr(gin.query_parameter(found[1]))) if found else None
+    except ValueError:
+        return sentence
+    return sentence.replace(found[1], macro[1], 1) if found and macro else sentence
 
 
 def as_gin(program: Program, value: Any, where: str) -> Any:

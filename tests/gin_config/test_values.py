@@ -113,6 +113,21 @@ def test_an_object_of_the_wrong_kind_in_python_gets_one_sentence(build, words):
     assert words in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("binding", "sentence"),
+    [
+        ("TRAIN_STEPS=-1", "TRAIN_STEPS = -1 must be at least 1."),
+        ("WARMUP_STEPS=-3", "WARMUP_STEPS = -3 must be at least 0."),
+        # No macro stands between the user and this one.
+        ("Cosine.total_steps=-1", "Cosine.total_steps = -1 must be at least 1."),
+    ],
+)
+def test_a_wrong_number_is_named_as_it_was_given(binding, sentence):
+    with pytest.raises(UserError) as caught:
+        configured(parse_flags(["--gin_file=mile.gin", f"--gin.{binding}"], ""), Recipe)
+    assert str(caught.value) == sentence
+
+
 # By kind: a macro, and values that are none of its kind or out of its range.
 NUMBER = ("1e400", "-1e400", "1e300", "nan", '""', "x", "()", "(1,)", "None", "True", "@optim.AdamW()")
 WHOLE = (*NUMBER, "1.5", "2**40", "1e19", "99999999999999999999999")

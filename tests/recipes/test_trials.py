@@ -97,7 +97,7 @@ def test_at_its_own_length_a_recipe_has_the_numbers_that_its_runs_recorded():
 
 
 def test_what_the_user_sets_is_not_scaled():
-    with pytest.raises(UserError, match=r"warmup_steps = 100 is longer than the whole run \(total_steps = 4\)"):
+    with pytest.raises(UserError, match=r"^WARMUP_STEPS = 100 is longer than the whole run \(total_steps = 4\)"):
         built("gin_file=mile.gin", "gin.TRAIN_STEPS=4", "gin.WARMUP_STEPS=100")
     with pytest.raises(UserError, match=r"starts at step 9 \(TAU\), past the last of 4 steps"):
         built("gin_file=ar2diff.gin", "gin.TRAIN_STEPS=4", "gin.TAU=9")

@@ -160,7 +160,7 @@ def of_recipe_in(name: str) -> Callable[[int], Case]:
     )
 
 
-DEFAULT = sorted(path.stem for path in (ROOT / "gin").glob("*.gin") if path.stem not in ("base", "evaluate"))
+DEFAULT = sorted(path.stem for path in (ROOT / "gin").glob("*.gin") if "\nRECIPE = " in path.read_text())
 PARTED = {"t5-bench": t5_bench, "decoder-bench": decoder_bench, **{name: of_recipe_in(name) for name in DEFAULT}}
 PARTS = (1, 2, 4, 8)
 

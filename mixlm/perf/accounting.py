@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mixlm.files import is_number
@@ -65,19 +65,29 @@ class Usage:
 
     def add(self, stage: str, figures: Mapping[str, float]) -> None:
         """Adds the metrics of one step (see `training.step.TrainStep`)."""
+        self.add_steps(stage, {name: (value,) for name, value in figures.items()})
+
+    def add_steps(self, stage: str, columns: Mapping[str, Sequence[float]]) -> None:
+        """Adds the metrics of several steps, one after the other, so that sums are rounded as those of `add`."""
         if self._sums is None:
             return
-        self._add(f"{stage}/steps", 1)
-        for name, value in figures.items():
+        steps = len(next(iter(columns.values())))
+        self._add(f"{stage}/steps", (1,) * steps)
+        for name, values in columns.items():
             term, _, figure = name.rpartition("/")
-            # A batch of padding rows alone has no shares.
-            if term and figure in _ADDED and not math.isnan(value):
-                whole = figure == "tokens" and float(value).is_integer()
-                self._add(f"{stage}/{term}/{_ADDED[figure]}", int(value) if whole else value)
+            if term and figure in _ADDED:
+                # A batch of padding rows alone has no shares.
+                counted = [value for value in values if not math.isnan(value)]
+                if figure == "tokens":
+                    counted = [int(value) if float(value).is_integer() else value for value in counted]
+                self._add(f"{stage}/{term}/{_ADDED[figure]}", counted)
 
-    def _add(self, name: str, value: float) -> None:
-        if self._sums is not None:
-            self._sums[SPENT + name] = self._sums.get(SPENT + name, 0) + value
+    def _add(self, name: str, values: Sequence[float]) -> None:
+        if self._sums is not None and values:
+            total = self._sums.get(SPENT + name, 0)
+            for value in values:
+                total += value
+            self._sums[SPENT + name] = total
 
     def note(self) -> dict[str, Any]:
         """The sums, {} where they are unknown."""

@@ -1,7 +1,7 @@
 """The ledger of a run while it trains: its lines of metrics.jsonl, what it has spent, and its checkpoints."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -60,6 +60,10 @@ class Ledger:
     def kept(self) -> str:
         """The part of a sentence that names the last whole checkpoint."""
         return last_checkpoint(self.saved, self.folder)
+
+    def add_steps(self, done: int, columns: Mapping[str, Sequence[float]]) -> None:
+        """Counts the steps of one stage up to `done`, all of them finite."""
+        self.spent.add_steps(self.stage(done), columns)
 
     def stage(self, done: int) -> str:
         """The name of the objective of a step."""

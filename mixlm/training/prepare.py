@@ -107,13 +107,13 @@ class PreparedRun:
 
     def flops_until(self, step: int) -> float:
         """The matmul FLOPs of the first `step` steps, summed over their stages."""
-        return sum(self.train_step.matmul_flops(objective) * count for objective, count in self._counts(step))
+        return sum(self._flops[objective][2] * count for objective, count in self._counts(step))
 
     def flops_by_stage(self, step: int) -> dict[str, dict[str, float]]:
         """`flops_until` by objective and part (see `accounting.part_of`), of the stages that have begun."""
         found: dict[str, dict[str, float]] = {}
         for objective, count in self._counts(step):
-            (parts, _), before = self._flops[objective], found.get(objective.name, {})
+            (parts, *_), before = self._flops[objective], found.get(objective.name, {})
             found[objective.name] = {part: before.get(part, 0.0) + flops * count for part, flops in parts.items()}
         return found
 
@@ -134,11 +134,14 @@ class PreparedRun:
         return [(stage.objective, min(step - stage.first, count)) for stage, count in spans if step > stage.first]
 
     @cached_property
-    def _flops(self) -> dict[Any, tuple[dict[str, float], float]]:
-        """The FLOPs of each objective's step by part, and those that count for utilisation."""
+    def _flops(self) -> dict[Any, tuple[dict[str, float], float, float]]:
+        """The FLOPs of each objective's step by part, those that count for utilisation, and all together."""
         networks = tuple(self.recipe.networks)
         scopes = {objective: self.train_step.flops_by_scope(objective) for objective in self.recipe.objectives}
-        return {each: (flops_by_part(found, networks), mfu_flops(found, networks)) for each, found in scopes.items()}
+        return {
+            each: (flops_by_part(found, networks), mfu_flops(found, networks), math.fsum(found.values()))
+            for each, found in scopes.items()
+        }
 
     def step_held(self, objective: Any) -> Need:
         """The compiler's account of a step's memory on each device; waits for the compilation."""

@@ -1,5 +1,6 @@
 """Cells that are trained together are the runs that they would be alone: lines, states, folders, failures, resumes."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 from support.networks import Bag
-from support.runs import assert_same, final_state
+from support.runs import Killed, assert_same, final_state
 
 from mixlm.data.dataset import Dataset
 from mixlm.data.tasks import TextFiles, TextTask
@@ -25,6 +26,7 @@ from mixlm.reports.metrics import read
 from mixlm.schedules import WSD, Constant
 from mixlm.tokens import TokenIds
 from mixlm.training import run as alone
+from mixlm.training.ledger import Ledger
 from mixlm.training.together import groups, train_together
 
 TOKENS = TokenIds(vocab_size=112, mask=4, bos=3, sentinels=20)
@@ -140,3 +142,66 @@ def test_a_cell_that_diverges_ends_and_the_others_are_untouched(corpus, tmp_path
     for index in (0, 2):
         assert lines(broken[index]) == lines(whole[index])
         assert_same(final_state(broken[index])[1], final_state(whole[index])[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed_at", [2, 5])
+def test_a_killed_group_resumes_to_the_bit(corpus, tmp_path, monkeypatch, killed_at):
+    whole, killed = cells(corpus, tmp_path / "whole"), cells(corpus, tmp_path / "killed")
+    train_together(whole, silent)
+    line = Ledger.line
+
+    def until(self, done, *given):
+        if done > killed_at and self.recipe.seed == 0:
+            raise Killed
+        return line(self, done, *given)
+
+    monkeypatch.setattr(Ledger, "line", until)
+    with pytest.raises(Killed):
+        train_together(killed, silent)
+    monkeypatch.setattr(Ledger, "line", line)
+    # One of them is behind the others, as where its last checkpoint was torn.
+    shutil.rmtree(tmp_path / "killed" / "b" / "checkpoints" / "3", ignore_errors=True)
+    assert train_together(killed, silent) == [None] * 3
+    for here, there in zip(killed, whole):
+        assert lines(here) == lines(there)
+        assert_same(final_state(here)[1], final_state(there)[1])
+
+
+@pytest.mark.slow
+def test_the_order_of_cells_changes_nothing_and_one_goes_on_alone(corpus, tmp_path):
+    forward, backward = cells(corpus, tmp_path / "forward"), cells(corpus, tmp_path / "backward")[::-1]
+    train_together(forward, silent)
+    train_together(backward, silent)
+    for here, there in zip(forward, backward[::-1]):
+        assert_close(here, there)
+    said: list[str] = []
+    alone.train(forward[0], said.append)
+    assert said == [
+        f"{tmp_path / 'forward' / 'a'} has finished its 8 steps; its curves are in {forward[0].folder / 'curves.png'}."
+    ]
+    assert train_together(forward, silent) == [None] * 3
+    assert train_together([replace(forward[1], batch_size=16)], silent)[0] is not None
+    longer = replace(forward[2], train_steps=10)
+    alone.train(longer, silent)
+    assert final_state(longer)[0] == 10
+
+
+@pytest.mark.slow
+def test_runs_as_long_as_their_data_end_at_their_own_steps(corpus, tmp_path):
+    def of_epochs(folder):
+        many = {"train_steps": None, "tau": 3, "lengths": {"targets": 64}, "eval_period": 99, "checkpoint_period": 99}
+        return [
+            recipe(corpus, folder / "a", unique=4500, epochs=2, **many),
+            recipe(corpus, folder / "b", 0.25, unique=2500, epochs=4, **many),
+            recipe(corpus, folder / "c", 0.75, unique=7000, epochs=1, **many),
+        ]
+
+    together, apart = of_epochs(tmp_path / "together"), of_epochs(tmp_path / "apart")
+    assert train_together(together, silent) == [None] * 3
+    steps = []
+    for here, there in zip(together, apart):
+        alone.train(there, silent)
+        assert_close(here, there)
+        steps.append(final_state(here)[0])
+    assert len(set(steps)) > 1

@@ -172,18 +172,27 @@ class CellsLoop:
     ) -> list[Line]:
         """Counts the steps that a cell has taken; returns the lines that are due, up to one that is not finite."""
         lines: list[Line] = []
-        if cell.error is not None:
+        start, end = max(chunk.first, cell.begun), min(chunk.done, cell.last)
+        if cell.error is not None or start >= end:
             return lines
+        finite = np.isfinite(columns["loss"]) & np.isfinite(columns["grad_norm"])
+        bad = next((step for step in range(start, end) if not finite[step - chunk.first]), end)
         rows = {name: column.tolist() for name, column in columns.items()}
-        for step in range(max(chunk.first, cell.begun), min(chunk.done, cell.last)):
-            figures = {name: row[step - chunk.first] for name, row in rows.items()}
+        counted = start
+        for step in range(start, bad):
+            due = cell.ledger.is_logged(step + 1) or cell.ledger.is_validated(step + 1)
+            if due or step + 1 == bad:
+                these = slice(counted - chunk.first, step + 1 - chunk.first)
+                cell.ledger.add_steps(step + 1, {name: row[these] for name, row in rows.items()})
+                counted = step + 1
+            if due:
+                figures = {name: row[step - chunk.first] for name, row in rows.items()}
+                lines.append((step + 1, cell.ledger.line(step + 1, figures, since, rate)))
+        if bad < end:
             try:
-                cell.ledger.add(step + 1, figures)
+                cell.ledger.add(bad + 1, {name: row[bad - chunk.first] for name, row in rows.items()})
             except UserError as error:
                 fail(cell, error, self.say)
-                break
-            if cell.ledger.is_logged(step + 1) or cell.ledger.is_validated(step + 1):
-                lines.append((step + 1, cell.ledger.line(step + 1, figures, since, rate)))
         return lines
 
     def took(self, done: int) -> list[Cell]:

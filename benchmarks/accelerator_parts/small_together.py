@@ -24,7 +24,9 @@ def main(device: Device) -> None:
                 for run in range(count)
             ]  # fmt: skip
             begun = time.monotonic()
-            train_together(recipes, lambda _: None)
+            for error in train_together(recipes, lambda _: None):
+                if error is not None:
+                    raise error
             seconds = time.monotonic() - begun
             device.note(
                 **{f"{attempt}_seconds": seconds, f"{attempt}_runs_a_minute": 60 * count / seconds},

@@ -26,7 +26,7 @@ from mixlm.recipe import Recipe
 from mixlm.reports import curves, metrics
 from mixlm.reports.examples import Examples
 from mixlm.reports.table import Table, cell
-from mixlm.training.examples import trained_examples
+from mixlm.training.examples import distinct, trained_examples
 
 
 class Run:
@@ -119,8 +119,8 @@ class Run:
             length = recipe.block_length
             recipe = recipe.settled(data.summary.unique_tokens, data.rows_of(length, recipe.epochs))
             count = recipe.eval_batches * recipe.batch_size
-            chosen = data.validation_rows(length, count, before=recipe.before)[:rows]
-            return trained_examples(recipe, data.vocabulary, as_batch(chosen, recipe.before), self.params)
+            chosen = as_batch(data.validation_rows(length, count, before=recipe.before), recipe.before)
+            return trained_examples(recipe, data.vocabulary, distinct(chosen, rows), self.params)
 
     def curves(self, against: str | Sequence[str] | None = None) -> Any:
         """A matplotlib Figure of every training and validation term, made without pyplot.
@@ -138,9 +138,9 @@ class Run:
             recipe = self.recipe
         except UserError:
             # The record can be drawn where the recipe's classes are not installed.
-            return curves.figure(records, _logged_switches(records), self.folder.name, None, axes or ("step", "flops"))
+            return curves.figure(records, _logged_switches(records), self.folder.name, axes or ("step", "flops"))
         switches = _logged_switches(records) if recipe.train_steps is None else _switches(recipe)
-        return curves.figure(records, switches, recipe.name, None, axes or recipe.curves)
+        return curves.figure(records, switches, recipe.name, axes or recipe.curves)
 
     def __repr__(self) -> str:
         return f"Run({str(self._ref)!r}, {self._state()})"

@@ -2,7 +2,8 @@
 
 `Objective` is all that training needs. What an objective can do beyond that, it says by meeting one of the other
 protocols: rows that mix (`RowObjective`), draws for a whole batch (`BatchObjective`), examples that need networks
-(`ShowsExamples`), rows of pairs (`PairObjective`), how its network is decoded (`Decodable`).
+(`ShowsExamples`), rows of pairs (`PairObjective`), what its terms score (`NamesTargets`), how its network is decoded
+(`Decodable`).
 """
 
 from abc import ABC, abstractmethod
@@ -10,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
-from jaxtyping import Array, Int, Key, Shaped
+from flax import struct
+from jaxtyping import Array, Bool, Int, Key, Shaped
 
 from mixlm.example import Example
 from mixlm.losses.score import Scored, score
@@ -87,6 +89,23 @@ class ShowsExamples(Objective, Protocol):
 
         Without networks, masks stand where their tokens would.
         """
+        ...
+
+
+@struct.dataclass
+class Targets:
+    """The tokens of which a term scores some, in the order of their text: tokens, and the mask of those scored."""
+
+    tokens: Int[Array, "B T"]
+    scored: Bool[Array, "B T"]
+
+
+@runtime_checkable
+class NamesTargets(Objective, Protocol):
+    """An objective of several terms, or one that needs networks to corrupt, which says what each term scores."""
+
+    def targets(self, keys: Key[Array, " B"], batch: Batch, step: Step = 0) -> dict[str, Targets]:
+        """The targets of each term that scores tokens, by the term's name."""
         ...
 
 
@@ -183,6 +202,20 @@ def scored(net: Any, hidden: Any, example: Example, loss: TokenLoss) -> Scored:
     """Scores the decoder's hidden states against the example's targets."""
     targets, weights = example.decoder_target_tokens, example.decoder_loss_weights
     return score(net.logits, hidden, targets, weights, loss, example.loss_counts)
+
+
+def targets_of(objective: Objective, keys: Key[Array, " B"], batch: Batch, step: Step = 0) -> dict[str, Targets]:
+    """The targets of an objective's terms, by name; {} where it does not say them."""
+    if isinstance(objective, NamesTargets):
+        return objective.targets(keys, batch, step)
+    return (
+        {objective.name: scored_in(objective.corrupt(keys, batch, step))} if isinstance(objective, RowObjective) else {}
+    )
+
+
+def scored_in(example: Example) -> Targets:
+    """The decoder's targets, of which those with a loss weight are scored."""
+    return Targets(example.decoder_target_tokens, example.decoder_loss_weights > 0)
 
 
 def batch_columns(objective: Objective, keys: Key[Array, " B"], step: Step) -> dict[str, Shaped[Array, "B ..."]]:

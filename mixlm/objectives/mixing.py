@@ -21,10 +21,13 @@ from mixlm.objectives.base import (
     Nets,
     Objective,
     RowObjective,
+    Targets,
     TokenObjective,
     any_reads_previous,
     batch_columns,
     decodings_of,
+    scored_in,
+    targets_of,
 )
 from mixlm.objectives.corruption import rate_at
 from mixlm.rng import fold_rows, random_row_order
@@ -118,6 +121,13 @@ class PerExample:
         """Each row corrupted by its own objective."""
         batch = {**self.drawn(keys, step), **batch}
         return self._mixed(batch["objective"], keys, batch, step)
+
+    def targets(self, keys: Key[Array, " B"], batch: Batch, step: Step = 0) -> dict[str, Targets]:
+        """Those of each objective in the rows that it got."""
+        batch = {**self.drawn(keys, step), **batch}
+        found = {objective.name: scored_in(objective.corrupt(keys, batch, step)) for objective in self.objectives}
+        rows = [(batch["objective"] == index)[:, None] for index in range(len(self.objectives))]
+        return {name: replace(each, scored=each.scored & mine) for (name, each), mine in zip(found.items(), rows)}
 
     def _mixed(self, which: Int[Array, " B"], keys: Key[Array, " B"], batch: Batch, step: Step) -> Example:
         # Each row's noise is that of its objective alone: no two objectives read the same row.
@@ -223,6 +233,12 @@ class Sum:
     def block_length(self, lengths: Mapping[str, int]) -> int:
         """The common length of the objectives' rows; UserError where they differ."""
         return _agreed_length(self, lengths)
+
+    def targets(self, keys: Key[Array, " B"], batch: Batch, step: Step = 0) -> dict[str, Targets]:
+        """Those of all objectives that say theirs."""
+        parts = enumerate(self.objectives)
+        found = [targets_of(objective, fold_rows(keys, index), batch, step) for index, objective in parts]
+        return {name: each for part in found for name, each in part.items()}
 
     def __call__(self, nets: Nets, batch: Batch, keys: Key[Array, " B"], step: Int[Array, ""]) -> dict[str, Term]:
         """The terms of all objectives, their weights multiplied."""

@@ -15,7 +15,7 @@ from mixlm.example import Example
 from mixlm.losses.score import Scored, score
 from mixlm.losses.terms import Term, binary_terms
 from mixlm.losses.token_losses import CrossEntropy, TokenLoss
-from mixlm.objectives.base import Batch, Decoding, Nets, scored
+from mixlm.objectives.base import Batch, Decoding, Nets, Targets, scored, scored_in
 from mixlm.objectives.corruption import choose_positions, sample, span_counts
 from mixlm.objectives.span_corruption import SpanCorruption
 from mixlm.rng import subkeys
@@ -118,6 +118,13 @@ class SpacTor:
         if nets is not None:
             return self.generate(nets, keys, batch).example, before
         return replace(example, encoder_input_tokens=self._hidden(before, places, masked)), before
+
+    def targets(self, keys: Key[Array, " B"], batch: Batch, step: Step = 0) -> dict[str, Targets]:
+        """The masked tokens among the encoder's inputs for `generator`, the spans for `span_corruption`."""
+        example, places, _, masked = self.mask(keys, batch)
+        inputs = example.encoder_tokens
+        filled = jnp.zeros(inputs.shape, bool).at[jnp.arange(inputs.shape[0])[:, None], places].max(masked)
+        return {"generator": Targets(inputs, filled), "span_corruption": scored_in(example)}
 
     def _is_text(self, inputs: Int[Array, "B S"]) -> Bool[Array, "B S"]:
         tokens = self.spans.tokens

@@ -13,7 +13,7 @@ from mixlm.example import Example
 from mixlm.losses.score import score
 from mixlm.losses.terms import Term
 from mixlm.losses.token_losses import CrossEntropy, TokenLoss
-from mixlm.objectives.base import Batch, Decoding, Nets, OneNetwork
+from mixlm.objectives.base import Batch, Decoding, Nets, OneNetwork, Targets
 from mixlm.objectives.corruption import (
     before_padding,
     block_mask,
@@ -61,6 +61,11 @@ class Unrolling(OneNetwork):
         if nets is None:
             return drawn.first, None
         return self.second(drawn, self._scored(nets[self.network], drawn.first, drawn.noise).picked), None
+
+    def targets(self, keys: Key[Array, " B"], batch: Batch, step: Step = 0) -> dict[str, Targets]:
+        """The same targets for `denoise` and `unroll`."""
+        drawn = self.first(keys, batch, step)
+        return dict.fromkeys(("denoise", "unroll"), Targets(drawn.first.decoder_target_tokens, drawn.scored))
 
     def _scored(self, net: Any, example: Example, noise: Float[Array, "B T"] | None) -> Any:
         """Losses of one pass, and the network's answer where there is noise to sample it with."""

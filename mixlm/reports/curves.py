@@ -12,18 +12,24 @@ from jaxtyping import Float
 
 from mixlm.errors import UserError, nearest
 from mixlm.files import replacing
+from mixlm.reports.panels import (
+    HEIGHTS,
+    TOTAL,
+    YARDSTICKS,
+    legend_of,
+    levels,
+    owner_of,
+    panels,
+    spoken,
+    styles,
+)
 
-# Okabe & Ito's palette, told apart under every common colour blindness; black is kept for the baseline.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 # Ours: enough points for a picture 1,400 pixels wide, and a mean over a fiftieth of the run.
 MOST_POINTS = 2000
 SMOOTHING = 0.02
+LEGEND = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5), "frameon": False, "fontsize": 9}
 # What terms can be drawn against: figures of the record that grow from line to line, and how the axis is called.
 AXES = {"step": "step", "flops": "cumulative FLOPs", "tokens": "tokens read", "epoch": "epochs"}
-# Sums and counts, not shares.
-_NO_SHARES = ("/cross_entropy", "/tokens", "/mass", "%")
-# Inches of each row: the terms are what one reads, the weighted total and the shares are beside it.
-HEIGHTS = {"nats per scored token": 4.0, "loss": 1.5, "share": 1.8}
 
 
 def check_axes(names: Sequence[str]) -> None:
@@ -61,59 +67,32 @@ def _is_number(record: Mapping[str, Any], *keys: str) -> bool:
     return all(isinstance(record.get(key), int | float) for key in keys)
 
 
-def panels(records: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """The keys to draw under each label, in the order of their first appearance: terms, total loss, shares.
-
-    A term is `train/NAME` or `validation/NAME`; `NAME/FIGURE` is only reported, and drawn where it is a share of 1, or
-    the cost of a band of token frequencies (`NAME/top_80%`).
-    """
-    keys = [key for key in dict.fromkeys(key for record in records for key in record) if "/" in key or key == "loss"]
-    keys = [key for key in keys if key == "loss" or key.startswith(("train/", "validation/"))]
-    found = {
-        "nats per scored token": [key for key in keys if key.count("/") == 1 or key.endswith("%")],
-        "loss": [key for key in keys if key == "loss"],
-        "share": [key for key in keys if key.count("/") == 2 and not key.endswith(_NO_SHARES)],
-    }
-    return {label: members for label, members in found.items() if members}
-
-
 def _pieces(x: np.ndarray, y: np.ndarray, switches: Sequence[float]) -> list[tuple[np.ndarray, np.ndarray]]:
     """A term cut at the switches, since a mean across one would invent a slope there."""
     cuts = np.searchsorted(x, sorted(switches), side="right")
     return [(a, b) for a, b in zip(np.split(x, cuts), np.split(y, cuts), strict=True) if len(a)]
 
 
-def _name(key: str) -> str:
-    return key.removeprefix("train/").removeprefix("validation/")
+def _draw_levels(axes: Any, found: Sequence[tuple[str, float, list[str]]], colours: Mapping[str, str]) -> None:
+    for kind, value, terms in found:
+        _, words, dash = YARDSTICKS[kind]
+        # Where all lie apart, the colour says whose each is.
+        alone = len(terms) == 1
+        label, colour = (f"{spoken(terms[0])}: {words}", colours.get(terms[0], "black")) if alone else (words, "black")
+        axes.axhline(value, color=colour, linewidth=1.2, linestyle=dash, label=label, zorder=2)
 
 
-def _styles(keys: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """A colour per name, shared by training and validation."""
-    names = list(dict.fromkeys(map(_name, keys)))
-    colours = {name: PALETTE[number % len(PALETTE)] for number, name in enumerate(names)}
-    styles = {}
-    for key in keys:
-        # Past the palette's end, the dash tells apart.
-        dash: Any = "solid" if names.index(_name(key)) < len(PALETTE) else (0, (1, 1.2))
-        validation = key.startswith("validation/")
-        styles[key] = {
-            "color": colours[_name(key)],
-            "linewidth": 1.6,
-            "linestyle": (0, (4, 1.2)) if validation else dash,
-        }
-    return styles
-
-
-def _draw_term(axes: Any, key: str, x: np.ndarray, y: np.ndarray, style: dict[str, Any], switches: list[float]) -> None:
-    label = _name(key).replace("_", " ").replace("/", " ")
+def _draw_term(
+    axes: Any, key: str, x: np.ndarray, y: np.ndarray, style: dict[str, Any], switches: list[float], label: str | None
+) -> None:
     if key.startswith("validation/"):
         marker = {"marker": "o", "markersize": 5, "markeredgecolor": "white"} if len(x) <= 60 else {}
-        axes.plot(x, y, label=f"{label} (validation)", zorder=4, **marker, **style)
+        axes.plot(x, y, label=label, zorder=4, **marker, **style)
         return
     window = max(1, round(len(x) * SMOOTHING))
     for number, (a, b) in enumerate(_pieces(x, y, switches)):
         every = max(1, len(a) // MOST_POINTS)
-        if window > 1:
+        if window > 1 and key.count("/") < 2:  # accuracies and shares are many, and would hide one another
             axes.plot(a[::every], b[::every], color=style["color"], alpha=0.25, linewidth=0.7)
         mean = smooth(b, min(window, len(b)))
         marker = {"marker": "."} if len(x) < 10 else {}
@@ -156,23 +135,22 @@ def _mark_switches(axes: Any, switches: list[tuple[float, str]], named: bool) ->
 def _draw_panel(
     axes: Any,
     records: Sequence[Mapping[str, Any]],
-    keys: Sequence[str],
+    styled: Mapping[str, dict[str, Any]],
+    panel: str,
     against: str,
     switches: list[tuple[float, str]],
-    baseline: tuple[float, str] | None,
 ) -> None:
     drawn = []
-    for key, style in _styles(keys).items():
+    for key, style in styled.items():
         x, y = series(records, key, against)
         if not len(x):
             continue
-        _draw_term(axes, key, x, y, style, [place for place, _ in switches])
+        _draw_term(axes, key, x, y, style, [place for place, _ in switches], legend_of(key, list(styled), panel))
         drawn.append(y)
-    if baseline is not None:
-        axes.axhline(baseline[0], color="black", linewidth=1.2, linestyle=(0, (1, 1.5)), label=baseline[1])
-        drawn.append(np.array([baseline[0]]))
     if drawn:
-        _limits(axes, drawn)
+        found = levels(records, panel, float(np.ptp(np.concatenate(drawn))))
+        _draw_levels(axes, found, {owner_of(key): style["color"] for key, style in styled.items()})
+        _limits(axes, [*drawn, *(np.array([value]) for _, value, _ in found)])
     axes.grid(True, color="#DDDDDD", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -183,12 +161,11 @@ def draw(
     path: str | os.PathLike[str],
     tau_steps: Sequence[tuple[int, str]] = (),
     title: str = "",
-    baseline: tuple[float, str] | None = None,
     against: Sequence[str] = ("step", "flops"),
 ) -> None:
     """Writes `figure(...)` as a PNG, in one rename, so that a reader never sees half a picture."""
     with replacing(Path(path), "wb") as file:
-        figure(records, tau_steps, title, baseline, against).savefig(file, format="png")
+        figure(records, tau_steps, title, against).savefig(file, format="png")
 
 
 @cache
@@ -216,18 +193,19 @@ def figure(
     records: Sequence[Mapping[str, Any]],
     tau_steps: Sequence[tuple[int, str]] = (),
     title: str = "",
-    baseline: tuple[float, str] | None = None,
     against: Sequence[str] = ("step", "flops"),
 ) -> Any:
     """A matplotlib Figure with every term of a run's records against each of `against` (see `AXES`), side by side.
 
-    `tau_steps` are (step, name) of the stages that begin after the first; `baseline` is a level to beat, such as the
-    unigram entropy, with its label. Bold lines are means over a fiftieth of the run, within a stage; faint ones the
-    records themselves. Records may lack any key; values that are not finite are left out.
+    `tau_steps` are (step, name) of the stages that begin after the first. A term has one colour in all panels. Bold
+    lines are means over a fiftieth of the run, within a stage; faint ones the records themselves; dotted ones the
+    yardsticks of the last record, in black where several terms have the same. Records may lack any key; values that are
+    not finite are left out.
     """
     from matplotlib.ticker import EngFormatter, StrMethodFormatter
 
-    rows = panels(records) or {"loss": []}
+    rows = panels(records) or {TOTAL: []}
+    style = styles(rows)
     heights = [HEIGHTS[label] for label in rows]
     # The legend takes three inches on the right.
     drawn = _figure_class()(figsize=(3 + 6 * len(against), 1.2 + sum(heights)), dpi=100, layout="constrained")
@@ -235,8 +213,8 @@ def figure(
     for column, axis in enumerate(against):
         found = [(_place(records, step, axis), name) for step, name in tau_steps]
         switches = [(place, name) for place, name in found if place is not None]
-        for row, keys in enumerate(rows.values()):
-            _draw_panel(grid[row][column], records, keys, axis, switches, baseline if row == 0 else None)
+        for row, (panel, keys) in enumerate(rows.items()):
+            _draw_panel(grid[row][column], records, {key: style[key] for key in keys}, panel, axis, switches)
             _mark_switches(grid[row][column], switches, named=row == 0)
         grid[-1][column].set_xlabel(AXES[axis])
         if axis in ("flops", "tokens"):
@@ -246,7 +224,8 @@ def figure(
     for row, label in enumerate(rows):
         grid[row][0].set_ylabel(label)
         if grid[row][-1].get_legend_handles_labels()[0]:
-            grid[row][-1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9)
+            words = "dashed: validation" if row == 0 and any(key.startswith("validation/") for key in style) else None
+            grid[row][-1].legend(title=words, title_fontsize=9, alignment="left", **LEGEND)
     if title:
         drawn.suptitle(title, fontsize=13)
     return drawn

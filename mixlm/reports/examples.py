@@ -52,7 +52,7 @@ class ExampleText:
     """A row of an objective's example: the inputs that its network `reads`, and the scored targets (`says`).
 
     With parameters, `model` is the likeliest token at each scored place, or `fills` are the spans as a decoder fills
-    them, beside the true ones.
+    them, beside the true ones. `part` is the objective of the row in a mixture.
     """
 
     objective: str
@@ -61,6 +61,12 @@ class ExampleText:
     says: tuple[Piece, ...]
     model: tuple[Piece, ...] = ()
     fills: tuple[Fill, ...] = ()
+    part: str = ""
+
+    @property
+    def title(self) -> str:
+        """The example's number and, in a mixture, the objective of its row."""
+        return f"example {self.number}" + (f", {self.part}" if self.part else "")
 
     @property
     def lines(self) -> list[str]:
@@ -71,7 +77,7 @@ class ExampleText:
         return [*lines, f"model    {joined(self.model)}"] if self.model else lines
 
     def __str__(self) -> str:
-        return "\n".join([f"example {self.number}", *(INDENT + line for line in self.lines)])
+        return "\n".join([self.title, *(INDENT + line for line in self.lines)])
 
     def _repr_html_(self) -> str:
         return as_html([self])
@@ -115,6 +121,8 @@ def as_html(examples: Sequence[ExampleText]) -> str:
         shown = [
             (name, _spans(pieces)) for name, pieces in rows if pieces and not (example.fills and name == "targets")
         ]
+        if example.part:
+            parts.append(f"<p>{html.escape(example.title)}</p>")
         shown += [(fill.name or "all", _fill(fill)) for fill in example.fills]
         parts.append(_rows(shown))
     return f'<div style="line-height:1.7">{"".join(parts)}</div>'

@@ -1,6 +1,7 @@
 """Examples of an objective for a reader: how it corrupts rows of text, and what trained networks make of them."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from typing import Any
@@ -14,7 +15,7 @@ from mixlm.decoding.autoregressive import fill_spans
 from mixlm.decoding.text import spans
 from mixlm.example import Example
 from mixlm.network import CachedNetwork, EncoderDecoderNetwork, bind
-from mixlm.objectives.base import Nets, Objective, RowObjective, ShowsExamples
+from mixlm.objectives.base import Nets, Objective, RowObjective, ShowsExamples, targets_of
 from mixlm.recipe import Recipe
 from mixlm.reports.examples import Examples, ExampleText, Fill, Kind, Piece
 from mixlm.rng import row_keys
@@ -38,13 +39,22 @@ def corrupted(
     return None
 
 
+def distinct(batch: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
+    """The first rows of a batch, at most `count`, of which no two hold the same tokens."""
+    places = np.sort(np.unique(batch["tokens"], axis=0, return_index=True)[1])[:count]
+    return {name: column[places] for name, column in batch.items()}
+
+
 def untrained_examples(
     recipe: Recipe, objective: Objective, vocabulary: Any, batch: Mapping[str, np.ndarray]
 ) -> list[ExampleText]:
     """The examples of rows of text before any network has a part in them; [] for an objective that shows none."""
     rows = batch["tokens"]
     found = corrupted(objective, None, row_keys(recipe.seed, 0, len(rows)), batch, recipe.steps - 1)
-    return [] if found is None else _readings(objective.name, vocabulary, found, rows, recipe.tokens)
+    if found is None:
+        return []
+    parts = _parts(objective, row_keys(recipe.seed, 0, len(rows)), batch, recipe.steps - 1)
+    return _named(_readings(objective.name, vocabulary, found, rows, recipe.tokens), parts)
 
 
 def trained_examples(
@@ -74,6 +84,7 @@ def _predicted(
     if found is None:
         return []
     readings, example = _readings(objective.name, vocabulary, found, rows, ids), found[0]
+    readings = _named(readings, _parts(objective, keys, batch, recipe.steps - 1))
     if example.encoder_input_tokens is not None and isinstance(modules[network], CachedNetwork):
         fills = _fills(modules[network], params[network], vocabulary, example, ids)
         return [_with(reading, fills=fill) for reading, fill in zip(readings, fills)]
@@ -101,7 +112,20 @@ def _likeliest(modules, network, params, example):
 
 
 def _with(example: ExampleText, model: tuple[Piece, ...] = (), fills: tuple[Fill, ...] = ()) -> ExampleText:
-    return ExampleText(example.objective, example.number, example.reads, example.says, model, fills)
+    return replace(example, model=model, fills=fills)
+
+
+def _parts(objective: Objective, keys: Any, batch: Mapping[str, Any], step: int) -> list[str]:
+    """Each row's objective in a mixture by rows: the term that alone scores something in it; "" elsewhere."""
+    found = targets_of(objective, keys, {name: jnp.asarray(rows) for name, rows in batch.items()}, step)
+    scored = np.array([np.asarray(each.scored).any(axis=1) for each in found.values()]).reshape(len(found), -1)
+    names = list(found)
+    alone = len(names) > 1
+    return [names[int(row.argmax())] if alone and row.sum() == 1 else "" for row in scored.T]
+
+
+def _named(readings: Sequence[ExampleText], parts: Sequence[str]) -> list[ExampleText]:
+    return [replace(reading, part=part) for reading, part in zip(readings, parts or [""] * len(readings))]
 
 
 def _scored(example: Example) -> Bool[np.ndarray, "B T"]:

@@ -13,6 +13,7 @@ from mixlm.perf.accounting import SPENT, Usage
 from mixlm.reports.metrics import VALIDATION, Recorder
 from mixlm.reports.record import FILE, LOGGED
 from mixlm.training.prepare import PreparedRun
+from mixlm.training.yardsticks import yardsticks
 
 
 class Ledger:
@@ -96,11 +97,16 @@ class Ledger:
         return found
 
     def write(self, done: int, line: Mapping[str, Any], last: bool = True) -> None:
-        """Appends a line, with figures of validation where it has some; for `last` see `Recorder.write`."""
+        """Appends a line, with figures of validation where it has some and, at the last step, their yardsticks.
+
+        For `last` see `Recorder.write`.
+        """
         found = {name.removeprefix(VALIDATION): value for name, value in line.items() if name.startswith(VALIDATION)}
         if found:
             self.validated = done, found
         if self.recorder is not None:
+            ends = done == self.recipe.steps and found
+            line = {**line, **yardsticks(self.prepared, line)} if ends else line
             self.recorder.write(done, self.stage(done), line, last)
 
     def save(self, done: int, state: Any) -> None:

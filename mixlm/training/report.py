@@ -1,6 +1,6 @@
-"""The report at the end of a run: validation beside the unigram entropy, examples, curves."""
+"""The report at the end of a run: validation beside its yardsticks, examples, curves."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -10,14 +10,15 @@ from mixlm.checkpoints.run_dir import RunDir
 from mixlm.files import replacing
 from mixlm.parallel.processes import broadcast, is_main
 from mixlm.reports import curves
-from mixlm.reports.metrics import read
+from mixlm.reports.metrics import VALIDATION, read
 from mixlm.reports.table import fixed
 from mixlm.reports.units import INDENT
-from mixlm.training.examples import trained_examples
+from mixlm.training.examples import distinct, trained_examples
 from mixlm.training.prepare import PreparedRun
-from mixlm.training.validation import unigram_entropy
+from mixlm.training.yardsticks import YARDSTICK, yardsticks
 
 EXAMPLES = 3  # Ours: validation rows that are shown under each objective.
+WORDS = {"unigram": "unigram entropy", "bigram": "bigram", "labels": "entropy of the labels", "majority": "majority"}
 
 
 def finish(
@@ -39,18 +40,12 @@ def finish(
         state = state.replace(params=process_allgather(state.params, tiled=True))
     if not is_main():
         return
-    lines = ["", "validation", *(INDENT + line for line in _validation_lines(records[-1]))]
-    baseline = None
-    for objective in recipe.validated:
-        entropy = unigram_entropy(objective, prepared.validation_batches, recipe.seed, recipe.steps)
-        if entropy is None or f"validation/{objective.name}" not in records[-1]:
-            continue
-        baseline = entropy, "unigram entropy of the validation targets"
-        loss = _plain_loss(records[-1], objective.name)
-        verdict = "below" if loss < entropy else "not below"
-        lines.append(f"{objective.name}: {fixed(loss, 3)} nats per token, {verdict} {entropy:.3f}, the {baseline[1]}")
-    rows = {name: column[:EXAMPLES] for name, column in prepared.validation_batches[0].items()}
-    lines += ["", *trained_examples(recipe, prepared.data.vocabulary, rows, state.params).lines]
+    last = records[-1]
+    if not any(name.startswith(YARDSTICK) for name in last):
+        last |= yardsticks(prepared, last)
+    lines = ["", *measured(last), ""]
+    rows = distinct(prepared.validation_batches[0], EXAMPLES)
+    lines += trained_examples(recipe, prepared.data.vocabulary, rows, state.params).lines
     with replacing(folder.samples) as file:
         file.write("\n".join(lines) + "\n")
     spans = recipe.stages.spans(recipe.steps)
@@ -60,7 +55,6 @@ def finish(
         path=str(folder.curves),
         tau_steps=switches,
         title=recipe.name,
-        baseline=baseline,
         against=recipe.curves,
     )
     for line in lines:
@@ -69,14 +63,21 @@ def finish(
     say(f"In {folder.path}: curves.png, samples.txt, metrics.jsonl, config.gin, tensorboard/ and checkpoints/.")
 
 
-def _validation_lines(record: dict[str, Any]) -> list[str]:
-    found = {
-        name.removeprefix("validation/"): value for name, value in record.items() if name.startswith("validation/")
-    }
-    return [f"{name:<32}  {fixed(value, 4)}" for name, value in found.items()]
+def measured(record: Mapping[str, Any]) -> list[str]:
+    """The terms of validation beside their yardsticks (see `yardsticks`), then the figures that are only reported."""
+    found = {name.removeprefix(VALIDATION): value for name, value in record.items() if name.startswith(VALIDATION)}
+    width = max(map(len, found), default=0)
+    lines = ["validation, in nats, beside what the same targets cost without context and by the token before them"]
+    for name in (name for name in found if "/" not in name):
+        line = f"{INDENT}{name:<{width}}  {fixed(_plain_loss(record, name), 3):>7}"
+        for kind, words in WORDS.items():
+            if (level := record.get(f"{YARDSTICK}{name}/{kind}")) is not None:
+                line += f"  |  {words} {fixed(level, 3)}"
+        lines.append(line)
+    return [*lines, *(f"{INDENT}{name:<{width}}  {fixed(value, 4)}" for name, value in found.items() if "/" in name)]
 
 
-def _plain_loss(record: dict[str, Any], name: str) -> float:
+def _plain_loss(record: Mapping[str, Any], name: str) -> float:
     """An objective's plain cross-entropy, whatever loss it is trained with."""
-    key = f"validation/{name}"
+    key = f"{VALIDATION}{name}"
     return record[f"{key}/cross_entropy"] if f"{key}/cross_entropy" in record else record[key]

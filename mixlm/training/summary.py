@@ -11,7 +11,7 @@ from mixlm.parallel.mesh import bytes_per_device
 from mixlm.perf.memory import shortage
 from mixlm.reports.examples import ExampleText, as_html
 from mixlm.reports.units import INDENT, count, parameters, size
-from mixlm.training.examples import untrained_examples
+from mixlm.training.examples import distinct, untrained_examples
 from mixlm.training.held import least_held, memory_of
 from mixlm.training.prepare import PreparedRun
 
@@ -112,8 +112,7 @@ class Explanation:
             lines += ["", f"examples of {name}"]
             lines += [] if examples else [f"{INDENT}(this objective shows no examples)"]
             for example in examples:
-                for index, line in enumerate(example.lines):
-                    lines.append(f"{INDENT}{example.number if index == 0 else ' '}  {line}")
+                lines += [f"{INDENT}{example.title}", *(2 * INDENT + line for line in example.lines)]
         return lines
 
     def __str__(self) -> str:
@@ -146,7 +145,7 @@ def explanation(prepared: PreparedRun) -> Explanation:
         )
         if too_large := shortage(f"The step of {objective.name}", [prepared.step_held(objective)], held, where):
             lines.append(too_large)
-    rows = {name: column[:EXAMPLES] for name, column in prepared.validation_batches[0].items()}
+    rows = distinct(prepared.validation_batches[0], EXAMPLES)
     examples = tuple(
         (objective.name, tuple(untrained_examples(prepared.recipe, objective, prepared.data.vocabulary, rows)))
         for objective in prepared.recipe.objectives

@@ -1,12 +1,10 @@
-"""Validation: the terms of an objective over fixed blocks with fixed noise, and the unigram entropy beside them."""
+"""Validation: the terms of an objective over fixed blocks with fixed noise."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
@@ -16,7 +14,6 @@ from mixlm.losses.terms import Term
 from mixlm.network import bind
 from mixlm.objectives.base import Objective, RowObjective
 from mixlm.rng import row_keys
-from mixlm.training import traced_hparams
 
 
 @dataclass(frozen=True)
@@ -85,31 +82,3 @@ def mean_terms(batches: Iterable[dict[str, Term]]) -> dict[str, float]:
     for terms in batches:
         sums = {name: sums[name] + term if name in sums else term for name, term in terms.items()}
     return {name: float(term.value) for name, term in sums.items()}
-
-
-def unigram_entropy(objective: Any, batches: Iterable[Mapping[str, Any]], seed: int, step: int = 0) -> float | None:
-    """The entropy of the validation targets in nats per token: the loss of the best model without context.
-
-    The targets are those that `ValidationStep` scores, with the same noise; None for an objective that needs
-    networks to make them.
-    """
-    if not isinstance(objective, RowObjective):
-        return None
-    static, numbers = traced_hparams.hoist(objective)
-    scalars = tuple(map(np.float32, numbers))
-    counts: Any = np.zeros(0, np.int64)
-    for index, batch in enumerate(batches):
-        keys = row_keys(seed, index, len(batch["tokens"]))
-        tokens, scored = _scored_targets(static, np.int32(step), keys, dict(batch), scalars)
-        found = np.bincount(np.asarray(tokens)[np.asarray(scored)], minlength=len(counts))
-        found[: len(counts)] += counts
-        counts = found
-    share = counts[counts > 0] / counts.sum()
-    return float(-(share * np.log(share)).sum())
-
-
-# The numbers of an objective are arguments, so that other cells of a sweep compile nothing.
-@partial(jax.jit, static_argnums=0)
-def _scored_targets(static, step, keys, batch, numbers):
-    example = traced_hparams.bind(static, numbers).corrupt(keys, batch, step)
-    return example.decoder_target_tokens, example.decoder_loss_weights > 0

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from mixlm.reports.curves import PALETTE, draw, panels, series, smooth
+from mixlm.reports.curves import draw, series, smooth
+from mixlm.reports.panels import PALETTE, levels, panels, styles
 
 
 def some_records(count: int, tau: int) -> list[dict]:
@@ -33,7 +34,9 @@ def colours(path) -> set[str]:
 @pytest.mark.parametrize("count", [1, 3, 400, 30_000])
 def test_a_run_of_any_length_is_drawn(tmp_path, count):
     path = tmp_path / "curves.png"
-    draw(some_records(count, tau=5 * count), path, [(5 * count, "span_corruption")], "title", (6.0, "unigram entropy"))
+    records = some_records(count, tau=5 * count)
+    records[-1] |= {"yardstick/span_corruption/unigram": 6.0, "yardstick/generator/unigram": 6.01}
+    draw(records, path, [(5 * count, "span_corruption")], "title")
     assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     width, height = struct.unpack(">II", path.read_bytes()[16:24])
     assert width > 1200 and height > 500
@@ -96,8 +99,36 @@ def test_the_total_and_the_shares_do_not_press_the_terms_flat():
     assert panels(records) == {
         "nats per scored token": ["train/rtd", "validation/rtd"],
         "loss": ["loss"],
-        "share": ["train/rtd/accuracy"],
+        "accuracy": ["train/rtd/accuracy"],
     }
+
+
+def test_a_detector_has_a_scale_of_its_own():
+    record = {"train/rtd": 0.4, "train/rtd/replaced": 0.14, "train/generator": 5.0, "train/mix/share": 0.5}
+    assert panels([record]) == {
+        "nats per scored token": ["train/generator"],
+        "nats per label": ["train/rtd"],
+        "share": ["train/rtd/replaced", "train/mix/share"],
+    }
+
+
+def test_a_term_has_one_colour_in_all_panels():
+    record = {"train/mlm": 1.0, "train/clm/accuracy": 0.1, "train/clm": 2.0, "validation/mlm/accuracy": 0.2}
+    found = styles(panels([record]))
+    assert found["train/mlm"]["color"] == found["validation/mlm/accuracy"]["color"] != found["train/clm"]["color"]
+    assert found["train/clm"]["color"] == found["train/clm/accuracy"]["color"]
+
+
+def test_levels_of_one_kind_that_lie_close_are_one():
+    record = {"yardstick/a/unigram": 5.0, "yardstick/b/unigram": 5.03, "yardstick/c/unigram": 5.3}
+    record |= {"yardstick/a/bigram": 5.0, "yardstick/d/labels": 0.4, "yardstick/d/majority": 0.86}
+    assert levels([record, {}], "nats per scored token", 2.0) == [
+        ("unigram", 5.0, ["a", "b"]),
+        ("unigram", 5.3, ["c"]),
+        ("bigram", 5.0, ["a"]),
+    ]
+    assert levels([record], "nats per label", 1.0) == [("labels", 0.4, ["d"])]
+    assert levels([record], "accuracy", 1.0) == [("majority", 0.86, ["d"])]
 
 
 @pytest.mark.parametrize("window", [1, 2, 5, 8, 50])

@@ -4,14 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support.steps import BATCHES, LENGTH, NETWORKS, ROWS, SPACTOR, SPANS, TOKENS, Bag
+from support.steps import BATCHES, NETWORKS, ROWS, SPACTOR, SPANS, TOKENS, Bag
 from support.xla import COMPILE_QUICKLY
 
 from mixlm.losses.terms import Term
 from mixlm.network import bind
 from mixlm.objectives.causal import Causal
 from mixlm.rng import row_keys
-from mixlm.training.validation import ValidationStep, band_labels, frequency_bands, mean_terms, unigram_entropy
+from mixlm.training.validation import ValidationStep, band_labels, frequency_bands, mean_terms
 
 NO_BANDS = jnp.zeros(TOKENS.vocab_size, jnp.int32)
 
@@ -49,42 +49,6 @@ def test_terms_are_added_before_they_are_divided():
 
 def test_what_was_never_counted_is_zero():
     assert mean_terms([{"a": term(0, 0)}]) == {"a": 0.0}
-
-
-def entropy(targets: list[int]) -> float:
-    share = np.unique(targets, return_counts=True)[1] / len(targets)
-    return float(sum(-p * np.log(p) for p in share))
-
-
-def test_unigram_entropy_of_a_causal_objective_is_that_of_the_text():
-    tokens = np.concatenate([batch["tokens"] for batch in BATCHES[:2]]).reshape(-1).tolist()
-    assert unigram_entropy(Causal(TOKENS), BATCHES[:2], 0) == pytest.approx(entropy(tokens), rel=1e-6)
-
-
-def test_unigram_entropy_is_over_the_very_targets_that_validation_scores():
-    targets = []
-    for index, batch in enumerate(BATCHES[:2]):
-        key = jax.random.fold_in(jax.random.key(5), index)
-        keys = jnp.stack([jax.random.fold_in(key, row) for row in range(ROWS)])
-        example = jax.jit(SPANS.corrupt)(keys, {"tokens": jnp.asarray(batch["tokens"])})
-        targets += np.asarray(example.decoder_target_tokens).reshape(-1).tolist()
-    assert len(targets) == 2 * ROWS * SPANS.lengths(LENGTH)[1]
-    assert unigram_entropy(SPANS, BATCHES[:2], 5) == pytest.approx(entropy(targets), rel=1e-6)
-
-
-def test_unscored_targets_do_not_count():
-    class HalfScored(Causal):
-        def corrupt(self, keys, batch, step=0):
-            example = Causal(TOKENS).corrupt(keys, batch)
-            weights = jnp.broadcast_to(jnp.arange(LENGTH) % 2 * 3.0, (ROWS, LENGTH))
-            return example.replace(decoder_loss_weights=weights)
-
-    wanted = entropy(BATCHES[0]["tokens"][:, 1::2].reshape(-1).tolist())
-    assert unigram_entropy(HalfScored(TOKENS), BATCHES[:1], 0) == pytest.approx(wanted, rel=1e-6)
-
-
-def test_targets_that_networks_make_have_no_unigram_entropy():
-    assert unigram_entropy(SPACTOR, BATCHES[:1], 0) is None
 
 
 def test_bands_hold_their_shares_of_the_text():

@@ -131,6 +131,13 @@ def of_recipe(name: str, *more: str, start: int = 0, label: str | None = None, l
     )  # fmt: skip
 
 
+def antlm(name: str, masked: bool = False) -> Case:
+    """A causal or a masked step of AntLM, whose number of steps follows from its text else."""
+    label = ("ltg-bert" if "ltg" in name else "antlm") + ("-masked" if masked else "-causal")
+    return of_recipe(name, "--gin.TRAIN_STEPS=600", start=300 if masked else 0, label=label)
+
+
+RECIPES = ("spactor", "dual", "ar2diff", "gpt_bert", "antlm", "antlm_ltg_bert", "mile")
 FAMILIES = {
     "t5-bench": lambda: [t5_bench()],
     "decoder-bench": lambda: [decoder_bench(), decoder_bench(4)],
@@ -141,6 +148,9 @@ FAMILIES = {
     ],
     "dual": lambda: [of_recipe("dual"), of_recipe("dual", "--gin.ALPHA=1", label="dual-causal")],
     "ar2diff": lambda: [of_recipe("ar2diff", label="ar2diff-1"), of_recipe("ar2diff", start=10**6, label="ar2diff-2")],
+    "gpt_bert": lambda: [of_recipe("gpt_bert")],
+    "antlm": lambda: [antlm("antlm"), antlm("antlm", masked=True)],
+    "antlm_ltg_bert": lambda: [antlm("antlm_ltg_bert"), antlm("antlm_ltg_bert", masked=True)],
     "mile": lambda: [of_recipe("mile"), of_recipe("mile", "--gin.TOKEN_LOSS=@losses.CrossEntropy()", label="mile-ce")],
 }
 
@@ -237,6 +247,7 @@ def main() -> None:
     """Measures, prints and writes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", nargs="*", help=f"some of {', '.join(dict.fromkeys((*FAMILIES, *PARTED)))}")
+    parser.add_argument("--recipes", action="store_true", help="the recipes at their default sizes alone")
     parser.add_argument("--microbatches", action="store_true", help="the cases in several microbatches")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--ops", type=int, default=0, metavar="N", help="the N longest operations of each case")
@@ -257,7 +268,7 @@ def main() -> None:
         f"{'ceiling':>9}{'share':>7}  of the {'first' if given.microbatches else 'one before'}"
     )
     rows = []
-    for name in given.cases or families:
+    for name in (RECIPES if given.recipes else given.cases) or families:
         cases = families[name]()
         for case, found in zip(cases, measure(cases, given.rounds, given.microbatches)):
             beside = found.get("of_the_first") or found.get("of_the_one_before")

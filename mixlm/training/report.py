@@ -1,6 +1,6 @@
 """The report at the end of a run: validation beside its yardsticks, examples, curves."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ from mixlm.reports.table import fixed
 from mixlm.reports.units import INDENT
 from mixlm.training.examples import distinct, trained_examples
 from mixlm.training.prepare import PreparedRun
-from mixlm.training.yardsticks import YARDSTICK, yardsticks
+from mixlm.training.yardsticks import YARDSTICK, of_labels, yardsticks
 
 EXAMPLES = 3  # Ours: validation rows that are shown under each objective.
 WORDS = {"unigram": "unigram entropy", "bigram": "bigram", "labels": "entropy of the labels", "majority": "majority"}
@@ -43,12 +43,12 @@ def finish(
     last = records[-1]
     if not any(name.startswith(YARDSTICK) for name in last):
         last |= yardsticks(prepared, last)
-    lines = ["", *measured(last), ""]
+    spans = recipe.stages.spans(recipe.steps)
+    lines = ["", *measured(last), *_of_earlier_stages(records, spans), ""]
     rows = distinct(prepared.validation_batches[0], EXAMPLES)
     lines += trained_examples(recipe, prepared.data.vocabulary, rows, state.params).lines
     with replacing(folder.samples) as file:
         file.write("\n".join(lines) + "\n")
-    spans = recipe.stages.spans(recipe.steps)
     switches = [(stage.first, stage.objective.name) for stage, _ in spans[1:]]
     draw(
         records=records,
@@ -67,14 +67,39 @@ def measured(record: Mapping[str, Any]) -> list[str]:
     """The terms of validation beside their yardsticks (see `yardsticks`), then the figures that are only reported."""
     found = {name.removeprefix(VALIDATION): value for name, value in record.items() if name.startswith(VALIDATION)}
     width = max(map(len, found), default=0)
-    lines = ["validation, in nats, beside what the same targets cost without context and by the token before them"]
-    for name in (name for name in found if "/" not in name):
-        line = f"{INDENT}{name:<{width}}  {fixed(_plain_loss(record, name), 3):>7}"
-        for kind, words in WORDS.items():
-            if (level := record.get(f"{YARDSTICK}{name}/{kind}")) is not None:
-                line += f"  |  {words} {fixed(level, 3)}"
-        lines.append(line)
-    return [*lines, *(f"{INDENT}{name:<{width}}  {fixed(value, 4)}" for name, value in found.items() if "/" in name)]
+    return [
+        "validation, in nats, beside what the same targets cost without context and by the token before them",
+        *(_beside(record, name, width) for name in found if "/" not in name),
+        *(f"{INDENT}{name:<{width}}  {fixed(value, 4)}" for name, value in found.items() if "/" in name),
+    ]
+
+
+def _of_earlier_stages(records: Sequence[Mapping[str, Any]], spans: Sequence[tuple[Any, int]]) -> list[str]:
+    """The terms that no later stage trains, as they were validated at the end of theirs."""
+    lines, levels = [], {name: value for name, value in records[-1].items() if name.startswith(YARDSTICK)}
+    trained = [
+        {name for record in records if record.get("stage") == stage.objective.name for name in record}
+        for stage, _ in spans
+    ]
+    for number, (stage, steps) in enumerate(spans[:-1]):
+        end = stage.first + steps
+        record = next((each for each in records if each.get("step") == end), {})
+        later = set().union(*trained[number + 1 :])
+        names = [name.removeprefix(VALIDATION) for name in record if name.startswith(VALIDATION)]
+        only = [name for name in names if "/" not in name and f"train/{name}" in trained[number] - later]
+        if only:
+            found = {**levels, **record, **of_labels(record)}
+            lines += [f"at step {end:,}, the end of {stage.objective.name}"]
+            lines += [_beside(found, name, max(map(len, only))) for name in only]
+    return lines
+
+
+def _beside(record: Mapping[str, Any], name: str, width: int) -> str:
+    line = f"{INDENT}{name:<{width}}  {fixed(_plain_loss(record, name), 3):>7}"
+    for kind, words in WORDS.items():
+        if (level := record.get(f"{YARDSTICK}{name}/{kind}")) is not None:
+            line += f"  |  {words} {fixed(level, 3)}"
+    return line
 
 
 def _plain_loss(record: Mapping[str, Any], name: str) -> float:

@@ -73,6 +73,12 @@ def yardsticks(prepared: Any, found: Mapping[str, float]) -> dict[str, float]:
                 figures[f"{YARDSTICK}{name}/unigram"] = entropy(targets.tokens)
                 bigrams = text if pairs.of_text else Bigrams(trained[name], recipe)
                 figures[f"{YARDSTICK}{name}/bigram"] = bigrams.cost(targets)
+    return figures | of_labels(found)
+
+
+def of_labels(found: Mapping[str, Any]) -> dict[str, float]:
+    """The figures of detectors, by the share of labels that are true in the same validation."""
+    figures = {}
     for name, share in found.items():
         if name.startswith("validation/") and name.endswith("/replaced"):
             term = name.removeprefix("validation/").removesuffix("/replaced")

@@ -85,7 +85,7 @@ def test_instances_are_values_and_config_gin_builds_them_again(tmp_path):
 
 
 def test_a_network_is_a_value(tmp_path):
-    small = DecoderOnly(vocab_size=8192, emb_dim=16, num_heads=2, head_dim=8, mlp_dim=32, num_layers=1)
+    small = DecoderOnly(vocab_size=1024, emb_dim=16, num_heads=2, head_dim=8, mlp_dim=32, num_layers=1)
     assert mixlm.load_recipe("dual.gin", NETWORKS={"model": small}).networks == {"model": small}
 
 

@@ -254,6 +254,6 @@ def test_sotu_gin(clean_gin):
 
 def test_text_gin(clean_gin):
     built = from_gin("text.gin", "DOCUMENT_BOS = False", "TEXT = 'book.txt'", "VALIDATION_FRACTION = 0.1")
-    assert built == Dataset(TextTask("text", TextFiles("book.txt", 0.1), TrainedSentencePiece(vocab_size=8192)))
+    assert built == Dataset(TextTask("text", TextFiles("book.txt", 0.1), TrainedSentencePiece(vocab_size=1024)))
     with pytest.raises(UserError, match=r"--gin\.TEXT=FILE_OR_FOLDER"):
         from_gin("text.gin", "DOCUMENT_BOS = False", "TEXT = ''").prepare()

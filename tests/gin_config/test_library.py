@@ -68,15 +68,15 @@ def test_macros_reach_the_optimizer():
     assert muon.rule == Muon(weight_decay=0, ns_dtype="bfloat16")
 
 
-TRAINED = TokenIds(8192, mask=4, bos=3)
+TRAINED = TokenIds(1024, mask=4, bos=3)
 T5 = TokenIds(32100, mask=32000)
 MADE = TokenIds(384, mask=4, bos=3)
 DATA = {
     "made": (MadeLanguage(), TrainedSentencePiece(384), MADE),
-    "sotu": (SotU(), TrainedSentencePiece(8192), TRAINED),
-    "text": (TextFiles("here"), TrainedSentencePiece(8192), TRAINED),
-    "jsonl": (JsonLines("here"), TrainedSentencePiece(8192), TRAINED),
-    "tfrecord": (TFRecords("here"), TrainedSentencePiece(8192), TRAINED),
+    "sotu": (SotU(), TrainedSentencePiece(1024), TRAINED),
+    "text": (TextFiles("here"), TrainedSentencePiece(1024), TRAINED),
+    "jsonl": (JsonLines("here"), TrainedSentencePiece(1024), TRAINED),
+    "tfrecord": (TFRecords("here"), TrainedSentencePiece(1024), TRAINED),
     "c4": (Tfds("c4/en:3.0.1"), SentencePieceFile("t5.model", mask=32000), T5),
     "wikipedia": (
         Tfds("wikipedia/20230601.en:1.0.0", "text", "train[:99%]", "train[99%:]"),

@@ -129,7 +129,7 @@ def test_ar2diff_is_a_curriculum_an_autoregressive_run_and_a_warm_start():
     both = built("gin_file=ar2diff.gin").settled(None)
     assert [type(objective) for objective in both.objectives] == [PrefixLM, UnrolledDiffusion]
     assert not both.objectives[0].bidirectional_prefix
-    alone = built("gin_file=ar2diff.gin", "gin.TAU=500").settled(None)
+    alone = built("gin_file=ar2diff.gin", "gin.TAU=800").settled(None)
     assert [type(objective) for objective in alone.objectives] == [PrefixLM]
     warm = built("gin_file=ar2diff.gin", "gin.TAU=0", "gin.INIT_FROM='runs/ar'", "gin.MASK_ANNEALING_STEPS=50")
     assert [type(objective) for objective in warm.settled(None).objectives] == [UnrolledDiffusion]

@@ -71,6 +71,8 @@ def test_a_run_leaves_its_record(whole):
         "seen",
         "targets",
         "unigram entropy",
+        "at step 4, the end of spactor",
+        "entropy of the labels",
     ):
         assert part in text
 

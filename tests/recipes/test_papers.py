@@ -27,7 +27,7 @@ from mixlm.optim.lamb import LAMB
 from mixlm.optim.muon import Muon
 from mixlm.recipe import Recipe
 
-RECIPES = sorted(path.stem for path in GIN.glob("*.gin") if path.stem not in ("base", "evaluate"))
+RECIPES = sorted(path.stem for path in GIN.glob("*.gin") if path.stem not in ("base", "evaluate", "study"))
 MODES = ["causal", "prefix_lm", "masked_lm", "masked_diffusion"]
 
 

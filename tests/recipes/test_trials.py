@@ -14,7 +14,7 @@ from mixlm.recipe import Recipe, microbatches_of
 from mixlm.schedules import WSD, Cosine, Linear, Scaled, scaled_down, scaled_to
 from mixlm.tokens import TokenIds
 
-RECIPES = sorted(path.stem for path in GIN.glob("*.gin") if path.stem not in ("base", "evaluate"))
+RECIPES = sorted(path.stem for path in GIN.glob("*.gin") if path.stem not in ("base", "evaluate", "study"))
 SCALES = sorted(path.stem for path in (GIN / "scale").glob("*.gin"))
 
 

@@ -14,7 +14,7 @@ from mixlm.gin_config.flags import parse_flags
 from mixlm.recipe import Recipe
 from mixlm.training import run as loop
 
-RECIPES = sorted(path.stem for path in GIN.glob("*.gin") if path.stem not in ("base", "evaluate"))
+RECIPES = sorted(path.stem for path in GIN.glob("*.gin") if path.stem not in ("base", "evaluate", "study"))
 STEPS, SWITCH, SAVED = 8, 5, 4
 # The smallest networks that have every part; an epoch ends after the checkpoint and before the last step.
 TOY = f"""VOCAB_SIZE=112 TokenIds.sentinels=20 TrainedSentencePiece.sentinels=20 UNIQUE_TOKENS=6600 TRAIN_STEPS={STEPS}

@@ -21,7 +21,6 @@ SIZES = (
     "--gin_file=dual.gin",
     "--gin.ROW_BOS=True",  # the rules of that version, by which these were trained
     "--gin.SCORE_BOS=True",
-    "--gin.LEARNING_RATE=7e-3",
     "--gin.DECAY_FRACTION=0.25",
     "--gin.TRAIN_STEPS=6",
     "--gin.LOG_PERIOD=1",

@@ -255,6 +255,8 @@ def main() -> None:
     parser.add_argument("--peers", action="store_true", help="decoder-bench alone, next to PyTorch's steps of it")
     given = parser.parse_args()
     families = {name: partial(in_parts, name) for name in PARTED} if given.microbatches else FAMILIES
+    if given.recipes:
+        families = {name: family for name, family in families.items() if name in RECIPES}
     if given.peers:
         families = {"peers": with_peers}
     for name in given.cases or ():
@@ -268,7 +270,7 @@ def main() -> None:
         f"{'ceiling':>9}{'share':>7}  of the {'first' if given.microbatches else 'one before'}"
     )
     rows = []
-    for name in (RECIPES if given.recipes else given.cases) or families:
+    for name in given.cases or families:
         cases = families[name]()
         for case, found in zip(cases, measure(cases, given.rounds, given.microbatches)):
             beside = found.get("of_the_first") or found.get("of_the_one_before")

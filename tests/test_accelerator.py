@@ -82,3 +82,16 @@ def test_a_step_of_a_recipe_is_timed_beside_the_ceiling(tmp_path):
     assert case["tokens_per_second"] == pytest.approx(case["rows"] * case["length"] / case["step_seconds"])
     assert 0 < case["model_flops"] <= case["step_flops"]
     assert case["last_loss"] < case["first_loss"]
+
+
+def test_kernels_are_those_of_the_device_alone_longest_first(cases):
+    from kernels import longest
+
+    def event(name, tid, microseconds):
+        return {"name": name, "ph": "X", "pid": 1, "tid": tid, "dur": microseconds, "args": {"hlo_op": f"of {name}"}}
+
+    names = [("process_name", None, "/device:GPU:0"), ("thread_name", 3, "Stream #13"), ("thread_name", 4, "Steps")]
+    told = [{"name": kind, "pid": 1, "tid": tid, "args": {"name": name}} for kind, tid, name in names]
+    found = longest([*told, event("a", 3, 2000), event("b", 3, 2500), event("a", 3, 1000), event("step", 4, 9000)], 5)
+    assert [(each["kernel"], each["ms"], each["calls"]) for each in found] == [("a", 3.0, 2), ("b", 2.5, 1)]
+    assert found[0]["op"] == "of a"

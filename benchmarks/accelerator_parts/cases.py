@@ -1,6 +1,7 @@
 """Cases of a part: each in a process of its own with a time limit, its figures in one JSON file replaced after each."""
 
 import argparse
+import faulthandler
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from mixlm.files import read_json, replacing  # noqa: E402
 
 # Ours: a child that waits for the device holds nothing on it but its context; two ahead hide their imports and traces.
 AHEAD = 2
+STUCK = 30.0  # Ours: seconds after which a child writes where it is, and again after as many.
 LEAST = 12.0  # Ours: seconds under which no case is begun
 
 
@@ -167,6 +169,8 @@ class Device:
         """Waits until the device is free; returns the figures of the case that this one is to be like."""
         like = json.loads(sys.stdin.readline())
         self.began = time.monotonic()
+        # Where a case hangs is in its log.
+        faulthandler.dump_traceback_later(STUCK, repeat=True)
         return like
 
     def note(self, **figures: Any) -> None:

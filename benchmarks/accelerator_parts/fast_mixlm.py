@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from cases import Device, out_of_memory
+from kernels import kernels
 from timing import CEILING, timed
 
 import flax.linen as nn  # isort: skip
@@ -83,13 +84,17 @@ def measure(device: Device, prepared: PreparedRun, objective: Objective) -> None
     random = np.random.default_rng(0)
     vocabulary = made.tokens.vocab_size
     batch = {name: random.integers(200, vocabulary - 200, shape, np.int32) for name, shape in rows_of(made).items()}
-    rows, seen = prepared.shard_batch(batch), {"state": prepared.init_state(), "figures": {}}
+    begun = time.monotonic()
+    rows, seen = prepared.shard_batch(batch), {"state": jax.block_until_ready(prepared.init_state()), "figures": {}}
+    device.note(first_state_seconds=time.monotonic() - begun)
 
     def step() -> None:
         seen["state"], seen["figures"] = executable(seen["state"], rows, prepared.seed)
 
+    begun = time.monotonic()
     step()
     first = float(seen["figures"]["loss"])
+    device.note(first_step_seconds=time.monotonic() - begun)
     times = timed(step, lambda: jax.block_until_ready(seen), blocks=2 if device.settings["tiny"] else 7)
     median, flops = times["step_seconds"], device.figures["model_flops"]
     peak, on = (where.memory_stats() or {}).get("peak_bytes_in_use"), chip(where.device_kind)
@@ -102,6 +107,7 @@ def measure(device: Device, prepared: PreparedRun, objective: Objective) -> None
         first_loss=first,
         last_loss=float(seen["figures"]["loss"]),
     )
+    device.note(kernels=kernels(lambda: (step(), jax.block_until_ready(seen))))
 
 
 def step_case(device: Device) -> None:

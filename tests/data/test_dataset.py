@@ -1,5 +1,6 @@
 """Data is prepared once, the second start needs no TensorFlow, and a batch is a function of its step."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -243,6 +244,20 @@ def from_gin(name: str, *bindings: str) -> Dataset:
     gin.add_config_file_search_path(str(GIN.parent))
     gin.parse_config_files_and_bindings([str(GIN / name)], list(bindings))
     return gin.query_parameter("%DATASET").scoped_configurable_fn()
+
+
+def test_pieces_of_messages_hold_the_same_paragraphs_in_order():
+    from mixlm.data.sources.sotu import pieces
+
+    whole, cut = SotU(), SotU(2000)
+    message, found = next(whole.documents("validation")), cut.documents("validation")
+    taken = list(itertools.islice(found, len(list(pieces(message, 2000)))))
+    assert "\n\n".join(taken) == message
+    assert all(len(piece.encode()) >= 2000 for piece in taken[:-1])
+    assert all(len(piece.rpartition("\n\n")[0].encode()) < 2000 for piece in taken)
+    assert cut.fingerprint() != whole.fingerprint() and repr(cut) == repr(whole)
+    with pytest.raises(UserError, match="above 0, or None, not 0"):
+        SotU(0)
 
 
 def test_sotu_gin(clean_gin):

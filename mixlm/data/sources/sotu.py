@@ -3,7 +3,7 @@
 import importlib.util
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mixlm.data.sources.base import check_split, digest_files, normalize_whitespace
@@ -29,19 +29,28 @@ class SotU:
 
     Bracketed notes on the room and the record, such as [applause], are dropped, as are corrections of a slip of the
     tongue; other words in brackets are an editor's completion of the sentence and stay, without the brackets.
-    Validation is every 20th message in the order of years.
+    Validation is every 20th message in the order of years. With `piece_bytes` a message is several documents, of whole
+    paragraphs and of about so many bytes each, so that a small budget of unique tokens can be met.
     """
+
+    piece_bytes: int | None = field(default=None, repr=False)  # its tokens have a fingerprint
+
+    def __post_init__(self) -> None:
+        if self.piece_bytes is not None and self.piece_bytes < 1:
+            raise UserError(f"SotU.piece_bytes is a whole number of bytes above 0, or None, not {self.piece_bytes}.")
 
     def documents(self, split: str) -> Iterator[str]:
         """The messages of a split by year."""
         for position, path in enumerate(self._files()):
             held_out = position % SOTU_PERIOD == SOTU_OFFSET
             if held_out == (check_split(split) == "validation"):
-                yield without_notes(path.read_text(encoding="utf-8"))
+                message = without_notes(path.read_text(encoding="utf-8"))
+                yield from [message] if self.piece_bytes is None else pieces(message, self.piece_bytes)
 
     def fingerprint(self) -> str:
         """SHA-256 over all files and the rule of the split."""
-        return digest_files(self._files(), ["sotu", SOTU_PERIOD, SOTU_OFFSET])
+        cut = [] if self.piece_bytes is None else [self.piece_bytes]
+        return digest_files(self._files(), ["sotu", SOTU_PERIOD, SOTU_OFFSET, *cut])
 
     def _files(self) -> list[Path]:
         # The package's own loader imports pandas; its text files need nothing.
@@ -58,3 +67,15 @@ def without_notes(text: str) -> str:
     """A message as it was given: editorial notes and the web page's links dropped, supplied words unbracketed."""
     text = re.sub(r"^Jump to ?Part.*$", "", text, flags=re.MULTILINE)
     return normalize_whitespace(re.sub(r"[\[\]]", "", _NOTE.sub("", text)))
+
+
+def pieces(text: str, size: int) -> Iterator[str]:
+    """Whole paragraphs, joined until they have `size` bytes or more; the last piece of a text may have fewer."""
+    held: list[str] = []
+    for paragraph in text.split("\n\n"):
+        held.append(paragraph)
+        if sum(len(each.encode()) for each in held) >= size:
+            yield "\n\n".join(held)
+            held = []
+    if held:
+        yield "\n\n".join(held)

@@ -94,7 +94,9 @@ def read_sweep(
     variants = Variants(flags, (Recipe, Scoring), (Study, Grid), FILES)
     if variants.is_given("MODEL_DIR"):
         raise UserError("MODEL_DIR is each cell's own: a study's folder is given with --gin.STUDY_FOLDER=FOLDER.")
-    study, fixed = _reduced(variants.read(Study))
+    study, reduced = _reduced(variants.read(Study))
+    # What the command line gives stands.
+    fixed = {macro: value for macro, value in reduced.items() if not variants.is_given(macro)}
     given = {axis: _values(variants, axis, values) for axis, values in (axes or {}).items()}
     of_file = study.grid.axes
     grid = dataclasses.replace(study.grid, axes={**of_file, **given})

@@ -114,6 +114,11 @@ def test_a_macro_that_formulas_alone_read_is_given_on_the_command_line():
     assert found.recipe(found.cells[-1]).dataset.unique_tokens == 10000
 
 
+def test_a_reduced_study_keeps_what_the_command_line_gives():
+    found = study("dual", "--gin.SMALL=True", "--gin.TRAIN_STEPS=9")
+    assert {found.recipe(cell).train_steps for cell in found.cells[:2]} == {9}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_micro_version_runs_from_the_sweep_to_its_table(name, monkeypatch, capsys):

@@ -39,7 +39,7 @@ from mixlm.recipe import Recipe
 from mixlm.reports.units import size
 from mixlm.training.prepare import prepare
 
-RECIPES = sorted(path.stem for path in (ROOT / "gin").glob("*.gin") if path.stem not in ("base", "evaluate"))
+RECIPES = sorted(path.stem for path in (ROOT / "gin").glob("*.gin") if path.stem not in ("base", "evaluate", "study"))
 STEPS, DEVICES, TOLERANCE = 10, 8, 1e-5
 # By whether they are short: what every mesh divides, and what span corruption makes of so much text.
 LENGTHS = ({"targets": 256}, {"targets": 64})

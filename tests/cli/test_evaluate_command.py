@@ -245,7 +245,7 @@ def test_the_printed_config_and_the_run_s_own_config_are_recipes(decoder, tmp_pa
         (["--gin.MINIMAL_PAIRS=tfds:"], ["'tfds:' names no builder"]),
         (["--gin.CONTEXT='cls'"], ["CONTEXT is one of", "'cls'"]),
         (["--gin.NOISE_SAMPLES=3"], ["even number", "3"]),
-        (["--gin.SCORED_ROWS=0"], ["rows", "0", "at least 1"]),
+        (["--gin.SCORED_ROWS=0"], ["SCORED_ROWS", "0", "at least 1"]),
         (["--gin.PAIRS=many"], ["PAIRS", "a whole number", "'many'"]),
         (["--gin.HEADS=4", "--gin.DecoderOnly.head_dim=4"], ["holds a run with other networks", "config.gin"]),
         (["--gin.TokenIds.unk=5"], ["holds a run with other tokens"]),

@@ -49,7 +49,16 @@ def test_the_wheel_names_the_command_and_carries_readme_and_licence(installed):
     metadata = Parser().parsestr((notes / "METADATA").read_text(encoding="utf-8"))
     assert metadata["License-Expression"] == "Apache-2.0" and (notes / "licenses" / "LICENSE").is_file()
     assert metadata.get_payload().strip() == (ROOT / "README.md").read_text(encoding="utf-8").strip()
-    assert set(metadata.get_all("Provides-Extra")) == {"slurm", "cuda12", "cuda13", "tpu", "report", "docs", "test"}
+    assert set(metadata.get_all("Provides-Extra")) == {
+        "slurm",
+        "peers",
+        "cuda12",
+        "cuda13",
+        "tpu",
+        "report",
+        "docs",
+        "test",
+    }
 
 
 def test_a_recipe_of_the_wheel_is_explained_outside_of_the_checkout(installed, corpus, tmp_path):

@@ -96,7 +96,7 @@ def test_axes_of_the_command_line_join_those_of_the_file(read):
         (
             '"GAMMA": (0.5, 2)',
             '"EPOCHS": (1, 2)',
-            "Cell EPOCHS=1,REPEATS=1,seed=0: TRAIN_STEPS = 400 and EPOCHS = 1 both say",
+            "Cell EPOCHS=1,REPEATS=1,seed=0: TRAIN_STEPS = 1000 and EPOCHS = 1 both say",
         ),
         ('"GAMMA": (0.5, 2)', '"MASK_RATE": (0.5, 2)', "The axis MASK_RATE is no macro"),
         (

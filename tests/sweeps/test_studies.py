@@ -27,11 +27,12 @@ GRIDS = {
 TINY = {
     "antlm": ["UNIQUE_TOKENS=400", "MADE_DOCUMENTS=100", "PAIRS=2", "SCORED_ROWS=2", "BATCH_SIZE=8"],
     "ar2diff": ["STEM_STEPS=4", "FINE_STEPS=2", "DECODED_PAIRS=4", "TIMED_LENGTHS=(4,)", "MADE_PAIRS=400"],
-    "dual": ["BUDGET=20000", "TRAIN_STEPS=4", "SCORED_ROWS=2"],
+    "dual": ["BUDGET=20000", "TRAIN_STEPS=4", "EVAL_PERIOD=2", "CHECKPOINT_PERIOD=2", "SCORED_ROWS=2"],
     "mile": ["TRAIN_STEPS=4"],
-    "spactor": ["TRAIN_STEPS=400", "EMB_DIM=16", "BATCH_SIZE=2"],
+    "spactor": ["TRAIN_STEPS=400", "EMB_DIM=16", "BATCH_SIZE=8"],
 }
-TINY["ar2diff"] += ["WARMUP_STEPS=1", 'DECODINGS=("autoregressive","unrolled steps=2 samples=2")']
+DECODED = ("autoregressive", *(f"unrolled steps={steps} samples={n}" for steps, n in ((1, 1), (10, 1), (10, 8))))
+TINY["ar2diff"] += ["WARMUP_STEPS=1", f"DECODINGS={DECODED}"]
 AXES = {
     "antlm": [],
     "ar2diff": ["ADAPT=0.0,0.5"],

@@ -26,7 +26,7 @@ DUAL_ALL = tries(None, (100, 16), (55, 8), (0, 4))
 MILE = tries(SAVED, (120, 128), (65, 64), (40, 32), (0, 8))
 T5 = tries(SAVED, (120, 512), (65, 256), (35, 128), (0, 32))
 LTG = tries(SAVED, (65, 1024), (30, 512), (0, 128))
-TINY = [{"BATCH_SIZE": 4, "TRAIN_STEPS": 2400}]
+TINY = [{"BATCH_SIZE": 8, "TRAIN_STEPS": 2400}]  # as many rows as the tests have devices
 SCANNED = ["SCAN_LAYERS=True"]  # as all scale files have it: layers are compiled once
 # `gigabytes` are those of a row without checkpointing, so that PyTorch does not begin where it cannot end.
 LLAMA = {

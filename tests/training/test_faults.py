@@ -279,7 +279,8 @@ def test_a_full_disk_keeps_what_there_is_and_the_run_goes_on_when_there_is_room(
 def filled(disk: Path, step: int, spare: int | None) -> str:
     """A driver that fills the disk after a step: all of it, or but for a checkpoint and `spare` bytes.
 
-    A line takes a block of the disk at a time, so the checkpoint's is the first that fails.
+    A line takes a block of the disk at a time, so the checkpoint's is the first that fails; where all is full, the
+    lines after it are longer than a block.
     """
     return f"""
 import os, pathlib
@@ -294,6 +295,7 @@ def until(self, done, metrics, params=None):
         blocks = os.statvfs({str(disk)!r})
         left = {"0" if spare is None else f"size_in_bytes(self.prepared.shapes) + {spare}"}
         pathlib.Path({str(disk)!r}, "ballast").write_bytes(bytes(blocks.f_bavail * blocks.f_frsize - left))
+        {"self.ledger.line = lambda *_: dict.fromkeys(map(str, range(1000)), 0.0)" if spare is None else ""}
 loop.Loop.settle = until
 """
 

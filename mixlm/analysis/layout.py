@@ -1,4 +1,4 @@
-"""How a study is laid out on figures: what a line is, what a panel is, and the mean of several seeds' curves."""
+"""The layout of a study on figures: what a line is, what a panel is, and the mean of several seeds' curves."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Layout:
-    """What tells lines apart, an axis or "arm", and the panels that hold them."""
+    """The dimension that tells lines apart, an axis or "arm", and the panels that hold them."""
 
     lines: str
     panels: list[Panel]

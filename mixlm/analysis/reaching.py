@@ -34,7 +34,7 @@ def reach(x: Float[np.ndarray, " N"], y: Float[np.ndarray, " N"], target: float,
 
 @dataclass(frozen=True)
 class Reached:
-    """Where a place's seeds reach a target: the geometric mean with its interval, and how many of `n` seeds do.
+    """The cost at which seeds of a place reach a target: the geometric mean with its interval, and how many of `n` do.
 
     There is no interval where a seed does not reach the target: the mean of the others would flatter.
     """
@@ -49,7 +49,7 @@ class Reached:
 def reached(
     cells: Cells, metric: str, against: str, targets: Mapping[Place, float], goal: str = "min"
 ) -> list[Reached]:
-    """Where each place with a target reaches it."""
+    """The cost at which each place with a target reaches it."""
     found = []
     for place, curves in cells.curves(metric, against).items():
         if place not in targets or not curves:

@@ -17,7 +17,7 @@ MARK = "†"  # cells of another version of the code
 
 
 def asked(document: Document, cells: Cells) -> None:
-    """What the study asked for, in a paragraph, and how much of it is there."""
+    """The study's question, in a paragraph, and how much of it is there."""
     study, frame = cells.study, cells.frame
     done = len(cells.by_cell)
     axes = [f"`{name}` in {{{', '.join(map(shown, values))}}}" for name, values in study.axes.items()]

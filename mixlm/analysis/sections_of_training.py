@@ -188,7 +188,7 @@ def _targets(cells: Cells, name: str, loss: float | None) -> dict[Place, float]:
 
 
 def methods(document: Document, cells: Cells) -> None:
-    """How the figures were found, and where each can be traced to."""
+    """The methods behind the figures, and where each can be traced to."""
     from mixlm.analysis.scales import scale_of
 
     axes = optimum_axes(cells)

@@ -78,7 +78,7 @@ class Study:
         return list(dict.fromkeys(cell.place for cell in self.cells))
 
     def order(self, place: Place) -> tuple[int, ...]:
-        """What places are sorted by."""
+        """The key that places are sorted by."""
         arm = self.arms.index(place.arm) if place.arm in self.arms else -1
         values = place.values
         return (arm, *(position(values[name], known) if name in values else -1 for name, known in self.axes.items()))
@@ -143,7 +143,7 @@ def key(value: Any) -> str:
 
 
 def position(value: Any, known: Sequence[Any]) -> int:
-    """Where a value stands among an axis' values, after them all where it is none."""
+    """The rank of a value among an axis' values, after them all where it is none."""
     keys = [key(each) for each in known]
     return keys.index(key(value)) if key(value) in keys else len(keys)
 

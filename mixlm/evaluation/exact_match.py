@@ -168,7 +168,7 @@ class _Decoder:
     seed: int
 
     def answers(self, pairs: Sequence[Pair], length: int) -> tuple[list[list[int]], dict[str, float]]:
-        """What is said for each pair, up to EOS, and mean calls and milliseconds of a pair."""
+        """The text decoded for each pair, up to EOS, and mean calls and milliseconds of a pair."""
         said: list[list[int]] = [[] for _ in pairs]
         calls, spent, keys = 0, 0.0, row_keys(self.seed, 0, len(pairs))
         compiled: set[tuple[int, ...]] = set()

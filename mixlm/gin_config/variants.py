@@ -124,7 +124,7 @@ class Variants:
         return checked_text(program, [*self.entries, *others])
 
     def build(self, text: str, others: Sequence[Callable[..., Any]] = ()) -> list[Any]:
-        """What gin builds of the entries and `others` under the text of a variant."""
+        """The objects that gin builds of the entries and `others` under the text of a variant."""
         return built(text, [*self.entries, *others])
 
     def _copy(self) -> Program:

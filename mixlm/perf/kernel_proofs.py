@@ -39,7 +39,7 @@ def known_as(kernel: str) -> str:
 
 
 def difference(kernel: str, compare: Compare) -> str:
-    """How a kernel differs from what it should compute, "" where it does not; compared once.
+    """The difference of a kernel from what it should compute, "" where it does not; compared once.
 
     It may be asked for while something is traced: the comparison has a thread of its own, where nothing is. What
     `compare` raises counts as a difference.

@@ -1,4 +1,4 @@
-"""What the curves of a run show: which figures of its records in which panel, in which style, and the levels beside."""
+"""The panels of a run's curves: which figures of its records in which panel, in which style, and the levels beside."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""What is scored at the end of a cell: text and pairs by the settings of `gin/evaluate.gin`, and tests."""
+"""Evaluations at the end of a cell: text and pairs by the settings of `gin/evaluate.gin`, and tests."""
 
 import hashlib
 from collections.abc import Callable, Mapping

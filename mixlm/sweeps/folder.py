@@ -34,7 +34,7 @@ class StudyFolder:
         self.study, self.table = self.path / STUDY, self.path / TABLE
 
     def content(self) -> dict[str, Any]:
-        """What the study is; UserError where the folder holds none."""
+        """The study's description; UserError where the folder holds none."""
         if not self.study.is_file():
             raise UserError(f"There is no study in {self.path} (no {STUDY}): `mixlm sweep` makes one.")
         return read_json(within(self.path, STUDY))

@@ -58,7 +58,7 @@ def _step(cell: Cell, grid: Grid) -> int:
 
 
 def stem_values(forks: Mapping[str, Fork], name: str) -> dict[str, int]:
-    """What a stem sets so that its checkpoints at the steps of its forks are made and stay."""
+    """The settings of a stem by which its checkpoints at the steps of its forks are made and stay."""
     steps = [fork.step for fork in forks.values() if fork.stem == name]
     if not steps:
         return {}

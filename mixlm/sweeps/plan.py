@@ -1,4 +1,4 @@
-"""What a study would do, before it does it: parameters, tokens, FLOPs and repeats of each cell, and a measured time."""
+"""The plan of a study, before it is run: parameters, tokens, FLOPs and repeats of each cell, and a measured time."""
 
 import time
 from collections.abc import Callable

@@ -151,7 +151,7 @@ def _finish(sweep: Sweep, cell: Cell, error: BaseException | None, say: Say) -> 
 
 
 def _sentence(error: Exception) -> str:
-    """What a cell failed with, on one line."""
+    """The error that a cell failed with, on one line."""
     text = " ".join(str(error).split()) or "no message"
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text[:500]}"
 

@@ -17,7 +17,7 @@ LOGS = "slurm"
 
 @dataclass(frozen=True)
 class Resources:
-    """What each task of the array asks for; `parallel` is how many of them run at once."""
+    """The resources of each task of the array; `parallel` is how many of them run at once."""
 
     partition: str | None = None
     minutes: int = 60
@@ -39,7 +39,7 @@ class Resources:
 
 @dataclass(frozen=True)
 class CellTask:
-    """What a task of the array runs: one cell, as a process of its own; its exit code is not 0 where that failed."""
+    """The work of a task of the array: one cell, as a process of its own; its exit code is not 0 where that failed."""
 
     argv: tuple[str, ...]
 

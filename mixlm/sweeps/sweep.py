@@ -53,7 +53,7 @@ class Sweep:
 
     @property
     def content(self) -> dict[str, Any]:
-        """What study.json says."""
+        """The content of study.json."""
         grid = self.study.grid
         return {
             "name": self.study.name,

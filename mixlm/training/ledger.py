@@ -17,7 +17,7 @@ from mixlm.training.yardsticks import yardsticks
 
 
 class Ledger:
-    """What a run writes on its way, of figures that are on the host: a line a logged step, a checkpoint with its note.
+    """The records of a run on its way, of figures on the host: a line a logged step, a checkpoint with its note.
 
     `saved` is the step of the newest checkpoint.
     """

@@ -28,7 +28,7 @@ Run = Callable[..., Any]  # (q, k, v, mask, bias or None) -> [B, H, T, K], at a 
 
 
 class Kernel(NamedTuple):
-    """What a kernel's code depends on; `heads` are those of the example."""
+    """The values that a kernel's code depends on; `heads` are those of the example."""
 
     name: str
     dtype: str

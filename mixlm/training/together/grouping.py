@@ -84,7 +84,7 @@ def refusal(recipe: Recipe) -> str | None:
 
 
 def static_parts(recipe: Recipe) -> dict[str, Any]:
-    """What a recipe's programs and the times of its log are made of, by name, without traced numbers."""
+    """The static parts of a recipe's programs and of the times of its log, by name, without traced numbers."""
     curriculum = recipe.curriculum
     data: Any = recipe.dataset
     if isinstance(data, Dataset):

@@ -67,7 +67,7 @@ def _train(recipes: Sequence[Recipe], say: Say, signals: Signals, opened: ExitSt
 
 
 class _Shared:
-    """What cells share: data that are equal, walks over them, and what is traced of the first of them."""
+    """Parts that cells share: data that are equal, walks over them, and what is traced of the first of them."""
 
     def __init__(self, say: Say) -> None:
         self._say = say

@@ -122,7 +122,7 @@ def decoder_bench(microbatches: int = 1) -> Case:
 
 def of_recipe(name: str, *more: str, start: int = 0, label: str | None = None, lone: bool = False) -> Case:
     """A recipe's step at its small size, in the stage in force at step `start`; `lone` leaves out other networks."""
-    recipe = configured(parse_flags([f"--gin_file={name}.gin", *more], ""), Recipe)
+    recipe = configured(parse_flags([f"--gin_file={name}.gin", *more], ""), Recipe).settled(unique_tokens=None)
     objective = recipe.stages.at(start).objective
     networks = {key: network for key, network in recipe.networks.items() if not lone or key in objective.networks}
     return Case(

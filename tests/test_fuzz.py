@@ -57,6 +57,7 @@ def test_what_is_lost_is_seen(fuzz, tmp_path):
 
 @pytest.mark.slow
 def test_odd_inputs_end_in_a_sentence_and_lose_nothing():
-    command = [sys.executable, str(Path(FUZZ) / "fuzz.py"), "--count=21", "--jobs=2", "--seed=7"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    # Beside other tests on two cores, what compiles two stages takes minutes; a hang is one all the same.
+    command = [sys.executable, str(Path(FUZZ) / "fuzz.py"), "--count=21", "--jobs=2", "--seed=7", "--limit=300"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -26,6 +26,8 @@ IN_FUNCTIONS_ONLY = (
     "submitit",
     "sklearn",
     "scipy",
+    "sacrebleu",
+    "rouge_score",
 )
 
 

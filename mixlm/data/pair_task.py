@@ -1,14 +1,15 @@
 """Supervised pairs of text as a task: inputs, and targets that end with EOS, in the vocabulary of a text of its own."""
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice, repeat
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from mixlm.data.judged import Criteria, Judged
 from mixlm.data.sources.base import Source, digest
 from mixlm.data.store.journal import Tokenized
 from mixlm.data.vocabulary import Vocabulary, VocabularySpec
@@ -31,14 +32,28 @@ class PairSource(Protocol):
         ...
 
 
+@runtime_checkable
+class FeatureSource(PairSource, Protocol):
+    """Pairs with further features, such as all answers to a question, which a task's postprocessing reads."""
+
+    def examples(self, split: str) -> Iterator[Mapping[str, Any]]:
+        """The features of each pair of a split, in the order of its pairs."""
+        ...
+
+
 @dataclass(frozen=True)
 class PairTask:
-    """A source of pairs for `pairs` of a dataset; `text` is what the vocabulary is trained on, one for all parts."""
+    """A source of pairs for `pairs` of a dataset; `text` is what the vocabulary is trained on, one for all parts.
+
+    `metric_fns` and `postprocess_fn` are those of `judged.Criteria`: they evaluate, and are no part of the data.
+    """
 
     name: str
     source: PairSource
     vocabulary: VocabularySpec
     text: Source
+    metric_fns: tuple[Callable[..., Any], ...] = field(default=(), repr=False, compare=False)
+    postprocess_fn: Callable[..., Any] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.:]+", self.name):
@@ -63,3 +78,16 @@ class PairTask:
             read, said = vocabulary.encode(inputs), [*vocabulary.encode(targets), vocabulary.token_ids.eos]
             size = len(inputs.encode()) + len(targets.encode())
             yield Tokenized(np.asarray([*read, *said], np.int32), size, len(read))
+
+    def criteria(self) -> Criteria:
+        """The task's metrics and postprocessing."""
+        return Criteria(tuple(self.metric_fns), self.postprocess_fn)
+
+    def judged(self, vocabulary: Vocabulary, split: str) -> Iterator[Judged]:
+        """The pairs in tokens, each with its text and the source's further features."""
+        source = self.source
+        features = source.examples(split) if isinstance(source, FeatureSource) else repeat({})
+        for (inputs, targets), found in zip(source.pairs(split), features):
+            texts = {"inputs_pretokenized": inputs, "targets_pretokenized": targets}
+            said = [*vocabulary.encode(targets), vocabulary.token_ids.eos]
+            yield Judged(vocabulary.encode(inputs), said, texts | dict(found))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mixlm.data.judged import Criteria, Judged
 from mixlm.data.plain_text import as_plain_text, parse_model
 from mixlm.data.quiet_tensorflow import import_seqio
 from mixlm.data.sources.base import check_split, digest
@@ -115,6 +116,18 @@ class SeqioTask:
                 np.asarray([ids.bos] * self.add_bos + tokens, np.int64),
                 np.asarray([0] * self.add_bos + sizes, np.int64),
             )
+
+    def criteria(self) -> Criteria:
+        """The registered Task's metric_fns and postprocess_fn; UserError for metric_objs, of which there is no call."""
+        task = self._task()
+        if len(task.metric_objs) > len(task.metric_fns):
+            raise UserError(f"The Task {self.name!r} has metric_objs, and evaluation calls metric_fns alone.")
+        return Criteria(tuple(task.metric_fns), task.postprocessor)
+
+    def judged(self, vocabulary: Vocabulary, split: str) -> Iterator[Judged]:
+        """The examples of a supervised Task, each with all of its features."""
+        for example in _examples(self._reading(vocabulary), self._split(split), 0):
+            yield Judged(example["inputs"].tolist(), example["targets"].tolist(), example)
 
     def _reading(self, vocabulary: Vocabulary) -> "seqio.Task":
         """The Task as its documents are read: plain text, unless it is supervised."""

@@ -7,7 +7,7 @@ from typing import Any
 from mixlm.decoding.strategies import STRATEGIES, Strategy
 from mixlm.errors import UserError, nearest
 from mixlm.network import EncoderDecoderNetwork
-from mixlm.objectives.base import Decoding, decodings_of
+from mixlm.objectives.base import Decoding, Objective, decodings_of
 from mixlm.objectives.curriculum import Blocks
 from mixlm.recipe import Recipe
 
@@ -39,15 +39,18 @@ class Selection:
 
 def trained_selections(recipe: Recipe) -> list[Selection]:
     """The decodings that the recipe's objectives train, its last stage first."""
+    return [_selection(decoding) for decoding in decodings_of(*reversed(trained_objectives(recipe)))]
+
+
+def trained_objectives(recipe: Recipe) -> list[Objective]:
+    """The objective of each stage that the run reaches, in their order."""
     curriculum = recipe.curriculum
     if isinstance(curriculum, Blocks):
-        stages = [curriculum.objectives[name] for _, name in curriculum.blocks]
-    else:
-        steps = recipe.train_steps
-        # A stage that the run never reaches trains nothing.
-        spans = [(stage, 0) for stage in curriculum.stages] if steps is None else curriculum.spans(steps)
-        stages = [stage.objective for stage, _ in spans]
-    return [_selection(decoding) for decoding in decodings_of(*reversed(stages))]
+        return [curriculum.objectives[name] for _, name in curriculum.blocks]
+    steps = recipe.train_steps
+    # A stage that the run never reaches trains nothing.
+    spans = [(stage, 0) for stage in curriculum.stages] if steps is None else curriculum.spans(steps)
+    return [stage.objective for stage, _ in spans]
 
 
 def select(recipe: Recipe, how: str | None = None) -> Selection:

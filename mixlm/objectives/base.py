@@ -3,7 +3,7 @@
 `Objective` is all that training needs. What an objective can do beyond that, it says by meeting one of the other
 protocols: rows that mix (`RowObjective`), draws for a whole batch (`BatchObjective`), examples that need networks
 (`ShowsExamples`), rows of pairs (`PairObjective`), what its terms score (`NamesTargets`), how its network is decoded
-(`Decodable`).
+(`Decodable`), or what it answers without (`Answers`).
 """
 
 from abc import ABC, abstractmethod
@@ -149,6 +149,15 @@ class Decodable(Protocol):
     @property
     def decodings(self) -> tuple[Decoding, ...]:
         """The decodings that it trains, the default first."""
+        ...
+
+
+@runtime_checkable
+class Answers(Objective, Protocol):
+    """An objective of pairs that says by itself what it predicts, as a classifier does, and is not decoded."""
+
+    def answers(self, nets: Nets, batch: Batch) -> Int[Array, "B T"]:
+        """The tokens of the answer to each row, whose targets are padding; EOS or padding ends them."""
         ...
 
 

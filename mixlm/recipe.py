@@ -22,6 +22,8 @@ from mixlm.optim.optimizer import Optimizer
 from mixlm.parallel.mesh import Partitioning
 from mixlm.paths import RunRef
 from mixlm.reports.curves import check_axes
+from mixlm.reports.trackers.chosen import DEFAULT
+from mixlm.reports.trackers.chosen import check_names as check_trackers
 from mixlm.schedules import MOST_STEPS, added, over, scaled_down, scaled_to
 from mixlm.tokens import TokenIds
 
@@ -78,11 +80,13 @@ class Recipe:
     frequency_bands: tuple[float, ...] = setting(())
     epochs: int | None = added(None, repr=True)
     curves: tuple[str, ...] = setting(("step", "flops"))
+    trackers: tuple[str, ...] = setting(DEFAULT)
     config: str = field(default="", init=False, repr=False, compare=False, metadata={"identity": False})
     scaled: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False, metadata={"identity": False})
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "curves", tuple(self.curves))  # gin writes lists
+        for name in ("curves", "trackers"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))  # gin writes lists
         _check_kinds(self)
         _check_numbers(self)
         _check_length(self)
@@ -96,6 +100,7 @@ class Recipe:
         check_names(self.curriculum.distinct, self.validation)
         check_networks(self.declared, self.networks, self.tokens.vocab_size)
         check_axes(self.curves)
+        check_trackers(self.trackers)
         _ = self.ref, RunRef.parse(self.init_from or "", "INIT_FROM")  # A URL is refused before anything is written.
 
     def with_config(self, text: str) -> "Recipe":

@@ -28,6 +28,10 @@ IN_FUNCTIONS_ONLY = (
     "scipy",
     "sacrebleu",
     "rouge_score",
+    "plotly",
+    "wandb",
+    "mlflow",
+    "trackio",
 )
 
 

@@ -1,27 +1,25 @@
-"""The run's record: a line of JSON and TensorBoard events per logged step, and the progress that a person watches."""
+"""The run's record: a line of JSON per logged step, which its trackers get too, and the progress a person watches."""
 
 import contextlib
 import json
 import math
 import os
-import secrets
 import shutil
-import socket
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mixlm.files import open_append
-from mixlm.paths import make_within
 from mixlm.reports.record import FILE, resume, whole_lines
 from mixlm.reports.table import fixed
+from mixlm.reports.trackers.base import About
+from mixlm.reports.trackers.chosen import DEFAULT, Trackers
 
 VALIDATION = "validation/"
 NOTEBOOK = 120  # Ours: characters that a notebook's cell is wide.
-FLUSH_SECONDS = 30  # Ours: what is looked at in TensorBoard may be that old.
 # What a progress line shows by itself, so not among the terms.
 _NOT_TERMS = ("step", "stage", "learning_rate", "tokens_per_second", "mfu", "flops", "grad_norm", "tokens", "epoch")
 
@@ -48,62 +46,30 @@ def read(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return [{key: _number(value) for key, value in record.items()} for record in found]
 
 
-class _Events:
-    """TensorBoard's events, written by the caller's thread, so that a full disk is an error and not a wait without end.
-
-    Without TensorFlow, whose import costs seconds. TensorBoard drops earlier events with step >= `purge_step`.
-    """
-
-    def __init__(self, folder: Path, purge_step: int, suffix: str) -> None:
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
-        from tensorboardX.record_writer import RecordWriter
-
-        # Part of the name cannot be guessed, so that no link can wait for it.
-        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{secrets.token_hex(8)}{suffix}"
-        self._records, self._flushed = RecordWriter(str(folder / name)), time.monotonic()
-        self._write(Event(file_version="brain.Event:2"))
-        self._write(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
-
-    def write(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Adds scalars as one event; they are on the disk within FLUSH_SECONDS, or when closed."""
-        from tensorboardX.proto.event_pb2 import Event
-        from tensorboardX.summary import scalar
-
-        event = Event(step=step)
-        for name, number in numbers.items():
-            event.summary.value.extend(scalar(name, number).value)
-        self._write(event)
-        if time.monotonic() - self._flushed > FLUSH_SECONDS:
-            self._records.flush()
-            self._flushed = time.monotonic()
-
-    def _write(self, event: Any) -> None:
-        event.wall_time = time.time()
-        self._records.write(event.SerializeToString())
-
-    def close(self) -> None:
-        """Writes what is left."""
-        self._records.close()
-
-
 class Recorder:
-    """Appends to `folder/metrics.jsonl` and to the TensorBoard events in `folder/tensorboard`.
+    """Appends to `folder/metrics.jsonl`, and hands its figures to the `trackers`; of their failures `say` is told.
 
     A run that goes on from `first_step` steps done drops the lines of later steps, which it will write again (0, a
     fresh run, drops all but step 0; see `record.resume`). A line is on the disk when `write` returns. Floats that are
     not finite are written as the strings "nan", "inf" and "-inf", because JSON has no word for them and null would hide
-    which one it was. `lines` counts the lines that there are.
+    which one it was. `lines` counts the lines that there are. `settings` are what trackers are told of the run.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], first_step: int) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        first_step: int,
+        trackers: Sequence[str] = DEFAULT,
+        settings: Mapping[str, str] | None = None,
+        say: Callable[[str], None] = print,
+    ) -> None:
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
         steps = resume(place, first_step).steps
         self.lines, self._last = len(steps), max(steps, default=-1)
-        events = make_within(place, "tensorboard")
         self._file = open_append(place / FILE)
         try:
-            self._events = _Events(events, self._last + 1 if first_step else 0, suffix=f".from_{first_step}")
+            self._trackers = Trackers(trackers, About(place, first_step, self._last, dict(settings or {})), say)
         except BaseException:
             self._file.close()
             raise
@@ -121,20 +87,20 @@ class Recorder:
         if last:
             self._file.flush()
             os.fsync(self._file.fileno())
-        self._events.write(step, {key: value for key, value in _numbers(record).items() if key != "step"})
+        self._trackers.write(step, {key: value for key, value in _numbers(record).items() if key != "step"})
 
     def close(self) -> None:
-        """Flushes the events and closes both files."""
+        """Closes the file and the trackers."""
         try:
             self._file.close()
         finally:
-            self._events.close()
+            self._trackers.close()
 
     def __enter__(self) -> "Recorder":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        # What ended the run counts, not that a full disk does not take the events either.
+        # What ended the run counts, not that a full disk does not take what is left either.
         with contextlib.suppress(*(() if kind is None else (OSError,))):
             self.close()
 

@@ -35,7 +35,10 @@ class Ledger:
         self.spent = Usage.from_note(note) if begun else Usage({})
         if begun and not self.spent.note() and any(name.startswith(SPENT) for name in note):
             say(f"The note of the checkpoint of step {begun} is damaged, so what was spent until then is unknown.")
-        self.recorder = opened.enter_context(Recorder(self.folder.path, begun)) if is_main() else None
+        if is_main():
+            settings = self.recipe.identity() | self.prepared.fingerprints
+            recorder = Recorder(self.folder.path, begun, self.recipe.trackers, settings, say)
+            self.recorder = opened.enter_context(recorder)
 
     def is_logged(self, done: int) -> bool:
         """True for the first step, the last one and every LOG_PERIOD-th."""

@@ -13,6 +13,7 @@ from mixlm.perf.kernel_proofs import told
 from mixlm.perf.profiler import Profile
 from mixlm.recipe import Recipe
 from mixlm.reports.table import fixed
+from mixlm.reports.trackers.chosen import check_installed
 from mixlm.training.begin import acquire, confirm, is_over, resume_record
 from mixlm.training.fit import check_step
 from mixlm.training.ledger import last_checkpoint
@@ -61,6 +62,7 @@ def train(recipe: Recipe, say: Say = print, profile: Profile | None = None) -> N
 def _train(recipe: Recipe, say: Say, signals: Signals, profile: Profile | None) -> None:
     # Before any data are read: is this directory, in every process, the place for this recipe, and is there work left?
     run_dir, identity = RunDir(recipe.folder), recipe.identity()
+    check_installed(recipe.trackers)
     confirm(run_dir, identity)
     checkpoints = Checkpoints(
         run_dir.checkpoints, recipe.keep, recipe.best_metric, recipe.keep_best, recipe.keep_period

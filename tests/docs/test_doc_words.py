@@ -26,6 +26,7 @@ ELSEWHERE = {
     "config.gin",
     "recipe.json",
     "metrics.jsonl",
+    "trackers.json",
     "curves.png",
     "samples.txt",
     "runs/",

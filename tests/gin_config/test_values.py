@@ -160,6 +160,7 @@ WRONG = {
     "REMAT": ("0", "x", '""', "()", "True"),
     "TASK_FEATURE_LENGTHS": ("0", "x", "()", "None", "{}", '{"targets":None}', '{"targets":1.5}', "{1:2}"),
     "VALIDATION": ("0", "x", "None", "@causal.Causal()", "(@optim.AdamW(),)", "(@causal.Causal,)"),
+    "TRACKERS": ("0", "x", "None", "()", "(1,)", "('jsonl','wandbb')"),
     "CURVES": ("0", "x", "None", "()", "(1,)"),
     "FREQUENCY_BANDS": ("0", "x", "(2,)", "(nan,)", "(1e400,)", "(-1,2)"),
     "LOGICAL_AXIS_RULES": ("0", "x", "(1,)", "None"),

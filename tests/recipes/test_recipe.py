@@ -167,6 +167,7 @@ DIFFERENT = {
     "validation": (SPANS,),
     "frequency_bands": (0.5, 0.5),
     "curves": ("flops",),
+    "trackers": ("jsonl",),
 }
 
 
@@ -181,6 +182,7 @@ def test_a_run_is_another_one_unless_only_watching_or_placing_or_its_length_diff
         "validation",
         "frequency_bands",
         "curves",
+        "trackers",
     }
     assert {each.name for each in fields(Recipe) if each.metadata.get("identity") is False} == free | {
         "config",

@@ -10,6 +10,7 @@ from mixlm.checkpoints.run_dir import RunDir
 from mixlm.checkpoints.warm_start import WarmStart, find_warm_start, step_of
 from mixlm.errors import UserError
 from mixlm.recipe import Recipe
+from mixlm.reports.trackers.chosen import check_installed
 from mixlm.training.begin import acquire, confirm, is_over, resume_record
 from mixlm.training.ledger import Ledger, last_checkpoint
 from mixlm.training.prepare import PreparedRun
@@ -60,11 +61,12 @@ class Cell:
 def enter(recipe: Recipe, say: Say) -> Cell | None:
     """The cell of a recipe before any data are read; None for a run that is over.
 
-    Raises UserError where its folder holds another run, or lost its checkpoints.
+    Raises UserError where its folder holds another run or lost its checkpoints, or a tracker is not installed.
     """
     if recipe.ref.which is not None:
         raise UserError(f"MODEL_DIR = {recipe.model_dir!r} names a checkpoint, and not the folder of a run.")
     folder, identity = RunDir(recipe.folder), recipe.identity()
+    check_installed(recipe.trackers)
     confirm(folder, identity)
     checkpoints = Checkpoints(folder.checkpoints, recipe.keep, recipe.best_metric, recipe.keep_best, recipe.keep_period)
     latest = checkpoints.latest() or 0

@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from mixlm.errors import UserError, nearest
 from mixlm.reports.trackers.base import About, Tracker
@@ -53,13 +54,16 @@ class Trackers:
         self._open: dict[str, Tracker] = {}
         for name in names:
             if name != RECORD:
-                self._try(name, lambda name=name: self._open.update({name: TRACKERS[name](about)}))
+                self._try(name, partial(self._begin, name, about))
+
+    def _begin(self, name: str, about: About) -> None:
+        self._open[name] = TRACKERS[name](about)
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
         """Hands the figures after `step` to each tracker."""
         self._step = step
         for name, tracker in list(self._open.items()):
-            self._try(name, lambda tracker=tracker: tracker.write(step, numbers))
+            self._try(name, partial(tracker.write, step, numbers))
 
     def close(self) -> None:
         """Closes each tracker."""

@@ -71,7 +71,7 @@ class CountsBytes(Task, Protocol):
 
 @dataclass(frozen=True)
 class TextTask:
-    """A source of plain text, tokenised document by document with a SentencePiece vocabulary.
+    """A source of plain text, tokenised document by document with a vocabulary.
 
     Documents carry no EOS, since T5's span corruption concatenates them; `add_eos` appends one to each. `add_bos` puts
     the vocabulary's BOS in front of each, so that an objective can tell where documents begin; it must not be padding.

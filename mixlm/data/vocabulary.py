@@ -1,115 +1,34 @@
-"""SentencePiece vocabularies: trained once on the task's own text, or read from an existing model such as T5's."""
+"""Definitions of SentencePiece vocabularies: trained once on the task's own text, or an existing model such as T5's."""
 
 import contextlib
 import hashlib
-import itertools
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol, SupportsIndex, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from mixlm import files
-from mixlm.data.plain_text import as_plain_text, parse_model
 from mixlm.data.sentencepiece_training import train
 from mixlm.data.sources.base import digest
 from mixlm.data.store.file_lock import exclusive
+from mixlm.data.vocabularies.base import SPACE, Vocabulary, special_ids
+from mixlm.data.vocabularies.sentencepiece import SentencePieceVocabulary
 from mixlm.errors import NotHere, UserError, nearest
 from mixlm.files import replacing
 from mixlm.paths import local
 from mixlm.tokens import TokenIds
 
-SPACE = "\u2581"  # SentencePiece writes a space in a piece as this
 SENTINEL = rf"{SPACE}?<extra_id_\d+>"
 SPECIAL_PIECES = 5  # <pad>, </s>, <unk>, <s>, <mask>
 # To be raised whenever a model trained by this code would differ, so that a cached one is not used in its place. 1: the
 # characters of `</s>` in a text were passed over.
 TRAINING_VERSION = 2
 
-
-class Vocabulary:
-    """A SentencePiece model with T5's sentinels `<extra_id_k>` as its last ids, `<extra_id_0>` the highest."""
-
-    def __init__(self, model: bytes, token_ids: TokenIds, path: Path):
-        from sentencepiece import SentencePieceProcessor
-
-        proto = parse_model(model)
-        # T5's model comes without its sentinels, and in another file with them.
-        for k in reversed(range(token_ids.vocab_size - len(proto.pieces))):
-            kind = type(proto).SentencePiece.USER_DEFINED
-            proto.pieces.add(piece=f"{SPACE}<extra_id_{k}>", score=0.0, type=kind)
-        self.token_ids = token_ids
-        self.path = path
-        self.fingerprint = digest(hashlib.sha256(model).hexdigest(), asdict(token_ids))
-        # Two readings of text: `_processor` takes all of it as plain text, `_spans` knows sentinels, and all names.
-        self._spans = SentencePieceProcessor(model_proto=proto.SerializeToString())
-        self._processor = SentencePieceProcessor(model_proto=as_plain_text(proto, special_ids(token_ids)))
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids of plain text, without EOS: `<extra_id_0>`, `<mask>` or `</s>` in it is text like any other."""
-        return self._processor.encode(text)
-
-    def encode_with_sentinels(self, text: str) -> list[int]:
-        """Token ids of a prompt or input whose spans a user has marked: `<extra_id_k>` becomes that sentinel."""
-        return self._spans.encode(text)
-
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, as `encode` gives them, computed on all cores."""
-        return self._processor.encode(list(texts), num_threads=-1)
-
-    def encode_with_bytes(self, text: str) -> tuple[list[int], list[int]]:
-        """Token ids of `text`, as `encode` gives them, and how many UTF-8 bytes of `text` each covers.
-
-        The bytes are those of the text as it is given, before SentencePiece normalises it, and add up to it where there
-        is a token: blanks that are stripped count with the first or the last token. A run of unknown characters is one
-        token of all its bytes, and of a character spelt in byte pieces the last has them all.
-        """
-        from sentencepiece import sentencepiece_pb2
-
-        text_proto: Any = getattr(sentencepiece_pb2, "SentencePieceText")  # noqa: B009 (generated code has no types)
-        # This form alone has its offsets in bytes; the others count characters.
-        pieces = text_proto.FromString(self._processor.encode(text, out_type="serialized_proto")).pieces
-        ends = [0, *(piece.end for piece in pieces[:-1]), len(text.encode())]
-        sizes = [end - start for start, end in itertools.pairwise(ends)] if pieces else []
-        return [piece.id for piece in pieces], sizes
-
-    def decode(self, ids: Iterable[SupportsIndex]) -> str:
-        """Readable text: sentinels as `<extra_id_k>`, the other special ids by name, the text between them spaced."""
-        text = ""
-        for special, group in itertools.groupby(map(int, ids), key=self._is_special):
-            run = list(group)
-            if special:
-                text += "".join(" " + piece for piece in self.pieces(run))
-            else:
-                opens_a_word = self._spans.id_to_piece(run[0]).startswith(SPACE)
-                text += (" " if opens_a_word else "") + self._spans.decode(run)
-        return text.strip()
-
-    def pieces(self, ids: Iterable[SupportsIndex]) -> list[str]:
-        """The piece of each id, with U+2581 where a space precedes it; an id outside of the vocabulary as `<id>`."""
-        return [self._piece(int(token)) for token in ids]
-
-    def _piece(self, token: int) -> str:
-        if not 0 <= token < self.token_ids.vocab_size:
-            return f"<{token}>"
-        piece = self._spans.id_to_piece(token)
-        return piece if token < self._num_pieces else piece.removeprefix(SPACE)
-
-    @property
-    def _num_pieces(self) -> int:
-        return self.token_ids.vocab_size - self.token_ids.sentinels
-
-    def _is_special(self, token: int) -> bool:
-        if not 0 <= token < self._num_pieces:
-            return True
-        return self._spans.is_control(token) or self._spans.is_unknown(token)
-
-
-def special_ids(ids: TokenIds) -> set[int]:
-    """The ids that no plain text may have: sentinels, mask, padding, EOS and BOS."""
-    sentinels = range(ids.vocab_size - ids.sentinels, ids.vocab_size)
-    return {ids.pad, ids.eos, ids.bos, ids.mask, *sentinels} - {ids.unk}
+__all__ = [
+    "SPACE", "SentencePieceFile", "TrainedSentencePiece", "Vocabulary", "VocabularySpec", "special_ids",
+]  # fmt: skip
 
 
 @runtime_checkable
@@ -196,7 +115,7 @@ class TrainedSentencePiece:
         # A truncated model often still parses, so its SHA-256 lies beside it.
         if files.read_text(path.with_suffix(".sha256")) != hashlib.sha256(model).hexdigest():
             raise UserError(f"The vocabulary {path} is damaged.")
-        return Vocabulary(model, self.token_ids, path)
+        return SentencePieceVocabulary(model, self.token_ids, path)
 
 
 @dataclass(frozen=True)
@@ -252,7 +171,7 @@ class SentencePieceFile:
         ids = TokenIds(
             vocab_size, mask, eos=processor.eos_id(), unk=processor.unk_id(), bos=self.bos, sentinels=self.sentinels
         )
-        return Vocabulary(model, ids, local(self.path))
+        return SentencePieceVocabulary(model, ids, local(self.path))
 
     def _holds_sentinels(self, processor: Any) -> bool:
         pieces = range(processor.get_piece_size())

@@ -21,7 +21,8 @@ from mixlm.data.loader.epochs import Repeated
 from mixlm.data.store.fingerprint_cache import caching_in
 from mixlm.data.store.token_store import StoreSplit
 from mixlm.data.tasks import SotU, TextFiles, TextTask
-from mixlm.data.vocabulary import TrainedSentencePiece, Vocabulary
+from mixlm.data.vocabularies.sentencepiece import SentencePieceVocabulary
+from mixlm.data.vocabulary import TrainedSentencePiece
 from mixlm.errors import UserError
 
 GIN = places.GIN / "data"
@@ -99,7 +100,7 @@ def test_the_share_of_unknown_tokens_is_that_of_the_training_text(prepared):
     assert prepared.unknown_share() == 0
     letter = int(tokens[0])
     ids = replace(prepared.vocabulary.token_ids, unk=letter)
-    vocabulary = Vocabulary(prepared.vocabulary.path.read_bytes(), ids, prepared.vocabulary.path)
+    vocabulary = SentencePieceVocabulary(prepared.vocabulary.path.read_bytes(), ids, prepared.vocabulary.path)
     assert replace(prepared, vocabulary=vocabulary).unknown_share() == np.sum(tokens == letter) / len(tokens) > 0
 
 

@@ -13,6 +13,7 @@ from mixlm.data.dataset import Dataset
 from mixlm.data.seqio_task import SeqioTask, mixture_parts
 from mixlm.data.store import fingerprint_cache
 from mixlm.data.tasks import TextFiles, TextTask
+from mixlm.data.vocabularies.given import GivenVocabulary
 from mixlm.data.vocabulary import TrainedSentencePiece, Vocabulary
 from mixlm.errors import NotHere, UserError
 
@@ -277,3 +278,12 @@ def test_a_sentinel_in_a_corpus_is_text_and_in_a_pair_the_sentinel(made, vocabul
     (pair,) = spans.tokenized(vocabulary, "train")
     marked = [vocabulary.encode_with_sentinels(text) for text in ("a <extra_id_0> boat", "<extra_id_0> an oak")]
     assert pair.tokens.tolist() == [*marked[0], *marked[1]] and marked[0][1] == vocabulary.token_ids.first_sentinel
+
+
+def test_bytes_have_seqio_s_ids():
+    vocabulary, reference = GivenVocabulary("bytes", 5).load(), seqio.ByteVocabulary(extra_ids=5)
+    for text in ("", "Life is like a box of chocolates.", " e\u0301\t\u65e5\u672c\n\U0001f600 <extra_id_0></s>"):
+        assert vocabulary.encode(text) == list(reference.encode(text))
+        assert vocabulary.decode(vocabulary.encode(text)) == reference.decode(reference.encode(text)) == text
+    assert (vocabulary.token_ids.pad, vocabulary.token_ids.eos) == (reference.pad_id, reference.eos_id)
+    assert vocabulary.token_ids.unk == reference.unk_id

@@ -1,0 +1,1 @@
+"""Vocabularies, one file a kind: SentencePiece, JSON of the `tokenizers` library, bytes."""

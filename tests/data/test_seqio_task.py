@@ -281,6 +281,8 @@ def test_a_sentinel_in_a_corpus_is_text_and_in_a_pair_the_sentinel(made, vocabul
 
 
 def test_bytes_have_seqio_s_ids():
+    import seqio
+
     vocabulary, reference = GivenVocabulary("bytes", 5).load(), seqio.ByteVocabulary(extra_ids=5)
     for text in ("", "Life is like a box of chocolates.", " e\u0301\t\u65e5\u672c\n\U0001f600 <extra_id_0></s>"):
         assert vocabulary.encode(text) == list(reference.encode(text))

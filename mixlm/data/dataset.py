@@ -182,6 +182,11 @@ class Dataset:
         """The folder of all that is made once."""
         return cache_folder(self.cache_dir)
 
+    def load_vocabulary(self, log: Callable[[str], object] = print) -> Vocabulary:
+        """The task's vocabulary, made where it is not cached; the tokens are not read."""
+        with caching_in(self.cache / "fingerprints"), self._writing():
+            return self.task.load_vocabulary(self.cache, log)
+
     def prepare(self, log: Callable[[str], object] = print) -> PreparedData | StreamedData:
         """Opens the vocabulary and the token store, or makes them where they are not cached."""
         return self._streamed(log) if self.stream else self.stored(log)

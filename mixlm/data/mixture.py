@@ -135,6 +135,11 @@ class Mixture:
         """The folder of all that is made once."""
         return cache_folder(self.cache_dir)
 
+    def load_vocabulary(self, log: Callable[[str], object] = print) -> Vocabulary:
+        """The one vocabulary of all parts, made where it is not cached; the tokens are not read."""
+        with caching_in(self.cache / "fingerprints"):
+            return self._tasks()[0].load_vocabulary(self.cache, log)
+
     def prepare(self, log: Callable[[str], object] = print) -> "PreparedMixture":
         """Opens or makes the vocabulary and the store of every part; UserError that names the part at fault."""
         with caching_in(self.cache / "fingerprints"):

@@ -26,9 +26,18 @@ from mixlm.data.sources.text import TextFiles
 from mixlm.errors import UserError, nearest
 from mixlm.gin_config.folder import gin_folder, studies_folder
 from mixlm.gin_config.moved import moved_module, moved_name, old_module
-from mixlm.gin_config.program import Binding, Macro, Program, Reference, Target, check_macros, parameters
+from mixlm.gin_config.program import (
+    Binding,
+    Macro,
+    Program,
+    Reference,
+    Target,
+    check_macros,
+    contained,
+    parameters,
+)
 from mixlm.gin_config.values import as_gin, shortened
-from mixlm.paths import local
+from mixlm.paths import RunRef, local
 
 GIN_FOLDER, STUDIES = gin_folder(), studies_folder()
 LARGEST_FILE = 2**20  # Bytes. Ours: recipes have a few thousand.
@@ -72,6 +81,10 @@ def read(
             raise UserError(f"The gin search path {path!r} is not a folder.")
     places = (Path(), *(local(path) for path in search_paths), GIN_FOLDER)
     program = _read_files(gin_files, places)
+    if (config := _config_of_run(program, gin_files, bindings, values)) is not None:
+        # Behind a command's own files, which come before the recipe: it is the recipe.
+        gin_files = [*gin_files[:recipe], config, *gin_files[recipe:]]
+        program = _read_files(gin_files, places)
     if text is not None:
         added, own = _text_bindings(text, bindings, program)
         bindings = [*own, *bindings]
@@ -90,6 +103,33 @@ def _read_files(gin_files: Sequence[str], places: tuple[Path, ...]) -> Program:
     for name in gin_files:
         _read_file(program, find(name, places), places, ())
     return program
+
+
+def _config_of_run(
+    program: Program, gin_files: Sequence[str], bindings: Sequence[str], values: Sequence[tuple[str, Any]]
+) -> str | None:
+    """The config.gin of the run in INIT_FROM, where the files ask for NETWORKS and leave them to that run."""
+    asked = any(Macro("NETWORKS") in contained(each.value) for _, each in program.every_binding())
+    if not asked or "NETWORKS" in program.macros:
+        return None
+    held = program.macros.get("INIT_FROM")
+    texts = [text.partition(" = ")[2] for text in bindings if text.startswith("INIT_FROM = ")]
+    given = [statement_of(program, "INIT_FROM", text).value for text in texts]
+    given += [value for name, value in values if name == "INIT_FROM"]
+    source = [*([] if held is None else [held.value]), *given][-1:]
+    if not source or source[0] is None:
+        raise UserError(
+            f"{' with '.join(gin_files)} trains the network of a run: name it with --gin.INIT_FROM=RUN, or put a "
+            "recipe before it, such as --gin_file=dual.gin, to begin from scratch."
+        )
+    folder = RunRef.parse(str(source[0]), "INIT_FROM").folder
+    if not (folder / "config.gin").is_file():
+        runs = [str(path.parent) for path in folder.parent.glob("*/config.gin")]
+        raise UserError(
+            f"INIT_FROM = {source[0]!r} is no run's folder (it has no config.gin), so its network is unknown: put its "
+            f"recipe before {gin_files[-1]}.{nearest(str(folder), runs)}"
+        )
+    return str((folder / "config.gin").absolute())
 
 
 def _text_bindings(text: str, bindings: Sequence[str], program: Program) -> tuple[list[str], list[str]]:

@@ -50,27 +50,31 @@ class Tfds:
 
     def documents(self, split: str) -> Iterator[str]:
         """The documents of a split in the order of the files; imports TensorFlow."""
-        wanted = self.train_split if check_split(split) == "train" else self.validation_split
+        examples = self.examples(split, self.feature)
+        for number, example in enumerate(examples, 1):
+            document = example[self.feature].decode("utf-8", "replace")
+            check_document(document, f"Document {number} of {self.name}'s {self._split(split)!r}", self.max_document_bytes)
+            if document := normalize_whitespace(document):
+                yield document
+
+    def examples(self, split: str, feature: str | None = None) -> Iterator[dict[str, Any]]:
+        """The examples of a split in the order of the files, whole or with one feature alone; imports TensorFlow."""
         folder, _ = self._prepared()
         import_tensorflow()
         import tensorflow_datasets as tfds
 
         builder = tfds.builder_from_directory(str(folder))
         features = builder.info.features
-        if self.feature not in features:
-            raise UserError(f"{self.name} has no feature {self.feature!r}.{nearest(self.feature, features)}")
+        if feature is not None and feature not in features:
+            raise UserError(f"{self.name} has no feature {feature!r}.{nearest(feature, features)}")
         # One file after the other: with several at once the order would depend on how many.
         examples = builder.as_dataset(
-            split=wanted,
+            split=self._split(split),
             shuffle_files=False,
-            decoders=tfds.decode.PartialDecoding({self.feature: True}),
+            decoders=None if feature is None else tfds.decode.PartialDecoding({feature: True}),
             read_config=tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False),
         )
-        for number, example in enumerate(examples.as_numpy_iterator(), 1):
-            document = example[self.feature].decode("utf-8", "replace")
-            check_document(document, f"Document {number} of {self.name}'s {wanted!r}", self.max_document_bytes)
-            if document := normalize_whitespace(document):
-                yield document
+        yield from examples.as_numpy_iterator()
 
     def fingerprint(self) -> str:
         """SHA-256 over builder, version, splits and the sizes of their files; imports no TensorFlow."""
@@ -80,6 +84,9 @@ class Tfds:
             for split in (self.train_split, self.validation_split)
         ]
         return digest(SOURCE_VERSION, ["tfds", self.name.split(":")[0], folder.name, self.feature], sizes)
+
+    def _split(self, split: str) -> str:
+        return self.train_split if check_split(split) == "train" else self.validation_split
 
     def _prepared(self) -> tuple[Any, dict[str, dict[str, Any]]]:
         """The data set's folder, and what its record says of each split."""

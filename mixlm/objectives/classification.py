@@ -7,12 +7,12 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from mixlm.data.supervised.task import FIRST_CLASS
+from mixlm.data.supervised.task import class_token
 from mixlm.errors import UserError
 from mixlm.example import Example
 from mixlm.losses.softmax import is_first_largest
-from mixlm.losses.token_losses import cross_entropy
 from mixlm.losses.terms import Term
+from mixlm.losses.token_losses import cross_entropy
 from mixlm.objectives.base import Batch, Nets, Targets
 from mixlm.objectives.pairs import OfPairs
 from mixlm.schedules import Step
@@ -25,7 +25,7 @@ POOLS = ("first", "last", "mean")
 class Classification(OfPairs):
     """`-log softmax(head(h))_c` for the class c of a text, which is read as BOS and its tokens.
 
-    A row is the text after its padding and one token, FIRST_CLASS + c. `pool` says which hidden state h
+    A row is the text after its padding and `class_token(c)`. `pool` says which hidden state h
     is: that of BOS, "first", or the "mean" over the text, both under attention that sees all of it; or that of the
     "last" token, under causal attention.
     """
@@ -52,7 +52,8 @@ class Classification(OfPairs):
     def labels(self, batch: Batch) -> tuple[Int[Array, " B"], Bool[Array, " B"]]:
         """The class of each row, and True where it is an example and no padding."""
         held = batch["tokens"][:, -1]
-        return jnp.maximum(held - FIRST_CLASS, 0), held > 0
+        # The token of class c is its own inverse: V - 1 - c.
+        return jnp.where(held > 0, class_token(held, self.tokens), 0), held > 0
 
     def example(self, batch: Batch) -> Example:
         """Tokens [B, S + 1] -> BOS and the text [B, S + 1], without the class."""
@@ -92,6 +93,10 @@ class Classification(OfPairs):
             f"{self.name}/accuracy": Term(right, count, 0.0),
             f"{self.name}/error": Term(count - right, count, 0.0),
         }
+
+    def answers(self, nets: Nets, batch: Batch) -> Int[Array, "B 1"]:
+        """The token of the likeliest class of each row."""
+        return class_token(jnp.argmax(self.logits(nets, batch), axis=1), self.tokens)[:, None]
 
     def targets(self, keys: Key[Array, " B"], batch: Batch, step: Step = 0) -> dict[str, Targets]:
         """The class behind each text."""

@@ -53,7 +53,9 @@ class Tfds:
         examples = self.examples(split, self.feature)
         for number, example in enumerate(examples, 1):
             document = example[self.feature].decode("utf-8", "replace")
-            check_document(document, f"Document {number} of {self.name}'s {self._split(split)!r}", self.max_document_bytes)
+            check_document(
+                document, f"Document {number} of {self.name}'s {self._split(split)!r}", self.max_document_bytes
+            )
             if document := normalize_whitespace(document):
                 yield document
 

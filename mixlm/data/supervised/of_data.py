@@ -1,6 +1,7 @@
 """Settings of a run that follow from its supervised data: lengths of rows, steps of an epoch, batches of validation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 
 import numpy as np
 
@@ -59,14 +60,20 @@ def mixed(
     return Mixture(tuple(map(Part, tasks)), rates, cache_dir=cache_dir, pairs=pairs)
 
 
-def of_suite(names: Sequence[str], task: object) -> tuple[SupervisedTask, ...]:
+def of_suite(names: Sequence[str], task: Callable[..., SupervisedTask]) -> tuple[SupervisedTask, ...]:
     """A task for each name; `task` makes one."""
     return tuple(task(task=name) for name in names)
 
 
 def _prepared(tasks: Sequence[SupervisedTask], cache_dir: str | None) -> list[PreparedData]:
     """The tasks with their tokens, which are made once."""
-    return [Dataset(task, cache_dir=cache_dir).stored() for task in tasks]
+    return [Dataset(task, cache_dir=cache_dir).stored(_say) for task in tasks]
+
+
+@cache
+def _say(line: str) -> None:
+    """Prints a line once, however often the settings are asked for."""
+    print(line, flush=True)
 
 
 def _longest(prepared: PreparedData) -> tuple[int, int]:

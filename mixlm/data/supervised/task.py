@@ -1,14 +1,17 @@
 """A supervised task as data: its pairs in the vocabulary that a network was pretrained with."""
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mixlm.data.dataset import Dataset
+from mixlm.data.judged import Criteria, Judged
 from mixlm.data.mixture import Mixture
 from mixlm.data.sources.base import digest
 from mixlm.data.sources.tfds import Tfds
@@ -19,10 +22,10 @@ from mixlm.data.supervised.records import LocalRecords, Records, TfdsRecords
 from mixlm.data.supervised.tasks import task_named
 from mixlm.data.vocabulary import Vocabulary
 from mixlm.errors import NotHere, UserError
+from mixlm.tokens import TokenIds
 
 # To be raised whenever the same records would give other tokens, so that a stale store is not used.
 SUPERVISED_VERSION = 1
-FIRST_CLASS = 5  # Ours: the token of class 0, above the special ones; a network never reads it.
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class SupervisedTask:
 
     Records are those of the folder or file `data`, or without it of TFDS in `data_dir`. Inputs and targets end in EOS.
     With `as_classes` the inputs are the task's texts, each with an EOS behind it and no prefix, and the targets one
-    token, FIRST_CLASS + the class, for `objectives.classification`.
+    token, `class_token`, for `objectives.classification`. `metric_fns` makes functions of the names of metrics.
     """
 
     task: str | Format
@@ -39,6 +42,9 @@ class SupervisedTask:
     data: str | None = field(default=None, repr=False)
     data_dir: str | None = field(default=None, repr=False)
     as_classes: bool = False
+    metric_fns: Callable[[tuple[str, ...]], tuple[Callable[..., Any], ...]] | None = field(
+        default=None, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         if self.as_classes and not self.format.labels:
@@ -70,7 +76,7 @@ class SupervisedTask:
         except NotHere:
             listed = ", ".join(form.fields)
             raise NotHere(
-                f"The data of {form.name!r} are not here: prepare them once with python -c \"import tensorflow_datasets "
+                f'The data of {form.name!r} are not here: prepare them once with python -c "import tensorflow_datasets '
                 f"as tfds; tfds.builder('{form.tfds}').download_and_prepare()\", or give --gin.DATA=FOLDER with a "
                 f"train.tsv or train.jsonl of {listed}."
             ) from None
@@ -93,10 +99,48 @@ class SupervisedTask:
 
     def tokenized(self, vocabulary: Vocabulary, split: str, first: int = 0) -> Iterator[Tokenized]:
         """The examples' token ids, inputs and then targets."""
-        eos = vocabulary.token_ids.eos
         for pair in islice(self.pairs(split), first, None):
-            texts = pair.parts if self.as_classes else (pair.inputs,)
-            read = [token for text in texts for token in (*vocabulary.encode(text), eos)]
-            said = [FIRST_CLASS + (pair.label or 0)] if self.as_classes else [*vocabulary.encode(pair.targets), eos]
-            size = sum(len(text.encode()) for text in (*texts, pair.targets))
-            yield Tokenized(np.asarray([*read, *said], np.int32), size, len(read))
+            read, said = self._tokens(pair, vocabulary)
+            yield Tokenized(np.asarray([*read, *said], np.int32), len((pair.inputs + pair.targets).encode()), len(read))
+
+    def judged(self, vocabulary: Vocabulary, split: str) -> Iterator[Judged]:
+        """The examples of a split in tokens, with their text and the value of their target."""
+        for pair in self.pairs(split):
+            read, said = self._tokens(pair, vocabulary)
+            texts = {"inputs_pretokenized": pair.inputs, "targets_pretokenized": pair.targets}
+            yield Judged(read, said, {**texts, "value": pair.value})
+
+    def criteria(self) -> Criteria:
+        """The task's metrics, and the values that they compare."""
+        named = self.format.metrics
+        return Criteria(() if self.metric_fns is None else tuple(self.metric_fns(named)), self._value)
+
+    def _tokens(self, pair: Pair, vocabulary: Vocabulary) -> tuple[list[int], list[int]]:
+        """Inputs and targets of an example."""
+        ids = vocabulary.token_ids
+        texts = pair.parts if self.as_classes else (pair.inputs,)
+        read = [token for text in texts for token in (*vocabulary.encode(text), ids.eos)]
+        if self.as_classes:
+            return read, [class_token(pair.label or 0, ids)]
+        return read, [*vocabulary.encode(pair.targets), ids.eos]
+
+    def _value(self, text: str | Sequence[str], example: Mapping[str, Any], is_target: bool = False) -> Any:
+        """What metrics compare: of a target its value, of a text or several what the task reads in them."""
+        target = example["targets_pretokenized"]
+        if is_target:
+            return example["value"]
+        if not isinstance(text, str):
+            return [self._value(each, example) for each in text]
+        return self.format.read(self._class_names.get(text, text) if self.as_classes else text, target)
+
+    @cached_property
+    def _class_names(self) -> dict[str, str]:
+        """The name of the class that each class's token decodes to."""
+        vocabulary = self.pretraining.load_vocabulary()
+        names = enumerate(self.format.labels)
+        return {vocabulary.decode([class_token(number, vocabulary.token_ids)]): name for number, name in names}
+
+
+def class_token(number: Any, ids: TokenIds) -> Any:
+    """The token of a class: sentinel `number`, counted from the last token; no network reads it."""
+    return ids.vocab_size - 1 - number

@@ -31,7 +31,10 @@ _TABLE: tuple[Format, ...] = (
         ("accuracy", "macro_f1"),
     ),
     Classes("copa", ("choice1", "choice2", "premise", "question"), ("choice1", "choice2"), "super_glue/copa"),
-    Classes("multirc", ("question", "answer", "paragraph"), TRUTH, "super_glue/multirc", F1),
+    Classes(
+        "multirc", ("question", "answer", "paragraph"), TRUTH, "super_glue/multirc", ("multirc",),
+        group=("question", "paragraph"),
+    ),
     Text(
         "record", "record query: {query} entities: {entities} passage: {passage}", "{answer}",
         ("query", "entities", "passage", "answers"), "super_glue/record", ("squad",), formats.record_query,
@@ -40,7 +43,7 @@ _TABLE: tuple[Format, ...] = (
     Classes("wic", ("sentence1", "sentence2", "word"), TRUTH, "super_glue/wic"),
     Text(
         "wsc", "wsc: {marked}", "{span1_text}", ("text", "span1_text", "span2_text", "span2_index", "label"),
-        "super_glue/wsc.fixed", ("wsc",), formats.wsc,
+        "super_glue/wsc.fixed", ("accuracy",), formats.wsc, formats.same_referent,
     ),
     # Text to text
     Text(

@@ -11,6 +11,7 @@ from typing import Any
 import flax.linen as nn
 
 from mixlm.data.dataset import Dataset
+from mixlm.data.judged import TaskMetrics
 from mixlm.data.mixture import Mixture
 from mixlm.errors import UserError, check_kind, nearest
 from mixlm.losses.token_losses import TokenLoss
@@ -21,6 +22,7 @@ from mixlm.objectives.requirements import check_names, check_networks, check_row
 from mixlm.optim.optimizer import Optimizer
 from mixlm.parallel.mesh import Partitioning
 from mixlm.paths import RunRef
+from mixlm.reports.best import HIGHEST, LOWEST, Best
 from mixlm.reports.curves import check_axes
 from mixlm.reports.trackers.chosen import DEFAULT
 from mixlm.reports.trackers.chosen import check_names as check_trackers
@@ -44,8 +46,9 @@ class Recipe:
     `epochs` of the data (of each part, where a mixture's parts have epochs), after which the last batch is padded; or
     both are None, where the curriculum is made of blocks of epochs. A run begins with the parameters of the run (RUN or
     RUN@STEP), the T5X checkpoint or the safetensors file in `init_from`, if given; with `init_optimizer` it goes on
-    from that step, with the optimizer's state. Beside the newest `keep` checkpoints, the `keep_best` with the lowest
-    `best_metric` of validation and that of every `keep_period`-th step are kept. Validation reports the terms of
+    from that step, with the optimizer's state. Beside the newest `keep` checkpoints, the `keep_best` with the best
+    `best_metric` of validation (see `best`) and that of every `keep_period`-th step are kept. Supervised tasks are
+    validated by their own metrics, as `metrics` says. Validation reports the terms of
     `validation`, by default those of the trained objectives, and the plain cross-entropy of each band of token
     frequencies: `frequency_bands` are shares of the training tokens, from the most frequent on. `curves` are the x axes
     of curves.png. `config` is the gin text that built the recipe, empty for one built in Python; it is no argument and
@@ -81,6 +84,8 @@ class Recipe:
     epochs: int | None = added(None, repr=True)
     curves: tuple[str, ...] = setting(("step", "flops"))
     trackers: tuple[str, ...] = setting(DEFAULT)
+    best_is: str | None = setting(None)
+    metrics: TaskMetrics = setting(TaskMetrics())
     config: str = field(default="", init=False, repr=False, compare=False, metadata={"identity": False})
     scaled: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False, metadata={"identity": False})
 
@@ -116,6 +121,20 @@ class Recipe:
     def folder(self) -> Path:
         """The run's folder."""
         return self.ref.folder
+
+    @property
+    def best(self) -> Best | None:
+        """The figure by which a checkpoint is best, None where none was named.
+
+        The highest is best of a task's metric and of an accuracy, else the lowest, unless `best_is` says it.
+        """
+        if self.best_metric is None:
+            return None
+        first, _, last = self.best_metric.rpartition("/")
+        parts = self.dataset.parts if isinstance(self.dataset, Mixture) else (self.dataset,)
+        tasks = () if self.dataset.pairs is None else tuple(part.task.name for part in parts)
+        rises = last == "accuracy" or any(f"{first}/".startswith(f"{name}/") for name in tasks)
+        return Best(self.best_metric, rises if self.best_is is None else self.best_is == HIGHEST)
 
     @property
     def block_length(self) -> int:
@@ -346,6 +365,10 @@ def _check_numbers(recipe: Recipe) -> None:
         raise UserError(f"SEED must be from 0 to 2^31 - 1, got {recipe.seed}.")
     if recipe.batch_size % recipe.microbatches:
         raise UserError(f"{recipe.microbatches} MICROBATCHES do not divide a BATCH_SIZE of {recipe.batch_size} rows.")
+    if recipe.best_is not in (None, HIGHEST, LOWEST):
+        raise UserError(
+            f"BEST_IS is {HIGHEST!r} or {LOWEST!r}, not {recipe.best_is!r}.{nearest(recipe.best_is, (HIGHEST, LOWEST))}"
+        )
     bands, period, saves = recipe.frequency_bands, recipe.keep_period, recipe.checkpoint_period
     if bands and (min(bands) <= 0 or abs(sum(bands) - 1) > 1e-6):
         raise UserError(f"FREQUENCY_BANDS = {bands} must be positive shares with a sum of 1.")

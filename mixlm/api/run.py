@@ -92,7 +92,7 @@ class Run:
         Raises UserError where there is no such checkpoint.
         """
         checkpoints = Checkpoints(self._files.checkpoints)
-        step = checkpoints.resolve(self._ref, self.recipe.best_metric) if self._ref.which else checkpoints.latest()
+        step = checkpoints.resolve(self._ref, self.recipe.best) if self._ref.which else checkpoints.latest()
         if self._restored is None or self._restored[0] != step:
             self._restored = load_params(self.recipe, tuple(self.recipe.networks))
         return self._restored[1]
@@ -100,12 +100,12 @@ class Run:
     @property
     def evaluation(self) -> dict[str, Any]:
         """The newest evaluation that `mixlm evaluate` wrote: the content of its text.json as "text" and, with minimal
-        pairs, of its minimal_pairs.json as "minimal_pairs".
+        pairs, of its minimal_pairs.json as "minimal_pairs"; of a supervised run, that of its tasks.json as "tasks".
 
         Raises UserError where there is none.
         """
         folder = latest_evaluation(self.folder)
-        paths = {name: within(folder, f"{name}.json") for name in ("text", "minimal_pairs")}
+        paths = {name: within(folder, f"{name}.json") for name in ("text", "minimal_pairs", "tasks")}
         return {name: read_json(path) for name, path in paths.items() if path.exists()}
 
     def examples(self, rows: int = 3) -> Examples:

@@ -41,7 +41,7 @@ def load_params(
     shapes = {name: abstract_params(recipe.networks[name], layout) for name in networks}
     checkpoints = Checkpoints(folder.checkpoints)
     with quiet_orbax():
-        found = checkpoints.restore_params(shapes, checkpoints.resolve(recipe.ref, recipe.best_metric))
+        found = checkpoints.restore_params(shapes, checkpoints.resolve(recipe.ref, recipe.best))
     if found is None:
         raise UserError(f"The run {folder.path} has no checkpoint yet in {folder.checkpoints}; let it train further.")
     return found

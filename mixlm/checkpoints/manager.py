@@ -24,6 +24,7 @@ from mixlm.errors import UserError
 from mixlm.files import is_number, read_json, replacing
 from mixlm.parallel.processes import broadcast, is_main
 from mixlm.paths import BEST, RunRef, refuse_special, within
+from mixlm.reports.best import Best
 
 
 def size_in_bytes(state: PyTree) -> int:
@@ -34,8 +35,8 @@ def size_in_bytes(state: PyTree) -> int:
 class Checkpoints:
     """The checkpoints of a run: one sub-folder per step, of which the newest `keep` stay.
 
-    Beside them stay the `keep_best` ones with the lowest `best_metric` of validation, and those of every
-    `keep_period`-th step.
+    Beside them stay the `keep_best` ones with the best `best_metric` of validation, by its name alone the lowest, and
+    those of every `keep_period`-th step.
 
     A checkpoint is whole when every file that its `checksums.json` names has the length and CRC-32 given there, so one
     that was cut short, or damaged later, is noticed before Orbax reads it (TensorStore lets flipped bytes pass).
@@ -46,7 +47,7 @@ class Checkpoints:
         self,
         folder: str | os.PathLike[str],
         keep: int = 3,
-        best_metric: str | None = None,
+        best_metric: str | Best | None = None,
         keep_best: int = 1,
         keep_period: int | None = None,
     ) -> None:
@@ -158,16 +159,17 @@ class Checkpoints:
         *others, last = [str(step) for step in sorted(self._steps())] or ["none"]
         return f"{', '.join(others)} and {last}" if others else last
 
-    def best(self, metric: str) -> tuple[int, float] | None:
-        """The step with the lowest `metric` among the checkpoints that are whole, and that figure; None without one."""
+    def best(self, metric: str | Best) -> tuple[int, float] | None:
+        """The step with the best `metric` among the checkpoints that are whole, and that figure; None without one."""
         self.wait()
         figures = {step: self.figures(step) for step in self._steps()}
         ranked = Retention(metric=metric).ranked(figures)
         # Whether all bytes are right takes as long as reading them, so that the best is asked first.
-        return next(((step, figures[step][metric]) for step in ranked if self._corruption(step) is None), None)
+        name = metric if isinstance(metric, str) else metric.metric
+        return next(((step, figures[step][name]) for step in ranked if self._corruption(step) is None), None)
 
-    def resolve(self, ref: RunRef, metric: str | None) -> int | None:
-        """The step that `ref` names, None for the newest; the best has the lowest `metric` of validation.
+    def resolve(self, ref: RunRef, metric: str | Best | None) -> int | None:
+        """The step that `ref` names, None for the newest; the best is that by `metric`, a figure of validation.
 
         Raises UserError where that step is not kept, naming those that are, and where no figure says which is best.
         """
@@ -177,8 +179,9 @@ class Checkpoints:
             raise UserError(f"Which checkpoint of {ref.folder} is best depends on BEST_METRIC: name a figure there.")
         best = self.best(metric)
         if best is None:
+            name = metric if isinstance(metric, str) else metric.metric
             raise UserError(
-                f"No checkpoint of {ref.folder} holds a figure {metric!r} of its validation (BEST_METRIC); it keeps "
+                f"No checkpoint of {ref.folder} holds a figure {name!r} of its validation (BEST_METRIC); it keeps "
                 f"{self.listed()}."
             )
         return best[0]

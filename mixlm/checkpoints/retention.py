@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mixlm.errors import UserError
+from mixlm.reports.best import Best
 
 Figures = Mapping[str, float]
 
@@ -14,12 +15,12 @@ Figures = Mapping[str, float]
 class Retention:
     """A checkpoint stays that is one of the `newest`, or of the `best` by `metric`, or at a multiple of `period` steps.
 
-    `metric` names a figure of the validation, of which the lowest is best; the earlier of two equals counts. A
+    `metric` is a figure of the validation; by its name alone, the lowest is best. The earlier of two equals counts. A
     checkpoint that was not validated, or whose figure is not finite, is none of the best.
     """
 
     newest: int = 3
-    metric: str | None = None
+    metric: str | Best | None = None
     best: int = 1
     period: int | None = None
 
@@ -36,10 +37,11 @@ class Retention:
 
     def ranked(self, figures: Mapping[int, Figures]) -> list[int]:
         """The steps that have the metric, the best first."""
-        if self.metric is None:
+        best = Best(self.metric) if isinstance(self.metric, str) else self.metric
+        if best is None:
             return []
-        found = {step: values[self.metric] for step, values in figures.items() if self.metric in values}
-        return sorted((step for step in found if math.isfinite(found[step])), key=lambda step: (found[step], step))
+        costs = {step: best.cost(values[best.metric]) for step, values in figures.items() if best.metric in values}
+        return sorted((step for step in costs if math.isfinite(costs[step])), key=lambda step: (costs[step], step))
 
 
 class Policy:

@@ -21,7 +21,8 @@ PLAIN_TEXT = {"plain_text": "sentencepiece", "held_out": "by content"}
 
 class RunDir:
     """The directory of one run: `recipe.json` (its identity), `config.gin`, `metrics.jsonl`, `tensorboard/`,
-    `checkpoints/`, `curves.png`, `samples.txt`, and `profile/` where steps were traced.
+    `checkpoints/`, `curves.png`, `samples.txt`, `predictions/` of supervised tasks, and `profile/` where steps were
+    traced.
 
     `path` may be a symbolic link, and so may `checkpoints/`, as on clusters with a scratch file system; any other link
     inside is refused.

@@ -148,7 +148,7 @@ def find_warm_start(recipe: Recipe, began: str | None = None) -> WarmStart | Non
         return found
     folder = RunDir(ref.folder)
     held, checkpoints = folder.read_identity(), Checkpoints(folder.checkpoints)
-    step = checkpoints.whole(checkpoints.resolve(ref, recipe.best_metric))
+    step = checkpoints.whole(checkpoints.resolve(ref, recipe.best))
     if step is None:
         raise UserError(f"INIT_FROM = {text!r} holds no run with a checkpoint.")
     if recipe.init_optimizer and held.get("scan_layers") != recipe.identity().get("scan_layers"):

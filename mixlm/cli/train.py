@@ -9,7 +9,7 @@ from mixlm.gin_config.flags import Flags, parse_flags
 
 def main() -> None:
     """Builds the recipe from the command line, and trains, explains, compiles ahead or prints it."""
-    flags = parse_flags(sys.argv[1:], __doc__, several=True)
+    flags = parse_flags(sys.argv[1:], __doc__, several=True, programs=True)
     from mixlm.gin_config.build import config_text, configured
     from mixlm.recipe import Recipe
 
@@ -28,12 +28,14 @@ def main() -> None:
         compile_ahead(configured(flags, Recipe), flags.aot, say)
         return
     recipe = configured(flags, Recipe)
+    from mixlm.evaluation.tasks.programs import permitted
     from mixlm.parallel.processes import is_main, join, process_spec
     from mixlm.perf.malloc import keep_freed
     from mixlm.training.run import explain, train
 
     keep_freed()
-    with join(process_spec(flags.coordinator, flags.processes, flags.process)):
+    spec = process_spec(flags.coordinator, flags.processes, flags.process)
+    with permitted(flags.run_generated_code), join(spec):
         if flags.explain:
             explained = explain(recipe, say)
             if is_main():
@@ -44,7 +46,7 @@ def main() -> None:
 
 def alone(flags: Flags) -> None:
     """Raises UserError where --aot is given with a flag that it would ignore."""
-    for name in ("explain", "profile", "coordinator", "processes", "process"):
+    for name in ("explain", "profile", "coordinator", "processes", "process", "run_generated_code"):
         # --process=0 is given, too.
         if getattr(flags, name) is not None and getattr(flags, name) is not False:
             raise UserError(f"--aot compiles in this process alone and stops: leave --{name} out.")

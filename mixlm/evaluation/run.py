@@ -49,6 +49,8 @@ class Scoring:
     `extra_modes`, which come from outside of the package. `rows` of the validation text are scored. `samples` is the
     number of noise samples of a diffusion bound, and `batch_tokens` the size of a batch. The bootstrap draws
     `resamples`. Everything random is a function of `seed`. `exact_match` decodes pairs as well, where it is given.
+    Where rows are pairs, `task_examples` of each task's validation split (None: all) are judged by the task's own
+    metrics instead (see `evaluation.tasks.run`).
     """
 
     minimal_pairs: str | None = None
@@ -65,6 +67,7 @@ class Scoring:
     context: str | None = None
     ties: str = "half"
     exact_match: ExactMatch | None = None
+    task_examples: int | None = None
 
     @property
     def convention(self) -> Convention:
@@ -75,8 +78,9 @@ class Scoring:
         _ = self.convention
         for name, least in (("rows", 1), ("samples", 2), ("resamples", 1), ("seed", 0), ("batch_tokens", 1)):
             check_whole(self, name, least)
-        if self.pairs is not None:
-            check_whole(self, "pairs", 1)
+        for name in ("pairs", "task_examples"):
+            if getattr(self, name) is not None:
+                check_whole(self, name, 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,8 +109,8 @@ def prepare(
     check_networks(recipe, (scoring.network,))
     if recipe.dataset.pairs is not None:
         raise UserError(
-            "Scoring reads rows of text, and the rows of this recipe's data are pairs of inputs and targets: decode "
-            "them with --gin.EXACT_MATCH='@exact_match.ExactMatch()'."
+            "Scoring reads rows of text, and the rows of this recipe's data are pairs of inputs and targets: evaluate "
+            "them by their tasks' metrics (mixlm evaluate)."
         )
     module = recipe.networks[scoring.network]
     around = scoring.convention.context_of(recipe.tokens)
@@ -275,7 +279,11 @@ def write(prepared: Prepared, figures: Mapping[str, TextFigures | None], accurac
 def _folder_name(prepared: Prepared) -> str:
     scoring, rows = prepared.scoring, len(np.unique(prepared.text.rows))
     # The size of a batch changes no figure, and the modes are given by name.
-    others = (each.name for each in fields(scoring) if each.name not in ("batch_tokens", "modes", "exact_match"))
+    others = (
+        each.name
+        for each in fields(scoring)
+        if each.name not in ("batch_tokens", "modes", "exact_match", "task_examples")
+    )
     settings = {name: getattr(scoring, name) for name in others}
     # Of pairs what they say counts, as a file may have changed, and not where they lie alone.
     facts = (prepared.data, list(prepared.modes), settings, prepared.recipe.before, list(prepared.paradigms))

@@ -95,7 +95,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def as_json(content: Mapping[str, Any]) -> str:
     """Strict JSON: what is not finite becomes null."""
-    return json.dumps(_strict(content), indent=1) + "\n"
+    return json.dumps(strict(content), indent=1) + "\n"
 
 
 def write_csv(path: Path, paradigms: Sequence[Paradigm], found: Mapping[str, Accuracies]) -> None:
@@ -223,9 +223,10 @@ def _figures(interval: Interval) -> list[str]:
     return [f"{value:.6f}" for value in (interval.value, interval.low, interval.high)]
 
 
-def _strict(content: Any) -> Any:
+def strict(content: Any) -> Any:
+    """The content with None in place of numbers that JSON has not."""
     if isinstance(content, Mapping):
-        return {key: _strict(value) for key, value in content.items()}
+        return {key: strict(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):
-        return [_strict(value) for value in content]
+        return [strict(value) for value in content]
     return None if isinstance(content, float) and not math.isfinite(content) else content

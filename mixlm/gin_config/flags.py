@@ -5,14 +5,16 @@ import ast
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mixlm.checkpoints.orbax_io import silence_orbax
 from mixlm.errors import UserError, nearest
+from mixlm.paths import RunRef
 from mixlm.perf.profiler import Profile
 
 RECIPE_OPTIONS = ("--gin_file", "--gin_search_paths", "--text", "--print_config", "--explain")
+_PROGRAMS_OPTION = "--run_generated_code"
 _TRAIN_OPTIONS = ("--aot", "--profile", "--coordinator", "--processes", "--process")
 # In the order of `mixlm decode --help`.
 DECODE_OPTIONS = (
@@ -41,12 +43,14 @@ class Flags:
     coordinator: str | None = None
     processes: int | None = None
     process: int | None = None
+    run_generated_code: bool = False
 
 
-def parse_flags(argv: Sequence[str], description: str, several: bool = False) -> Flags:
+def parse_flags(argv: Sequence[str], description: str, several: bool = False, programs: bool = False) -> Flags:
     """Reads the arguments after the program's name; raises UserError for one that is unknown or lacks its value.
 
-    `several` adds the flags of training: multi-process runs, profiling and ahead-of-time compilation.
+    `several` adds the flags of training: multi-process runs, profiling and ahead-of-time compilation. `programs` adds
+    the one that permits to run what a network has written.
     """
     bindings, others = _split_bindings(argv)
     parser = argparse.ArgumentParser(
@@ -69,6 +73,13 @@ def parse_flags(argv: Sequence[str], description: str, several: bool = False) ->
     parser.add_argument("--print_config", action="store_true", help="print the configuration and stop")
     parser.add_argument("--explain", action="store_true", help="describe the run, with examples, and stop")
     parser.set_defaults(aot=None, profile=None, coordinator=None, processes=None, process=None)
+    parser.set_defaults(run_generated_code=False)
+    if programs:
+        parser.add_argument(
+            _PROGRAMS_OPTION,
+            action="store_true",
+            help="run the programs that the network writes, confined, for pass@k (see docs/evaluation.md)",
+        )
     if several:
         parser.add_argument(
             "--aot",
@@ -88,7 +99,8 @@ def parse_flags(argv: Sequence[str], description: str, several: bool = False) ->
     except argparse.ArgumentError as error:
         raise UserError(f"{error.argument_name}: {error.message}.") from None
     if unknown:
-        raise UserError(unknown_flag(unknown[0], (*RECIPE_OPTIONS, *(_TRAIN_OPTIONS if several else ()))))
+        added = (*(_TRAIN_OPTIONS if several else ()), *((_PROGRAMS_OPTION,) if programs else ()))
+        raise UserError(unknown_flag(unknown[0], (*RECIPE_OPTIONS, *added)))
     if known.explain and known.profile is not None:
         raise UserError("--explain takes no step that --profile could trace: give one of them.")
     return Flags(
@@ -103,7 +115,17 @@ def parse_flags(argv: Sequence[str], description: str, several: bool = False) ->
         coordinator=known.coordinator,
         processes=known.processes,
         process=known.process,
+        run_generated_code=known.run_generated_code,
     )
+
+
+def of_run(flags: Flags) -> Flags:
+    """The flags with the config.gin of the run in MODEL_DIR as their gin file, where they name none."""
+    given = [value for name, _, value in (line.partition(" = ") for line in flags.bindings) if name == "MODEL_DIR"]
+    if flags.gin_files or not given:
+        return flags
+    config = RunRef.parse(str(ast.literal_eval(given[-1])), "MODEL_DIR").folder / "config.gin"
+    return replace(flags, gin_files=(str(config.absolute()),)) if config.is_file() else flags
 
 
 def run_or_explain_error(main: Callable[[], None]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from mixlm.errors import UserError
 from mixlm.evaluation.run import Scoring, prepare, score, write
 from mixlm.evaluation.tables import pairs_content, text_content
+from mixlm.evaluation.tasks import run as tasks
 from mixlm.files import is_number
 from mixlm.perf.compilation_cache import EXECUTABLES, kept_in
 from mixlm.recipe import Recipe
@@ -62,7 +63,9 @@ def _figures(sweep: Sweep, cell: Cell, asked: Any, which: str, say: Callable[[st
 
 
 def scored(recipe: Recipe, scoring: Scoring, say: Callable[[str], Any]) -> dict[str, float]:
-    """The figures of an evaluation as MODE/FIGURE; its whole result is written into the run's `evaluation/`."""
+    """The figures of an evaluation as MODE/FIGURE, or TASK/METRIC; all is written into the run's `evaluation/`."""
+    if recipe.dataset.pairs is not None:
+        return judged(recipe, scoring, say)
     with kept_in(recipe.dataset.cache / EXECUTABLES):
         prepared = prepare(recipe, scoring, say)
         figures, accuracies = score(prepared)
@@ -77,6 +80,15 @@ def scored(recipe: Recipe, scoring: Scoring, say: Callable[[str], Any]) -> dict[
             found |= {f"{mode}/pairs/high": overall["high"]}
             found |= {f"{mode}/pairs/{field}": each["value"] for field, each in content["fields"].items()}
     return {name: float(value) for name, value in found.items() if value is not None}
+
+
+def judged(recipe: Recipe, scoring: Scoring, say: Callable[[str], Any]) -> dict[str, float]:
+    """The figures of a supervised run's tasks as TASK/METRIC."""
+    with kept_in(recipe.dataset.cache / EXECUTABLES):
+        prepared = tasks.prepare(recipe, scoring.task_examples, say)
+        verdicts = tasks.evaluate(prepared)
+        tasks.write(prepared, verdicts)
+    return tasks.figures_of(verdicts)
 
 
 def _checked(asked: Any, found: Any) -> dict[str, float]:

@@ -14,6 +14,7 @@ from jaxtyping import Array, Int
 from mixlm.checkpoints.warm_start import WarmStart
 from mixlm.data.loader.batches import as_batch
 from mixlm.errors import UserError, nearest
+from mixlm.evaluation.tasks.in_training import RunJudge, is_judged
 from mixlm.parallel.logical_axes import Layout, under
 from mixlm.parallel.mesh import (
     batch_sharding,
@@ -101,7 +102,19 @@ class PreparedRun:
                 for index, batch in enumerate(self.validation_batches)
             ]
             found |= {f"validation/{name}": value for name, value in mean_terms(terms).items()}
+        if self.judge is not None:
+            found |= {f"validation/{name}": value for name, value in self.judge(params, step).items()}
+            if self.recipe.best_metric is not None:
+                reported = [name.removeprefix("validation/") for name in found]
+                _check_reported(self.recipe.best_metric, reported)
         return found
+
+    @cached_property
+    def judge(self) -> RunJudge | None:
+        """The supervised tasks of the data, judged by their own metrics; None where none is."""
+        if self.data is None or not is_judged(self.recipe):
+            return None
+        return RunJudge.of(self.recipe, self.layout, self.data)
 
     # FLOPs
 
@@ -288,19 +301,35 @@ def executables_of(
 
 
 def _reported(prepared: PreparedRun) -> list[str]:
-    """The names of the figures of validation."""
+    """The names of the figures of validation, as far as they can be told beforehand."""
     traces = [prepared.validation_step.trace(objective) for objective in prepared.recipe.validated]
     # A dict's tree knows its keys.
-    return list(dict.fromkeys(name for trace in traces for name in trace.result().out_tree.node_data()[1]))
+    names = list(dict.fromkeys(name for trace in traces for name in trace.result().out_tree.node_data()[1]))
+    best = prepared.recipe.best_metric
+    if best in names or prepared.judge is None:
+        return names
+    judged = prepared.judge.names()
+    # What cannot be told is checked at the first validation.
+    return names + ([best] if judged is None and best is not None else judged or [])
+
+
+def _check_reported(metric: str, reported: Sequence[str]) -> None:
+    """Raises UserError where `metric` is no figure that validation reports."""
+    if metric not in reported:
+        raise UserError(
+            f"BEST_METRIC = {metric!r} is no figure of this run's validation, which reports "
+            f"{', '.join(name for name in reported if _is_chosen(name, reported))}.{nearest(metric, reported)}"
+        )
+
+
+def _is_chosen(name: str, reported: Sequence[str]) -> bool:
+    """True for a term, and for a figure of a task; the further figures of terms are many."""
+    return "/" not in name or name.partition("/")[0] not in reported
 
 
 def _check_best(recipe: Recipe, metric: str, reported: Sequence[str]) -> None:
     """Raises UserError where `metric` is no figure that validation reports, or never one of a checkpoint."""
-    if metric not in reported:
-        raise UserError(
-            f"BEST_METRIC = {metric!r} is no figure of this run's validation, which reports "
-            f"{', '.join(name for name in reported if '/' not in name)}.{nearest(metric, reported)}"
-        )
+    _check_reported(metric, reported)
     meet = math.lcm(recipe.checkpoint_period, recipe.eval_period)
     if meet > recipe.steps:
         raise UserError(

@@ -64,9 +64,7 @@ def _train(recipe: Recipe, say: Say, signals: Signals, profile: Profile | None) 
     run_dir, identity = RunDir(recipe.folder), recipe.identity()
     check_installed(recipe.trackers)
     confirm(run_dir, identity)
-    checkpoints = Checkpoints(
-        run_dir.checkpoints, recipe.keep, recipe.best_metric, recipe.keep_best, recipe.keep_period
-    )
+    checkpoints = Checkpoints(run_dir.checkpoints, recipe.keep, recipe.best, recipe.keep_best, recipe.keep_period)
     signals.outcome = group().describe_kept = lambda: last_checkpoint(checkpoints.written(), run_dir)
     latest = checkpoints.latest() or 0
     if recipe.train_steps is not None and is_over(recipe.train_steps, latest, latest, run_dir, say, profile):
@@ -119,7 +117,7 @@ def _train(recipe: Recipe, say: Say, signals: Signals, profile: Profile | None) 
 
 def _say_best(recipe: Recipe, checkpoints: Checkpoints, say: Say) -> None:
     # Process 0 alone, since all of the best checkpoint is read to see that it is whole.
-    best = None if recipe.best_metric is None or not is_main() else checkpoints.best(recipe.best_metric)
+    best = None if recipe.best is None or not is_main() else checkpoints.best(recipe.best)
     if best is not None:
         say(f"Best is step {best[0]}, with {fixed(best[1], 4)} of {recipe.best_metric}: {recipe.folder}@best.")
 

@@ -49,6 +49,8 @@ def macro_f1(classes: int) -> Callable[..., dict[str, float]]:
 
 def matthews(targets: Sequence[int], predictions: Sequence[int]) -> dict[str, float]:
     """Matthews correlation, for CoLA: 0 where either side has one class alone."""
+    if len(set(targets)) < 2 or len(set(predictions)) < 2:
+        return {"matthews": 0.0}
     return {"matthews": 100 * float(_library("sklearn.metrics").matthews_corrcoef(targets, predictions))}
 
 

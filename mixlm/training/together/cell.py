@@ -68,7 +68,7 @@ def enter(recipe: Recipe, say: Say) -> Cell | None:
     folder, identity = RunDir(recipe.folder), recipe.identity()
     check_installed(recipe.trackers)
     confirm(folder, identity)
-    checkpoints = Checkpoints(folder.checkpoints, recipe.keep, recipe.best_metric, recipe.keep_best, recipe.keep_period)
+    checkpoints = Checkpoints(folder.checkpoints, recipe.keep, recipe.best, recipe.keep_best, recipe.keep_period)
     latest = checkpoints.latest() or 0
     if recipe.train_steps is not None and is_over(recipe.train_steps, latest, latest, folder, say, None):
         return None

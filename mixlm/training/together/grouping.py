@@ -7,6 +7,7 @@ from typing import Any
 
 from mixlm.data.dataset import Dataset
 from mixlm.errors import UserError
+from mixlm.evaluation.tasks.in_training import is_judged
 from mixlm.network import LayeredNetwork
 from mixlm.objectives.curriculum import Blocks
 from mixlm.recipe import Recipe
@@ -73,6 +74,11 @@ def refusal(recipe: Recipe) -> str | None:
                 f"{recipe.folder}: {axis.upper()}_PARTITIONS = {size} cuts a run over devices, and cells that are "
                 "trained together have a device each, or share one: leave it out, or train the run alone."
             )
+    if is_judged(recipe):
+        return (
+            f"{recipe.folder}: the metrics of its tasks are computed while it trains, each run's by itself: give "
+            "METRIC_EXAMPLES=0, or train it alone."
+        )
     for name, module in recipe.networks.items():
         attention = module.execution.attention if isinstance(module, LayeredNetwork) else "auto"
         if attention not in BATCHED:

@@ -24,7 +24,8 @@ from mixlm.optim.optimizer import Optimizer
 from mixlm.parallel.mesh import Partitioning
 from mixlm.schedules import Constant
 from mixlm.tokens import TokenIds
-from mixlm.training.step import TrainStep, initial_state
+from mixlm.training.initial_state import initial_state
+from mixlm.training.step import TrainStep
 
 TOKENS = TokenIds(8192, mask=4, bos=3)
 

@@ -39,7 +39,8 @@ from mixlm.parallel.mesh import Partitioning, batch_sharding, replicated
 from mixlm.schedules import Constant
 from mixlm.tokens import TokenIds
 from mixlm.training.executables import Executables
-from mixlm.training.step import TrainStep, initial_state
+from mixlm.training.initial_state import initial_state
+from mixlm.training.step import TrainStep
 
 MIB = 2**20
 VOCABULARY, ROWS, LENGTH, LAYERS = 8192, 16, 256, 6

@@ -49,7 +49,8 @@ from mixlm.recipe import Recipe
 from mixlm.schedules import Constant
 from mixlm.tokens import TokenIds
 from mixlm.training.executables import Executables
-from mixlm.training.step import TrainStep, initial_state
+from mixlm.training.initial_state import initial_state
+from mixlm.training.step import TrainStep
 
 CEILING = 4096  # rows and columns of the product that is the ceiling
 

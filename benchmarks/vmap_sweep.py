@@ -32,7 +32,8 @@ from mixlm.perf.hlo_costs import hbm_bytes
 from mixlm.perf.tpu_topology import topology_devices
 from mixlm.schedules import Constant
 from mixlm.tokens import TokenIds
-from mixlm.training.step import TrainStep, initial_state
+from mixlm.training.initial_state import initial_state
+from mixlm.training.step import TrainStep
 from mixlm.training.traced_hparams import bind, hoist
 
 

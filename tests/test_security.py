@@ -26,7 +26,7 @@ from mixlm.data.store.token_store import TokenStore, _checksum
 from mixlm.errors import UserError
 from mixlm.paths import within
 from mixlm.training import run as loop
-from mixlm.training.step import initial_state
+from mixlm.training.initial_state import initial_state
 
 ROOT = places.ROOT
 SOURCES = [path for folder in ("mixlm", "launch", "benchmarks") for path in sorted((ROOT / folder).rglob("*.py"))]

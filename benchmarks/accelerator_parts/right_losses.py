@@ -25,7 +25,7 @@ from mixlm.parallel.logical_axes import Layout, under
 from mixlm.parallel.mesh import Partitioning, replicated
 from mixlm.recipe import Recipe
 from mixlm.rng import row_keys
-from mixlm.training.step import initial_state
+from mixlm.training.initial_state import initial_state
 
 # Ours: float32 sums in another order, through two layers; a rare token of a generator may fall the other way.
 TERM, GRADIENT = 2e-5, 2e-4

@@ -141,7 +141,7 @@ def _state(made: Any) -> list[Any]:
     import jax
 
     from mixlm.checkpoints.manager import Checkpoints
-    from mixlm.training.step import initial_state
+    from mixlm.training.initial_state import initial_state
 
     shapes = initial_state(dict(made.modules), made.optimizer, made.seed, made.partitioning.mesh())[1]
     checkpoints = Checkpoints(made.folder / "checkpoints")

@@ -138,7 +138,6 @@ def init(network: nn.Module, *args: Any, **kwargs: Any) -> Any:
     Initialising inside of a scan would lose initial scales that depend on a layer's index.
     """
     execution = network.execution
-    if not execution.scan:
-        return nn.Module.init(network, *args, **kwargs)
-    unrolled = network.clone(execution=replace(execution, scan=False))
-    return stack_layers(nn.Module.init(unrolled, *args, **kwargs))
+    plain = network.clone(execution=replace(execution, scan=False, remat=None))
+    variables = nn.Module.init(plain, *args, **kwargs)
+    return stack_layers(variables) if execution.scan else variables

@@ -30,8 +30,9 @@ from mixlm.perf.memory import Need, check_fits
 from mixlm.recipe import Recipe
 from mixlm.training.executables import Executables
 from mixlm.training.held import least_held, memory_of
+from mixlm.training.initial_state import initial_state, rule_numbers
 from mixlm.training.kernels import agree
-from mixlm.training.step import TrainState, TrainStep, initial_state, rule_numbers
+from mixlm.training.step import TrainState, TrainStep
 from mixlm.training.validation import ValidationStep, frequency_bands, mean_terms
 
 

@@ -1,31 +1,22 @@
 """The one train step: corrupt, predict, add up the terms, descend. Jitted, donated, sharded over a mesh."""
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
-from flax.core import meta
-from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from mixlm.losses.terms import Term, weighted_sum
 from mixlm.network import bind
 from mixlm.objectives.base import Objective, batch_columns
 from mixlm.optim.optimizer import Optimizer
-from mixlm.optim.per_layer import state_shardings
-from mixlm.parallel.logical_axes import Layout
-from mixlm.parallel.mesh import boxed_parameters, parameter_shardings, pinned_gradients, replicated
+from mixlm.parallel.mesh import pinned_gradients
 from mixlm.perf.accounting import OPTIMIZER
-from mixlm.rng import dropout_key, init_key, microbatch_key, row_keys
-from mixlm.training import traced_hparams
-from mixlm.training.programs import program
+from mixlm.rng import dropout_key, microbatch_key, row_keys
 
 Metrics = dict[str, Float[Array, ""]]
 
@@ -125,60 +116,3 @@ class TrainStep:
     def _split(self, rows):
         """[B, ...] -> [microbatches, B / microbatches, ...], each with rows of every device."""
         return jnp.swapaxes(rows.reshape(-1, self.microbatches, *rows.shape[1:]), 0, 1)
-
-
-def initial_state(
-    modules: Mapping[str, nn.Module], optimizer: Optimizer, seed: int, mesh: Mesh | Layout
-) -> tuple[partial[TrainState], Any]:
-    """Returns (a function that makes the first state on the mesh, the state's shapes with their shardings).
-
-    Every module says with `inputs()` the smallest arguments that its `__call__` takes. The seed, and the numbers of the
-    update rule that may vary, are arguments of the executable.
-    """
-    rule, _ = traced_hparams.hoist(optimizer.rule)
-    key = ("initial state", tuple(sorted(modules.items())), rule, mesh)
-    made = program(key, lambda: _InitialState(modules, optimizer, mesh))
-    return partial(made.create, np.int32(seed), rule_numbers(optimizer)), made.shapes
-
-
-def rule_numbers(optimizer: Optimizer) -> tuple[np.float32, ...]:
-    """The numbers of the update rule that may vary, as the executable of the first state takes them."""
-    return tuple(map(np.float32, traced_hparams.hoist(optimizer.rule)[1]))
-
-
-class _InitialState:
-    """The executable that makes a first state, and the state's shapes with their shardings."""
-
-    def __init__(self, modules: Mapping[str, nn.Module], optimizer: Optimizer, mesh: Mesh | Layout) -> None:
-        rule, _ = traced_hparams.hoist(optimizer.rule)
-
-        def create(seed: Any, numbers: Any) -> TrainState:
-            boxed = {
-                name: module.init(init_key(seed, index), *module.inputs())["params"]
-                for index, (name, module) in enumerate(sorted(modules.items()))
-            }
-            params, numbered = meta.unbox(boxed), traced_hparams.bind(optimizer_without, numbers)
-            return TrainState(jnp.zeros((), jnp.int32), params, numbered.init(params))
-
-        optimizer_without = _with_rule(optimizer, rule)
-        abstract, whole = jax.eval_shape(create, 0, rule_numbers(optimizer)), replicated(mesh)
-        params = {name: parameter_shardings(mesh, boxed_parameters(module)[0]) for name, module in modules.items()}
-        states = {
-            name: state_shardings(
-                optimizer.rule.transform(), abstract.opt_state[name], abstract.params[name], params[name], whole
-            )
-            for name in modules
-        }
-        shardings: Any = abstract.replace(step=whole, params=params, opt_state=states)
-        self.shapes = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
-        self.create = jax.jit(create, out_shardings=shardings)
-
-    def close(self) -> None:
-        """It has no thread to end."""
-
-
-def _with_rule(optimizer: Optimizer, rule: Any) -> Optimizer:
-    """The optimizer with a rule whose numbers were hoisted out, which is not checked again."""
-    twin = copy.copy(optimizer)
-    object.__setattr__(twin, "rule", rule)
-    return twin

@@ -23,7 +23,7 @@ from mixlm.optim.adamw import AdamW
 from mixlm.optim.optimizer import Optimizer
 from mixlm.parallel.mesh import Partitioning
 from mixlm.schedules import Constant
-from mixlm.training.step import initial_state
+from mixlm.training.initial_state import initial_state
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from mixlm.optim.adamw import AdamW
 from mixlm.optim.optimizer import Optimizer
 from mixlm.schedules import Constant
 from mixlm.training import run as loop
-from mixlm.training.step import initial_state
+from mixlm.training.initial_state import initial_state
 
 SPANS = SpanCorruption(TOKENS)
 GOLDEN = places.GOLDEN / "t5x_checkpoint"

@@ -17,7 +17,7 @@ from mixlm.evaluation.run import Scoring, prepare
 from mixlm.gin_config.build import configured, operative_config
 from mixlm.gin_config.flags import parse_flags, run_or_explain_error
 from mixlm.recipe import Recipe
-from mixlm.training.step import initial_state
+from mixlm.training.initial_state import initial_state
 
 DECODER = """
 from __gin__ import dynamic_registration

@@ -18,7 +18,7 @@ from mixlm.optim.muon import Muon
 from mixlm.optim.optimizer import Optimizer
 from mixlm.parallel.mesh import Partitioning
 from mixlm.schedules import Constant, Linear, RsqrtDecay
-from mixlm.training.step import initial_state
+from mixlm.training.initial_state import initial_state
 
 
 @pytest.mark.parametrize("rule", [Muon(), Muon(decay_vectors=False), LAMB()])

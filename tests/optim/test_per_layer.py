@@ -17,7 +17,7 @@ from mixlm.optim.per_layer import LayeredState
 from mixlm.parallel.mesh import Partitioning
 from mixlm.params import stack_layers, unstack_layers
 from mixlm.schedules import Constant
-from mixlm.training.step import initial_state
+from mixlm.training.initial_state import initial_state
 
 RULES = {
     "adafactor": Adafactor(min_dim_size_to_factor=4, weight_decay=0.1),

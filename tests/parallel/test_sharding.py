@@ -28,7 +28,8 @@ from mixlm.models.t5_decoder import DecoderOnly
 from mixlm.parallel.mesh import Partitioning, batch_sharding, replicated
 from mixlm.perf.flops import matmul_flops
 from mixlm.rng import row_keys
-from mixlm.training.step import TrainStep, initial_state
+from mixlm.training.initial_state import initial_state
+from mixlm.training.step import TrainStep
 
 SIZES = {"vocab_size": TOKENS.vocab_size, "emb_dim": 16, "num_heads": 2, "head_dim": 8, "mlp_dim": 32}
 MODULES = (

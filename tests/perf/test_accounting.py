@@ -30,7 +30,8 @@ from mixlm.perf.flops import flops_by_scope, matmul_flops
 from mixlm.rng import row_keys
 from mixlm.schedules import Constant
 from mixlm.tokens import TokenIds
-from mixlm.training.step import TrainStep, initial_state
+from mixlm.training.initial_state import initial_state
+from mixlm.training.step import TrainStep
 
 TOKENS = TokenIds(vocab_size=64, mask=3, bos=4, sentinels=8)
 # 40 tokens: 6 of them noise, in 2 spans; so 34 + 2 + 1 are read and 6 + 2 + 1 said, and 5 of the 34 are masked.

@@ -21,7 +21,8 @@ from mixlm.parallel.mesh import Partitioning, batch_sharding, replicated
 from mixlm.perf.flops import matmul_flops
 from mixlm.schedules import Constant
 from mixlm.tokens import TokenIds
-from mixlm.training.step import TrainStep, initial_state
+from mixlm.training.initial_state import initial_state
+from mixlm.training.step import TrainStep
 
 TOKENS = TokenIds(vocab_size=8192, mask=3, bos=4)
 MODULES = (("model", Llama(8192, emb_dim=128, num_heads=4, head_dim=32, mlp_dim=344, num_layers=4)),)

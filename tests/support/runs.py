@@ -19,7 +19,7 @@ from mixlm.reports.metrics import read
 from mixlm.schedules import Constant
 from mixlm.tokens import TokenIds
 from mixlm.training import run as loop
-from mixlm.training.step import initial_state
+from mixlm.training.initial_state import initial_state
 from support.networks import Bag
 
 DEVICES = jax.devices()

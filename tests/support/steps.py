@@ -13,7 +13,8 @@ from mixlm.optim.optimizer import Optimizer
 from mixlm.parallel.mesh import Partitioning, batch_sharding, replicated
 from mixlm.schedules import Constant
 from mixlm.tokens import TokenIds
-from mixlm.training.step import TrainStep, initial_state
+from mixlm.training.initial_state import initial_state
+from mixlm.training.step import TrainStep
 from support.networks import Bag
 from support.xla import COMPILE_QUICKLY
 

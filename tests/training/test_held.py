@@ -11,7 +11,7 @@ from mixlm.gin_config.flags import parse_flags
 from mixlm.perf.memory import check_fits
 from mixlm.recipe import Recipe
 from mixlm.training.held import least_held, memory_of
-from mixlm.training.step import initial_state
+from mixlm.training.initial_state import initial_state
 
 SMALL = ("VOCAB_SIZE=112", "TokenIds.sentinels=20", "TrainedSentencePiece.sentinels=20", "EMB_DIM=16", "EVAL_BATCHES=3")
 

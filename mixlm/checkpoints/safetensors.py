@@ -1,5 +1,6 @@
-"""Reads safetensors files: a header of JSON that names each array's type, shape and bytes, then the bytes."""
+"""Reads and writes safetensors: a header of JSON that names each array's type, shape and bytes, then the bytes."""
 
+import json
 import math
 import os
 from pathlib import Path
@@ -72,3 +73,21 @@ def _array(content: np.ndarray, entry: Any, fault: str) -> np.ndarray:
     if end - start != math.prod(shape) * np.dtype(TYPES[kind]).itemsize:
         raise UserError(f"{fault}of shape {shape!s:.80} has {end - start} bytes).")
     return content[start:end].view(TYPES[kind]).reshape(shape)
+
+
+def write_safetensors(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Writes float32 arrays in their order, so that equal arrays make equal files; `path` is whole or not there.
+
+    The header is padded with spaces to a multiple of eight bytes, and says that the names are PyTorch's.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, array in arrays.items():
+        start, end = end, end + array.size * 4
+        header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": [start, end]}
+    packed = json.dumps(header, separators=(",", ":")).encode()
+    packed += b" " * (-len(packed) % 8)
+    with files.replacing(path, "wb") as file:
+        file.write(len(packed).to_bytes(8, "little") + packed)
+        for array in arrays.values():
+            file.write(np.ascontiguousarray(array, "<f4").data)

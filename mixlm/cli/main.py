@@ -16,6 +16,7 @@ _COMMANDS = {
     "evaluate": ("evaluate", (), "score a run on held-out text and on minimal pairs"),
     "sweep": ("sweep", (), "train a study: a grid of macros, with seeds"),
     "decode": ("decode", (), "continue prompts with a run"),
+    "export": ("export", (), "write a run for other libraries"),
     "report": ("report", (), "tables, tests and verdicts of a study"),
 }
 _USAGE = """\

@@ -12,7 +12,7 @@ import pytest
 from support.markdown import PAGES, blocks, commands
 from support.places import GIN, ROOT
 
-from mixlm.cli import report
+from mixlm.cli import export, report
 from mixlm.gin_config.build import configured
 from mixlm.gin_config.flags import Flags
 from mixlm.parallel.process_group import LOST
@@ -81,6 +81,9 @@ def test_a_command_of_ours_is_understood(place, command, printed):
         return
     if module == "mixlm.cli.main" and arguments[0] == "report":
         assert report.parse(arguments[1:]).study  # a report reads no recipe
+        return
+    if module == "mixlm.cli.main" and arguments[0] == "export":
+        assert export.parse(arguments[1:]).to == "hf"
         return
     Path("printed.gin").write_text(printed(module, *arguments, "--print_config"))
     # What the whole amounts to is a recipe whose values go together.

@@ -1,0 +1,1 @@
+"""Exchange with transformers: runs go out as folders that it loads, and its checkpoints become runs."""

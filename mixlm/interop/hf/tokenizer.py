@@ -1,0 +1,149 @@
+"""A SentencePiece model as the `tokenizer.json` of a fast tokenizer, which cuts text into the same ids."""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from mixlm.data.plain_text import parse_model
+from mixlm.data.vocabulary import SPACE, special_ids
+from mixlm.errors import UserError
+from mixlm.tokens import TokenIds
+
+UNIGRAM, BPE = 1, 2  # SentencePiece's numbers of model types
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # and of pieces
+TILDE, STAND_IN = "\uff5e", "\ufdd0"  # nmt_nfkc keeps the wide tilde; the other is no character
+
+
+def tokenizer_files(model: bytes, ids: TokenIds, decoder: bool) -> dict[str, bytes]:
+    """The content of `tokenizer.json` and `tokenizer_config.json` by file name.
+
+    The names of special ids, such as `<mask>` and `<extra_id_0>`, are special wherever they stand in a text, as
+    everywhere in transformers; `Vocabulary.encode` alone reads them as text. With special tokens a text of a `decoder`
+    begins with BOS, unless that is padding, and one of an encoder-decoder ends in EOS, as T5's.
+    """
+    proto = parse_model(model)
+    names = piece_names(proto, ids)
+    tokenizer = fast_tokenizer(proto, names, ids)
+    begins = decoder and ids.bos != ids.pad
+    _add_special(tokenizer, names, ids)
+    _add_template(tokenizer, names[ids.bos] if begins else None, None if decoder else names[ids.eos], ids)
+    config: dict[str, Any] = {
+        "additional_special_tokens": [names[ids.vocab_size - 1 - k] for k in range(ids.sentinels)],
+        "clean_up_tokenization_spaces": False,
+        "eos_token": names[ids.eos],
+        "pad_token": names[ids.pad],
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "unk_token": names[ids.unk],
+    }
+    config |= {"mask_token": names[ids.mask]} if ids.mask < ids.vocab_size - ids.sentinels else {}
+    config |= {"bos_token": names[ids.bos]} if ids.bos != ids.pad else {}
+    written = json.dumps(dict(sorted(config.items())), indent=2, ensure_ascii=False)
+    return {
+        "tokenizer.json": tokenizer.to_str(pretty=True).encode(),
+        "tokenizer_config.json": f"{written}\n".encode(),
+    }
+
+
+def piece_names(proto: Any, ids: TokenIds) -> list[str]:
+    """The name of every id: the model's pieces, and the sentinels as transformers writes them, without a space."""
+    names = [piece.piece for piece in proto.pieces[: ids.vocab_size - ids.sentinels]]
+    return names + [f"<extra_id_{k}>" for k in reversed(range(ids.sentinels))]
+
+
+def fast_tokenizer(proto: Any, names: list[str], ids: TokenIds) -> Any:
+    """A `tokenizers.Tokenizer` with the model's pieces, scores and normalisation."""
+    try:
+        from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+    except ImportError:
+        raise UserError("A tokenizer for transformers needs its library: pip install 'mixlm[hf]'.") from None
+    kind, fallback = proto.trainer_spec.model_type, proto.trainer_spec.byte_fallback
+    scores = [piece.score for piece in proto.pieces[: len(names)]]
+    scores += [0.0] * (len(names) - len(scores))
+    if kind == UNIGRAM:
+        model = models.Unigram(list(zip(names, scores)), ids.unk, byte_fallback=fallback)
+    elif kind == BPE:
+        model = models.BPE(
+            {name: token for token, name in enumerate(names)},
+            merges(proto),
+            unk_token=names[ids.unk],
+            fuse_unk=True,
+            byte_fallback=fallback,
+        )
+    else:
+        raise UserError("A SentencePiece model of words or characters has no fast tokenizer: train unigram or bpe.")
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.Sequence(normalisation(proto.normalizer_spec))
+    # What normalisation makes a special name of, such as wide letters, is text: no piece is found across the cut.
+    cut: list[Any] = [pre_tokenizers.Split(Regex(inside_of_names(names, ids)), "isolated")]
+    if proto.normalizer_spec.add_dummy_prefix:
+        # The text's first word alone has the space before it; what follows a sentinel has its own.
+        cut.insert(0, pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="first", split=False))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(cut)
+    steps = [decoders.Replace(SPACE, " "), *([decoders.ByteFallback()] if fallback else []), decoders.Fuse()]
+    tokenizer.decoder = decoders.Sequence([*steps, decoders.Strip(content=" ", left=1, right=0)])
+    return tokenizer
+
+
+def inside_of_names(names: list[str], ids: TokenIds) -> str:
+    """A regular expression of the place behind the opening bracket of each special name."""
+    found = {re.sub(r"\d+", r"\\d+", re.escape(names[token])) for token in special_ids(ids) | {ids.unk}}
+    parts = [re.match(r"((?:\\?\W)+)(\w.*)", name) for name in sorted(found)]
+    return "|".join(f"(?<={part[1]})(?={part[2]})" for part in parts if part) or r"\z\A"
+
+
+def normalisation(spec: Any) -> list[Any]:
+    """SentencePiece's normalisation: its table of characters, then what it does to spaces.
+
+    The library looks into the table one grapheme at a time and takes the shortest entry, SentencePiece takes the
+    longest; composed characters are the same to both, so text is composed first where the table does that (NFKC).
+    """
+    from tokenizers import Regex, normalizers
+
+    steps: list[Any] = []
+    if "nfkc" in spec.name:
+        steps += [normalizers.Replace(TILDE, STAND_IN), normalizers.NFKC(), normalizers.Replace(STAND_IN, TILDE)]
+    if spec.precompiled_charsmap:
+        steps.append(normalizers.Precompiled(spec.precompiled_charsmap))
+    if spec.remove_extra_whitespaces:
+        steps += [normalizers.Replace(Regex(f"[ {SPACE}]+\\z"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
+        if not spec.add_dummy_prefix:
+            steps.append(normalizers.Replace(Regex(r"\A +"), ""))
+    elif spec.add_dummy_prefix:
+        steps.append(normalizers.Replace(Regex(r"\A "), "  "))  # Metaspace prepends nothing to a space
+    if spec.escape_whitespaces:
+        steps.append(normalizers.Replace(" ", SPACE))
+    return steps
+
+
+def merges(proto: Any) -> list[tuple[str, str]]:
+    """The merges that make the pieces of a BPE model, those of the best score first."""
+    normal = {piece.piece: piece.score for piece in proto.pieces if piece.type == NORMAL}
+    found = []
+    for place, (piece, score) in enumerate(normal.items()):
+        cuts = ((piece[:cut], piece[cut:]) for cut in range(1, len(piece)))
+        found += [(-score, place, left, right) for left, right in cuts if left in normal and right in normal]
+    return [(left, right) for _, _, left, right in sorted(found)]
+
+
+def _add_special(tokenizer: Any, names: list[str], ids: TokenIds) -> None:
+    from tokenizers import AddedToken
+
+    sentinels = range(ids.vocab_size - ids.sentinels, ids.vocab_size)
+    plain = sorted({ids.pad, ids.eos, ids.unk, ids.bos, ids.mask} - set(sentinels))
+    tokenizer.add_special_tokens([AddedToken(names[token], normalized=False, special=True) for token in plain])
+    # The space before a sentinel belongs to its piece.
+    marks = [AddedToken(names[token], lstrip=True, normalized=False, special=True) for token in sentinels]
+    tokenizer.add_special_tokens(marks)
+
+
+def _add_template(tokenizer: Any, first: str | None, last: str | None, ids: TokenIds) -> None:
+    """What `add_special_tokens` puts around one text, and around each of two."""
+    from tokenizers import processors
+
+    special: Mapping[str, int] = {name: token for name, token in ((first, ids.bos), (last, ids.eos)) if name}
+    around = [*([first] if first else []), "$A", *([last] if last else [])]
+    second = [name.replace("$A", "$B") for name in around[1:] if first] or ["$B", *([last] if last else [])]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=around, pair=[*around, *second], special_tokens=list(special.items())
+    )

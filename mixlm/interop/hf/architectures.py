@@ -54,7 +54,7 @@ def architecture_of(recipe: Recipe, network: str = "model") -> Architecture:
 
 def _parts(recipe: Recipe) -> list[Any]:
     """The objectives that are trained, those inside of mixtures each on its own."""
-    found = []
+    found: list[Any] = []
     for objective in recipe.curriculum.distinct:
         found += getattr(objective, "objectives", (objective,))
     return found

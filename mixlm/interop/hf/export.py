@@ -10,6 +10,7 @@ from mixlm import files
 from mixlm.api.run import Run
 from mixlm.checkpoints.load import check_networks, load_params
 from mixlm.checkpoints.safetensors import write_safetensors
+from mixlm.data.vocabularies.sentencepiece import SentencePieceVocabulary
 from mixlm.errors import UserError
 from mixlm.interop.hf.architectures import MODELING, Architecture, architecture_of
 from mixlm.interop.hf.card import model_card
@@ -31,6 +32,8 @@ def export(run: Run, out: str | Path, network: str = "model", say: Callable[[str
     check_networks(recipe, (network,))
     architecture = architecture_of(recipe, network)
     vocabulary = recipe.dataset.prepare(lambda line: None).vocabulary
+    if not isinstance(vocabulary, SentencePieceVocabulary):
+        raise UserError(f"A {type(vocabulary).__name__} is not exported to transformers, only SentencePiece models.")
     tokens = files.read_bytes(vocabulary.path)
     contents = tokenizer_files(tokens, recipe.tokens, decoder=architecture.kind != "t5")
     contents |= {MODEL_FILES[architecture.kind]: tokens, "config.json": as_json(architecture.config)}

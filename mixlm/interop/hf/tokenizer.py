@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mixlm.data.plain_text import parse_model
-from mixlm.data.vocabulary import SPACE, special_ids
+from mixlm.data.vocabularies.base import SPACE, special_ids
 from mixlm.errors import UserError
 from mixlm.tokens import TokenIds
 
@@ -60,6 +60,7 @@ def fast_tokenizer(proto: Any, names: list[str], ids: TokenIds) -> Any:
     kind, fallback = proto.trainer_spec.model_type, proto.trainer_spec.byte_fallback
     scores = [piece.score for piece in proto.pieces[: len(names)]]
     scores += [0.0] * (len(names) - len(scores))
+    model: Any
     if kind == UNIGRAM:
         model = models.Unigram(list(zip(names, scores)), ids.unk, byte_fallback=fallback)
     elif kind == BPE:

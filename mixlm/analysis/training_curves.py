@@ -19,9 +19,10 @@ def has_curves(cells: Cells, metric: str) -> bool:
 
 
 def trained_twin(cells: Cells, metric: str) -> str | None:
-    """The training loss of a validation metric, where the table has it."""
+    """The training loss of a validation metric, where the table has it: of weighted tokens, their cross-entropy."""
     twin = metric.replace("validation/", "train/", 1)
-    return twin if twin != metric and twin in cells.frame.columns else None
+    twins = [name for name in (f"{twin}/cross_entropy", twin) if name != metric and name in cells.frame.columns]
+    return twins[0] if twins else None
 
 
 def overfitting_figure(cells: Cells, metric: str) -> bytes:

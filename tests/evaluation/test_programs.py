@@ -18,7 +18,7 @@ ENDS = {
     "assert 1 + 1 == 3": "AssertionError",
     "import os, math, asyncio\nassert os.listdir() == [] and not os.environ.get('HOME')": "",
     "open('own', 'w').write('x'); assert open('own').read() == 'x'": "",
-    "import threading\nother = threading.Thread(target=print); other.start(); other.join()": "",
+    "import threading\nother = threading.Thread(target=print); other.start(); other.join()": "PermissionError",
     "def f(": "SyntaxError",
     # Nothing that ends early has passed.
     "raise SystemExit(0)": "SystemExit",
@@ -66,12 +66,10 @@ def test_no_program_reaches_further_than_its_folder(tmp_path):
 
 
 @pytest.mark.parametrize("namespaces", [True, False])
-def test_what_does_not_end_is_ended_with_all_that_it_has_started(namespaces):
+def test_what_does_not_end_is_ended(namespaces):
     program = "import time\ntry: time.sleep(60)\nexcept BaseException: pass\ntime.sleep(60)"
     began = time.monotonic()
     assert run_program(program, Limits(0.3, 2**28, namespaces=namespaces)) == "TimeoutError"
-    program = "import threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()"
-    assert run_program(program, Limits(30.0, 2**28, namespaces=namespaces)) == ""
     assert time.monotonic() - began < 60
 
 

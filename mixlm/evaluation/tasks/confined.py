@@ -18,11 +18,12 @@ from typing import Any
 # linux/sched.h and linux/prctl.h
 NEW_NAMESPACES = 0x10000000 | 0x40000000 | 0x20000000 | 0x08000000  # user, network, pid, IPC
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
-# Audit events (docs.python.org, "Audit events table") by what is refused: other processes, the network, native code.
+# Audit events (docs.python.org, "Audit events table") by what is refused: other processes, threads (which RLIMIT_NPROC
+# refuses a user, and not a superuser), the network, native code.
 REFUSED = (
     "os.fork", "os.forkpty", "os.exec", "os.posix_spawn", "os.spawn", "os.startfile", "os.system", "os.kill",
-    "os.killpg", "pty.spawn", "subprocess.Popen", "socket.", "ctypes.", "signal.pthread_kill", "syslog.",
-    "os.chroot", "os.setxattr", "os.removexattr", "os.putenv",
+    "os.killpg", "pty.spawn", "subprocess.Popen", "socket.", "ctypes.", "_thread.start", "syslog.",
+    "signal.pthread_kill", "os.setxattr", "os.removexattr",
 )  # fmt: skip
 # What changes files, with the number of paths among its arguments: refused outside of the program's folder.
 CHANGES = {
@@ -76,7 +77,7 @@ def limit(asked: dict) -> None:
 
 
 def guard(folder: str) -> None:
-    """Refuses, from here on and for good, other processes, sockets, native code, and changes outside of `folder`."""
+    """Refuses from here on other processes, threads, sockets, native code, and changes outside of `folder`."""
     starting: Any = importlib.import_module("_posixsubprocess")
 
     def refuse(*_: object) -> None:

@@ -47,7 +47,7 @@ class RunJudge:
     def __call__(self, params: Mapping[str, Any], step: int) -> dict[str, float]:
         """The figures as TASK/METRIC, those that are finite; all processes call it, and the first one writes."""
         model = TrainedModel(self.recipe, params, self.recipe.metrics, self.layout)
-        verdicts = {task.name: judge(task, model, self.vocabulary) for task in self.tasks}
+        verdicts = {task.name: judge(task, model, self.vocabulary, is_main()) for task in self.tasks}
         if is_main():
             folder = make_within(self.recipe.folder, f"{PREDICTIONS}/step_{step}")
             for task, verdict in verdicts.items():

@@ -64,12 +64,13 @@ def name_of(metric: Callable[..., Any]) -> str:
     return getattr(metric, "__name__", type(metric).__name__)
 
 
-def judge(task: Examples, model: Model, vocabulary: Any) -> Verdict:
+def judge(task: Examples, model: Model, vocabulary: Any, compares: bool = True) -> Verdict:
     """The figures of a task's metrics; UserError that names the metric which failed, or a name that two of them have.
 
     Targets are `targets_pretokenized` where the example has it, else the text of its tokens. They and the predictions
     pass `postprocess_fn`, and the metrics get both. With several samples a prediction is the list of their texts. The
-    `aux_values` are `{"scores": ...}`, the log-likelihood of each prediction.
+    `aux_values` are `{"scores": ...}`, the log-likelihood of each prediction. Without `compares` the network alone is
+    called, as in all processes of a run but the first, and nothing is compared.
     """
     kinds = [kind_of(metric, task.name) for metric in task.criteria.metric_fns]
     inputs, targets = [each.inputs for each in task.examples], [each.targets for each in task.examples]
@@ -95,7 +96,7 @@ def judge(task: Examples, model: Model, vocabulary: Any) -> Verdict:
         given["scores"] = model.scores(inputs, targets)
         for record, score in zip(records, given["scores"]):
             record["score"] = float(score)
-    figures, left_out = computed(task, given)
+    figures, left_out = computed(task, given) if compares else ({}, [])
     return Verdict(figures, records, left_out)
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from mixlm.data.judged import TaskMetrics
 from mixlm.decoding.autoregressive import PROMPT_MULTIPLE
 from mixlm.decoding.select import Selection, select, trained_objectives
-from mixlm.decoding.strategies import Autoregressive, Strategy
+from mixlm.decoding.strategies import Autoregressive, Spans, Strategy
 from mixlm.decoding.text import until_eos
 from mixlm.errors import UserError
 from mixlm.evaluation.exact_match import Decoding
@@ -158,7 +158,12 @@ def networks(recipe: Recipe, settings: TaskMetrics) -> tuple[str, ...]:
             raise UserError(f"{type(own).__name__} answers by itself: leave METRIC_DECODING and METRIC_SAMPLES out.")
         return tuple(own.networks)
     chosen = selection(recipe, settings)
-    strategy_of(chosen, settings)
+    strategy = strategy_of(chosen, settings)
+    if settings.samples > 1 and isinstance(strategy, Autoregressive | Spans) and strategy.temperature == 0:
+        raise UserError(
+            f"METRIC_SAMPLES = {settings.samples} texts without noise are one and the same: draw them, as with "
+            "METRIC_DECODING = 'autoregressive temperature=0.8'."
+        )
     scorers = {name for each in trained_objectives(recipe) if _is_likelihood(each) for name in each.networks}
     return tuple(sorted({chosen.network} | scorers))
 

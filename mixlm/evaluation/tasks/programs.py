@@ -2,9 +2,9 @@
 
 A fresh interpreter without an environment, in a session of its own, with limits of CPU time, address space, file size
 and processes. Where the kernel grants namespaces to this user it has no network device and no other process to see, and
-all of its processes end with it; everywhere, an audit hook that cannot be taken out refuses sockets, processes, native
-code, and changes outside of the folder. Files of this machine that the user can read stay readable. After the wall
-limit its process group is killed. See `confined`, which is what runs inside.
+all of its processes end with it; everywhere, an audit hook that cannot be taken out refuses sockets, processes,
+threads, native code, and changes outside of the folder. Files of this machine that the user can read stay readable.
+After the wall limit its process group is killed. See `confined`, which is what runs inside.
 """
 
 import contextlib

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from mixlm.evaluation.tasks.programs import NotPermitted
 PREDICTIONS, SCORES, AUX = ("targets", "predictions"), ("targets", "scores"), ("targets", "predictions", "aux_values")
 
 
+@runtime_checkable
 class Model(Protocol):
     """A trained network as seqio's predict and score functions; see `model.TrainedModel`."""
 

@@ -14,6 +14,8 @@ from mixlm.checkpoints.manager import Checkpoints
 from mixlm.checkpoints.retention import Policy, Retention
 from mixlm.errors import UserError
 from mixlm.paths import RunRef
+from mixlm.recipe import Recipe
+from mixlm.reports.best import Best
 
 FIGURES = st.dictionaries(
     st.integers(0, 30).map(lambda number: number * 10),
@@ -43,6 +45,34 @@ def test_a_checkpoint_stays_for_one_of_three_reasons_and_no_other(figures, newes
     policy = Policy(retention, figures.__getitem__)
     records = [SimpleNamespace(step=step) for step in sorted(figures)]
     assert policy.should_preserve(records, context=None) == [record.step in kept for record in records]
+
+
+@given(FIGURES, st.integers(1, 3))
+def test_the_highest_is_best_of_what_rises(figures, best):
+    falling = {step: {name: -value for name, value in values.items()} for step, values in figures.items()}
+    rises = Retention(1, Best("causal", highest=True), best)
+    assert rises.ranked(figures) == Retention(1, "causal", best).ranked(falling)
+
+
+@pytest.mark.parametrize(
+    ("metric", "best_is", "rises"),
+    [
+        ("causal", None, False),
+        ("causal/accuracy", None, True),
+        ("sst2/accuracy", None, True),
+        ("sst2/matthews", None, True),
+        ("sst2_long/loss", None, False),
+        ("sst2/ter", "lowest", False),
+        ("causal", "highest", True),
+    ],
+)
+def test_a_task_s_metric_rises_and_a_loss_falls_unless_it_is_said(metric, best_is, rises):
+    data = SimpleNamespace(pairs={"inputs": 8, "targets": 8}, task=SimpleNamespace(name="sst2"))
+    recipe = SimpleNamespace(best_metric=metric, best_is=best_is, dataset=data)
+    best = Recipe.best.fget(recipe)
+    assert best == Best(metric, rises)
+    assert best.better(2.0, 1.0) == rises and best.better(1.0, 2.0) != rises
+    assert best.better(1.0, math.nan) and not best.better(math.nan, 1.0) and not best.better(1.0, 1.0)
 
 
 @pytest.mark.parametrize(

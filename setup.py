@@ -9,6 +9,7 @@ setup(
     package_data={
         "mixlm": ["py.typed"],
         "mixlm.analysis": ["page.css"],
+        "mixlm.interop.lm_eval": ["task_files/*.yaml"],
         "mixlm.gin_files": ["**/*.gin"],
         "mixlm.gin_files.studies": ["*.gin"],
     },

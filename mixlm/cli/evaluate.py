@@ -2,23 +2,31 @@
 --gin.MODEL_DIR=RUN, with the gin files of the run (default: its own config.gin).
 
 --gin.MINIMAL_PAIRS=FOLDER adds minimal pairs, and --gin.EXACT_MATCH='@exact_match.ExactMatch()' decodes the pairs of a
-supervised run, instead. gin/evaluate.gin lists what else can be set.
+supervised run, instead. gin/evaluate.gin lists what else can be set. --scores=FILE.jsonl (or .parquet) writes the score
+of every sentence in every mode, and with --token_scores that of each of its tokens.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mixlm.errors import UserError
 from mixlm.gin_config.flags import Flags, of_run, parse_flags
+from mixlm.paths import local
 
 if TYPE_CHECKING:
     from mixlm.recipe import Recipe
 
+SCORES, TOKENS = "--scores", "--token_scores"
+
 
 def main() -> None:
     """Builds the recipe and what to score from the command line, and scores, explains or prints it."""
-    flags = of_run(parse_flags(sys.argv[1:], __doc__, programs=True))
+    scores, tokens, others = item_flags(sys.argv[1:])
+    flags = of_run(parse_flags(others, __doc__, programs=True))
+    from mixlm.evaluation.item_scores import check_file, items, write_items
     from mixlm.evaluation.run import Scoring, explanation, prepare, report, score, summary, write
     from mixlm.gin_config.build import config_text, configured_all
     from mixlm.recipe import Recipe
@@ -27,10 +35,14 @@ def main() -> None:
     if flags.print_config:
         print(config_text(flags, Recipe, (Scoring,), files), end="")
         return
+    if scores is not None:
+        check_file(scores)
     recipe, scoring = configured_all(flags, (Recipe, Scoring), files)
     from mixlm.perf.compilation_cache import EXECUTABLES, kept_in
 
     say = partial(print, flush=True)
+    if scores is not None and (scoring.exact_match is not None or recipe.dataset.pairs is not None):
+        raise UserError(f"{SCORES} is for runs on text: what a supervised run says of each pair is kept as JSON lines.")
     if scoring.exact_match is not None:
         for line in scoring.exact_match.report(scoring.exact_match(recipe, say)):
             say(line)
@@ -40,6 +52,8 @@ def main() -> None:
         return
     with kept_in(recipe.dataset.cache / EXECUTABLES):
         prepared = prepare(recipe, scoring, say)
+        if scores is not None and tokens:
+            check_file(scores, {**prepared.modes, **prepared.pair_modes})
         if flags.explain:
             for line in explanation(prepared):
                 say(line)
@@ -50,6 +64,25 @@ def main() -> None:
         for line in report(prepared, figures, accuracies):
             say(line)
         say(write(prepared, figures, accuracies))
+        if scores is not None:
+            say(write_items(scores, list(items(prepared, tokens))))
+
+
+def item_flags(argv: Sequence[str]) -> tuple[Path | None, bool, list[str]]:
+    """Returns (the file of --scores, whether tokens are scored too, the other arguments)."""
+    scores, tokens, others = None, False, []
+    arguments = iter(argv)
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if name == SCORES:
+            scores = local(value if equals else next(arguments, ""), SCORES)
+        elif argument == TOKENS:
+            tokens = True
+        else:
+            others.append(argument)
+    if tokens and scores is None:
+        raise UserError(f"{TOKENS} goes into the file of {SCORES}: give {SCORES}=FILE.jsonl as well.")
+    return scores, tokens, others
 
 
 def judge(recipe: "Recipe", examples: int | None, flags: Flags, say: Callable[[str], None]) -> None:

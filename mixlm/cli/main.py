@@ -18,6 +18,7 @@ _COMMANDS = {
     "decode": ("decode", (), "continue prompts with a run"),
     "export": ("export", (), "write a run for other libraries"),
     "report": ("report", (), "tables, tests and verdicts of a study"),
+    "lm_eval": ("lm_eval", (), "score a run by lm-evaluation-harness"),
 }
 _USAGE = """\
 usage: mixlm COMMAND --gin_file=NAME.gin [--gin.NAME=VALUE ...] [FLAGS]

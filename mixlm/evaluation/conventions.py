@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from mixlm.errors import UserError, nearest
-from mixlm.evaluation.likelihood import Fused, Mode
+from mixlm.evaluation.base import Mode
+from mixlm.evaluation.likelihood import Fused
 from mixlm.evaluation.reading import Context
 from mixlm.evaluation.scorer import Scores, Sentences
 from mixlm.tokens import TokenIds

@@ -1,12 +1,7 @@
-"""Scoring modes for decoders, each a frozen value: rows of tokens in, log-probabilities out.
-
-A mode makes `copies(length)` rows of every sentence (one for each masked token, or for each noise sample) and sums, in
-nats, the log-probabilities of the tokens that a row scores: the tokens of the sentence alone, none of its `Context`. A
-sentence's score is the sum over its rows, 0 where no token is scored.
-"""
+"""Scoring modes for decoders, each a frozen value."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -14,67 +9,25 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from mixlm.errors import UserError
-from mixlm.evaluation.reading import Context, Rows, read_masked, token_log_p
-from mixlm.losses.score import token_costs
+from mixlm.evaluation.base import Mode
+from mixlm.evaluation.reading import Context, Predicted, Rows, read_causally, read_masked
+from mixlm.losses.score import token_predictions
+from mixlm.losses.softmax import is_first_largest
 from mixlm.losses.token_losses import cross_entropy
 from mixlm.rng import place_keys
 from mixlm.tokens import TokenIds
-
-
-@runtime_checkable
-class Mode(Protocol):
-    """Hashable and equal by value, so that it is static under jit.
-
-    `kind` is that of its sums: a "likelihood" of the text, a "bound" on it, or a "pseudo" likelihood, which is none.
-    """
-
-    @property
-    def kind(self) -> str:
-        """The kind of its sums."""
-        ...
-
-    def copies(self, lengths: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
-        """Rows that a sentence of each length takes."""
-        ...
-
-    def scored(self, lengths: Int[np.ndarray, " N"], prefixes: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
-        """Number of scored tokens of each sentence: its last ones."""
-        ...
-
-    def __call__(self, net: Any, rows: Rows) -> Float[Array, " B"]:
-        """Each row's contribution to its sentence's log-probability, in nats."""
-        ...
-
-
-@runtime_checkable
-class NamedMode(Mode, Protocol):
-    """A mode from outside of the package, for the macro EXTRA_MODES: it brings the name that tables and MODES use."""
-
-    @property
-    def name(self) -> str:
-        """The name of its column."""
-        ...
-
-
-@runtime_checkable
-class SampledMode(Mode, Protocol):
-    """A mode whose rows of a sentence are independent noise samples, an even number; tables show their noise."""
-
-    @property
-    def samples(self) -> int:
-        """The rows of every sentence that has a token."""
-        ...
 
 
 @dataclass(frozen=True)
 class _InContext:
     """A mode that reads a sentence in a `context`; None is its own: bos where it predicts to the left, else nothing.
 
-    Where it predicts to the left and nothing stands there, the first token is not scored.
+    Where it predicts to the left and nothing stands there, the first token is not scored. See `TokenMode` for `answer`.
     """
 
     tokens: TokenIds
     context: Context | None = field(default=None, kw_only=True)
+    answer: bool = field(default=False, kw_only=True)
 
     @property
     def predicts_left(self) -> bool:
@@ -92,8 +45,24 @@ class _InContext:
         """The first token that is scored."""
         return int(self.predicts_left and not self.reads.before)
 
+    def start(self, rows: Rows) -> Int[Array, " B"]:
+        """The first token of each row that is scored."""
+        return jnp.maximum(rows.prefixes if self.answer else 0, jnp.full_like(rows.lengths, self.first))
+
     def scored(self, lengths: Int[np.ndarray, " N"], prefixes: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
-        return np.maximum(lengths - self.first, 0)
+        return np.maximum(lengths - np.maximum(prefixes if self.answer else 0, self.first), 0)
+
+    def copies(
+        self, lengths: Int[np.ndarray, " N"], prefixes: Int[np.ndarray, " N"] | None = None
+    ) -> Int[np.ndarray, " N"]:
+        """One row of what has a token to score."""
+        return (self.scored(lengths, np.zeros_like(lengths) if prefixes is None else prefixes) > 0).astype(np.int64)
+
+    def predict(self, net: Any, rows: Rows) -> Predicted:
+        raise NotImplementedError
+
+    def __call__(self, net: Any, rows: Rows) -> Float[Array, " B"]:
+        return jnp.sum(self.predict(net, rows).log_p, axis=1)
 
 
 @dataclass(frozen=True)
@@ -102,33 +71,26 @@ class CausalLikelihood(_InContext):
 
     kind: ClassVar[str] = "likelihood"
 
-    def copies(self, lengths: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
-        return (lengths > self.first).astype(np.int64)
-
-    def __call__(self, net: Any, rows: Rows) -> Float[Array, " B"]:
-        log_p = token_log_p(net, rows, self.reads)
-        return jnp.sum(jnp.where(rows.from_token(self.first), log_p, 0.0), axis=1)
+    def predict(self, net: Any, rows: Rows) -> Predicted:
+        hidden = read_causally(net, rows, self.reads)
+        scored = rows.from_token(self.start(rows)[:, None])
+        return Predicted.of(scored, *token_predictions(net.logits, hidden, rows.tokens))
 
 
 @dataclass(frozen=True)
 class PrefixLikelihood(_InContext):
     """`sum_{i >= s} log p(x_i | x_<i)` with no mask inside of the prefix x_<s, as prefix language models are trained.
 
-    s is half of a text row and, in a pair, what both sentences begin with.
+    s is half of a text row, in a pair what both sentences begin with, and of a question and its answer the question.
     """
 
     kind: ClassVar[str] = "likelihood"
+    answer: bool = field(default=True, init=False)
 
-    def copies(self, lengths: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
-        return (lengths > self.first).astype(np.int64)
-
-    def scored(self, lengths: Int[np.ndarray, " N"], prefixes: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
-        return np.maximum(lengths - np.maximum(prefixes, self.first), 0)
-
-    def __call__(self, net: Any, rows: Rows) -> Float[Array, " B"]:
-        log_p = token_log_p(net, rows, self.reads, rows.prefixes)
-        scored = rows.from_token(jnp.maximum(rows.prefixes, self.first)[:, None])
-        return jnp.sum(jnp.where(scored, log_p, 0.0), axis=1)
+    def predict(self, net: Any, rows: Rows) -> Predicted:
+        hidden = read_causally(net, rows, self.reads, rows.prefixes)
+        scored = rows.from_token(self.start(rows)[:, None])
+        return Predicted.of(scored, *token_predictions(net.logits, hidden, rows.tokens))
 
 
 @dataclass(frozen=True)
@@ -137,11 +99,13 @@ class PseudoLikelihood(_InContext):
 
     Pseudo-log-likelihood (Salazar et al. 2020). `shifted` networks predict token i where they read token i - 1 (the
     Dual and GPT-BERT parameterisation) and read bos before the sentence, the others predict it where it is masked.
+    With `word` the rest of the token's word is masked too (Kauf and Ivanova 2023, PLL-word-l2r).
     """
 
     kind: ClassVar[str] = "pseudo"
     shifted: bool
     following: int = 0
+    word: bool = False
 
     def __post_init__(self) -> None:
         if self.following < 0:
@@ -151,17 +115,30 @@ class PseudoLikelihood(_InContext):
     def predicts_left(self) -> bool:
         return self.shifted
 
-    def copies(self, lengths: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
-        return self.scored(lengths, lengths)
+    def copies(
+        self, lengths: Int[np.ndarray, " N"], prefixes: Int[np.ndarray, " N"] | None = None
+    ) -> Int[np.ndarray, " N"]:
+        return self.scored(lengths, np.zeros_like(lengths) if prefixes is None else prefixes)
 
-    def __call__(self, net: Any, rows: Rows) -> Float[Array, " B"]:
-        token = rows.copies + self.first
-        place = jnp.arange(rows.tokens.shape[1])[None, :] - token[:, None]
-        masked = (place >= 0) & (place <= self.following)
+    def masked(self, rows: Rows, token: Int[Array, " B"]) -> Bool[Array, "B L"]:
+        """The tokens that are masked where `token` is scored; UserError where words are asked for and not known."""
+        after = jnp.arange(rows.tokens.shape[1])[None, :] - token[:, None]
+        near = after <= self.following
+        if self.word:
+            if rows.words is None:
+                raise UserError("The rest of a word is masked only where the words of the sentences are known.")
+            near |= rows.words == jnp.take_along_axis(rows.words, token[:, None], axis=1)
+        return (after >= 0) & near
+
+    def predict(self, net: Any, rows: Rows) -> Predicted:
+        token = rows.copies + self.start(rows)
+        masked = self.masked(rows, token)
         hidden = read_masked(net, rows, masked, self.tokens.mask, self.shifted, self.reads)
         each = jnp.arange(len(token))
-        cost = cross_entropy(net.logits(hidden[each, token]), rows.tokens[each, token])
-        return -jnp.where(rows.lengths > 0, cost, 0.0)
+        logits, target = net.logits(hidden[each, token]), rows.tokens[each, token]
+        scored = rows.present & (jnp.arange(rows.tokens.shape[1])[None, :] == token[:, None])
+        cost, likeliest = cross_entropy(logits, target), is_first_largest(logits, target)
+        return Predicted.of(scored, cost[:, None], likeliest[:, None])
 
 
 @dataclass(frozen=True)
@@ -171,6 +148,7 @@ class DiffusionBound(_InContext):
     k is uniform over 1..T and the k masks are uniform over their sets, which is the integral of the continuous-time
     bound (`E_t [1/t sum]` with independent masks) done exactly over t, so less noisy. `samples` (even) levels are
     stratified. Two sentences with the same `noise` share levels, and masks on the tokens that they begin and end with.
+    Of an answer it is the bound on log p(answer | question), whose masks fall on the answer alone.
     """
 
     kind: ClassVar[str] = "bound"
@@ -186,8 +164,10 @@ class DiffusionBound(_InContext):
     def predicts_left(self) -> bool:
         return self.shifted
 
-    def copies(self, lengths: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
-        return np.where(lengths > self.first, self.samples, 0)
+    def copies(
+        self, lengths: Int[np.ndarray, " N"], prefixes: Int[np.ndarray, " N"] | None = None
+    ) -> Int[np.ndarray, " N"]:
+        return self.samples * super().copies(lengths, prefixes)
 
     def masks(self, rows: Rows) -> tuple[Bool[Array, "B L"], Int[Array, " B"]]:
         """Returns (mask of masked tokens, their number)."""
@@ -198,22 +178,21 @@ class DiffusionBound(_InContext):
 
         drawn = jax.vmap(noise)(rows.noise, rows.copies)
         level = (rows.copies + drawn[:, 0]) / self.samples
-        scored = rows.lengths - self.first
+        scored = rows.lengths - self.start(rows)
         count = jnp.minimum((level * scored).astype(jnp.int32), scored - 1) + 1
         place = jnp.arange(length)[None, :]
         from_right = jnp.clip(rows.lengths[:, None] - 1 - place, 0)
         index = jnp.where(place < rows.prefixes[:, None], 1 + 2 * place, 2 + 2 * from_right)
         rank = jnp.take_along_axis(drawn, index, axis=1)
-        candidates = rows.from_token(self.first)
+        candidates = rows.from_token(self.start(rows)[:, None])
         rank = jnp.argsort(jnp.argsort(jnp.where(candidates, rank, jnp.inf), axis=1), axis=1)
         return (rank < count[:, None]) & candidates, count
 
-    def __call__(self, net: Any, rows: Rows) -> Float[Array, " B"]:
+    def predict(self, net: Any, rows: Rows) -> Predicted:
         masked, count = self.masks(rows)
         hidden = read_masked(net, rows, masked, self.tokens.mask, self.shifted, self.reads)
-        log_p = -token_costs(net.logits, hidden, rows.tokens)
-        weight = (rows.lengths - self.first) / (jnp.maximum(count, 1) * self.samples)
-        return weight * jnp.sum(jnp.where(masked, log_p, 0.0), axis=1)
+        weight = (rows.lengths - self.start(rows)) / (jnp.maximum(count, 1) * self.samples)
+        return Predicted.of(masked, *token_predictions(net.logits, hidden, rows.tokens), weight[:, None])
 
 
 @dataclass(frozen=True)

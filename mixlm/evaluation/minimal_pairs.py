@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import Float64
 
 from mixlm.errors import UserError
+from mixlm.evaluation.base import Mode
 from mixlm.evaluation.conventions import TIES, Convention, scores_of
-from mixlm.evaluation.likelihood import Fused, Mode
+from mixlm.evaluation.likelihood import Fused
 from mixlm.evaluation.pair_files import SENTENCES, Paradigm
 from mixlm.evaluation.perplexity import noise_errors
 from mixlm.evaluation.scorer import Scores, Sentences

@@ -1,18 +1,12 @@
 """Scoring modes of a network, by name."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from mixlm.errors import UserError, nearest
-from mixlm.evaluation.likelihood import (
-    CausalLikelihood,
-    DiffusionBound,
-    Fused,
-    Mode,
-    NamedMode,
-    PrefixLikelihood,
-    PseudoLikelihood,
-)
+from mixlm.evaluation.base import Mode, NamedMode
+from mixlm.evaluation.likelihood import CausalLikelihood, DiffusionBound, Fused, PrefixLikelihood, PseudoLikelihood
 from mixlm.evaluation.reading import Context
 from mixlm.evaluation.span_likelihood import AfterPrefix, EachSpan, Everything, SpanFilling
 from mixlm.network import EncoderDecoderNetwork, Network
@@ -25,14 +19,21 @@ FOLLOWING = 2
 
 
 def modes_of(
-    module: Any, tokens: TokenIds, samples: int = 16, seed: int = 0, context: Context | None = None
+    module: Any,
+    tokens: TokenIds,
+    samples: int = 16,
+    seed: int = 0,
+    context: Context | None = None,
+    answer: bool = False,
+    words: bool = False,
 ) -> dict[str, Mode | Fused]:
     """Every mode that a network can be scored in, by name; UserError for one that predicts no tokens.
 
     A decoder can be read causally, by a prefix, and masked with either convention, whatever it was trained for, and
     reads a sentence in `context` (None: each mode in its own). An encoder-decoder, which is read in no other context,
     predicts the whole sentence, the rest after the prefix, or one span after the other, always as the span of a
-    sentinel, which is how span corruption trains it.
+    sentinel, which is how span corruption trains it. With `answer` the prefix of a sentence, which is a question, is
+    read and not scored. With `words` there are the modes that mask the rest of a word, for sentences with words.
     """
     if not isinstance(module, Network):
         raise UserError(f"{type(module).__name__} has no logits(); nothing to score.")
@@ -41,27 +42,30 @@ def modes_of(
             raise UserError(
                 f"CONTEXT is for decoders: {type(module).__name__} reads a sentence around a sentinel; leave it None."
             )
-        return _encoder_decoder_modes(module, tokens)
-    found: dict[str, Mode] = {"causal": CausalLikelihood(tokens, context=context)}
+        return _encoder_decoder_modes(module, tokens, answer)
+    masked = partial(PseudoLikelihood, tokens, context=context, answer=answer)
+    found: dict[str, Mode] = {"causal": CausalLikelihood(tokens, context=context, answer=answer)}
     found["prefix"] = PrefixLikelihood(tokens, context=context)
     for name, shifted in (("shifted", True), ("unshifted", False)):
-        found[f"pll_{name}"] = PseudoLikelihood(tokens, shifted, context=context)
-        found[f"pll_{name}_next{FOLLOWING}"] = PseudoLikelihood(tokens, shifted, FOLLOWING, context=context)
+        found[f"pll_{name}"] = masked(shifted)
+        found[f"pll_{name}_next{FOLLOWING}"] = masked(shifted, FOLLOWING)
+        if words:
+            found[f"pll_{name}_word"] = masked(shifted, word=True)
     for name, shifted in (("shifted", True), ("unshifted", False)):
-        found[f"diffusion_{name}"] = DiffusionBound(tokens, shifted, samples, seed, context=context)
+        found[f"diffusion_{name}"] = DiffusionBound(tokens, shifted, samples, seed, context=context, answer=answer)
     fused = {f"fused_{name}": Fused((found["causal"], found[f"pll_{name}"])) for name in ("shifted", "unshifted")}
     return {**found, **fused}
 
 
-def _encoder_decoder_modes(module: Any, tokens: TokenIds) -> dict[str, Mode | Fused]:
+def _encoder_decoder_modes(module: Any, tokens: TokenIds, answer: bool) -> dict[str, Mode | Fused]:
     if tokens.sentinels < 1:
         raise UserError(f"{type(module).__name__} is scored by filling spans, and the vocabulary has no sentinels.")
-    whole, each = SpanFilling(tokens, Everything()), SpanFilling(tokens, EachSpan(1))
+    whole, each = SpanFilling(tokens, Everything(answer)), SpanFilling(tokens, EachSpan(1, answer))
     return {
         "causal": whole,
         "prefix": SpanFilling(tokens, AfterPrefix()),
         "filling": each,
-        f"filling_{LONG_SPAN}": SpanFilling(tokens, EachSpan(LONG_SPAN)),
+        f"filling_{LONG_SPAN}": SpanFilling(tokens, EachSpan(LONG_SPAN, answer)),
         "fused": Fused((whole, each)),
     }
 

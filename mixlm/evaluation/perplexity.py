@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Float64, Int, Int32
 
 from mixlm.errors import UserError
-from mixlm.evaluation.likelihood import Fused, Mode
+from mixlm.evaluation.base import Mode
+from mixlm.evaluation.likelihood import Fused
 from mixlm.evaluation.scorer import Scores, Sentences
 from mixlm.tokens import TokenIds
 

@@ -17,7 +17,8 @@ class Rows:
 
     `copies` says which of a sentence's rows this is. `noise` names the noise, one number for both sentences of a pair.
     A row of length 0 is a dummy. `previous` is the token before each sentence in its text, which is read in place of
-    the last one of the context; 0 where it begins one, and None where all do.
+    the last one of the context; 0 where it begins one, and None where all do. `words` is the number of each token's
+    word, None where no mode asks for it.
     """
 
     tokens: Int[Array, "B L"]
@@ -26,6 +27,7 @@ class Rows:
     copies: Int[Array, " B"]
     noise: Int[Array, " B"]
     previous: Int[Array, " B"] | None = None
+    words: Int[Array, "B L"] | None = None
 
     @property
     def present(self) -> Bool[Array, "B L"]:
@@ -36,6 +38,28 @@ class Rows:
         """Mask of the sentence's tokens from number `first` on."""
         place = jnp.arange(self.tokens.shape[1])[None, :]
         return (place >= first) & (place < self.lengths[:, None])
+
+
+@struct.dataclass
+class Predicted:
+    """What a row adds to each token's log-probability in nats, and the mask of tokens that it finds not the likeliest.
+
+    Both are 0 at the tokens that the row does not score.
+    """
+
+    log_p: Float[Array, "B L"]
+    missed: Bool[Array, "B L"]
+
+    @classmethod
+    def of(
+        cls,
+        scored: Bool[Array, "B L"],
+        cost: Float[Array, "B ..."],
+        likeliest: Bool[Array, "B ..."],
+        weight: float | Float[Array, "B 1"] = 1.0,
+    ) -> "Predicted":
+        """The predictions at the tokens that are `scored`, from their cross-entropies."""
+        return cls(jnp.where(scored, -weight * cost, 0.0), scored & ~likeliest)
 
 
 @dataclass(frozen=True)
@@ -70,7 +94,15 @@ def in_context(
 def token_log_p(
     net: Any, rows: Rows, context: Context | int, prefixes: Int[Array, " B"] | None = None
 ) -> Float[Array, "B L"]:
-    """Log-probability of every token given those before it; within `prefixes`, they and the context see each other.
+    """Log-probability of every token given those before it, which `read_causally` describes."""
+    return -token_costs(net.logits, read_causally(net, rows, context, prefixes), rows.tokens)
+
+
+def read_causally(
+    net: Any, rows: Rows, context: Context | int, prefixes: Int[Array, " B"] | None = None
+) -> Float[Array, "B L D"]:
+    """Hidden states that predict every token from those before it; within `prefixes`, they and the context see each
+    other.
 
     `context` may be one token, such as bos. What stands at padding, with prefixes inside of them, and with nothing
     before the sentence at its first token, means nothing.
@@ -86,7 +118,7 @@ def token_log_p(
         decoder_mask_ar=(place > prefixes[:, None]).astype(jnp.int32),
         decoder_segment_ids=(place < rows.lengths[:, None]).astype(jnp.int32),
     )
-    return -token_costs(net.logits, _of_tokens(net.hidden(example), len(given) - 1, rows), rows.tokens)
+    return _of_tokens(net.hidden(example), len(given) - 1, rows)
 
 
 def read_masked(

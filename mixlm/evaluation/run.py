@@ -11,10 +11,11 @@ from mixlm.checkpoints.load import check_held_out, check_networks, check_run, lo
 from mixlm.data.loader.batches import as_batch
 from mixlm.data.store.fingerprint_cache import caching_in
 from mixlm.errors import UserError
+from mixlm.evaluation.base import Mode, NamedMode, copies_of
 from mixlm.evaluation.conventions import Convention
 from mixlm.evaluation.exact_match import ExactMatch
 from mixlm.evaluation.folders import FOLDER, LATEST, evaluation_folder, folder_name, link_latest
-from mixlm.evaluation.likelihood import Fused, Mode, NamedMode
+from mixlm.evaluation.likelihood import Fused
 from mixlm.evaluation.minimal_pairs import Accuracies, check_scored, pair_sentences, score_pairs
 from mixlm.evaluation.modes import modes_of, select_modes, with_extra
 from mixlm.evaluation.pair_files import Paradigm, read_pairs
@@ -97,6 +98,7 @@ class Prepared:
     data: str
     paradigms: Sequence[Paradigm]
     pairs: Sentences | None
+    vocabulary: Any = None
 
 
 def prepare(
@@ -148,6 +150,7 @@ def prepare(
         data=data.summary.fingerprint,
         paradigms=paradigms,
         pairs=pairs,
+        vocabulary=data.vocabulary,
     )
 
 
@@ -196,7 +199,7 @@ def explanation(prepared: Prepared) -> list[str]:
         parts = []
         for what, each, sentences in (("text", mode, prepared.text.sentences), ("pairs", for_pairs, prepared.pairs)):
             if sentences is not None:
-                copies = each.copies(sentences.lengths)
+                copies = copies_of(each, sentences.lengths, sentences.prefixes)
                 parts.append(
                     f"{int(copies.sum()):,} rows ({int((copies * sentences.lengths).sum()):,} tokens) of {what}"
                 )

@@ -10,11 +10,12 @@ import flax.linen as nn
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Float64, Int
+from jaxtyping import Array, Bool, Float, Float64, Int
 
 from mixlm.errors import UserError
-from mixlm.evaluation.likelihood import Fused, Mode, SampledMode
-from mixlm.evaluation.reading import Rows
+from mixlm.evaluation.base import Mode, SampledMode, TokenMode, copies_of
+from mixlm.evaluation.likelihood import Fused
+from mixlm.evaluation.reading import Predicted, Rows
 from mixlm.network import Net
 from mixlm.parallel.mesh import batch_sharding
 from mixlm.perf.memory import Need, check_fits, host_bytes
@@ -28,12 +29,14 @@ class Sentences:
     """Sentences to score: tokens, and for each the length of its prefix, the number of its noise, and what it follows.
 
     `previous` is the token before each in its text, 0 (None: everywhere) where it begins one and is read after bos.
+    `words` are the number of each token's word, which modes that mask the rest of a word ask for.
     """
 
     tokens: Sequence[Sequence[int]]
     prefixes: Int[np.ndarray, " N"]
     noise: Int[np.ndarray, " N"]
     previous: Int[np.ndarray, " N"] | None = None
+    words: Sequence[Sequence[int]] | None = None
 
     @property
     def lengths(self) -> Int[np.ndarray, " N"]:
@@ -47,6 +50,23 @@ class Scores:
 
     total: Float64[np.ndarray, " N"]
     samples: Float64[np.ndarray, "N S"] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class TokenScores:
+    """The log-probability that a mode gives each token of each sentence, in nats, NaN where it is not scored.
+
+    They add up to the sentence's score. `likeliest` says that no scored token was less likely than another where it was
+    predicted: the greedy text of a causal network, and of a masked one what it fills in.
+    """
+
+    log_p: Sequence[Float64[np.ndarray, " T"]]
+    likeliest: Bool[np.ndarray, " N"]
+
+    @property
+    def total(self) -> Float64[np.ndarray, " N"]:
+        """Each sentence's score."""
+        return np.asarray([np.nansum(each) for each in self.log_p], np.float64)
 
 
 @dataclass(eq=False)
@@ -71,42 +91,72 @@ class Scorer:
             self._found[key] = self._score(mode, sentences, name)
         return self._found[key]
 
-    def _score(self, mode: Mode, sentences: Sentences, name: str) -> Scores:
+    def tokens(self, mode: Mode | Fused, sentences: Sentences, name: str = "") -> TokenScores:
+        """Scores every token of every sentence; a fused mode adds up its parts, and `likeliest` is its first one's.
+
+        Raises UserError for a mode from outside that knows sums alone, and where a score is no number.
+        """
+        if isinstance(mode, Fused):
+            parts = [self.tokens(part, sentences, name) for part in mode.parts]
+            return TokenScores([_added(each) for each in zip(*(part.log_p for part in parts))], parts[0].likeliest)
+        if not isinstance(mode, TokenMode):
+            raise UserError(f"The mode {name or type(mode).__name__} has no predict(), so it scores no single tokens.")
         lengths = sentences.lengths
-        copies = mode.copies(lengths)
+        copies = copies_of(mode, lengths, sentences.prefixes)
+        owner, longest = np.repeat(np.arange(len(lengths)), copies), int(lengths.max(initial=0))
+        need = Need(f"{lengths.size * longest:,} tokens to be scored", 8 * lengths.size * longest, "score fewer rows")
+        check_fits(f"The mode {name or type(mode).__name__}", [need], host_bytes(), "this machine")
+        total, missed = np.zeros((len(lengths), longest)), np.zeros(len(lengths), bool)
+        for places, found in self._computed(row_predictions, mode, sentences, copies, name):
+            width = min(found.log_p.shape[1], longest)
+            np.add.at(total, (owner[places], slice(width)), found.log_p[: len(places), :width])
+            np.logical_or.at(missed, owner[places], found.missed[: len(places)].any(axis=1))
+        self._check(total, mode, name)
+        scored = mode.scored(lengths, sentences.prefixes)
+        starts = (lengths - scored).tolist()
+        log_p = [np.r_[np.full(start, np.nan), row[start:end]] for row, start, end in zip(total, starts, lengths)]
+        return TokenScores(log_p, ~missed)
+
+    def _score(self, mode: Mode, sentences: Sentences, name: str) -> Scores:
+        copies = copies_of(mode, sentences.lengths, sentences.prefixes)
         rows = int(copies.sum())
         # Its value, its sentence and its number among the sentence's rows, sorted by length.
         need = Need(f"{rows:,} rows to be scored", 40 * rows, "lower NOISE_SAMPLES or SCORED_ROWS")
         check_fits(f"The mode {name or type(mode).__name__}", [need], host_bytes(), "this machine")
         values = np.zeros(rows)
-        # The values of a batch are fetched while the next one is computed.
+        for places, found in self._computed(row_scores, mode, sentences, copies, name):
+            values[places] = found[: len(places)]
+        self._check(values, mode, name)
+        sentence = np.repeat(np.arange(len(copies)), copies)
+        total = np.bincount(sentence, weights=values, minlength=len(copies)).astype(np.float64)
+        if not isinstance(mode, SampledMode):
+            return Scores(total)
+        samples = np.zeros((len(copies), mode.samples))
+        samples[copies > 0] = values.reshape(-1, mode.samples) * mode.samples
+        return Scores(total, samples)
+
+    def _computed(
+        self, function: Any, mode: Mode, sentences: Sentences, copies: Int[np.ndarray, " N"], name: str
+    ) -> Iterator[tuple[Int[np.ndarray, " R"], Any]]:
+        """The places of each batch's rows, and what `function` computes of it, fetched while the next is computed."""
         late: list[tuple[Any, Any]] = []
-
-        def fetch() -> None:
-            places, found = late.pop()
-            values[places] = np.asarray(found)[: len(places)]
-
-        with progress_bar(total=len(values), desc=name, unit=" rows", unit_scale=True, leave=False) as bar:
-            for places, batch in self._batches(sentences, lengths, copies):
-                found = row_scores(self.module, mode, self.params, batch)
-                if late:
-                    fetch()
-                late.append((places, found))
+        total = int(copies.sum())
+        with progress_bar(total=total, desc=name, unit=" rows", unit_scale=True, leave=False) as bar:
+            for places, batch in self._batches(sentences, sentences.lengths, copies):
+                late.append((places, function(self.module, mode, self.params, batch)))
+                if len(late) > 1:
+                    before, found = late.pop(0)
+                    yield before, jax.tree.map(np.asarray, found)
                 bar.update(len(places))
-            if late:
-                fetch()
+            for before, found in late:
+                yield before, jax.tree.map(np.asarray, found)
+
+    def _check(self, values: Float64[np.ndarray, "..."], mode: Mode, name: str) -> None:
         if np.isnan(values).any():
             raise UserError(
                 f"A score in the mode {name or type(mode).__name__} is NaN, so the network has diverged: score an"
                 " earlier checkpoint, as RUN@STEP."
             )
-        sentence = np.repeat(np.arange(len(lengths)), copies)
-        total = np.bincount(sentence, weights=values, minlength=len(lengths)).astype(np.float64)
-        if not isinstance(mode, SampledMode):
-            return Scores(total)
-        samples = np.zeros((len(lengths), mode.samples))
-        samples[copies > 0] = values.reshape(-1, mode.samples) * mode.samples
-        return Scores(total, samples)
 
     def _batches(
         self, sentences: Sentences, lengths: Int[np.ndarray, " N"], copies: Int[np.ndarray, " N"]
@@ -125,12 +175,21 @@ class Scorer:
             for start in range(0, len(bucket), size):
                 places = bucket[start : start + size]
                 member, dummies = owner[places], (0, size - len(places))
-                tokens = np.zeros((size, length), np.int32)
+                rows, texts = np.zeros((2, size, length), np.int32), (sentences.tokens, sentences.words)
                 for row, sentence in enumerate(member.tolist()):
-                    tokens[row, : lengths[sentence]] = sentences.tokens[sentence]
+                    for text, given in zip(rows, texts):
+                        if given is not None:
+                            text[row, : lengths[sentence]] = given[sentence]
                 columns = [lengths[member], sentences.prefixes[member], copy[places], sentences.noise[member]]
                 columns += [] if sentences.previous is None else [sentences.previous[member]]
-                yield places, Rows(put(tokens), *(put(np.pad(column, dummies).astype(np.int32)) for column in columns))
+                words = None if sentences.words is None else put(rows[1])
+                columns = [put(np.pad(column, dummies).astype(np.int32)) for column in columns]
+                yield places, Rows(put(rows[0]), *columns, words=words)
+
+
+def _added(scores: Sequence[Float64[np.ndarray, " T"]]) -> Float64[np.ndarray, " T"]:
+    """The sum of a sentence's token scores in several modes, of those that score the token."""
+    return np.where(np.all(np.isnan(scores), axis=0), np.nan, np.nansum(scores, axis=0))
 
 
 def _padded(lengths: Int[np.ndarray, " N"], copies: Int[np.ndarray, " N"], batch_tokens: int) -> Int[np.ndarray, " N"]:
@@ -147,3 +206,9 @@ def _padded(lengths: Int[np.ndarray, " N"], copies: Int[np.ndarray, " N"], batch
 def row_scores(module: nn.Module, mode: Mode, params: Any, rows: Rows) -> Float[Array, " B"]:
     """Each row's contribution to its sentence's log-probability."""
     return mode(Net(module, params), rows)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def row_predictions(module: nn.Module, mode: TokenMode, params: Any, rows: Rows) -> Predicted:
+    """Each row's predictions of its tokens."""
+    return mode.predict(Net(module, params), rows)

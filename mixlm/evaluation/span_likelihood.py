@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from mixlm.errors import UserError
-from mixlm.evaluation.reading import Rows
+from mixlm.evaluation.reading import Predicted, Rows
 from mixlm.example import Example
-from mixlm.losses.score import token_costs
+from mixlm.losses.score import token_predictions
 from mixlm.objectives.continuation import replace_span
 from mixlm.tokens import TokenIds
 
@@ -21,14 +21,19 @@ class SpanLayout(Protocol):
 
     @property
     def kind(self) -> str:
-        """The kind of the sum over a sentence's spans; see `mixlm.evaluation.likelihood.Mode`."""
+        """The kind of the sum over a sentence's spans; see `mixlm.evaluation.base.Mode`."""
         ...
 
     def width(self, length: int) -> int:
         """The longest span of a sentence of at most `length` tokens."""
         ...
 
-    def copies(self, lengths: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]: ...
+    @property
+    def answer(self) -> bool:
+        """True where the tokens of the prefix are not scored."""
+        ...
+
+    def copies(self, lengths: Int[np.ndarray, " N"], prefixes: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]: ...
 
     def scored(self, lengths: Int[np.ndarray, " N"], prefixes: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]: ...
 
@@ -39,18 +44,19 @@ class SpanLayout(Protocol):
 
 @dataclass(frozen=True)
 class Everything:
-    """The whole sentence is the span: a likelihood in order, given nothing but a sentinel."""
+    """The whole sentence is the span: a likelihood in order, given nothing but a sentinel, and the question before."""
 
     kind: ClassVar[str] = "likelihood"
+    answer: bool = False
 
     def width(self, length: int) -> int:
         return length
 
-    def copies(self, lengths: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
-        return (lengths > 0).astype(np.int64)
+    def copies(self, lengths: Int[np.ndarray, " N"], prefixes: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
+        return (self.scored(lengths, prefixes) > 0).astype(np.int64)
 
     def scored(self, lengths: Int[np.ndarray, " N"], prefixes: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
-        return lengths
+        return lengths - prefixes if self.answer else lengths
 
     def bounds(self, rows: Rows) -> tuple[Int[Array, " B"], Int[Array, " B"]]:
         return jnp.zeros_like(rows.lengths), rows.lengths
@@ -61,11 +67,12 @@ class AfterPrefix:
     """The tokens after the prefix are the span; the encoder reads the prefix."""
 
     kind: ClassVar[str] = "likelihood"
+    answer: ClassVar[bool] = True
 
     def width(self, length: int) -> int:
         return length
 
-    def copies(self, lengths: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
+    def copies(self, lengths: Int[np.ndarray, " N"], prefixes: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
         return (lengths > 0).astype(np.int64)
 
     def scored(self, lengths: Int[np.ndarray, " N"], prefixes: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
@@ -81,6 +88,7 @@ class EachSpan:
 
     kind: ClassVar[str] = "pseudo"
     tokens: int = 1
+    answer: bool = False
 
     def __post_init__(self) -> None:
         if self.tokens < 1:
@@ -89,14 +97,14 @@ class EachSpan:
     def width(self, length: int) -> int:
         return self.tokens
 
-    def copies(self, lengths: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
-        return -(-lengths // self.tokens)
+    def copies(self, lengths: Int[np.ndarray, " N"], prefixes: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
+        return -(-self.scored(lengths, prefixes) // self.tokens)
 
     def scored(self, lengths: Int[np.ndarray, " N"], prefixes: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
-        return lengths
+        return lengths - prefixes if self.answer else lengths
 
     def bounds(self, rows: Rows) -> tuple[Int[Array, " B"], Int[Array, " B"]]:
-        start = rows.copies * self.tokens
+        start = rows.copies * self.tokens + (rows.prefixes if self.answer else 0)
         return start, jnp.minimum(start + self.tokens, rows.lengths)
 
 
@@ -115,8 +123,15 @@ class SpanFilling:
         """The kind of the sums over a sentence's spans."""
         return self.spans.kind
 
-    def copies(self, lengths: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
-        return self.spans.copies(lengths)
+    @property
+    def answer(self) -> bool:
+        """True where the tokens of the prefix are not scored."""
+        return self.spans.answer
+
+    def copies(
+        self, lengths: Int[np.ndarray, " N"], prefixes: Int[np.ndarray, " N"] | None = None
+    ) -> Int[np.ndarray, " N"]:
+        return self.spans.copies(lengths, np.zeros_like(lengths) if prefixes is None else prefixes)
 
     def scored(self, lengths: Int[np.ndarray, " N"], prefixes: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
         return self.spans.scored(lengths, prefixes)
@@ -126,7 +141,16 @@ class SpanFilling:
         width = self.spans.width(rows.tokens.shape[1])
         return replace_span(rows.tokens, rows.lengths, *self.spans.bounds(rows), width, self.tokens)
 
+    def predict(self, net: Any, rows: Rows) -> Predicted:
+        example, (start, end) = self.example(rows), self.spans.bounds(rows)
+        found = token_predictions(net.logits, net.hidden(example), example.decoder_target_tokens)
+        # The targets are the sentinel and the span, so that token t of the row is target t - start + 1.
+        place = jnp.arange(rows.tokens.shape[1])[None, :]
+        target = jnp.clip(place - start[:, None] + 1, 0, found[0].shape[1] - 1)
+        scored = (place >= start[:, None]) & (place < end[:, None])
+        if self.answer:
+            scored &= place >= rows.prefixes[:, None]
+        return Predicted.of(scored, *(jnp.take_along_axis(each, target, axis=1) for each in found))
+
     def __call__(self, net: Any, rows: Rows) -> Float[Array, " B"]:
-        example = self.example(rows)
-        costs = token_costs(net.logits, net.hidden(example), example.decoder_target_tokens)
-        return -jnp.sum(jnp.where(example.decoder_loss_weights > 0, costs, 0.0), axis=1)
+        return jnp.sum(self.predict(net, rows).log_p, axis=1)

@@ -144,16 +144,25 @@ def token_costs(
     logits: Logits, hidden: Float[Array, "B T D"], targets: Int[Array, "B T"], max_logits: int | None = None
 ) -> Float[Array, "B T"]:
     """The plain cross-entropy of every position in nats, in chunks as in `score`; for evaluation."""
+    return token_predictions(logits, hidden, targets, max_logits)[0]
 
-    def costs(chunk_hidden, chunk_targets):
-        return cross_entropy(logits(chunk_hidden), chunk_targets)
+
+def token_predictions(
+    logits: Logits, hidden: Float[Array, "B T D"], targets: Int[Array, "B T"], max_logits: int | None = None
+) -> tuple[Float[Array, "B T"], Bool[Array, "B T"]]:
+    """Returns (`token_costs`, and the mask of the targets that are the likeliest token, the first one of equals)."""
+
+    def predictions(chunk_hidden, chunk_targets):
+        values = logits(chunk_hidden)
+        return cross_entropy(values, chunk_targets), is_first_largest(values, chunk_targets)
 
     rows, length, vocab_size = _positions(logits, hidden, None)
     chunks = chunk_count(length, rows, vocab_size, max_logits)
     if chunks == 1:
-        return costs(hidden, targets)
-    found = jax.lax.map(lambda part: costs(*part), tuple(in_chunks(x, chunks) for x in (hidden, targets)))
-    return jnp.moveaxis(found, 0, 1).reshape(targets.shape[0], -1)[:, :length]
+        return predictions(hidden, targets)
+    found = jax.lax.map(lambda part: predictions(*part), tuple(in_chunks(x, chunks) for x in (hidden, targets)))
+    costs, likeliest = (jnp.moveaxis(each, 0, 1).reshape(targets.shape[0], -1)[:, :length] for each in found)
+    return costs, likeliest
 
 
 def _chunk_sums(scores, loss, pick, add, hidden, targets, weights, counted, noise):

@@ -192,6 +192,29 @@ def test_the_network_called_model_is_scored_among_others(corpus, pairs, tmp_path
     assert "Did you mean 'model'?" in sentence
 
 
+def test_every_sentence_has_its_score_and_those_of_its_tokens(decoder, pairs, tmp_path, monkeypatch, capsys):
+    run, arguments = decoder
+    asked = (f"--gin.MINIMAL_PAIRS={pairs}", "--gin.SCORED_ROWS=2", "--gin.MODES=causal", "--token_scores")
+    evaluated(monkeypatch, *arguments, *asked, f"--scores={tmp_path / 'all.jsonl'}")
+    assert capsys.readouterr().out.splitlines()[-1] == f"Scores of 12 sentences are in {tmp_path / 'all.jsonl'}."
+    records = [json.loads(line) for line in (tmp_path / "all.jsonl").read_text().splitlines()]
+    for record in records:
+        scores = [token["scores"]["causal"] for token in record["tokens"]]
+        assert sum(scores) == pytest.approx(record["scores"]["causal"], abs=1e-4) and max(scores) < 0
+        if record["set"] == "pairs":
+            for token in record["tokens"]:
+                assert record["text"].encode()[token["offset"] :].startswith(token["text"].encode())
+            assert "".join(token["text"] for token in record["tokens"]) == record["text"]
+    good, bad = ([r for r in records if r.get("side") == side] for side in ("good", "bad"))
+    assert [each["text"] for each in bad] == [bad for each in PAIRS.values() for _, bad in each]
+    right = {name: [] for name in PAIRS}
+    for a, b in zip(good, bad):
+        worth = 0.5 if a["text"] == b["text"] else float(a["scores"]["causal"] > b["scores"]["causal"])
+        right[a["paradigm"]].append(worth)
+    found = mixlm.Run(run).evaluation["minimal_pairs"]["modes"]["causal"]["paradigms"]
+    assert {name: sum(each) / len(each) for name, each in right.items()} == {n: i["value"] for n, i in found.items()}
+
+
 def test_explain_scores_and_writes_nothing(decoder, pairs, monkeypatch, capsys):
     run, arguments = decoder
     before = sorted(run.rglob("*"))
@@ -250,6 +273,9 @@ def test_the_printed_config_and_the_run_s_own_config_are_recipes(decoder, tmp_pa
         (["--gin.HEADS=4", "--gin.DecoderOnly.head_dim=4"], ["holds a run with other networks", "config.gin"]),
         (["--gin.TokenIds.unk=5"], ["holds a run with other tokens"]),
         (["--explian"], ["Did you mean '--explain'?"]),
+        (["--scores=a.csv"], ["a file that ends in .jsonl or .parquet, not 'a.csv'"]),
+        (["--scores=/no/such/a.jsonl"], ["lies in no folder that there is: make /no/such first"]),
+        (["--token_scores"], ["give --scores=FILE.jsonl as well"]),
     ],
 )
 def test_a_mistake_is_named(decoder, monkeypatch, capsys, given, words):

@@ -5,6 +5,7 @@ import shlex
 import sys
 import tomllib
 from importlib import import_module
+from inspect import signature
 from itertools import dropwhile
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from support.places import GIN, ROOT
 from mixlm.cli import export, report
 from mixlm.gin_config.build import configured
 from mixlm.gin_config.flags import Flags
+from mixlm.interop.lm_eval.model import RunModel
 from mixlm.parallel.process_group import LOST
 from mixlm.parallel.processes import ProcessSpec, process_spec
 from mixlm.recipe import Recipe
@@ -84,6 +86,10 @@ def test_a_command_of_ours_is_understood(place, command, printed):
         return
     if module == "mixlm.cli.main" and arguments[0] == "export":
         assert export.parse(arguments[1:]).to == "hf"
+        return
+    if module == "mixlm.cli.main" and arguments[0] == "lm_eval":
+        given = arguments[arguments.index("--model_args") + 1].split(",")
+        assert {setting.partition("=")[0] for setting in given} <= set(signature(RunModel).parameters)
         return
     Path("printed.gin").write_text(printed(module, *arguments, "--print_config"))
     # What the whole amounts to is a recipe whose values go together.

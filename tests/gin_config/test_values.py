@@ -10,7 +10,8 @@ from mixlm.data.tasks import Task, TextTask
 from mixlm.data.vocabulary import TrainedSentencePiece, VocabularySpec
 from mixlm.decoding.strategies import STRATEGIES, Strategy
 from mixlm.errors import UserError, check_kind, may_be
-from mixlm.evaluation.likelihood import CausalLikelihood, Mode, NamedMode
+from mixlm.evaluation.base import Mode, NamedMode
+from mixlm.evaluation.likelihood import CausalLikelihood
 from mixlm.evaluation.modes import select_modes
 from mixlm.gin_config.build import configured
 from mixlm.gin_config.flags import parse_flags

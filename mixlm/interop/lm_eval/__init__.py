@@ -1,0 +1,1 @@
+"""A run as a model of lm-evaluation-harness, in every scoring mode of its network."""

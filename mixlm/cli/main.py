@@ -19,6 +19,7 @@ _COMMANDS = {
     "export": ("export", (), "write a run for other libraries"),
     "report": ("report", (), "tables, tests and verdicts of a study"),
     "lm_eval": ("lm_eval", (), "score a run by lm-evaluation-harness"),
+    "babylm": ("babylm", (), "score a run on BabyLM's zero-shot suites"),
 }
 _USAGE = """\
 usage: mixlm COMMAND --gin_file=NAME.gin [--gin.NAME=VALUE ...] [FLAGS]

@@ -1,7 +1,7 @@
 """Batched scoring: sentences are sorted by length and padded to a multiple of 8, one executable per shape."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -107,15 +107,16 @@ class Scorer:
         need = Need(f"{lengths.size * longest:,} tokens to be scored", 8 * lengths.size * longest, "score fewer rows")
         check_fits(f"The mode {name or type(mode).__name__}", [need], host_bytes(), "this machine")
         total, missed = np.zeros((len(lengths), longest)), np.zeros(len(lengths), bool)
-        for places, found in self._computed(row_predictions, mode, sentences, copies, name):
-            width = min(found.log_p.shape[1], longest)
-            np.add.at(total, (owner[places], slice(width)), found.log_p[: len(places), :width])
-            np.logical_or.at(missed, owner[places], found.missed[: len(places)].any(axis=1))
+        for places, (log_p, wrong) in self._computed(row_predictions, mode, sentences, copies, name):
+            added, width = np.zeros((len(places), longest)), min(log_p.shape[1], longest)
+            added[:, :width] = log_p[: len(places), :width]
+            np.add.at(total, owner[places], added)
+            np.logical_or.at(missed, owner[places], wrong[: len(places)].any(axis=1))
         self._check(total, mode, name)
         scored = mode.scored(lengths, sentences.prefixes)
         starts = (lengths - scored).tolist()
-        log_p = [np.r_[np.full(start, np.nan), row[start:end]] for row, start, end in zip(total, starts, lengths)]
-        return TokenScores(log_p, ~missed)
+        of_tokens = [np.r_[np.full(start, np.nan), row[start:end]] for row, start, end in zip(total, starts, lengths)]
+        return TokenScores(of_tokens, ~missed)
 
     def _score(self, mode: Mode, sentences: Sentences, name: str) -> Scores:
         copies = copies_of(mode, sentences.lengths, sentences.prefixes)
@@ -124,7 +125,7 @@ class Scorer:
         need = Need(f"{rows:,} rows to be scored", 40 * rows, "lower NOISE_SAMPLES or SCORED_ROWS")
         check_fits(f"The mode {name or type(mode).__name__}", [need], host_bytes(), "this machine")
         values = np.zeros(rows)
-        for places, found in self._computed(row_scores, mode, sentences, copies, name):
+        for places, (found,) in self._computed(row_scores, mode, sentences, copies, name):
             values[places] = found[: len(places)]
         self._check(values, mode, name)
         sentence = np.repeat(np.arange(len(copies)), copies)
@@ -137,8 +138,8 @@ class Scorer:
 
     def _computed(
         self, function: Any, mode: Mode, sentences: Sentences, copies: Int[np.ndarray, " N"], name: str
-    ) -> Iterator[tuple[Int[np.ndarray, " R"], Any]]:
-        """The places of each batch's rows, and what `function` computes of it, fetched while the next is computed."""
+    ) -> Iterator[tuple[Int[np.ndarray, " R"], list[np.ndarray]]]:
+        """The places of each batch's rows, and the arrays that `function` makes of it, fetched one batch late."""
         late: list[tuple[Any, Any]] = []
         total = int(copies.sum())
         with progress_bar(total=total, desc=name, unit=" rows", unit_scale=True, leave=False) as bar:
@@ -146,10 +147,10 @@ class Scorer:
                 late.append((places, function(self.module, mode, self.params, batch)))
                 if len(late) > 1:
                     before, found = late.pop(0)
-                    yield before, jax.tree.map(np.asarray, found)
+                    yield before, [np.asarray(leaf) for leaf in jax.tree.leaves(found)]
                 bar.update(len(places))
             for before, found in late:
-                yield before, jax.tree.map(np.asarray, found)
+                yield before, [np.asarray(leaf) for leaf in jax.tree.leaves(found)]
 
     def _check(self, values: Float64[np.ndarray, "..."], mode: Mode, name: str) -> None:
         if np.isnan(values).any():
@@ -182,9 +183,8 @@ class Scorer:
                             text[row, : lengths[sentence]] = given[sentence]
                 columns = [lengths[member], sentences.prefixes[member], copy[places], sentences.noise[member]]
                 columns += [] if sentences.previous is None else [sentences.previous[member]]
-                words = None if sentences.words is None else put(rows[1])
-                columns = [put(np.pad(column, dummies).astype(np.int32)) for column in columns]
-                yield places, Rows(put(rows[0]), *columns, words=words)
+                batch = Rows(put(rows[0]), *(put(np.pad(column, dummies).astype(np.int32)) for column in columns))
+                yield places, batch if sentences.words is None else replace(batch, words=put(rows[1]))
 
 
 def _added(scores: Sequence[Float64[np.ndarray, " T"]]) -> Float64[np.ndarray, " T"]:

@@ -13,7 +13,7 @@ import pytest
 from support.markdown import PAGES, blocks, commands
 from support.places import GIN, ROOT
 
-from mixlm.cli import export, report
+from mixlm.cli import babylm, export, report
 from mixlm.gin_config.build import configured
 from mixlm.gin_config.flags import Flags
 from mixlm.interop.lm_eval.model import RunModel
@@ -86,6 +86,9 @@ def test_a_command_of_ours_is_understood(place, command, printed):
         return
     if module == "mixlm.cli.main" and arguments[0] == "export":
         assert export.parse(arguments[1:]).to == "hf"
+        return
+    if module == "mixlm.cli.main" and arguments[0] == "babylm":
+        assert babylm.parse(arguments[1:]).run
         return
     if module == "mixlm.cli.main" and arguments[0] == "lm_eval":
         given = arguments[arguments.index("--model_args") + 1].split(",")

@@ -87,7 +87,7 @@ masks = jax.jit(DiffusionBound.masks, static_argnums=0)
 
 
 def test_masks_fall_on_answers_alone_and_are_those_of_the_question():
-    mode, copies = DiffusionBound(TOKENS, True, samples=8, answer=True), np.arange(8)
+    mode, copies = DiffusionBound(TOKENS, True, samples=8, answer=True), jnp.arange(8)
     of = [
         np.asarray(masks(mode, Rows(jnp.full((8, 8), 5), *(jnp.asarray(np.full(8, n)) for n in (length, 3)), copies,
                                     jnp.full(8, 7)))[0])
@@ -119,7 +119,7 @@ def test_an_answer_begins_where_it_changes_the_tokens():
     made, cut = answer_sentences(Letters(), answers, 99)
     assert made.prefixes.tolist() == [2, 0, 3] and cut == 0
     assert made.noise[0] == made.noise[1] != made.noise[2]
-    assert made.words is not None and made.words[2] == [0, 0, 0, 1, 1, 1]
+    assert made.words is not None and made.words[2] == [1, 1, 1, 2, 2, 2]
 
 
 def test_of_a_long_question_the_end_is_read():
@@ -152,4 +152,4 @@ def test_windows_score_every_token_once_after_as_much_as_fits(texts, length):
 
 
 def test_a_word_begins_after_a_space():
-    assert words_of(Letters(), [*map(ord, "a bc")]) == [0, 1, 1, 1]
+    assert words_of(Letters(), [*map(ord, "a bc")]) == [1, 2, 2, 2]

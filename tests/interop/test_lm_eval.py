@@ -123,7 +123,7 @@ def test_an_answer_has_the_score_of_a_slow_loop_and_of_our_scorer(run, answered)
                 np.testing.assert_allclose(score, wanted[0], atol=1e-4, err_msg=model.mode_name)
                 assert likeliest == wanted[1]
                 one = Sentences([x], np.asarray([prefix]), np.asarray([noise]), None, [words])
-                np.testing.assert_allclose(score, model.scorer(mode, one).total[0], atol=1e-4)
+                np.testing.assert_allclose(score, model.loaded.scorer(mode, one).total[0], atol=1e-4)
 
 
 def test_a_document_has_the_score_of_its_windows(run, answered):

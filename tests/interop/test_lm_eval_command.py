@@ -38,6 +38,14 @@ def test_a_mode_that_the_network_has_not_names_those_it_has():
         full_name("filling", MODES, None, "Llama")
 
 
+def test_a_mode_without_a_shift_is_that_of_training():
+    assert full_name("pll_next2", MODES, True, "Llama") == "pll_shifted_next2"
+    assert full_name("diffusion", MODES, False, "Llama") == "diffusion_unshifted"
+    assert full_name("causal", MODES, None, "Llama") == "causal"
+    with pytest.raises(UserError, match=r"give mode=pll_shifted_word or mode=pll_unshifted_word"):
+        full_name("pll_word", MODES, None, "Llama")
+
+
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [

@@ -2,26 +2,23 @@
 
 import logging
 import os
-from collections.abc import Sequence
-from functools import cache, cached_property
+from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from mixlm.api.run import Run
-from mixlm.checkpoints.load import check_networks, load_params
 from mixlm.decoding.select import trained_selections
 from mixlm.errors import UserError, nearest
 from mixlm.evaluation.modes import modes_of
 from mixlm.evaluation.questions import Answer, answer_sentences, window_sentences
-from mixlm.evaluation.scorer import Scorer
 from mixlm.interop.lm_eval.generation import Generator
-from mixlm.perf.compilation_cache import EXECUTABLES, kept_in
+from mixlm.interop.loaded import BATCH_TOKENS, Loaded
 from mixlm.recipe import Recipe
 
 NAME = "mixlm"
 DEVICE = "cuda:0"  # what the harness says where its user says nothing
-BATCH_TOKENS = 4096  # Ours: a batch of 16 questions with 256 tokens.
 _log = logging.getLogger(__name__)
 
 
@@ -62,36 +59,18 @@ class RunModel:
         _refuse(unknown, max_batch_size, device)
         if run is None:
             raise UserError("--model_args names the run: run=RUN,mode=MODE.")
-        self.run = run if isinstance(run, Run) else Run(str(run))
-        self.recipe = self.run.recipe
-        check_networks(self.recipe, (network,))
-        self.network, self._seed, self._how, self._new_tokens = network, seed, how, max_gen_toks
-        self._max_length = self.recipe.block_length if max_length is None else _whole("max_length", max_length)
-        self._batch_tokens = _batch_tokens(batch_tokens, batch_size, self._max_length)
-        module = self.recipe.networks[network]
-        modes = modes_of(module, self.recipe.tokens, samples, seed, answer=True, words=True)
-        self.mode_name = full_name(mode, modes, self.recipe, type(module).__name__)
+        self.loaded = Loaded(run if isinstance(run, Run) else Run(str(run)), network, say=_log.info)
+        recipe, module = self.loaded.recipe, self.loaded.module
+        self._seed, self._how, self._new_tokens, self._before = seed, how, max_gen_toks, recipe.before
+        self._max_length = recipe.block_length if max_length is None else _whole("max_length", max_length)
+        self.loaded.batch_tokens = _batch_tokens(batch_tokens, batch_size, self._max_length)
+        modes = modes_of(module, recipe.tokens, samples, seed, answer=True, words=True)
+        self.mode_name = full_name(mode, modes, trained_shift(recipe), type(module).__name__)
         self.mode = modes[self.mode_name]
-
-    @cached_property
-    def _data(self) -> Any:
-        return self.recipe.dataset.prepare(_log.info)
-
-    @cached_property
-    def _loaded(self) -> tuple[int, Any]:
-        step, params = load_params(self.recipe, (self.network,), self._data.vocabulary.fingerprint)
-        _log.info("%s, step %d, scored in the mode %s", self.run.folder, step, self.mode_name)
-        return step, params[self.network]
-
-    @cached_property
-    def scorer(self) -> Scorer:
-        """The scorer of the run's parameters, on the mesh of its recipe."""
-        module, mesh = self.recipe.networks[self.network], self.recipe.partitioning.mesh()
-        return Scorer(module, self._loaded[1], mesh, self._batch_tokens)
 
     def get_model_info(self) -> dict[str, Any]:
         """What the harness notes beside its results."""
-        return {"run": str(self.run.folder), "step": self._loaded[0], "mode": self.mode_name}
+        return {"run": str(self.loaded.run.folder), "step": self.loaded.checkpoint[0], "mode": self.mode_name}
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """The score in nats of each answer given its question, and whether no token of it was less likely than another.
@@ -103,34 +82,30 @@ class RunModel:
             for request in requests
             for question, answer in [request.args]
         ]
-        sentences, cut = answer_sentences(self._data.vocabulary, answers, self._max_length, self.recipe.before)
+        sentences, cut = answer_sentences(self.loaded.vocabulary, answers, self._max_length, self._before)
         if cut:
             _log.warning("%d of %d questions are longer than %d tokens, and their ends are read", cut, len(answers),
                          self._max_length)  # fmt: skip
-        with self._cached():
-            found = self.scorer.tokens(self.mode, sentences, self.mode_name)
+        with self.loaded.compiled():
+            found = self.loaded.scorer.tokens(self.mode, sentences, self.mode_name)
         return list(zip(found.total.tolist(), found.likeliest.tolist()))
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
         """The score in nats of each document, read in windows in which every token is scored once."""
         documents = [request.args[0] for request in requests]
-        before = self.recipe.before
-        sentences, owners = window_sentences(self._data.vocabulary, documents, self._max_length, before)
-        with self._cached():
-            total = self.scorer.tokens(self.mode, sentences, self.mode_name).total
+        sentences, owners = window_sentences(self.loaded.vocabulary, documents, self._max_length, self._before)
+        with self.loaded.compiled():
+            total = self.loaded.scorer.tokens(self.mode, sentences, self.mode_name).total
         return np.bincount(owners, weights=total, minlength=len(documents)).tolist()
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """A text for each prompt, up to the first of its stop strings."""
         generator = Generator(
-            self.recipe, self.network, self._loaded[1], self._data.vocabulary, self.mode_name, self._how,
-            self._max_length, self._new_tokens, self._batch_tokens, self._seed,
+            self.loaded.recipe, self.loaded.network, self.loaded.checkpoint[1], self.loaded.vocabulary, self.mode_name,
+            self._how, self._max_length, self._new_tokens, self.loaded.batch_tokens, self._seed,
         )  # fmt: skip
-        with self._cached():
+        with self.loaded.compiled():
             return generator([request.args for request in requests])
-
-    def _cached(self) -> Any:
-        return kept_in(self.recipe.dataset.cache / EXECUTABLES)
 
 
 @cache
@@ -141,7 +116,7 @@ def model_class() -> Any:
     except ImportError:
         raise UserError("lm-evaluation-harness is not installed: pip install 'mixlm[lm-eval]'.") from None
 
-    class MixlmModel(RunModel, LM):  # type: ignore[misc]
+    class MixlmModel(RunModel, LM):
         """A run of mixlm; see `RunModel`."""
 
     return MixlmModel
@@ -156,18 +131,24 @@ def register() -> None:
         model_registry.register(NAME, target=made)
 
 
-def full_name(name: str, modes: dict[str, Any], recipe: Recipe, network: str) -> str:
-    """The name of a mode, of `pll` or `diffusion_next2` that in which the run was trained to predict a masked token."""
+def full_name(name: str, modes: Mapping[str, Any], shifted: bool | None, network: str) -> str:
+    """The name of a mode; `pll` and `diffusion` are those in which the run was trained to predict a masked token."""
     if name in modes:
         return name
     head, _, rest = name.partition("_")
     both = [f"{head}_{each}" + (f"_{rest}" if rest else "") for each in ("shifted", "unshifted")]
-    if all(each in modes for each in both):
-        trained = [each.as_trained["shifted"] for each in trained_selections(recipe) if "shifted" in each.as_trained]
-        if trained:
-            return both[0] if trained[0] else both[1]
+    if not all(each in modes for each in both):
+        raise UserError(f"{network} has no scoring mode {name!r}, only {', '.join(modes)}.{nearest(name, modes)}")
+    if shifted is None:
         raise UserError(f"The run was not trained to predict masked tokens: give mode={both[0]} or mode={both[1]}.")
-    raise UserError(f"{network} has no scoring mode {name!r}, only {', '.join(modes)}.{nearest(name, modes)}")
+    return both[0] if shifted else both[1]
+
+
+def trained_shift(recipe: Recipe) -> bool | None:
+    """True where the run predicts a masked token one position to the left, None where it predicts none."""
+    return next(
+        (each.as_trained["shifted"] for each in trained_selections(recipe) if "shifted" in each.as_trained), None
+    )
 
 
 def _group(request: Any, question: str) -> str:

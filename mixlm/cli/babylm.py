@@ -1,0 +1,62 @@
+"""Scores a run on BabyLM's zero-shot suites: mixlm babylm --run=RUN --data=evaluation_data/full_eval.
+
+What it answers lies in --output in the layout that BabyLM's collation reads, a folder for each mode of the network.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from mixlm.errors import UserError
+from mixlm.gin_config.flags import unknown_flag
+from mixlm.paths import local
+
+
+def main() -> None:
+    """Scores the suites that are in the folder of data, and prints a line for each mode and suite."""
+    given = parse(sys.argv[1:])
+    from mixlm.api.run import Run
+    from mixlm.interop.babylm.run import MAIN, Plan, evaluate, judges
+    from mixlm.interop.loaded import Loaded
+
+    split = None if given.suites is None else given.suites.split(",")
+    plan = Plan.of(local(given.data, "--data"), split)
+    loaded = Loaded(Run(given.run), given.network, given.batch_tokens)
+    for judge in judges(loaded, given.modes, local(given.output, "--output"), given.revision):
+        for suite, figure in evaluate(plan, judge, given.revision):
+            print(f"{judge.name:<24}{suite:<28}{'' if figure is None else f'{figure:6.2f}'}".rstrip(), flush=True)
+        print(f"In {judge.folder}.", flush=True)
+    if plan.acquisition is not None and given.revision == MAIN:
+        print("aoa is scored for checkpoints: give --run=RUN@STEP --revision=chck_1M, and so on.", flush=True)
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The flags; UserError for one that is unknown, and without a run or data."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        allow_abbrev=False,
+        exit_on_error=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--run", metavar="RUN", help="a run's folder, with @STEP or @best for one of its checkpoints")
+    add("--data", metavar="FOLDER", help="BabyLM's evaluation_data/full_eval, or fast_eval")
+    add("--modes", metavar="A,B", help="scoring modes; default: all that the network has")
+    add("--suites", metavar="A,B", help="such as blimp,ewok,reading,aoa; default: all that the folder has")
+    add("--revision", default="main", metavar="NAME", help="the checkpoint's name, such as chck_10M; default: main")
+    add("--output", default="results", metavar="FOLDER", help="default: results")
+    add("--network", default="model", metavar="NAME", help="default: model")
+    add("--batch_tokens", type=int, default=4096, metavar="N", help="padding included; default: 4096")
+    try:
+        given, others = parser.parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        raise UserError(f"{error.argument_name}: {error.message}.") from None
+    if others:
+        known = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
+        raise UserError(unknown_flag(others[0], known))
+    for name in ("run", "data"):
+        if getattr(given, name) is None:
+            raise UserError(f"--{name} is missing: mixlm babylm --run=RUN --data=evaluation_data/full_eval.")
+    if given.batch_tokens < 1:
+        raise UserError(f"--batch_tokens is at least 1, not {given.batch_tokens}.")
+    return given

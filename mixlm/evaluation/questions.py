@@ -108,7 +108,7 @@ def noise_of(group: str) -> int:
 
 def words_of(vocabulary: Tokeniser, tokens: Sequence[int]) -> list[int]:
     """The number of each token's word, from 1; a word begins at a piece that a space precedes."""
-    opens = [piece.startswith("\u2581") for piece in vocabulary.pieces(tokens)]
+    opens = [piece.startswith(("\u2581", " ")) for piece in vocabulary.pieces(tokens)]
     return list(accumulate(map(int, opens), initial=1))[1:]
 
 

@@ -60,7 +60,7 @@ class TokenScores:
     predicted: the greedy text of a causal network, and of a masked one what it fills in.
     """
 
-    log_p: Sequence[Float64[np.ndarray, " T"]]
+    log_p: Sequence[Float64[np.ndarray, "..."]]
     likeliest: Bool[np.ndarray, " N"]
 
     @property

@@ -100,9 +100,14 @@ def apply_layers(
 def _policy(name: str) -> Any:
     policies = jax.checkpoint_policies
     if name == "dots_and_attention_saveable":
-        attention = policies.save_only_these_names(KEPT)
+        attention = policies.save_from_both_policies(policies.save_only_these_names(KEPT), _is_cudnns_forward)
         return policies.save_from_both_policies(policies.dots_with_no_batch_dims_saveable, attention)
     return getattr(policies, name)
+
+
+def _is_cudnns_forward(primitive: Any, *_: Any, **__: Any) -> bool:
+    """True for cuDNN's forward kernel, whose output and statistics JAX gives no checkpoint name."""
+    return primitive.name.startswith("dot_product_attention_fwd")
 
 
 def map_layers(function: Callable[[Any], Any], layers: Any, count: int, execution: Execution) -> list[Any]:

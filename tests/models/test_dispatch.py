@@ -204,6 +204,26 @@ def test_cudnn_receives_mask_scale_head_layout_and_even_lengths(monkeypatch):
     assert asked == [("cudnn", (ROWS, 8, HEADS, WIDTH))]
 
 
+@pytest.mark.parametrize(("remat", "calls"), [(None, 2), ("dots_and_attention_saveable", 2), ("nothing_saveable", 4)])
+def test_cudnns_kernel_runs_again_for_the_gradient_only_where_its_output_is_not_saved(monkeypatch, remat, calls):
+    from jax._src.cudnn import fused_attention_stablehlo as fused
+
+    monkeypatch.setattr(fused, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(fused, "check_compute_capability", lambda *_: True)
+    monkeypatch.setattr(dispatch, "platform", lambda: "gpu")
+    monkeypatch.setattr(dispatch, "how_it_differs", lambda *_: None)
+    sizes = {"vocab_size": 96, "emb_dim": 16, "num_heads": 2, "head_dim": 8, "mlp_dim": 16, "dtype": "bfloat16"}
+    network = Llama(**sizes, num_layers=2, execution=Execution(remat=remat, attention="cudnn"))
+    example = Example(*[jnp.ones((2, 8), jnp.int32)] * 2, jnp.ones((2, 8)), jnp.ones((2, 8), jnp.int32))
+    params = jax.eval_shape(network.init, jax.random.key(0), *network.inputs())
+
+    def total(params):
+        return jnp.sum(network.apply(params, example, method="hidden").astype(jnp.float32))
+
+    traced = str(jax.make_jaxpr(jax.grad(total))(params))
+    assert traced.count("= dot_product_attention_fwd_wrapper[") == calls
+
+
 TINY = {"vocab_size": 96, "emb_dim": 16, "num_heads": 2, "head_dim": 8, "mlp_dim": 16}
 READERS = {
     "llama": Llama(**TINY, num_layers=2),

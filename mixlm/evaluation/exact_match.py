@@ -14,8 +14,8 @@ import numpy as np
 from mixlm.checkpoints.load import load_params
 from mixlm.data.loader.pairs import pair
 from mixlm.decoding.autoregressive import PROMPT_MULTIPLE, Decoded
-from mixlm.decoding.select import select
-from mixlm.decoding.strategies import Strategy
+from mixlm.decoding.select import Selection, select
+from mixlm.decoding.strategies import Autoregressive, Strategy
 from mixlm.decoding.text import until_eos
 from mixlm.errors import UserError
 from mixlm.evaluation.folders import FOLDER, evaluation_folder, folder_name
@@ -44,6 +44,15 @@ class Decoding:
         words = text.split()
         how = words.pop(0) if words and "=" not in words[0] else None
         return cls(text, how, dict(_setting(text, word) for word in words))
+
+    def selection(self, recipe: Recipe) -> Selection:
+        """The strategy by its name, by default that of the last stage, and the network that it runs."""
+        return select(recipe, self.how)
+
+    def strategy(self, recipe: Recipe) -> Strategy:
+        """The strategy as trained and as the settings say; it reads inputs as rows have them, with no EOS added."""
+        strategy = self.selection(recipe).strategy(self.settings)
+        return replace(strategy, ends=False) if isinstance(strategy, Autoregressive) else strategy
 
     @property
     def label(self) -> str:
@@ -101,8 +110,8 @@ class ExactMatch:
         if recipe.dataset.pairs is None:
             raise UserError("EXACT_MATCH decodes pairs of inputs and targets, and the rows of this recipe are text.")
         asked = [Decoding.of(text) for text in self.decodings]
-        strategies = [select(recipe, each.how).strategy(each.settings) for each in asked]
-        network = select(recipe, asked[0].how).network
+        strategies = [each.strategy(recipe) for each in asked]
+        network = asked[0].selection(recipe).network
         data = recipe.dataset.prepare(say)
         step, params = load_params(recipe, (network,), data.vocabulary.fingerprint)
         found = _pairs(recipe, data, self.pairs)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Int
 from mixlm.checkpoints.warm_start import WarmStart
 from mixlm.data.loader.batches import as_batch
 from mixlm.errors import UserError, nearest
-from mixlm.evaluation.tasks.in_training import RunJudge, is_judged
+from mixlm.evaluation.tasks.in_training import RunJudge, check_settings, is_judged
 from mixlm.parallel.logical_axes import Layout, under
 from mixlm.parallel.mesh import (
     batch_sharding,
@@ -220,6 +220,7 @@ def prepare(
     not here; then nothing is, nor is it without `ahead`. `devices` are all of this machine's by default.
     """
     layout = _checked_layout(recipe, devices)
+    check_settings(recipe)
     init_state, shapes = initial_state(dict(recipe.modules), recipe.optimizer, recipe.seed, layout)
     if data is not None:
         # Before a row is read: shapes tell what is held at once, at least.

@@ -67,7 +67,7 @@ def trained(objective, networks, params, **changes):
 def test_each_example_gets_its_own_answers_in_any_batches(inputs, batch, samples):
     made = trained(PairLM(IDS, LENGTHS), {"model": None}, {"model": None}, batch=batch, samples=samples)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "strategy_of", lambda chosen, settings: Echo())
+        patch.setattr(models.Decoding, "strategy", lambda decoding, recipe: Echo())
         assert made.predictions(inputs) == [[row[-2:]] * samples for row in inputs]
 
 

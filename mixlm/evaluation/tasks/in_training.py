@@ -22,6 +22,12 @@ def is_judged(recipe: Recipe) -> bool:
     return recipe.metrics.examples != 0 and any(task.criteria().metric_fns for task in tasks_of(recipe))
 
 
+def check_settings(recipe: Recipe) -> None:
+    """Raises UserError for settings that the recipe's decoding does not have."""
+    if recipe.metrics.examples != 0 and tasks_of(recipe):
+        networks(recipe, recipe.metrics)
+
+
 @dataclass(frozen=True, eq=False)
 class RunJudge:
     """The tasks of a run, and where it is computed."""
@@ -33,8 +39,7 @@ class RunJudge:
 
     @classmethod
     def of(cls, recipe: Recipe, layout: Layout, data: Any) -> "RunJudge":
-        """Reads the examples; UserError for settings that the recipe's decoding does not have."""
-        networks(recipe, recipe.metrics)
+        """Reads the examples."""
         return cls(recipe, layout, data.vocabulary, examples_of(recipe, data, recipe.metrics.examples))
 
     def names(self) -> list[str] | None:

@@ -12,8 +12,8 @@ from jaxtyping import Array, Float, Int
 
 from mixlm.data.judged import TaskMetrics
 from mixlm.decoding.autoregressive import PROMPT_MULTIPLE
-from mixlm.decoding.select import Selection, select, trained_objectives
-from mixlm.decoding.strategies import Autoregressive, Spans, Strategy
+from mixlm.decoding.select import trained_objectives
+from mixlm.decoding.strategies import Autoregressive, Spans
 from mixlm.decoding.text import until_eos
 from mixlm.errors import UserError
 from mixlm.evaluation.exact_match import Decoding
@@ -62,9 +62,9 @@ class TrainedModel:
 
     def _decoded(self, inputs: Sequence[Sequence[int]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Batches of (examples, what was decoded for each), sample by sample."""
-        chosen = selection(self.recipe, self.settings)
-        module, params = self.recipe.networks[chosen.network], self.params[chosen.network]
-        strategy = strategy_of(chosen, self.settings)
+        decoding = Decoding.of(self.settings.decoding)
+        network, strategy = decoding.selection(self.recipe).network, decoding.strategy(self.recipe)
+        module, params = self.recipe.networks[network], self.params[network]
         ids, length = self.recipe.tokens, self.recipe.lengths["targets"]
         for sample in range(self.settings.samples):
             keys = row_keys(self.settings.seed, sample, len(inputs))
@@ -139,17 +139,6 @@ def answering(recipe: Recipe) -> Any:
     return last if isinstance(last, Answers) else None
 
 
-def selection(recipe: Recipe, settings: TaskMetrics) -> Selection:
-    """The decoding that the settings name, or else that of the last stage."""
-    return select(recipe, Decoding.of(settings.decoding).how)
-
-
-def strategy_of(chosen: Selection, settings: TaskMetrics) -> Strategy:
-    """The strategy as trained and as the settings say; its prompts are the task's own, which end as the task says."""
-    strategy = chosen.strategy(Decoding.of(settings.decoding).settings)
-    return replace(strategy, ends=False) if isinstance(strategy, Autoregressive) else strategy
-
-
 def networks(recipe: Recipe, settings: TaskMetrics) -> tuple[str, ...]:
     """The networks whose parameters predictions and scores need; UserError for settings that fit no decoding."""
     own = answering(recipe)
@@ -157,15 +146,15 @@ def networks(recipe: Recipe, settings: TaskMetrics) -> tuple[str, ...]:
         if settings.decoding or settings.samples > 1:
             raise UserError(f"{type(own).__name__} answers by itself: leave METRIC_DECODING and METRIC_SAMPLES out.")
         return tuple(own.networks)
-    chosen = selection(recipe, settings)
-    strategy = strategy_of(chosen, settings)
+    decoding = Decoding.of(settings.decoding)
+    strategy = decoding.strategy(recipe)
     if settings.samples > 1 and isinstance(strategy, Autoregressive | Spans) and strategy.temperature == 0:
         raise UserError(
             f"METRIC_SAMPLES = {settings.samples} texts without noise are one and the same: draw them, as with "
             "METRIC_DECODING = 'autoregressive temperature=0.8'."
         )
     scorers = {name for each in trained_objectives(recipe) if _is_likelihood(each) for name in each.networks}
-    return tuple(sorted({chosen.network} | scorers))
+    return tuple(sorted({decoding.selection(recipe).network} | scorers))
 
 
 def likelihood(recipe: Recipe) -> Any:

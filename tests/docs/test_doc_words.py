@@ -35,6 +35,7 @@ ELSEWHERE = {
 }
 ELSEWHERE |= {"checkpoints/", "evaluation/", "evaluation/latest", "profile/", "tensorboard/", "my_texts/", "build/site"}
 ELSEWHERE |= {"runs/studies/mile-GAMMA", "runs/studies/NAME", "study.json", "records/", "stems/"}
+ELSEWHERE |= {"predictions/step_N/TASK.jsonl", "TASK/METRIC", "validation/", "predictions/"}
 ELSEWHERE |= {"evaluation/NAME/MODE/FIGURE", "evaluation@best/...", "axis/MACRO"}
 # Upper-case words that are no macros: placeholders, signals, variables of the environment.
 NO_MACROS = {"MIXLM_CACHE", "PYTHONPATH", "RUN", "STEP", "SIGINT", "SIGTERM", "NAME", "BOS", "UserError"}

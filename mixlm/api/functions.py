@@ -10,7 +10,7 @@ from typing import Any
 from mixlm.api.run import Run
 from mixlm.data.sources.auto import Text, source_of
 from mixlm.data.sources.base import normalize_whitespace
-from mixlm.data.sources.files import kinds
+from mixlm.data.sources.kinds import kinds
 from mixlm.decoding import run as decoding
 from mixlm.errors import UserError, nearest
 from mixlm.evaluation.minimal_pairs import Accuracies

@@ -21,7 +21,7 @@ from gin import config_parser
 from mixlm import files
 from mixlm.checkpoints.run_dir import held_out_by_name
 from mixlm.data.mixture import of_texts
-from mixlm.data.sources.files import is_builtin, kind_of
+from mixlm.data.sources.kinds import is_builtin, kind_of
 from mixlm.data.sources.text import TextFiles
 from mixlm.errors import UserError, nearest
 from mixlm.gin_config.folder import gin_folder, studies_folder

@@ -119,7 +119,9 @@ def test_what_was_held_out_by_name_still_is_where_it_is_asked_for(tmp_path):
     assert found["validation"] == [documents[int(file.stem)] for file in sorted(expected)]
     assert sorted(found["train"] + found["validation"]) == sorted(documents)
     assert found != both(TextFiles(str(tmp_path / "a"), 0.2))
-    with pytest.raises(UserError, match=r"^HOLD_OUT_BY is 'content' or 'name', not 'nam'\. Did you mean 'name'\?$"):
+    with pytest.raises(
+        UserError, match=r"^HOLD_OUT_BY is 'content', 'hash' or 'name', not 'nam'\. Did you mean 'name'\?$"
+    ):
         TextFiles("a", hold_out_by="nam")
 
 

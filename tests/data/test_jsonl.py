@@ -110,7 +110,7 @@ def test_a_bad_gzip_file_is_named(tmp_path):
     [
         ("", r"say --gin\.TEXT=FILE_OR_FOLDER"),
         ("linse.jsonl", r"no file or folder .*Did you mean .*lines\.jsonl"),
-        ("empty", r"holds no file that ends in \.jsonl, \.jsonl\.gz, \.json\.gz\.$"),
+        ("empty", r"holds no file that ends in \.jsonl, \.jsonl\.gz, \.jsonl\.zst, \.json\.gz, \.json\.zst\.$"),
     ],
 )
 def test_json_lines_that_are_not_there(tmp_path, path, words):

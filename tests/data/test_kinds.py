@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 
 from mixlm.cli import decode
+from mixlm.data.sources.arrow import Arrow
+from mixlm.data.sources.babylm import BabyLM
 from mixlm.data.sources.base import SPLITS
-from mixlm.data.sources.files import kind_of, kinds
 from mixlm.data.sources.jsonl import JsonLines
+from mixlm.data.sources.kinds import kind_of, kinds
+from mixlm.data.sources.parquet import Parquet
 from mixlm.data.sources.text import TextFiles
 from mixlm.data.sources.tfrecord import TFRecords
 from mixlm.data.vocabulary import SentencePieceFile, TrainedSentencePiece
@@ -19,9 +22,12 @@ from mixlm.gin_config.flags import parse_flags
 from mixlm.recipe import Recipe
 
 NAMES = {
-    "text": ["a.txt", "deep/b.txt"],
-    "jsonl": ["a.jsonl", "b.jsonl.gz", "deep/c.json.gz"],
+    "text": ["a.txt", "b.txt.gz", "c.txt.zst", "deep/b.txt"],
+    "jsonl": ["a.jsonl", "b.jsonl.gz", "c.jsonl.zst", "d.jsonl-00000-of-00001.zst", "deep/c.json.gz"],
     "tfrecord": ["a.tfrecord", "b.tfrecords", "c.tfrecord-00000-of-00002", "deep/d.tfrecord.gz"],
+    "parquet": ["a.parquet", "b-00000-of-00002.parquet"],
+    "arrow": ["data-00000-of-00001.arrow"],
+    "babylm": ["a.train", "b.dev"],
 }
 
 
@@ -32,7 +38,9 @@ def put(folder: Path, *names: str) -> Path:
     return folder
 
 
-READ = {"text": TextFiles, "jsonl": JsonLines, "tfrecord": TFRecords}
+READ = {
+    "text": TextFiles, "jsonl": JsonLines, "tfrecord": TFRecords, "parquet": Parquet, "arrow": Arrow, "babylm": BabyLM,
+}  # fmt: skip
 
 
 def test_the_kinds_of_this_package_are_found_by_their_classes():
@@ -62,11 +70,11 @@ def test_a_file_of_any_other_name_is_text(tmp_path):
     [
         (
             ["a.txt", "b.jsonl"],
-            r"^The folder '[^']*' holds several kinds of text, \.jsonl, [^:]* and \.txt: give each a",
+            r"^The folder '[^']*' holds several kinds of text, \.jsonl, [^:]* and \.txt, [^:]*: give each a",
         ),
         (
             ["a.txt", "b.jsonl", "c.tfrecord"],
-            r"several kinds of text, \.jsonl[^:]* and \.txt and \.tfrecord[^:]*: give",
+            r"several kinds of text, \.jsonl[^:]* and \.txt, [^:]* and \.tfrecord[^:]*: give",
         ),
         (["a.md"], r"^The folder '[^']*' holds no text: no file ends in [^\n]*\.jsonl, [^\n]*\.txt, [^\n]*\.$"),
     ],

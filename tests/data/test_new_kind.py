@@ -8,7 +8,7 @@ from support.markdown import titled
 from support.places import ROOT
 
 from mixlm.data.sources.base import SPLITS
-from mixlm.data.sources.files import kind_of, kinds
+from mixlm.data.sources.kinds import kind_of, kinds
 from mixlm.errors import UserError
 from mixlm.gin_config.build import configured
 from mixlm.gin_config.flags import parse_flags

@@ -7,8 +7,8 @@ import pytest
 
 from mixlm.data.sources.auto import Text
 from mixlm.data.sources.base import SPLITS
-from mixlm.data.sources.files import kind_of
 from mixlm.data.sources.jsonl import JsonLines
+from mixlm.data.sources.kinds import kind_of
 from mixlm.data.sources.text import TextFiles
 from mixlm.data.sources.tfrecord import TFRecords
 from mixlm.errors import UserError
@@ -51,10 +51,10 @@ def test_a_packed_ending_in_capitals_is_unpacked(tmp_path):
 
 @pytest.mark.parametrize("source", [TextFiles, Text])
 def test_what_is_not_read_is_said_in_one_line(tmp_path, source):
-    put(tmp_path, "a.txt", "b.txt", "c.md", "d/e.MD", "f.jsonl.zst", "README", "g.parquet")
+    put(tmp_path, "a.txt", "b.txt", "c.md", "d/e.MD", "f.jsonl.xz", "README", "g.docx")
     os.mkfifo(tmp_path / "h.txt")
     (line,) = source(str(tmp_path)).notes()
-    said = "1 without an ending, 1 .jsonl.zst, 2 .md, 1 .parquet, "
+    said = "1 without an ending, 1 .docx, 1 .jsonl.xz, 2 .md, "
     assert line == f"Not read in {str(tmp_path)!r}: {said}{str(tmp_path / 'h.txt')!r}, which is a pipe."
     assert source(str(put(tmp_path / "all", "a.txt"))).notes() == []
     assert source(str(tmp_path / "a.txt")).notes() == []
@@ -129,19 +129,19 @@ def test_a_name_that_no_disk_has_is_a_sentence(tmp_path):
         kind_of("a\0b")
 
 
-PARQUET = b"PAR1\x15\x04\x15\x1c\x15 L\x15\x02\x15\x00\x12\x00\x00plain words that somebody wrote" * 9 + b"PAR1"
+ZIP = b"PK\x03\x04\x14\x00\x00\x00plain words that somebody wrote" * 9
 
 
-@pytest.mark.parametrize("content", [PARQUET, b"words \xff\xfe words" * 9, "words".encode("utf-16") * 9])
+@pytest.mark.parametrize("content", [ZIP, b"words \xff\xfe words" * 9, "words".encode("utf-16") * 9])
 def test_a_file_of_no_known_ending_is_text_only_if_it_is_utf_8(tmp_path, content):
-    path = tmp_path / "a.parquet"
+    path = tmp_path / "a.docx"
     path.write_bytes(content)
     for look in (kind_of, lambda path: TextFiles(path).files()):
         with pytest.raises(
-            UserError, match=r"^'[^']*a\.parquet' is no UTF-8 text, and what is read besides ends in [^\n]*"
+            UserError, match=r"^'[^']*a\.docx' is no UTF-8 text, and what is read besides ends in [^\n]*"
         ):
             look(str(path))
-    with pytest.raises(UserError, match=r"holds no text: [^\n]* is not read \(1 \.parquet\)\.$"):
+    with pytest.raises(UserError, match=r"holds no text: [^\n]* is not read \(1 \.docx\)\.$"):
         kind_of(str(tmp_path))
     # A character may be cut where the look ends.
     path.write_bytes(b"x" + "\u00e9".encode() * 2**15)

@@ -5,8 +5,12 @@ from support.places import GIN
 
 from mixlm.data.dataset import Dataset
 from mixlm.data.seqio_task import SeqioTask
+from mixlm.data.sources.arrow import Arrow
+from mixlm.data.sources.babylm import BabyLM
+from mixlm.data.sources.hub import HubDataset
 from mixlm.data.sources.jsonl import JsonLines
 from mixlm.data.sources.made import MadeLanguage, MadePairs, MadePairsText
+from mixlm.data.sources.parquet import Parquet
 from mixlm.data.sources.sotu import SotU
 from mixlm.data.sources.text import TextFiles
 from mixlm.data.sources.tfds import Tfds
@@ -77,6 +81,10 @@ DATA = {
     "text": (TextFiles("here"), TrainedSentencePiece(1024), TRAINED),
     "jsonl": (JsonLines("here"), TrainedSentencePiece(1024), TRAINED),
     "tfrecord": (TFRecords("here"), TrainedSentencePiece(1024), TRAINED),
+    "parquet": (Parquet("here"), TrainedSentencePiece(1024), TRAINED),
+    "arrow": (Arrow("here"), TrainedSentencePiece(1024), TRAINED),
+    "babylm": (BabyLM("here"), TrainedSentencePiece(1024), TRAINED),
+    "hub": (HubDataset("here"), TrainedSentencePiece(1024), TRAINED),
     "c4": (Tfds("c4/en:3.0.1"), SentencePieceFile("t5.model", mask=32000), T5),
     "wikipedia": (
         Tfds("wikipedia/20230601.en:1.0.0", "text", "train[:99%]", "train[99%:]"),
@@ -86,7 +94,8 @@ DATA = {
     "vocabulary_file": (SotU(), SentencePieceFile("t5.model", mask=32000), T5),
 }
 OTHERS = {"seqio_task", "seqio_mixture", "mixture", "made_pairs"}
-GIVEN = {name: ["--gin.TEXT=here"] for name in ("text", "jsonl", "tfrecord")}
+GIVEN = {name: ["--gin.TEXT=here"] for name in ("text", "jsonl", "tfrecord", "parquet", "arrow", "babylm")}
+GIVEN["hub"] = ["--gin.HUB_NAME=here"]
 
 
 @pytest.mark.parametrize("bos", [False, True])

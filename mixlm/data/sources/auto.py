@@ -4,14 +4,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from mixlm.data.sources.files import TextSource, kind_of
+from mixlm.data.sources.files import TextSource
+from mixlm.data.sources.kinds import kind_of
 from mixlm.files import MAX_LINE_BYTES
 from mixlm.paths import local
 
 
 @dataclass(frozen=True)
 class Text:
-    """A file or folder of any kind of text (see `mixlm.data.sources.files.kinds`), whichever lies at `path`.
+    """A file or folder of any kind of text (see `mixlm.data.sources.kinds.kinds`), whichever lies at `path`.
 
     `feature` is that of JSON lines and TFRecords, `hold_out_by` that of plain text. The path is looked at when it is
     read, so that a run can be explained where the text is not. Raises UserError for a folder with files of several

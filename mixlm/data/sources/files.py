@@ -1,18 +1,15 @@
-"""Kinds of text files: each is a class whose `endings` say which files it reads."""
+"""Text in files, as a source: its splits, its fingerprint, and what a folder holds and is not read."""
 
-import codecs
-import importlib
 import os
-import pkgutil
 import re
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from mixlm.data.sources.base import check_bound, check_document, digest_files, normalize_whitespace
+from mixlm.data.sources.base import check_bound, check_document, check_split, digest_files, normalize_whitespace
 from mixlm.data.sources.holdout import by_hash
 from mixlm.data.sources.walk import Walk, walk
 from mixlm.data.store.fingerprint_cache import sha256_of
@@ -20,9 +17,8 @@ from mixlm.errors import NotHere, UserError, nearest
 from mixlm.files import MAX_LINE_BYTES, open_regular
 from mixlm.paths import local
 
-_SAMPLE_BYTES = 2**16  # Ours: binary formats have a NUL or what is no UTF-8 long before that.
 # The number of a shard, such as -00000-of-00010, which may stand behind an ending.
-_SHARD = re.compile(r"-\d+-of-\d+(?=$|\.gz$)")
+_SHARD = re.compile(r"-\d+-of-\d+(?=$|\.gz$|\.zst$)")
 
 
 @dataclass(frozen=True)
@@ -38,6 +34,7 @@ class TextSource(ABC):
     path: str = field(repr=False)  # the fingerprint covers the text, wherever it lies
     max_document_bytes: int = field(default=MAX_LINE_BYTES, repr=False, kw_only=True)  # refuses text, and changes none
     endings: ClassVar[tuple[str, ...]] = ()
+    magic: ClassVar[bytes] = b""  # the bytes that every file of the kind begins with, if there are such
 
     def __post_init__(self) -> None:
         local(self.path, "TEXT")
@@ -66,7 +63,7 @@ class TextSource(ABC):
         files = found.read_by(self.reads)
         if not files:
             endings = ", ".join(self.endings)
-            raise UserError(f"The folder {self.path!r} holds no file that ends in {endings}{_but(found, self.reads)}.")
+            raise UserError(f"The folder {self.path!r} holds no file that ends in {endings}{but(found, self.reads)}.")
         return files
 
     def notes(self) -> list[str]:
@@ -86,22 +83,26 @@ class TextSource(ABC):
         return _defining(cls).__module__.rpartition(".")[2]
 
 
-@dataclass(frozen=True)
-class RecordFiles(TextSource):
-    """Files that hold one record for each document; a subclass says how a file is read.
+class HeldOutFiles(TextSource):
+    """Files of many documents each; a subclass says how a file is read, and has a field `validation_fraction`.
 
-    The document is the record's `feature`; blank ones are passed over. A document is held out by a hash of its text, so
-    that equal documents are on one side and memory does not grow with the corpus: validation is about
-    `validation_fraction` of the documents, and at least one document is on each side. Raises UserError for a corpus of
-    fewer than two different documents. The fingerprint of a kind defined outside of mixlm covers its module's file.
+    Blank documents are passed over. A document is held out by a hash of its text, so that equal documents are on one
+    side and memory does not grow with the corpus: validation is about `validation_fraction` of the documents, and at
+    least one document is on each side. Raises UserError for a corpus of fewer than two different documents. Where
+    `split_of` knows files of the validation split, those are it, and files of the test split are never read. The
+    fingerprint of a kind defined outside of mixlm covers its module's file.
     """
 
-    feature: str = "text"
-    validation_fraction: float = 0.05
+    validation_fraction: float
 
     @abstractmethod
     def read(self, path: Path) -> Iterator[str]:
         """The documents of one file, in its order; UserError names the file and the record at fault."""
+
+    def split_of(self, path: Path) -> str | None:
+        """The split that a file of a folder belongs to by its name: train, validation, test, or None for any."""
+        del path
+        return None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -111,7 +112,31 @@ class RecordFiles(TextSource):
 
     def documents(self, split: str) -> Iterator[str]:
         """The documents of a split in the order of the files' paths and of the records."""
-        return by_hash(self.all_documents, self.validation_fraction, split, self.path)
+        wanted, files = check_split(split), self.files()
+        held_out = [path for path in files if self._split(path) == "validation"]
+        if not held_out:
+            yield from by_hash(self.all_documents, self.validation_fraction, split, self.path)
+            return
+        side = held_out if wanted == "validation" else [path for path in files if path not in set(held_out)]
+        found = self._documents(side)
+        if (first := next(found, None)) is None:
+            raise UserError(f"{self.path!r} holds no document of the {wanted} split.")
+        yield first
+        yield from found
+
+    def files(self) -> list[Path]:
+        """The file itself, or a folder's files of this kind, sorted by path, without those of the test split."""
+        found = super().files()
+        kept = [path for path in found if self._split(path) != "test"]
+        return kept or found
+
+    def notes(self) -> list[str]:
+        """Lines about what a folder holds and is not read."""
+        unread = len(super().files()) - len(files := self.files())
+        held_out = sum(self._split(path) == "validation" for path in files)
+        said = [f"The test split of {self.path!r} is not read: {unread} of its files."] if unread else []
+        said += [f"Validation of {self.path!r} is {held_out} of its {len(files)} files."] if held_out else []
+        return [*super().notes(), *said]
 
     def fingerprint(self) -> str:
         """SHA-256 over all files, their names, the settings and the rule of the split; not over where they lie."""
@@ -123,12 +148,19 @@ class RecordFiles(TextSource):
 
     def all_documents(self) -> Iterator[str]:
         """Every document in the order of the files' paths and of the records; a corpus may hold just one."""
-        for path in self.files():
+        return self._documents(self.files())
+
+    def _documents(self, files: list[Path]) -> Iterator[str]:
+        for path in files:
             for number, document in enumerate(self.read(path), 1):
                 where = f"Document {number} of {str(path)!r}"
                 check_document(document, where, self.max_document_bytes)
                 if document := normalize_whitespace(document):
                     yield document
+
+    def _split(self, path: Path) -> str | None:
+        """The split of a file; one that was named itself belongs to none."""
+        return self.split_of(path) if path != local(self.path, "TEXT") else None
 
     def _definition(self) -> list[str]:
         """The digest of a module outside of mixlm that defines this kind: its reader may change as its text does."""
@@ -137,78 +169,21 @@ class RecordFiles(TextSource):
         return [] if module.startswith("mixlm.") or file is None else sha256_of([Path(file)])
 
 
+@dataclass(frozen=True)
+class RecordFiles(HeldOutFiles):
+    """Files that hold one record for each document, which is the record's `feature`; blank ones are passed over."""
+
+    feature: str = "text"
+    validation_fraction: float = 0.05
+
+
 def _defining(kind: type[TextSource]) -> type[TextSource]:
     """The class that gives a kind its endings."""
     return next(base for base in kind.__mro__ if "endings" in vars(base))
 
 
-def kinds() -> list[type[TextSource]]:
-    """All kinds of text: those defined outside of mixlm first, then those of this folder."""
-    here = __name__.rpartition(".")[0]
-    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
-        importlib.import_module(f"{here}.{module.name}")
-
-    def below(parent: Any) -> Iterator[type[TextSource]]:
-        for child in parent.__subclasses__():
-            yield from [child] if vars(child).get("endings") else []
-            yield from below(child)
-
-    # A module that was reloaded has left its former class behind.
-    named = [
-        kind for kind in below(TextSource) if getattr(sys.modules.get(kind.__module__), kind.__name__, None) is kind
-    ]
-    return sorted(named, key=lambda kind: (is_builtin(kind), kind.kind()))
-
-
-def is_builtin(kind: type[TextSource]) -> bool:
-    """Returns True for a kind of this folder; such a kind has a gin file of its name in gin/data."""
-    return kind.__module__.startswith("mixlm.")
-
-
-def kind_of(path: str) -> type[TextSource]:
-    """The kind of a file, plain text where its name says nothing, or of all files in a folder that are of any kind.
-
-    Raises UserError where nothing is there, where a folder holds no text, and where it holds several kinds.
-    """
-    place, known = existing(path), kinds()
-
-    def kind_by_name(name: str) -> type[TextSource] | None:
-        return next((kind for kind in known if kind.reads(name)), None)
-
-    if not place.is_dir():
-        return kind_by_name(place.name) or plain_text(place, known)
-    found = walk(place)
-    read = found.read_by(lambda name: kind_by_name(name) is not None)
-    of = sorted({kind for kind in (kind_by_name(file.name) for file in read) if kind is not None}, key=known.index)
-    if len(of) > 1:
-        several = " and ".join(", ".join(kind.endings) for kind in of)
-        raise UserError(f"The folder {path!r} holds several kinds of text, {several}: give each a folder of its own.")
-    if not of:
-        unread = _but(found, lambda name: False)
-        raise UserError(f"The folder {path!r} holds no text: no file ends in {_endings(known)}{unread}.")
-    return of[0]
-
-
-def plain_text(file: Path, known: Sequence[type[TextSource]]) -> type[TextSource]:
-    """The kind of a file whose ending is nobody's: plain text; UserError where its beginning is no UTF-8 text."""
-    with open_regular(file) as opened:
-        beginning = opened.read(_SAMPLE_BYTES)
-    try:
-        # A character may be cut at the end of the sample.
-        codecs.getincrementaldecoder("utf-8")().decode(beginning)
-        is_text = b"\0" not in beginning
-    except UnicodeDecodeError:
-        is_text = False
-    if not is_text:
-        raise UserError(f"{str(file)!r} is no UTF-8 text, and what is read besides ends in {_endings(known)}.")
-    return next(kind for kind in known if kind.kind() == "text" and is_builtin(kind))
-
-
-def _endings(known: Sequence[type[TextSource]]) -> str:
-    return ", ".join(ending for kind in known for ending in kind.endings)
-
-
-def _but(found: Walk, reads: Callable[[str], bool]) -> str:
+def but(found: Walk, reads: Callable[[str], bool]) -> str:
+    """The end of a sentence on a folder that holds nothing of a kind: what it holds instead."""
     unread = found.unread(reads)
     return f", and what it holds is not read ({unread})" if unread else ""
 

@@ -1,7 +1,5 @@
 """JSON lines: a document in one field of each object."""
 
-import gzip
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +7,9 @@ from typing import Any, ClassVar
 
 from mixlm.data.sources.base import BOUND, check_document
 from mixlm.data.sources.files import RecordFiles
+from mixlm.data.sources.packed import opened
 from mixlm.errors import UserError, nearest
-from mixlm.files import open_regular, parse_json, read_lines
+from mixlm.files import parse_json, read_lines
 
 
 @dataclass(frozen=True)
@@ -20,7 +19,7 @@ class JsonLines(RecordFiles):
     Raises UserError that names file and line for what is no object with the text `feature`.
     """
 
-    endings: ClassVar[tuple[str, ...]] = (".jsonl", ".jsonl.gz", ".json.gz")
+    endings: ClassVar[tuple[str, ...]] = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".json.zst")
 
     def read(self, path: Path) -> Iterator[str]:
         """The documents of one file, line by line."""
@@ -45,11 +44,5 @@ class JsonLines(RecordFiles):
 
 
 def _lines(path: Path, limit: int) -> Iterator[bytes]:
-    try:
-        with open_regular(path) as file:
-            packed = path.suffix.lower() == ".gz"
-            yield from read_lines(gzip.GzipFile(fileobj=file) if packed else file, repr(str(path)), limit, BOUND)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"{str(path)!r} is no whole gzip file: {error}.") from None
-    except OSError as error:
-        raise UserError(f"{str(path)!r} cannot be read: {error.strerror}.") from None
+    with opened(path) as file:
+        yield from read_lines(file, repr(str(path)), limit, BOUND)

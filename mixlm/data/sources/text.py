@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from mixlm.data.sources.base import BOUND, check_split, digest_files, normalize_whitespace
-from mixlm.data.sources.files import TextSource, kinds, plain_text
-from mixlm.data.sources.holdout import by_size
+from mixlm.data.sources.files import TextSource
+from mixlm.data.sources.holdout import by_hash, by_size
+from mixlm.data.sources.kinds import begins_as, kinds, plain_text
+from mixlm.data.sources.packed import content_size, opened
 from mixlm.data.store.fingerprint_cache import is_settled, stat_key
 from mixlm.errors import UserError, nearest
 from mixlm.files import open_regular, read_lines
@@ -28,16 +30,20 @@ LEAST_CHARACTERS = 100  # Ours: less text than this can neither train nor test a
 # Ours: bytes of a paragraph whose copies are held out with it; headings, rulers and short replies recur in any text.
 LEAST_PARAGRAPH = 64
 
-HOLD_OUT_BY = ("content", "name")
+HOLD_OUT_BY = ("content", "hash", "name")
 
 
 @dataclass(frozen=True)
 class TextFiles(TextSource):
     """Your own text: a folder in which each .txt file is a document, or one UTF-8 file that is cut at blank lines.
 
+    A file may be packed, as .txt.gz or .txt.zst.
+
     Validation holds about `validation_fraction` of the bytes in whole documents, chosen by a hash of their text, so
     that equal documents are on one side; at least one is on each side, and a file that cannot be cut gives its end. In
     one file the paragraphs of held-out documents are held out wherever else they stand.
+    `hold_out_by="hash"` is the rule of JSON lines and other records: each document by the hash of its text, so that the
+    same documents are the same splits, whatever files they lie in.
     `hold_out_by="name"` is the rule before version 0.6.0, for its runs: the hash of a file's name in a folder, and of
     each document on its own in one file. Raises UserError for a missing, empty or non-UTF-8 file, for too little text,
     and where all documents are equal.
@@ -45,7 +51,7 @@ class TextFiles(TextSource):
 
     validation_fraction: float = 0.05
     hold_out_by: str = field(default="content", repr=False)  # its tokens have a fingerprint
-    endings: ClassVar[tuple[str, ...]] = (".txt",)
+    endings: ClassVar[tuple[str, ...]] = (".txt", ".txt.gz", ".txt.zst")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,7 +59,7 @@ class TextFiles(TextSource):
             raise UserError(f"TextFiles.validation_fraction is between 0 and 1, not {self.validation_fraction}.")
         if self.hold_out_by not in HOLD_OUT_BY:
             close = nearest(str(self.hold_out_by), HOLD_OUT_BY)
-            raise UserError(f"HOLD_OUT_BY is 'content' or 'name', not {self.hold_out_by!r}.{close}")
+            raise UserError(f"HOLD_OUT_BY is 'content', 'hash' or 'name', not {self.hold_out_by!r}.{close}")
 
     def documents(self, split: str) -> Iterator[str]:
         """The documents of a split in the order of the file, or of the files' names."""
@@ -66,6 +72,9 @@ class TextFiles(TextSource):
             )
         if len(files) == len(keys) == 1:
             yield _side_of_tail(next(_documents(files, limit)), self.validation_fraction, split)
+            return
+        if self.hold_out_by == "hash":
+            yield from by_hash(lambda: _documents(files, limit), self.validation_fraction, split, self.path)
             return
         chosen = self._held_out(files, keys, sizes)
         if len(files) == 1:
@@ -82,7 +91,7 @@ class TextFiles(TextSource):
         if self.hold_out_by == "content":
             return by_size(keys, sizes, self.validation_fraction, self.path)
         if len(files) > 1:
-            keys, sizes = [path.name.encode() for path in files], [path.stat().st_size for path in files]
+            keys, sizes = [path.name.encode() for path in files], [content_size(path) for path in files]
         return by_size(keys, sizes, self.validation_fraction, self.path, apart=range(len(keys)))
 
     def all_documents(self) -> Iterator[str]:
@@ -93,8 +102,8 @@ class TextFiles(TextSource):
         """SHA-256 over all files, their names and the rule of the split; not over where they lie."""
         files = self.files()
         rule = ["text", self.validation_fraction, FILE_DOCUMENTS, DOCUMENT_BYTES, MAX_STRETCH]
-        by = ["content"] if self.hold_out_by == "content" else []
-        one = [LEAST_PARAGRAPH] if by and len(files) == 1 else []
+        by = [self.hold_out_by] if self.hold_out_by != "name" else []
+        one = [LEAST_PARAGRAPH] if self.hold_out_by == "content" and len(files) == 1 else []
         return digest_files(files, [*rule, *by, *one, *(path.name for path in files if len(files) > 1)])
 
     def files(self) -> list[Path]:
@@ -131,7 +140,7 @@ def _measure(files: tuple[Path, ...], facts: object, limit: int) -> tuple[list[b
 def _documents(files: Sequence[Path], limit: int, cut: bool = True) -> Iterator[str]:
     """The documents of files: each whole, or where there is one file and `cut`, its parts."""
     if cut and len(files) == 1:
-        yield from _cut(_lines(files[0], limit), files[0].stat().st_size)
+        yield from cut_file(files[0], limit)
     else:
         for path in files:
             yield _document(path, limit)
@@ -164,8 +173,13 @@ def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()[:16]
 
 
+def cut_file(path: Path, limit: int) -> Iterator[str]:
+    """The documents of one file that is cut at blank lines, or where there is none for long at a line's end."""
+    yield from _cut(_lines(path, limit), content_size(path))
+
+
 def _document(path: Path, limit: int) -> str:
-    if path.stat().st_size > limit:
+    if content_size(path) > limit:
         raise UserError(
             f"The text file {str(path)!r} is one document of more than {limit:,} bytes, which is more than {BOUND}."
         )
@@ -178,7 +192,7 @@ def _document(path: Path, limit: int) -> str:
 def _lines(path: Path, limit: int) -> Iterator[str]:
     """Decoded lines, read one at a time so that a file may be larger than memory; none is longer than `limit` bytes."""
     offset, shown = 0, f"The text file {str(path)!r}"
-    with open_regular(path) as file:
+    with opened(path) as file:
         for line in read_lines(file, repr(str(path)), limit, BOUND):
             try:
                 text = line.decode("utf-8")
@@ -186,10 +200,12 @@ def _lines(path: Path, limit: int) -> Iterator[str]:
                 where = offset + error.start
                 raise UserError(
                     f"{shown} is not UTF-8: byte {where} (0x{line[error.start]:02x}) begins no character; convert it"
-                    " first."
+                    f" first.{begins_as(path)}"
                 ) from None
             if "\0" in text:
-                raise UserError(f"{shown} has a NUL, its byte {offset + line.index(0)}, so it is no text.")
+                raise UserError(
+                    f"{shown} has a NUL, its byte {offset + line.index(0)}, so it is no text.{begins_as(path)}"
+                )
             yield text.removeprefix("\ufeff") if offset == 0 else text
             offset += len(line)
 

@@ -6,7 +6,7 @@ All flags are the harness's own. `--model mixlm` is the default, and so are the 
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import FrameType
 
 import mixlm.interop.lm_eval.model as interop
 from mixlm.errors import UserError
@@ -25,6 +25,11 @@ def main() -> None:
         cli_evaluate()
     except jinja2.TemplateError as error:
         raise UserError(f"A template of the task cannot be filled: {error.message}.{_fields(error)}") from error
+    except ValueError as error:
+        # What the harness refuses, such as a task that it has not; a ValueError of ours is a bug, and shown whole.
+        if not list(_frames(error))[-1].f_globals["__name__"].startswith("lm_eval."):
+            raise
+        raise UserError(" ".join(str(error).split())) from error
 
 
 def arguments(given: Sequence[str]) -> list[str]:
@@ -40,14 +45,16 @@ def arguments(given: Sequence[str]) -> list[str]:
 
 def _fields(error: BaseException) -> str:
     """The fields of the record that a template was to be filled with."""
-    for frame in _frames(error.__traceback__):
-        document = frame.get("doc")
+    for frame in _frames(error):
+        document = frame.f_locals.get("doc")
         if isinstance(document, dict):
             return f" A record has {', '.join(map(str, document))}."
     return ""
 
 
-def _frames(place: TracebackType | None) -> Iterator[dict[str, object]]:
+def _frames(error: BaseException) -> Iterator[FrameType]:
+    """The frames that an error has passed, the outermost first."""
+    place = error.__traceback__
     while place is not None:
-        yield place.tb_frame.f_locals
+        yield place.tb_frame
         place = place.tb_next

@@ -166,6 +166,40 @@ def test_the_command_says_what_a_template_lacks(run, tasks, monkeypatch):
         command.main()
 
 
+def test_a_task_that_there_is_not_is_one_sentence(tasks, monkeypatch):
+    pytest.importorskip("lm_eval")
+    monkeypatch.setattr("sys.argv", ["mixlm", "--tasks", "choixes", "--include_path", str(tasks)])
+    with pytest.raises(mixlm.UserError, match=r"choixes"):
+        command.main()
+
+
+NINE = {
+    "arc_easy": 4, "arc_challenge": 5, "dual_blimp": 2, "commonsense_qa": 5, "hellaswag": 4, "dual_mmlu": 4,
+    "openbookqa": 4, "piqa": 2, "social_iqa": 3,
+}  # fmt: skip
+
+
+def test_the_nine_tasks_of_dual_are_one_group_normalised_by_chance(tmp_path):
+    """Local tasks stand in for the nine, with as many answers as each has; the harness's dummy answers them."""
+    pytest.importorskip("lm_eval")
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    for name, answers in NINE.items():
+        records = [{"question": "x", "answers": list("abcde"[:answers]), "right": n % answers} for n in range(12)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+        files = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(tmp_path / f"{name}.jsonl")}}}
+        config = {"task": name, "test_split": "test", **files, **TASKS["choices"][1]}
+        (tmp_path / f"{name}.yaml").write_text(json.dumps(config))
+    manager = TaskManager(include_path=[str(command.TASKS), str(tmp_path)])
+    found = simple_evaluate(model="dummy", tasks=["dual_zero_shot"], task_manager=manager, bootstrap_iters=0)
+    scores = {name: found["results"][name]["score,none"] for name in NINE}
+    for name, answers in NINE.items():
+        accuracy = found["results"][name]["acc,none"]
+        assert scores[name] == pytest.approx(100 * (accuracy - 1 / answers) / (1 - 1 / answers))
+    assert found["groups"]["dual_zero_shot"]["score,none"] == pytest.approx(np.mean(list(scores.values())))
+
+
 def test_scores_are_normalised_by_the_chance_of_each_question():
     pytest.importorskip("lm_eval")
     from mixlm.interop.lm_eval.chance import normalised

@@ -24,6 +24,7 @@ from mixlm.models.t5_decoder import DecoderOnly
 from mixlm.objectives.curriculum import Curriculum, Stage
 from mixlm.objectives.pairs import PairDiffusion, PairLM
 from mixlm.parallel.mesh import Partitioning
+from mixlm.recipe import Recipe
 from mixlm.tokens import TokenIds
 
 IDS = TokenIds(vocab_size=60, mask=4, bos=3, sentinels=5)
@@ -46,15 +47,17 @@ class Echo:
 
     def __call__(self, module, params, prompt, keys, length, ids):
         said = jnp.zeros((len(keys), length), jnp.int32)
-        return Decoded(said.at[:, :2].set(prompt.decoder_input_tokens[:, -2:]).at[:, 2].set(ids.eos), keys[:0])
+        return Decoded(
+            said.at[:, :2].set(prompt.decoder_input_tokens[:, -2:]).at[:, 2].set(ids.eos), jnp.full(len(keys), 3)
+        )
 
 
 def trained(objective, networks, params, **changes):
     """The model of a recipe of one stage."""
-    recipe = SimpleNamespace(
-        networks=networks, modules=tuple(networks.items()), lengths=LENGTHS, tokens=IDS, train_steps=1,
-        curriculum=Curriculum((Stage(0, objective),)), declared=(objective,),
-    )  # fmt: skip
+    recipe = object.__new__(Recipe)
+    fields = {"networks": networks, "lengths": LENGTHS, "tokens": IDS, "train_steps": 1, "validation": ()}
+    for name, value in (fields | {"curriculum": Curriculum((Stage(0, objective),))}).items():
+        object.__setattr__(recipe, name, value)
     return models.TrainedModel(recipe, params, TaskMetrics(**changes), Partitioning().layout())
 
 

@@ -30,7 +30,7 @@ from mixlm.tokens import TokenIds
 from mixlm.training.run import train
 
 WORDS = ("harbour", "mill", "judge", "sailor", "throne", "baker", "desk", "violin")
-IDS = TokenIds(vocab_size=34, mask=4, bos=3, sentinels=5)
+IDS = TokenIds(vocab_size=32, mask=4, bos=3, sentinels=5)
 LENGTHS = {"inputs": 32, "targets": 8}
 LABEL = Label(("low", "high"))
 
@@ -55,12 +55,12 @@ class Halves:
 
 
 def recipe(folder, task=None, **changes):
-    made = PairTask("halves", Halves(), TrainedSentencePiece(34, sentinels=5), Halves(), (accuracy, matthews), LABEL)
+    made = PairTask("halves", Halves(), TrainedSentencePiece(32, sentinels=5), Halves(), (accuracy, matthews), LABEL)
     settings = {
         "name": "halves",
         "networks": {
             "model": EncoderDecoder(
-                vocab_size=34, emb_dim=32, num_heads=2, head_dim=16, mlp_dim=64, num_encoder_layers=1,
+                vocab_size=32, emb_dim=32, num_heads=2, head_dim=16, mlp_dim=64, num_encoder_layers=1,
                 num_decoder_layers=1,
             )
         },

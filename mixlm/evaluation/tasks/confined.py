@@ -13,17 +13,20 @@ import os
 import resource
 import signal
 import sys
-from typing import Any
 
 # linux/sched.h and linux/prctl.h
 NEW_NAMESPACES = 0x10000000 | 0x40000000 | 0x20000000 | 0x08000000  # user, network, pid, IPC
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
-# Audit events (docs.python.org, "Audit events table") by what is refused: other processes, threads (which RLIMIT_NPROC
-# refuses a user, and not a superuser), the network, native code.
+# Audit events (docs.python.org, "Audit events table") by what is refused: other processes, the network, native code.
 REFUSED = (
     "os.fork", "os.forkpty", "os.exec", "os.posix_spawn", "os.spawn", "os.startfile", "os.system", "os.kill",
-    "os.killpg", "pty.spawn", "subprocess.Popen", "socket.", "ctypes.", "_thread.start", "syslog.",
+    "os.killpg", "pty.spawn", "subprocess.Popen", "socket.", "ctypes.", "syslog.",
     "signal.pthread_kill", "os.setxattr", "os.removexattr",
+)  # fmt: skip
+# Calls of which no event tells, by module: they start processes or threads, which RLIMIT_NPROC lets a superuser do.
+UNHEARD = (
+    ("_posixsubprocess", "fork_exec"), ("_thread", "start_new_thread"), ("_thread", "start_new"),
+    ("_thread", "start_joinable_thread"),
 )  # fmt: skip
 # What changes files, with the number of paths among its arguments: refused outside of the program's folder.
 CHANGES = {
@@ -78,12 +81,14 @@ def limit(asked: dict) -> None:
 
 def guard(folder: str) -> None:
     """Refuses from here on other processes, threads, sockets, native code, and changes outside of `folder`."""
-    starting: Any = importlib.import_module("_posixsubprocess")
 
-    def refuse(*_: object) -> None:
-        raise PermissionError("a generated program starts no process")
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("a generated program is one process of one thread")
 
-    starting.fork_exec = refuse  # of which no event tells
+    for name, call in UNHEARD:
+        module = importlib.import_module(name)
+        if hasattr(module, call):
+            setattr(module, call, refuse)
     inside = folder + os.sep
 
     def own(path: object) -> bool:

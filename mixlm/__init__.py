@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mixlm.recipe import Recipe
 
 # The package's metadata takes its version from here: setuptools reads it without importing anything.
-__version__ = "0.7.0"
+__version__ = "0.8.0"
 __all__ = [
     "Recipe",
     "Run",

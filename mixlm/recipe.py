@@ -47,13 +47,13 @@ class Recipe:
     both are None, where the curriculum is made of blocks of epochs. A run begins with the parameters of the run (RUN or
     RUN@STEP), the T5X checkpoint or the safetensors file in `init_from`, if given; with `init_optimizer` it goes on
     from that step, with the optimizer's state. Beside the newest `keep` checkpoints, the `keep_best` with the best
-    `best_metric` of validation (see `best`) and that of every `keep_period`-th step are kept. Supervised tasks are
-    validated by their own metrics, as `metrics` says. Validation reports the terms of
-    `validation`, by default those of the trained objectives, and the plain cross-entropy of each band of token
-    frequencies: `frequency_bands` are shares of the training tokens, from the most frequent on. `curves` are the x axes
-    of curves.png. `config` is the gin text that built the recipe, empty for one built in Python; it is no argument and
-    no part of the value. What is `Scaled` becomes a number as soon as the length is known, and `scaled` says which of
-    them a short run scaled down.
+    `best_metric` of validation (see `best`) and that of every `keep_period`-th step are kept. After `patience`
+    validations without a better one, the run ends. Supervised tasks are validated by their own metrics, as
+    `metrics` says. Validation reports the terms of `validation`, by default those of the trained objectives, and
+    the plain cross-entropy of each band of token frequencies: `frequency_bands` are shares of the training tokens,
+    from the most frequent on. `curves` are the x axes of curves.png. `config` is the gin text that built the
+    recipe, empty for one built in Python; it is no argument and no part of the value. What is `Scaled` becomes a
+    number as soon as the length is known, and `scaled` says which of them a short run scaled down.
     """
 
     name: str
@@ -85,6 +85,7 @@ class Recipe:
     curves: tuple[str, ...] = setting(("step", "flops"))
     trackers: tuple[str, ...] = setting(DEFAULT)
     best_is: str | None = setting(None)
+    patience: int | None = setting(None)
     metrics: TaskMetrics = setting(TaskMetrics())
     config: str = field(default="", init=False, repr=False, compare=False, metadata={"identity": False})
     scaled: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False, metadata={"identity": False})
@@ -365,6 +366,10 @@ def _check_numbers(recipe: Recipe) -> None:
         raise UserError(f"SEED must be from 0 to 2^31 - 1, got {recipe.seed}.")
     if recipe.batch_size % recipe.microbatches:
         raise UserError(f"{recipe.microbatches} MICROBATCHES do not divide a BATCH_SIZE of {recipe.batch_size} rows.")
+    if recipe.patience is not None:
+        _positive("patience", recipe.patience)
+        if recipe.best_metric is None:
+            raise UserError("PATIENCE counts validations without a better BEST_METRIC: name a figure there.")
     if recipe.best_is not in (None, HIGHEST, LOWEST):
         raise UserError(
             f"BEST_IS is {HIGHEST!r} or {LOWEST!r}, not {recipe.best_is!r}.{nearest(recipe.best_is, (HIGHEST, LOWEST))}"

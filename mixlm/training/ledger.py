@@ -8,9 +8,10 @@ from typing import Any
 from mixlm.checkpoints.manager import Checkpoints
 from mixlm.checkpoints.run_dir import RunDir
 from mixlm.errors import UserError
-from mixlm.parallel.processes import is_main
+from mixlm.parallel.processes import broadcast, is_main
 from mixlm.perf.accounting import SPENT, Usage
-from mixlm.reports.metrics import VALIDATION, Recorder
+from mixlm.recipe import Recipe
+from mixlm.reports.metrics import VALIDATION, Recorder, read
 from mixlm.reports.record import FILE, LOGGED
 from mixlm.training.prepare import PreparedRun
 from mixlm.training.yardsticks import yardsticks
@@ -27,11 +28,13 @@ class Ledger:
         self.saved: int | None = None
         self.validated: tuple[int, dict[str, float]] = (0, {})  # the step that was validated last, and its figures
         self.spent = Usage({})
+        self.chosen: list[float] = []  # the figure of BEST_METRIC at every validation
         self.recorder: Recorder | None = None
 
     def begin(self, begun: int, note: Mapping[str, Any], say: Callable[[str], None], opened: ExitStack) -> None:
         """Opens metrics.jsonl for a run that is `begun` steps old; `note` is that of the checkpoint, if it has one."""
         self.saved = self.checkpoints.latest()
+        self.chosen = validated_figures(self.recipe, self.folder, begun)
         self.spent = Usage.from_note(note) if begun else Usage({})
         if begun and not self.spent.note() and any(name.startswith(SPENT) for name in note):
             say(f"The note of the checkpoint of step {begun} is damaged, so what was spent until then is unknown.")
@@ -51,6 +54,10 @@ class Ledger:
     def is_saved(self, done: int) -> bool:
         """True for the last step and every CHECKPOINT_PERIOD-th."""
         return done == self.recipe.steps or done % self.recipe.checkpoint_period == 0
+
+    def is_stalled(self) -> bool:
+        """True where the last validations of PATIENCE found no better BEST_METRIC."""
+        return is_stalled(self.recipe, self.chosen)
 
     def add(self, done: int, figures: Mapping[str, float]) -> None:
         """Counts a step; raises UserError where its loss or gradient is not finite."""
@@ -107,6 +114,7 @@ class Ledger:
         found = {name.removeprefix(VALIDATION): value for name, value in line.items() if name.startswith(VALIDATION)}
         if found:
             self.validated = done, found
+            self.chosen += [found[name] for name in (self.recipe.best_metric,) if name in found]
         if self.recorder is not None:
             ends = done == self.recipe.steps and found
             line = {**line, **yardsticks(self.prepared, line)} if ends else line
@@ -120,6 +128,22 @@ class Ledger:
             note[LOGGED] = self.recorder.lines
         self.checkpoints.save(done, state, figures if validated == done else None, note, self.folder.path / FILE)
         self.saved = done
+
+
+def validated_figures(recipe: Recipe, folder: RunDir, until: int) -> list[float]:
+    """The figure of BEST_METRIC at every validation up to step `until`, as metrics.jsonl has it."""
+    name = f"{VALIDATION}{recipe.best_metric}"
+    return broadcast(
+        lambda: [
+            line[name] for line in (read(folder.path) if until else ()) if line.get("step", 0) <= until and name in line
+        ]
+    )
+
+
+def is_stalled(recipe: Recipe, figures: Sequence[float]) -> bool:
+    """True where so many validations in a row as PATIENCE says found no better BEST_METRIC."""
+    best, patience = recipe.best, recipe.patience
+    return best is not None and patience is not None and best.stalled(figures, patience)
 
 
 def last_checkpoint(step: int | None, folder: RunDir) -> str:

@@ -53,13 +53,14 @@ class Loop:
             with self.signals.deferred(group().request_stop):
                 with memory_said(self.prepared, lambda: self.at, self.ledger.kept):
                     done, state = self.steps(begun, state, batches.iterate(begun))
-                if 0 < done < recipe.steps:
+                stopped = done < recipe.steps and not self.ledger.is_stalled()
+                if stopped and done:
                     self.say(f"{group().stop_reason} came: saving; another signal leaves at once.")
                 if done != (self.ledger.saved or 0):
                     self.save(done, state)
                 # A signal now must not take away what is being saved.
                 self.checkpoints.wait()
-        if done < recipe.steps:
+        if stopped:
             what = f"saved after step {done}" if done else "no step was taken yet"
             self.say(f"{group().stop_reason} came: {what}; the same command goes on from there.")
             return None
@@ -110,7 +111,7 @@ class Loop:
                 late = None
             if saves:
                 self.save(done, state)
-            if ends:
+            if ends or (validates and self.ledger.is_stalled()):
                 break
         if late is not None:
             self.settle(*late)

@@ -16,7 +16,7 @@ from mixlm.reports.table import fixed
 from mixlm.reports.trackers.chosen import check_installed
 from mixlm.training.begin import acquire, confirm, is_over, resume_record
 from mixlm.training.fit import check_step
-from mixlm.training.ledger import last_checkpoint
+from mixlm.training.ledger import is_stalled, last_checkpoint, validated_figures
 from mixlm.training.loop import Loop, Say
 from mixlm.training.prepare import prepare
 from mixlm.training.report import finish
@@ -85,7 +85,9 @@ def _train(recipe: Recipe, say: Say, signals: Signals, profile: Profile | None) 
         stack.callback(checkpoints.close)
         recipe, first = prepared.recipe, latest if warm_start is None else warm_start.first
         # A run of so many epochs knows its steps only now.
-        if is_over(recipe.steps, latest, first, run_dir, say, profile):
+        stalled = is_stalled(recipe, validated_figures(recipe, run_dir, latest))
+        ends = latest if stalled else recipe.steps
+        if is_over(ends, latest, first, run_dir, say, profile):
             return
         # The data and the vocabulary belong to the identity, too: tokens that changed would go unnoticed.
         identity |= prepared.fingerprints
@@ -107,12 +109,14 @@ def _train(recipe: Recipe, say: Say, signals: Signals, profile: Profile | None) 
         if done or latest:  # All of the run's checkpoints may have turned out to be corrupt.
             say(f"resuming after step {done}" if done else "compiling the first step")
         with run_dir.written(signals.outcome):
-            if done < recipe.steps:
+            if done < ends:
                 broadcast(run_dir.remove_report)  # That of a shorter run is not this one's.
                 state = Loop(prepared, run_dir, checkpoints, say, signals, profile).run(done, state, note)
             if state is not None:  # No signal ended the loop.
                 finish(prepared, run_dir, state, say)
                 _say_best(recipe, checkpoints, say)
+                if checkpoints.latest() != recipe.steps:
+                    say(f"Stopped early (PATIENCE = {recipe.patience}): {recipe.best_metric} did not improve.")
 
 
 def _say_best(recipe: Recipe, checkpoints: Checkpoints, say: Say) -> None:

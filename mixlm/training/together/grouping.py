@@ -79,6 +79,8 @@ def refusal(recipe: Recipe) -> str | None:
             f"{recipe.folder}: the metrics of its tasks are computed while it trains, each run's by itself: give "
             "METRIC_EXAMPLES=0, or train it alone."
         )
+    if recipe.patience is not None:
+        return f"{recipe.folder}: PATIENCE ends a run by itself: leave it out, or train the run alone."
     for name, module in recipe.networks.items():
         attention = module.execution.attention if isinstance(module, LayeredNetwork) else "auto"
         if attention not in BATCHED:

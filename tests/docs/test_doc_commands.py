@@ -8,13 +8,18 @@ from importlib import import_module
 from inspect import signature
 from itertools import dropwhile
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from support.markdown import PAGES, blocks, commands
 from support.places import GIN, ROOT
 
 from mixlm.cli import babylm, export, report
-from mixlm.gin_config.build import configured
+from mixlm.data.dataset import PreparedData
+from mixlm.data.store.token_store import StoreSplit
+from mixlm.data.supervised import of_data
+from mixlm.gin_config.build import config_text, configured
 from mixlm.gin_config.flags import Flags
 from mixlm.interop.lm_eval.model import RunModel
 from mixlm.parallel.process_group import LOST
@@ -94,9 +99,30 @@ def test_a_command_of_ours_is_understood(place, command, printed):
         given = arguments[arguments.index("--model_args") + 1].split(",")
         assert {setting.partition("=")[0] for setting in given} <= set(signature(RunModel).parameters)
         return
+    finetuned_run(arguments)
     Path("printed.gin").write_text(printed(module, *arguments, "--print_config"))
     # What the whole amounts to is a recipe whose values go together.
     assert isinstance(configured(Flags(gin_files=("printed.gin",)), Recipe), Recipe)
+
+
+def finetuned_run(arguments):
+    """The configuration of the run that a command fine-tunes, whose folder is named by its recipe."""
+    begun = [word.removeprefix("--gin.INIT_FROM=") for word in arguments if word.startswith("--gin.INIT_FROM=runs/")]
+    if begun and any("finetune/" in word for word in arguments):
+        folder = Path(begun[0])
+        folder.mkdir(parents=True)
+        (folder / "recipe.json").write_text('{"name": "a run"}')
+        (folder / "config.gin").write_text(config_text(Flags(gin_files=(f"{folder.name}.gin",)), Recipe))
+
+
+@pytest.fixture(autouse=True)
+def supervised_data(monkeypatch):
+    """Examples of which settings follow, in the place of data that are the reader's."""
+    counts = np.arange(0, 90, 10)
+    split = StoreSplit(np.zeros(80, np.uint16), counts, 80, counts[:-1] + 7)
+    data = object.__new__(PreparedData)
+    object.__setattr__(data, "store", SimpleNamespace(split=lambda name: split))
+    monkeypatch.setattr(of_data, "_prepared", lambda tasks, cache_dir: [data] * len(tasks))
 
 
 @pytest.mark.parametrize(

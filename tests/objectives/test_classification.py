@@ -64,9 +64,9 @@ def test_the_loss_is_that_of_a_slow_reading(pool, rows):
 def test_the_answer_is_the_token_of_the_likeliest_class_whatever_the_label():
     objective = Classification(IDS, LENGTHS)
     nets = {"model": Places(), "class_head": lambda pooled: jnp.asarray([[0.0, 3.0, 1.0], [2.0, 0.0, 1.0]])}
-    rows = np.asarray([[0, 0, 7, 8, 1, 0], [5, 6, 7, 8, 1, class_token(2, IDS)]], np.int32)
+    rows = jnp.asarray([[0, 0, 7, 8, 1, 0], [5, 6, 7, 8, 1, class_token(2, IDS)]], jnp.int32)
     assert np.asarray(objective.answers(nets, {"tokens": rows})).tolist() == [[28], [29]]
-    targets = objective.targets(row_keys(0, 0, 2), {"tokens": jnp.asarray(rows)})["classification"]
+    targets = objective.targets(row_keys(0, 0, 2), {"tokens": rows})["classification"]
     assert np.asarray(targets.scored).sum(axis=1).tolist() == [0, 1] and np.asarray(targets.scored)[1, -1]
 
 

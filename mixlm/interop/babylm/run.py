@@ -80,7 +80,11 @@ class Judge:
         """The score of each (context, text, group, where): of the text given the context, in nats."""
         recipe = self.loaded.recipe
         answers = [Answer(*each) for each in texts]
-        sentences, _ = answer_sentences(self.loaded.vocabulary, answers, recipe.block_length, recipe.before)
+        sentences, cut = answer_sentences(self.loaded.vocabulary, answers, recipe.block_length, recipe.before)
+        if cut:
+            self.loaded.say(
+                f"{cut} of {len(answers)} contexts are longer than {recipe.block_length} tokens: cut on the left."
+            )
         with self.loaded.compiled():
             return self.loaded.scorer.tokens(self.mode, sentences, self.name).total
 

@@ -125,6 +125,7 @@ def model_class() -> Any:
 def register() -> None:
     """Makes `mixlm` a name of the harness's models in this process, once."""
     made = model_class()
+    import lm_eval.models  # noqa: F401 (a registry that is not empty is taken to have the harness's own already)
     from lm_eval.api.registry import model_registry
 
     if NAME not in model_registry:

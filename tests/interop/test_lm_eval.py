@@ -34,7 +34,7 @@ RUNS = {
     "ar2diff": {"TASK_FEATURE_LENGTHS": {"targets": 32}, "TAU": 2, "DecoderOnly.num_layers": 1},
     "spactor": {
         "TAU": 2,
-        "TASK_FEATURE_LENGTHS": {"inputs": 32},
+        "TASK_FEATURE_LENGTHS": {"inputs": 32, "targets": 8},
         "EncoderDecoder.num_encoder_layers": 1,
         "EncoderDecoder.num_decoder_layers": 1,
     },

@@ -84,7 +84,8 @@ def test_a_score_is_the_log_likelihood_of_the_whole_target():
     )
     rng = np.random.default_rng(0)
     pairs = [
-        (rng.integers(5, 50, size=i), [*rng.integers(5, 50, size=t), IDS.eos]) for i, t in ((3, 2), (20, 5), (4, 7))
+        (rng.integers(5, 50, size=i).tolist(), [*rng.integers(5, 50, size=t).tolist(), IDS.eos])
+        for i, t in ((3, 2), (20, 5), (4, 7))
     ]
     found = trained(objective, {"model": module}, {"model": params}, batch=2).scores(*map(list, zip(*pairs)))
     for (inputs, targets), score in zip(pairs, found):

@@ -8,7 +8,7 @@ setup(
     package_dir={"mixlm.gin_files": "gin", "mixlm.gin_files.studies": "studies"},
     package_data={
         "mixlm": ["py.typed"],
-        "mixlm.analysis": ["page.css"],
+        "mixlm.analysis": ["page.css", "charts.js"],
         "mixlm.interop.lm_eval": ["task_files/*.yaml"],
         "mixlm.gin_files": ["**/*.gin"],
         "mixlm.gin_files.studies": ["*.gin"],

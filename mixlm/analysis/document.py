@@ -49,7 +49,29 @@ class Picture:
     data: str | None = None
 
 
-Block = Heading | Text | Figures | Picture
+@dataclass(frozen=True)
+class Folded:
+    """A text as it is, such as a configuration, that a click on its title opens."""
+
+    title: str
+    text: str
+
+
+class Part:
+    """A block that knows its own HTML; `scripts` are JavaScript that the page needs once, at its end."""
+
+    scripts: tuple[str, ...] = ()
+
+    def html(self) -> str:
+        """The block as HTML."""
+        raise NotImplementedError
+
+    def markdown(self) -> str:
+        """The block as Markdown, empty for what only a page can show."""
+        return ""
+
+
+Block = Heading | Text | Figures | Picture | Folded | Part
 
 
 @dataclass
@@ -77,15 +99,21 @@ class Document:
         title = next((block.text for block in self.blocks if isinstance(block, Heading)), "report")
         style = files("mixlm.analysis").joinpath("page.css").read_text(encoding="utf-8")
         body = "\n".join(_html(block) for block in self.blocks)
+        scripts = dict.fromkeys(each for block in self.blocks if isinstance(block, Part) for each in block.scripts)
+        code = "".join(f"<script>\n{each}\n</script>\n" for each in scripts)
         return (
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             f"<title>{html.escape(_plain(title))}</title>\n<style>\n{style}</style>\n</head>\n"
-            f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+            f"<body>\n<main>\n{body}\n</main>\n{code}</body>\n</html>\n"
         )
 
 
 def _markdown(block: Block) -> str:
+    if isinstance(block, Part):
+        return block.markdown()
+    if isinstance(block, Folded):
+        return f"{block.title}\n\n```text\n{block.text}\n```"
     if isinstance(block, Heading):
         return f"{'#' * block.level} {block.text}"
     if isinstance(block, Text):
@@ -106,20 +134,24 @@ def _sourced(caption: str, file: str | None) -> str:
 
 
 def _html(block: Block) -> str:
+    if isinstance(block, Part):
+        return block.html()
+    if isinstance(block, Folded):
+        return f"<details><summary>{marked(block.title)}</summary><pre>{html.escape(block.text)}</pre></details>"
     if isinstance(block, Heading):
-        return f"<h{block.level}>{_marked(block.text)}</h{block.level}>"
+        return f"<h{block.level}>{marked(block.text)}</h{block.level}>"
     if isinstance(block, Text):
-        return f"<p>{_marked(block.text)}</p>"
+        return f"<p>{marked(block.text)}</p>"
     if isinstance(block, Picture):
         data = base64.b64encode(block.content).decode()
-        caption = _marked(_sourced(block.caption, block.data))
+        caption = marked(_sourced(block.caption, block.data))
         alt = html.escape(_plain(block.caption), quote=True)
         return (
             f'<figure><img alt="{alt}" src="data:image/png;base64,{data}"><figcaption>{caption}</figcaption></figure>'
         )
-    head = "".join(f"<th>{_marked(name)}</th>" for name in block.columns)
+    head = "".join(f"<th>{marked(name)}</th>" for name in block.columns)
     body = "\n".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in block.rows)
-    caption = _marked(_sourced(block.caption, block.file))
+    caption = marked(_sourced(block.caption, block.file))
     return (
         f"<figure><div class='table'><table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
         f"<figcaption>{caption}</figcaption></figure>"
@@ -128,10 +160,11 @@ def _html(block: Block) -> str:
 
 def _cell(text: str) -> str:
     kind = f" class='{text.strip('*').replace(' ', '-')}'" if text.strip("*") in VERDICTS else ""
-    return f"<td{kind}>{_marked(text)}</td>"
+    return f"<td{kind}>{marked(text)}</td>"
 
 
-def _marked(text: str) -> str:
+def marked(text: str) -> str:
+    """A line of text as HTML, with its `code` and its **strong**."""
     escaped = html.escape(text, quote=False)
     return _STRONG.sub(r"<strong>\1</strong>", _CODE.sub(r"<code>\1</code>", escaped))
 

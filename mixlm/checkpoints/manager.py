@@ -57,6 +57,7 @@ class Checkpoints:
         self._saving: int | None = None
         self._figures: dict[int, dict[str, float]] = {}
         self._record: Record | None = None
+        self.told: list[str] = []  # the sentences about checkpoints that `restore` passed over
 
     def save(
         self,
@@ -112,7 +113,7 @@ class Checkpoints:
         for torn_step, _ in torn:
             self._set_aside(torn_step)
         if torn and is_main():
-            _tell(self.folder, torn, step)
+            self.told.append(_tell(self.folder, torn, step))
         if step is None:
             return None
         manager = self._open()
@@ -301,8 +302,10 @@ class Checkpoints:
         return readable_errors(f"The checkpoint of step {self._saving} could not be written to {self.folder}")
 
 
-def _tell(folder: Path, torn: list[tuple[int, str]], step: int | None) -> None:
+def _tell(folder: Path, torn: list[tuple[int, str]], step: int | None) -> str:
     steps = ", ".join(str(torn_step) for torn_step, _ in torn)
     onward = f"going on from the whole one of step {step}" if step is not None else "and no other is whole"
     plural = "checkpoints of steps" if len(torn) > 1 else "checkpoint of step"
-    print(f"Not whole in {folder}: the {plural} {steps} ({torn[0][1]}); {onward}.", flush=True)
+    sentence = f"Not whole in {folder}: the {plural} {steps} ({torn[0][1]}); {onward}."
+    print(sentence, flush=True)
+    return sentence

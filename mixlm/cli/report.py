@@ -1,7 +1,7 @@
-"""Writes the report of a study: mixlm report STUDY, where STUDY is the study's folder or its cells.csv.
+"""Writes the page of a run, mixlm report RUN, or the report of a study, mixlm report STUDY, its folder or cells.csv.
 
-It goes into the folder `report` beside cells.csv: report.md, report.html, figures (PNG) and tables (CSV). It needs
-the extra: pip install 'mixlm[report]'.
+The page of a run is the file report.html in its folder. The report of a study goes into the folder `report` beside
+cells.csv: report.md, report.html, figures (PNG) and tables (CSV). Both need the extra: pip install 'mixlm[report]'.
 """
 
 import argparse
@@ -17,9 +17,13 @@ _OPTIONS = ("--partial", "--loss", "--help")
 def main() -> None:
     """Writes the report that the command line asks for, and prints the verdicts and where it is."""
     given = parse(sys.argv[1:])
+    from mixlm.analysis.run_page.page import RunPage
     from mixlm.api.report import report
 
     written = report(given.study, given.partial, given.loss)
+    if isinstance(written, RunPage):
+        print(written)
+        return
     if written.findings:
         print(Table([{"verdict": each.verdict, "claim": each.claim} for each in written.findings]))
     print(f"In {written.folder}: report.md, report.html, figures and {len(written.tables)} tables.")
@@ -33,7 +37,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         exit_on_error=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("study", nargs="?", metavar="STUDY", help="the folder of a study, or its cells.csv")
+    parser.add_argument("study", nargs="?", metavar="RUN or STUDY", help="the folder of either, or cells.csv")
     parser.add_argument("--partial", action="store_true", help="find the optimum of a grid that is incomplete, too")
     parser.add_argument(
         "--loss", type=float, metavar="X", help="the loss in the table of FLOPs; default: the baseline's final one"
@@ -46,7 +50,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         name = each.partition("=")[0]
         if name.startswith("-"):
             raise UserError(f"There is no flag {name!r}.{nearest(name, _OPTIONS)}")
-        raise UserError(f"A report is of one study: leave {each!r} out.")
+        raise UserError(f"A report is of one run or study: leave {each!r} out.")
     if given.study is None:
-        raise UserError("A report is of a study: mixlm report STUDY, its folder or its cells.csv.")
+        raise UserError("A report is of a run or a study: mixlm report FOLDER, or the cells.csv of a study.")
     return given

@@ -12,11 +12,11 @@ from mixlm.recipe import Recipe
 from mixlm.reports.metrics import duration
 from mixlm.sweeps.cells import Cell
 from mixlm.sweeps.evaluate import evaluate, is_evaluated
-from mixlm.sweeps.origin import origin
 from mixlm.sweeps.parts import parameters_of
 from mixlm.sweeps.states import DONE, FAILED, MISSING, settled_state, state_in
 from mixlm.sweeps.sweep import Sweep
 from mixlm.training import programs
+from mixlm.training.origin import origin
 from mixlm.training.run import train
 from mixlm.training.signals import Signals, Stopped
 from mixlm.training.together import groups, train_together

@@ -11,6 +11,7 @@ from mixlm.errors import UserError
 from mixlm.parallel.processes import broadcast, is_main
 from mixlm.perf.accounting import SPENT, Usage
 from mixlm.recipe import Recipe
+from mixlm.reports.journal import resume_examples
 from mixlm.reports.metrics import VALIDATION, Recorder, read
 from mixlm.reports.record import FILE, LOGGED
 from mixlm.training.prepare import PreparedRun
@@ -39,6 +40,7 @@ class Ledger:
         if begun and not self.spent.note() and any(name.startswith(SPENT) for name in note):
             say(f"The note of the checkpoint of step {begun} is damaged, so what was spent until then is unknown.")
         if is_main():
+            resume_examples(self.folder.path, begun)
             settings = self.recipe.identity() | self.prepared.fingerprints
             recorder = Recorder(self.folder.path, begun, self.recipe.trackers, settings, say)
             self.recorder = opened.enter_context(recorder)

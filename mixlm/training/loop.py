@@ -17,6 +17,7 @@ from mixlm.reports.metrics import Progress
 from mixlm.training.fit import memory_said
 from mixlm.training.ledger import Ledger
 from mixlm.training.prepare import PreparedRun
+from mixlm.training.report import Watched
 from mixlm.training.signals import Signals
 
 Say = Callable[[str], None]
@@ -37,6 +38,7 @@ class Loop:
         self.prepared, self.recipe, self.folder = prepared, prepared.recipe, folder
         self.checkpoints, self.say, self.signals = checkpoints, say, signals
         self.ledger = Ledger(prepared, folder, checkpoints)
+        self.watched = Watched(prepared, folder, say)
         # All hosts of a run do the same work: the trace of process 0 stands for all.
         self.tracer = Tracer(profile if is_main() else None, folder.profile)
 
@@ -139,6 +141,7 @@ class Loop:
         if params is not None:
             with self.clock.stopped():
                 line |= self.prepared.validate(params, done)
+                self.watched.look(done, params)
         self.ledger.write(done, line)
         if self.progress is not None:
             self.progress.update(done, self.ledger.stage(done), line)

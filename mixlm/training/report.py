@@ -10,10 +10,12 @@ from mixlm.checkpoints.run_dir import RunDir
 from mixlm.files import replacing
 from mixlm.parallel.processes import broadcast, is_main
 from mixlm.reports import curves
+from mixlm.reports.journal import add_examples
 from mixlm.reports.metrics import VALIDATION, read
 from mixlm.reports.table import fixed
 from mixlm.reports.units import INDENT
 from mixlm.training.examples import distinct, trained_examples
+from mixlm.training.fit import ran_out
 from mixlm.training.prepare import PreparedRun
 from mixlm.training.yardsticks import YARDSTICK, of_labels, yardsticks
 
@@ -46,9 +48,11 @@ def finish(
     spans = recipe.stages.spans(recipe.steps)
     lines = ["", *measured(last), *_of_earlier_stages(records, spans), ""]
     rows = distinct(prepared.validation_batches[0], EXAMPLES)
-    lines += trained_examples(recipe, prepared.data.vocabulary, rows, state.params).lines
+    examples = trained_examples(recipe, prepared.data.vocabulary, rows, state.params)
+    lines += examples.lines
     with replacing(folder.samples) as file:
         file.write("\n".join(lines) + "\n")
+    add_examples(folder.path, recipe.steps, examples)
     switches = [(stage.first, stage.objective.name) for stage, _ in spans[1:]]
     draw(
         records=records,
@@ -61,6 +65,34 @@ def finish(
         say(line)
     say("")
     say(f"In {folder.path}: curves.png, samples.txt, metrics.jsonl, config.gin, tensorboard/ and checkpoints/.")
+
+
+class Watched:
+    """The examples of a run at each evaluation before its last: the same rows with the same noise, as they form.
+
+    In a run of several processes there are those of the end alone, for which all parameters are gathered. Where the
+    device has no room beside the state, `say` is told once and no more are made.
+    """
+
+    def __init__(self, prepared: PreparedRun, folder: RunDir, say: Callable[[str], None]) -> None:
+        self._prepared, self._folder, self._say = prepared, folder, say
+        self._makes = jax.process_count() == 1
+
+    def look(self, done: int, params: Any) -> None:
+        """Keeps the examples after `done` steps."""
+        prepared = self._prepared
+        if not self._makes or done == prepared.recipe.steps:  # `finish` has the last
+            return
+        rows = distinct(prepared.validation_batches[0], EXAMPLES)
+        try:
+            found = trained_examples(prepared.recipe, prepared.data.vocabulary, rows, params)
+        except jax.errors.JaxRuntimeError as error:
+            if not ran_out(error):
+                raise
+            self._makes = False
+            self._say(f"There is no room for examples at step {done}; they are made at the end alone.")
+            return
+        add_examples(self._folder.path, done, found)
 
 
 def measured(record: Mapping[str, Any]) -> list[str]:

@@ -16,6 +16,7 @@ from mixlm.reports.table import fixed
 from mixlm.reports.trackers.chosen import check_installed
 from mixlm.training.begin import acquire, confirm, is_over, resume_record
 from mixlm.training.fit import check_step
+from mixlm.training.journal import noted
 from mixlm.training.ledger import is_stalled, last_checkpoint, validated_figures
 from mixlm.training.loop import Loop, Say
 from mixlm.training.prepare import prepare
@@ -104,11 +105,12 @@ def _train(recipe: Recipe, say: Say, signals: Signals, profile: Profile | None) 
 
         done, state, note = acquire(prepared, run_dir, checkpoints, identity, latest, source, compiled)
         began = step_of(source) if source and recipe.init_optimizer else 0
-        for line in broadcast(lambda: resume_record(recipe, run_dir, checkpoints, done, note, began)):
+        said = broadcast(lambda: resume_record(recipe, run_dir, checkpoints, done, note, began))
+        for line in said:
             say(line)
         if done or latest:  # All of the run's checkpoints may have turned out to be corrupt.
             say(f"resuming after step {done}" if done else "compiling the first step")
-        with run_dir.written(signals.outcome):
+        with run_dir.written(signals.outcome), noted(prepared, run_dir, done, [*checkpoints.told, *said]) as note_stop:
             if done < ends:
                 broadcast(run_dir.remove_report)  # That of a shorter run is not this one's.
                 state = Loop(prepared, run_dir, checkpoints, say, signals, profile).run(done, state, note)
@@ -117,6 +119,8 @@ def _train(recipe: Recipe, say: Say, signals: Signals, profile: Profile | None) 
                 _say_best(recipe, checkpoints, say)
                 if checkpoints.latest() != recipe.steps:
                     say(f"Stopped early (PATIENCE = {recipe.patience}): {recipe.best_metric} did not improve.")
+            else:
+                note_stop(f"{group().stop_reason} came, and the run was saved")
 
 
 def _say_best(recipe: Recipe, checkpoints: Checkpoints, say: Say) -> None:

@@ -20,6 +20,13 @@ EXAMPLES = 3  # Ours: validation rows that are shown under each objective.
 
 def summary(prepared: PreparedRun) -> list[str]:
     """The lines that a run opens with."""
+    rows = summary_rows(prepared)
+    width = max(len(name) for name, _ in rows)
+    return [f"{name:<{width}}  {text}" for name, text in rows]
+
+
+def summary_rows(prepared: PreparedRun) -> list[tuple[str, str]]:
+    """The summary as (what, in words)."""
     recipe = prepared.recipe
     spans = recipe.stages.spans(recipe.steps)
     devices = prepared.mesh.devices.flatten()
@@ -51,13 +58,12 @@ def summary(prepared: PreparedRun) -> list[str]:
                 f"{count(flops * steps)}FLOP in all",
             )
         )
-    rows += [
+    return [
+        *rows,
         ("devices", f"{len(devices)} x {devices[0].device_kind}{_shared()}, mesh {prepared.layout.described}"),
         ("each holds", "{} of parameters, {} of the optimizer's state".format(*held)),
         ("run", f"{recipe.folder}"),
     ]
-    width = max(len(name) for name, _ in rows)
-    return [f"{name:<{width}}  {text}" for name, text in rows]
 
 
 def _shared() -> str:

@@ -100,14 +100,11 @@ def test_a_table_of_no_study_is_one_sentence(tmp_path, change, words):
 
 
 def test_what_holds_no_study_is_one_sentence(tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "recipe.json").write_text("{}")
     (tmp_path / "study").mkdir()
     table = written(tmp_path / "alone", rows_of(**FEW))
     (tmp_path / "alone" / "study.json").unlink()
     for path, words in [
-        (tmp_path / "run", "is one run"),
-        (tmp_path / "study", "holds no study"),
+        (tmp_path / "study", "holds no run and no study"),
         (tmp_path / "stud", "Did you mean"),
         (table, "no study.json beside it"),
     ]:

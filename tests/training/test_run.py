@@ -15,6 +15,8 @@ from mixlm.checkpoints.run_dir import RunDir
 from mixlm.errors import UserError
 from mixlm.optim.adafactor import Adafactor
 from mixlm.optim.optimizer import Optimizer
+from mixlm.reports.examples import Examples
+from mixlm.reports.journal import FINISHED, read_examples, read_journal
 from mixlm.reports.metrics import read
 from mixlm.schedules import Piecewise
 from mixlm.training import run as loop
@@ -50,6 +52,9 @@ def test_a_run_leaves_its_record(whole):
     for name in ("curves.png", "samples.txt", "recipe.json"):
         assert (made.folder / name).stat().st_size > 0
     assert list((made.folder / "tensorboard").iterdir())
+    (start,) = [line for line in read_journal(made.folder) if line["event"] == "start"]
+    assert start["step"] == 0 and start["device"].startswith("1 x ") and dict(start["summary"])["recipe"]
+    assert read_journal(made.folder)[-1]["how"] == FINISHED
     # Of 34 tokens 5 are noise in 2 spans: 32 are read and 8 said; of the other 29, 4 are masked.
     for term, tokens in {"generator": 4, "rtd": 32, "span_corruption": 8}.items():
         assert [line[f"train/{term}/tokens"] for line in record[:4]] == [8 * tokens] * 4
@@ -75,6 +80,14 @@ def test_a_run_leaves_its_record(whole):
         "entropy of the labels",
     ):
         assert part in text
+
+
+def test_the_same_rows_are_shown_at_every_validation(whole):
+    (first, before), (last, after) = read_examples(whole[0].folder)
+    assert (first, last) == (4, 8) and len(before) == len(after) > 0
+    for one, other in zip(before, after):
+        assert (one.objective, one.number, one.says) == (other.objective, other.number, other.says)
+    assert "\n".join(Examples(after).lines) in (whole[0].folder / "samples.txt").read_text()
 
 
 def test_the_total_is_the_weighted_sum_of_the_terms(whole):
@@ -106,6 +119,13 @@ def test_a_killed_run_resumes_to_the_bit(whole, corpus, tmp_path, monkeypatch, k
     monkeypatch.setattr(loop.Loop, "settle", settle)
     loop.train(made, say=lambda _: None)
     assert lines(made) == lines(whole[0])
+    assert read_examples(made.folder) == read_examples(whole[0].folder)
+    assert [line.get("how", line["event"]) for line in read_journal(made.folder)] == [
+        "start",
+        "Killed: ",
+        "start",
+        FINISHED,
+    ]
     step, state = final_state(made)
     assert step == 8
     assert_same(state, final_state(whole[0])[1])
@@ -124,6 +144,7 @@ def test_a_signal_saves_and_the_next_start_goes_on(whole, corpus, tmp_path, monk
     loop.train(made, say=said.append)
     monkeypatch.setattr(loop.Loop, "settle", settle)
     assert any("SIGTERM" in line for line in said)
+    assert read_journal(made.folder)[-1]["how"] == "SIGTERM came, and the run was saved"
     assert 2 <= final_state(made)[0] < 8
     loop.train(made, say=said.append)
     assert lines(made) == lines(whole[0])

@@ -1,5 +1,6 @@
 """A cell: a run that is trained together with others, with its folder, its checkpoints and its ledger."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -10,8 +11,10 @@ from mixlm.checkpoints.run_dir import RunDir
 from mixlm.checkpoints.warm_start import WarmStart, find_warm_start, step_of
 from mixlm.errors import UserError
 from mixlm.recipe import Recipe
+from mixlm.reports.journal import note_end
 from mixlm.reports.trackers.chosen import check_installed
 from mixlm.training.begin import acquire, confirm, is_over, resume_record
+from mixlm.training.journal import begin
 from mixlm.training.ledger import Ledger, last_checkpoint
 from mixlm.training.prepare import PreparedRun
 
@@ -101,10 +104,12 @@ def open_cell(cell: Cell, say: Say, opened: ExitStack) -> None:
         cell.prepared, cell.folder, cell.checkpoints, cell.identity, cell.latest, source, lambda: None
     )
     began = step_of(source) if source and recipe.init_optimizer else 0
-    for line in resume_record(recipe, cell.folder, cell.checkpoints, cell.begun, cell.note, began):
+    said = resume_record(recipe, cell.folder, cell.checkpoints, cell.begun, cell.note, began)
+    for line in said:
         say(line)
     if cell.begun < cell.last:
         cell.folder.remove_report()
+    begin(cell.prepared, cell.folder, cell.begun, [*cell.checkpoints.told, *said])
     cell.ledger = Ledger(cell.prepared, cell.folder, cell.checkpoints)
     cell.ledger.begin(cell.begun, cell.note, say, opened)
 
@@ -125,6 +130,9 @@ def guarded(cells: Sequence[Cell], work: Callable[[Cell], Any], say: Say) -> lis
 def fail(cell: Cell, error: UserError, say: Say) -> None:
     """Marks a cell as failed, with the sentence that ends it."""
     text = str(error)
+    if cell.ledger is not None:
+        with contextlib.suppress(OSError, UserError):
+            note_end(cell.folder.path, text)
     cell.error = error if cell.name in text else UserError(f"{cell.name}: {text}")
     cell.state = None
     say(f"{cell.error} The other cells go on.")

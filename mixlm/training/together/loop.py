@@ -9,8 +9,10 @@ import numpy as np
 
 from mixlm.errors import UserError
 from mixlm.parallel.processes import group
+from mixlm.reports.journal import note_end
 from mixlm.reports.metrics import Progress
 from mixlm.training.loop import Clock
+from mixlm.training.report import Watched
 from mixlm.training.signals import Signals
 from mixlm.training.together.cell import Cell, Say, fail, guarded
 from mixlm.training.together.program import Programs
@@ -41,6 +43,7 @@ class CellsLoop:
         self.chunk = 1
         self.late: Chunk | None = None  # dispatched, and not yet logged
         self.teams: list[Team] = []
+        self.watched = {cell: Watched(cell.prepared, cell.folder, say) for cell in cells}
 
     def run(self) -> bool:
         """Trains and saves; returns False where a signal came first."""
@@ -61,6 +64,8 @@ class CellsLoop:
                 guarded(self.alive, lambda cell: cell.checkpoints.wait(), self.say)
         if group().stop_reason is not None and done < self.end:
             self.say(f"{group().stop_reason} came: saved after step {done}; the same command goes on from there.")
+            for cell in self.alive:
+                note_end(cell.folder.path, f"{group().stop_reason} came, and the run was saved")
             return False
         return True
 
@@ -139,7 +144,9 @@ class CellsLoop:
         chunk, self.late = self.late, None
         lines = self.lines(chunk) if chunk is not None else {}
         with self.clock.stopped():
-            self.log(lines, self.validate(done))
+            validated = self.validate(done)
+            self.log(lines, validated)
+            self.look(done, [cell for cell in validated if cell.error is None])
             self.save(done, [cell for cell in self.took(done) if cell.ledger.is_saved(done)])
 
     def lines(self, chunk: "Chunk") -> dict[Cell, list[Line]]:
@@ -207,6 +214,12 @@ class CellsLoop:
             if own := [cell for cell in team.cells if cell in due]:
                 found |= team.validate(own, done)
         return found
+
+    def look(self, done: int, cells: Sequence[Cell]) -> None:
+        """Keeps the examples of cells that were validated."""
+        teams = {cell: team for team in self.teams for cell in team.cells}
+        due = [cell for cell in cells if done < cell.last]
+        guarded(due, lambda cell: self.watched[cell].look(done, teams[cell].state(cell).params), self.say)
 
     def save(self, done: int, cells: Sequence[Cell]) -> None:
         """Begins to save cells in the background; those that end keep their parameters for their report."""

@@ -13,6 +13,7 @@ from mixlm.errors import UserError
 from mixlm.perf.compilation_cache import EXECUTABLES, kept_in
 from mixlm.recipe import Recipe
 from mixlm.reports.drawing import draw_all
+from mixlm.reports.journal import FINISHED, note_end
 from mixlm.training.prepare import PreparedRun, prepare, prepare_like
 from mixlm.training.report import finish
 from mixlm.training.signals import Signals
@@ -115,6 +116,7 @@ def _report(cells: Sequence[Cell], say: Say) -> None:
 
     def report(cell: Cell) -> None:
         finish(cell.prepared, cell.folder, cell.state, _silent, lambda **picture: pictures.append(picture))
+        note_end(cell.folder.path, FINISHED)
 
     cells = guarded(cells, report, say)
     draw_all(pictures)

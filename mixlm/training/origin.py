@@ -1,4 +1,4 @@
-"""The origin of a cell: mixlm's version, the commit of a checkout, and the devices."""
+"""The origin of a run: mixlm's version, the commit of a checkout, and the devices."""
 
 import subprocess
 from functools import cache

@@ -1,0 +1,179 @@
+"""Laws of a run's page: it holds all and loads nothing, says what the run's files say, and runs without an error."""
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import pytest
+from support.made_up_run import KILLED, STEPS, TAU, WORDS, made_up_run
+
+from mixlm.analysis import charts
+from mixlm.analysis.run_page import page
+from mixlm.analysis.run_page.examples import thinned
+from mixlm.api.report import report
+from mixlm.cli.report import parse
+from mixlm.errors import UserError
+
+
+class Reader(HTMLParser):
+    """The text of a page as who runs no script reads it, its data, and every address that it names."""
+
+    def __init__(self):
+        super().__init__()
+        self.text, self.data, self.addresses, self._inside = "", "", [], []
+
+    def handle_starttag(self, tag, attributes):
+        self._inside.append((tag, dict(attributes)))
+        self.addresses += [value for name, value in attributes if name in ("src", "href", "srcset", "action")]
+        if tag in ("meta", "img", "input", "link", "br"):
+            self._inside.pop()
+
+    def handle_endtag(self, tag):
+        while self._inside and self._inside.pop()[0] != tag:
+            pass
+
+    def handle_data(self, data):
+        tag, attributes = self._inside[-1] if self._inside else ("", {})
+        if tag == "script":
+            self.data += data if attributes.get("id") == "charts" else ""
+        elif tag != "style":
+            self.text += data
+
+
+def read(path):
+    reader = Reader()
+    reader.feed(path.read_text(encoding="utf-8"))
+    return reader
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A run's folder with its page, drawn by a script that is no more than its name."""
+    pytest.importorskip("plotly")
+    folder = made_up_run(tmp_path_factory.mktemp("made") / "spactor-0")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(charts, "plotly_script", lambda: "plotly")
+        patch.setattr("mixlm.analysis.run_page.curves.plotly_script", lambda: "plotly")
+        report(folder)
+    return folder
+
+
+def test_the_page_says_what_the_files_say_without_a_script(made):
+    found = read(made / "report.html")
+    assert [each for each in found.addresses if not each.startswith("data:")] == []
+    for words in (
+        f"Finished after {STEPS} steps",
+        "mixlm 0.8.0, commit 1a2b3c4d5e6f",
+        "99" * 32,
+        "each seen 2.41 times",
+        "1 x cpu, mesh data 1",
+        f"Not whole: the checkpoint of step {KILLED + 10} (cut short).",
+        "without a word: killed",
+        f"{464 * TAU:,}",
+        "72.7%",  # the model's share of FLOPs, 8 of 11
+        "TEXT = '<b>&'",
+        "and <i>collect</i>",
+    ):
+        assert words in found.text, words
+
+
+def test_examples_stand_in_the_order_in_which_they_formed(made):
+    content = (made / "report.html").read_text()
+    (row,) = re.findall(r"<summary>example 1, causal</summary>(.*?)</details>", content, re.S)
+    rights = [part.count("class='right token'") for part in re.split(r"step \d+</span>", row)[1:]]
+    assert rights == [round(step / STEPS * len(WORDS)) for step in range(50, STEPS + 1, 50)]
+
+
+def test_the_data_of_a_page_are_the_run_s(made):
+    data = json.loads(read(made / "report.html").data)
+    assert data["axes"] == ["step", "flops", "tokens", "epoch"]
+    records = [json.loads(line) for line in (made / "metrics.jsonl").read_text().splitlines()]
+    (line,) = [line for panel in data["panels"] for line in panel["lines"] if line["name"] == "rtd (validation)"]
+    wanted = [(record["step"], 0.47) for record in records if "validation/rtd" in record]
+    assert list(zip(data["tables"][line["x"]]["step"], line["y"])) == wanted
+    faint = [line for panel in data["panels"] for line in panel["lines"] if line["faint"]]
+    assert {line["name"] for line in faint} >= {"span corruption", "generator", "rtd", "loss"}
+    by_step = {record["step"]: record for record in records}
+    (terms,) = [line for line in faint if line["name"] == "generator"]
+    for step, value in zip(data["tables"][terms["x"]]["step"], terms["y"]):
+        assert value == pytest.approx(by_step[step]["train/generator"], rel=1e-5)
+    names = {mark["name"]: mark["x"]["step"] for mark in data["marks"]}
+    assert names == {"τ: span corruption": TAU, "resumed": KILLED}
+    levels = [level["name"] for panel in data["panels"] for level in panel["levels"]]
+    assert levels == ["span corruption: unigram entropy", "span corruption: bigram"]
+
+
+def test_a_run_of_an_earlier_version_has_a_page(made, tmp_path, monkeypatch):
+    monkeypatch.setattr("mixlm.analysis.run_page.curves.plotly_script", lambda: "plotly")
+    old = tmp_path / "old"
+    old.mkdir()
+    for name in ("recipe.json", "metrics.jsonl"):
+        shutil.copy(made / name, old / name)
+    found = read(report(old).path)
+    assert "keeps no journal" in found.text and "and not finished" in found.text
+
+
+def test_a_run_that_has_logged_nothing_has_a_page(tmp_path):
+    (tmp_path / "recipe.json").write_text('{"name": "\'dual\'"}')
+    assert "No step is logged yet" in read(report(tmp_path).path).text
+
+
+def test_at_most_so_many_evaluations_are_shown_and_the_last_is():
+    seen = [(step, []) for step in range(1, 31)]
+    for most in range(1, 9):
+        steps = [step for step, _ in thinned(seen, most)]
+        assert len(steps) == most and steps[-1] == 30 and steps == sorted(set(steps))
+    assert thinned(seen[:3], 8) == seen[:3]
+
+
+def test_options_of_studies_and_wrong_folders_are_refused(tmp_path, made):
+    with pytest.raises(UserError, match="is one run: `partial` and `loss` are for the report of a study"):
+        report(made, partial=True)
+    with pytest.raises(UserError, match="holds no run and no study"):
+        report(tmp_path)
+    with pytest.raises(UserError, match="A report is of a run or a study"):
+        parse([])
+
+
+def test_a_link_in_the_page_s_place_is_refused(made, tmp_path):
+    copy = shutil.copytree(made, tmp_path / "copy")
+    (copy / "report.html").unlink()
+    (tmp_path / "kept").write_text("kept")
+    (copy / "report.html").symlink_to(tmp_path / "kept")
+    with pytest.raises(UserError, match="is a link"):
+        report(copy)
+    assert (tmp_path / "kept").read_text() == "kept"
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking "
+FLAGS += "disable-component-update disable-sync hide-scrollbars enable-logging=stderr virtual-time-budget=10000"
+# How wide the content is, once it is drawn, as an attribute that a dump of the page shows.
+PROBE = """<script>addEventListener("load", () => setTimeout(() => {
+  const root = document.documentElement;
+  root.dataset.wide = root.scrollWidth - root.clientWidth;
+  root.dataset.drawn = document.querySelectorAll(".chart .main-svg").length > 0;
+}, 4000));</script></body>"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is at hand")
+@pytest.mark.parametrize("width", [400, 1400])
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+def test_a_browser_draws_the_page_without_an_error_and_within_its_width(tmp_path, width, scheme):
+    pytest.importorskip("plotly")
+    path = report(made_up_run(tmp_path / "run")).path
+    content = path.read_text()
+    assert len(content.encode()) < page.MOST
+    path.write_text(content.replace("</body>", PROBE))
+    flags = [f"--{flag}" for flag in FLAGS.split()]
+    flags += [f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900"]
+    flags += [f"--blink-settings=preferredColorScheme={['dark', 'light'].index(scheme)}"]
+    command = ["nice", "-n", "10", CHROMIUM, *flags, "--dump-dom", path.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
+    said = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    assert said == []
+    root = re.search(r"<html[^>]*>", done.stdout)[0]
+    assert 'data-drawn="true"' in root and 'data-wide="0"' in root, root

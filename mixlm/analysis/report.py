@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mixlm.analysis import sections, sections_of_training
+from mixlm.analysis import cell_curves, sections, sections_of_training
 from mixlm.analysis.cells import FILE, Cells, read_cells
 from mixlm.analysis.claim_rules import RULES
 from mixlm.analysis.claims import Finding, judge
@@ -37,13 +37,14 @@ class Report:
         return self.markdown
 
 
-def report(table: Path, partial: bool = False, loss: float | None = None) -> Report:
+def report(table: Path, partial: bool = False, loss: float | None = None, interactive: bool = False) -> Report:
     """Reads a study's cells.csv and writes its report into the folder `report` beside it, and cells.parquet.
 
     Args:
       table: the cells.csv, with study.json beside it.
       partial: finds an optimum where cells are missing, too.
       loss: the loss in the table of FLOPs; by default the final one of the baseline.
+      interactive: writes curves.html as well, the curves of all cells to be zoomed and toggled.
 
     Raises:
       UserError: for a table of another study, one that lacks a column, or one without rows; nothing is written.
@@ -59,10 +60,13 @@ def report(table: Path, partial: bool = False, loss: float | None = None) -> Rep
     # Sums in another order are other bytes, and these matrices are too small for threads.
     with threadpool_limits(1):
         document, findings = compose(cells, partial, loss)
+    curves = cell_curves.compose(cells, list(cells.study.metrics)).html() if interactive else None
     folder = make_within(table.parent, FOLDER)
     markdown = document.markdown()
     _write(folder / "report.md", markdown.encode())
     _write(folder / "report.html", document.html().encode())
+    if curves is not None:
+        _write(folder / cell_curves.FILE, curves.encode())
     for block in document.blocks:
         if isinstance(block, Picture):
             _write(folder / block.file, block.content)

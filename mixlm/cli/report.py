@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from mixlm.errors import UserError, nearest
 from mixlm.reports.table import Table
 
-_OPTIONS = ("--partial", "--loss", "--help")
+_OPTIONS = ("--partial", "--loss", "--interactive", "--help")
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
     from mixlm.analysis.run_page.page import RunPage
     from mixlm.api.report import report
 
-    written = report(given.study, given.partial, given.loss)
+    written = report(given.study, given.partial, given.loss, given.interactive)
     if isinstance(written, RunPage):
         print(written)
         return
@@ -39,6 +39,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("study", nargs="?", metavar="RUN or STUDY", help="the folder of either, or cells.csv")
     parser.add_argument("--partial", action="store_true", help="find the optimum of a grid that is incomplete, too")
+    parser.add_argument(
+        "--interactive", action="store_true", help="write a study's curves.html too, 5 MB, to zoom and toggle them"
+    )
     parser.add_argument(
         "--loss", type=float, metavar="X", help="the loss in the table of FLOPs; default: the baseline's final one"
     )

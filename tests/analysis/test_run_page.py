@@ -8,8 +8,10 @@ from html.parser import HTMLParser
 
 import pytest
 from support.made_up_run import KILLED, STEPS, TAU, WORDS, made_up_run
+from support.made_up_study import rows_of, study_of, written
 
-from mixlm.analysis import charts
+from mixlm.analysis import cell_curves, charts
+from mixlm.analysis.cells import read_cells
 from mixlm.analysis.run_page import page
 from mixlm.analysis.run_page.examples import thinned
 from mixlm.api.report import report
@@ -129,7 +131,7 @@ def test_at_most_so_many_evaluations_are_shown_and_the_last_is():
 
 
 def test_options_of_studies_and_wrong_folders_are_refused(tmp_path, made):
-    with pytest.raises(UserError, match="is one run: `partial` and `loss` are for the report of a study"):
+    with pytest.raises(UserError, match="is one run: `partial`, `loss` and `interactive` are for"):
         report(made, partial=True)
     with pytest.raises(UserError, match="holds no run and no study"):
         report(tmp_path)
@@ -145,6 +147,24 @@ def test_a_link_in_the_page_s_place_is_refused(made, tmp_path):
     with pytest.raises(UserError, match="is a link"):
         report(copy)
     assert (tmp_path / "kept").read_text() == "kept"
+
+
+def test_the_curves_of_cells_are_those_of_the_table(tmp_path):
+    pytest.importorskip("plotly")
+    rows = rows_of(alphas=(1.0, 0.5), epochs=(1, 64), seeds=(0, 1))
+    cells = read_cells(written(tmp_path, rows, study_of(rows, claims=[])))
+    found = cell_curves.compose(cells, ["validation/causal", "best:validation/causal"])
+    (drawn,) = [block for block in found.blocks if isinstance(block, charts.Charts)]
+    assert list(drawn.axes) == ["step", "tokens", "epochs", "flops", "seconds"]
+    assert [panel.title for panel in drawn.panels] == [f"validation/causal, EPOCHS {n}" for n in (1, 64)]
+    for epochs, panel in zip((1, 64), drawn.panels):
+        means = {line.name: line for line in panel.lines if not line.faint}
+        assert list(means) == ["ALPHA 1.0", "ALPHA 0.5"] and len(panel.lines) == 6
+        own = [row for row in rows if (row["axis/ALPHA"], row["axis/EPOCHS"]) == (0.5, epochs)]
+        for index, step in enumerate(means["ALPHA 0.5"].x["step"]):
+            values = [row["validation/causal"] for row in own if row["step"] == step]
+            assert means["ALPHA 0.5"].y[index] == pytest.approx(sum(values) / 2)
+            assert means["ALPHA 0.5"].x["flops"][index] == next(row["flops"] for row in own if row["step"] == step)
 
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

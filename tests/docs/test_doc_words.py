@@ -30,6 +30,7 @@ ELSEWHERE = {
     "journal.jsonl",
     "examples.jsonl",
     "report.html",
+    "curves.html",
     "curves.png",
     "samples.txt",
     "runs/",

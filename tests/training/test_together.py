@@ -22,6 +22,7 @@ from mixlm.optim.adamw import AdamW
 from mixlm.optim.optimizer import Optimizer
 from mixlm.parallel.mesh import Partitioning
 from mixlm.recipe import Recipe
+from mixlm.reports.journal import read_examples
 from mixlm.reports.metrics import read
 from mixlm.schedules import WSD, Constant
 from mixlm.tokens import TokenIds
@@ -129,6 +130,11 @@ def test_cells_together_are_the_runs_alone(corpus, tmp_path):
         assert_close(here, there)
         names = [{path.name for path in made.folder.iterdir()} for made in (here, there)]
         assert names[0] == names[1]
+        shown = [
+            [(step, [each.says for each in found]) for step, found in read_examples(made.folder)]
+            for made in (here, there)
+        ]
+        assert shown[0] == shown[1] and len(shown[0]) > 1
 
 
 @pytest.mark.slow

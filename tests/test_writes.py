@@ -20,10 +20,11 @@ from mixlm.data.vocabulary import write_atomically
 from mixlm.errors import UserError
 from mixlm.evaluation.tables import write, write_json
 from mixlm.perf.profiler import Profile, Tracer
-from mixlm.reports import curves
+from mixlm.reports import curves, journal
 from mixlm.reports.metrics import Recorder
 from mixlm.reports.record import resume
 from mixlm.reports.table import Table
+from mixlm.reports.trackers.base import About
 
 SOURCES = sorted((places.ROOT / "mixlm").rglob("*.py"))
 # Calls that write to a path by themselves. Making, renaming and removing a link touches nothing behind it.
@@ -168,8 +169,16 @@ def checkpointed(folder: Path) -> None:
     write_manifest(folder)
 
 
+def journaled(folder: Path) -> None:
+    make(folder / "examples.jsonl", b"damaged\n")
+    journal.note_end(folder, "here")
+    journal.add_examples(folder, 1, [])
+    About(folder).remember("wandb", "a1")
+
+
 WRITTEN = {
     "record": recorded,
+    "journal": journaled,
     "run": claimed,
     "curves": lambda folder: curves.draw([{"step": 1, "loss": 1.0}], folder / "curves.png"),
     "table": lambda folder: Table([{"step": 1}]).to_csv(folder / "table.csv"),

@@ -8,12 +8,11 @@
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const narrow = matchMedia("(max-width: 700px)");
   const config = {
-    responsive: true,
     displaylogo: false,
     // These alone: others would send the data away.
     modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
   };
-  const LEGEND = 230; // pixels at the right, in every panel, so that their axes lie below each other
+  const LEGEND = 270; // pixels at the right, in every panel, so that their axes lie below each other
   const named = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
   function extent(axis) {
@@ -62,7 +61,7 @@
     const small = narrow.matches;
     return {
       height: small ? 300 + 20 * shown : number === 0 ? 400 : 280,
-      margin: { l: 52, r: small ? 12 : LEGEND, t: 26, b: 40 },
+      margin: { l: 52, r: small ? 12 : LEGEND, t: 38, b: 40 },
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
       font: { color: ink, family: "system-ui, sans-serif", size: 12 },
@@ -88,11 +87,13 @@
         yref: "paper",
         line: { color: soft, width: 1, dash: "dash" },
       })),
-      annotations: marks.map((mark) => ({
+      // Neighbours take turns in height; a small screen has room for the names once.
+      annotations: (small && number > 0 ? [] : marks).map((mark, index) => ({
         text: mark.name,
         x: mark.x[axis],
         y: 1,
         yref: "paper",
+        yshift: index % 2 ? 13 : 0,
         yanchor: "bottom",
         showarrow: false,
         font: { color: soft, size: 11 },
@@ -105,7 +106,10 @@
     const log = form.elements.log.checked;
     const ends = extent(axis);
     page.panels.forEach((panel, number) => {
-      Plotly.react(places[number], traces(panel, axis, named("--ink"), ends), layout(panel, number, axis, log, ends), config);
+      Plotly.react(places[number], traces(panel, axis, named("--ink"), ends), layout(panel, number, axis, log, ends), {
+        ...config,
+        displayModeBar: narrow.matches ? false : "hover",
+      });
     });
   }
 
@@ -115,4 +119,10 @@
   dark.addEventListener("change", draw);
   narrow.addEventListener("change", draw);
   draw();
+  let width = section.clientWidth;
+  new ResizeObserver(() => {
+    if (section.clientWidth === width) return;
+    width = section.clientWidth;
+    places.forEach((place) => Plotly.Plots.resize(place));
+  }).observe(section);
 })();

@@ -89,10 +89,10 @@ def _panel(
 
 
 def _level(kind: str, value: float, terms: Sequence[str], owners: Mapping[str, str]) -> Level:
-    words = YARDSTICKS[kind][1]
+    words, dash = YARDSTICKS[kind][1], "dashdot" if kind == "bigram" else "dot"
     if len(terms) == 1:
-        return Level(f"{spoken(terms[0])}: {words}", value, owners.get(terms[0], INK))
-    return Level(words, value)
+        return Level(f"{spoken(terms[0])}: {words}", value, owners.get(terms[0], INK), dash)
+    return Level(words, value, dash=dash)
 
 
 def _dash(style: Mapping[str, Any]) -> str:
@@ -142,7 +142,7 @@ def _range(lines: Sequence[Line], beside: Sequence[float]) -> tuple[float | None
     settled = np.concatenate([np.asarray(line.y[len(line.y) // 10 :]) for line in lines] + [np.asarray(beside)])
     every = np.concatenate([np.asarray(line.y) for line in lines] + [np.asarray(beside)])
     low, high = float(np.nanmin(every)), float(np.nanmax(settled))
-    margin = 0.05 * (high - low) or 0.1 * abs(high) or 0.5
+    margin = max(0.05 * (high - low), 0.02 * abs(high)) or 0.5
     return low - margin, high + margin
 
 

@@ -15,13 +15,20 @@
   const LEGEND = 270; // pixels at the right, in every panel, so that their axes lie below each other
   const named = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
+  // A colour that is too dark for a dark page, halfway to white.
+  function lightened(hex) {
+    const parts = [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
+    const light = (0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]) / 255;
+    return light > 0.45 ? hex : `rgb(${parts.map((each) => Math.round((each + 255) / 2)).join(",")})`;
+  }
+
   function extent(axis) {
     const values = page.tables.flatMap((table) => table[axis]).filter((value) => value !== null);
     return [values.reduce((a, b) => Math.min(a, b), Infinity), values.reduce((a, b) => Math.max(a, b), -Infinity)];
   }
 
   function traces(panel, axis, ink, ends) {
-    const colour = (each) => (each === "ink" ? ink : each);
+    const colour = (each) => (each === "ink" ? ink : dark.matches ? lightened(each) : each);
     const found = panel.lines.map((line) => {
       const x = page.tables[line.x][axis];
       return {

@@ -141,7 +141,7 @@ def _html(block: Block) -> str:
     if isinstance(block, Heading):
         return f"<h{block.level}>{marked(block.text)}</h{block.level}>"
     if isinstance(block, Text):
-        return f"<p>{marked(block.text)}</p>"
+        return _paragraph(block.text)
     if isinstance(block, Picture):
         data = base64.b64encode(block.content).decode()
         caption = marked(_sourced(block.caption, block.data))
@@ -156,6 +156,14 @@ def _html(block: Block) -> str:
         f"<figure><div class='table'><table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
         f"<figcaption>{caption}</figcaption></figure>"
     )
+
+
+def _paragraph(text: str) -> str:
+    """A paragraph, or a list where each line begins as Markdown's items do."""
+    lines = text.split("\n")
+    if all(line.startswith("- ") for line in lines):
+        return "<ul>" + "".join(f"<li>{marked(line[2:])}</li>" for line in lines) + "</ul>"
+    return f"<p>{marked(text)}</p>"
 
 
 def _cell(text: str) -> str:

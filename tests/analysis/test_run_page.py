@@ -12,6 +12,7 @@ from support.made_up_study import rows_of, study_of, written
 
 from mixlm.analysis import cell_curves, charts
 from mixlm.analysis.cells import read_cells
+from mixlm.analysis.document import Document, Text
 from mixlm.analysis.run_page import page
 from mixlm.analysis.run_page.examples import thinned
 from mixlm.api.report import report
@@ -165,6 +166,11 @@ def test_the_curves_of_cells_are_those_of_the_table(tmp_path):
             values = [row["validation/causal"] for row in own if row["step"] == step]
             assert means["ALPHA 0.5"].y[index] == pytest.approx(sum(values) / 2)
             assert means["ALPHA 0.5"].x["flops"][index] == next(row["flops"] for row in own if row["step"] == step)
+
+
+def test_items_are_a_list_and_a_paragraph_is_none():
+    document = Document([Text("- a `b`\n- <c>"), Text("- d\ne")])
+    assert "<ul><li>a <code>b</code></li><li>&lt;c&gt;</li></ul>\n<p>- d\ne</p>" in document.html()
 
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -50,7 +50,7 @@ def _lines(
         return []
     key, name = shape.line(place)
     words = name if shape.lines == "arm" else f"{shape.lines} {name}"
-    style = {"colour": _hex(known.get(key, INK)), "group": words}
+    style: dict[str, Any] = {"colour": _hex(known.get(key, INK)), "group": words}
     steps, mean, _, _ = averaged(seeds)
     each = seeds.values() if len(seeds) > 1 else ()
     found = [Line(words, _places(cells, place, x, axes), y.tolist(), faint=True, **style) for x, y in each]

@@ -52,7 +52,7 @@ def finish(
     lines += examples.lines
     with replacing(folder.samples) as file:
         file.write("\n".join(lines) + "\n")
-    add_examples(folder.path, recipe.steps, examples)
+    add_examples(folder.path, int(last.get("step", recipe.steps)), examples)
     switches = [(stage.first, stage.objective.name) for stage, _ in spans[1:]]
     draw(
         records=records,

@@ -95,7 +95,8 @@ def _fills(seen: Sequence[tuple[int, ExampleText]]) -> str:
 
 
 def _pieces(pieces: Sequence[Piece]) -> str:
-    found, size = [], 0
+    found: list[str] = []
+    size = 0
     for piece in pieces:
         if size > LONGEST:
             return "".join([*found, " ..."])

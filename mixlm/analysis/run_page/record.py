@@ -78,5 +78,6 @@ def read_record(folder: Path) -> Record:
     checkpoints = folder / CHECKPOINTS
     names = [path.name for path in checkpoints.iterdir()] if checkpoints.is_dir() else []
     torn = tuple(sorted(int(match[1]) for name in names if (match := _TORN.fullmatch(name))))
-    identity = {name: value for name, value in read_json(folder / IDENTITY).items() if isinstance(value, str)}
+    held: dict[str, Any] = read_json(folder / IDENTITY)
+    identity = {name: value for name, value in held.items() if isinstance(value, str)}
     return Record(folder, identity, read(folder), read_journal(folder), read_examples(folder), torn=torn, **found)

@@ -103,7 +103,7 @@ def spent(document: Document, record: Record) -> None:
 
 def _tokens(found: Mapping[str, Any], stage: str) -> list[tuple[str, ...]]:
     terms = [name for name in found if name.startswith(f"{stage}/") and name.endswith("/tokens")]
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name in terms:
         term = name.removeprefix(f"{stage}/").removesuffix("/tokens")
         mass = found.get(f"{stage}/{term}/mass")
@@ -139,7 +139,7 @@ def wrong(document: Document, record: Record) -> None:
 
 
 def _rows(starts: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for number, start in enumerate(starts):
         lost = "none was noted" if number == len(starts) - 1 else "without a word: killed, or its machine was lost"
         code = " ".join(filter(None, (str(start.get("version", "")), str(start.get("commit", "")))))

@@ -160,7 +160,7 @@ def test_the_curves_of_cells_are_those_of_the_table(tmp_path):
     assert [panel.title for panel in drawn.panels] == [f"validation/causal, EPOCHS {n}" for n in (1, 64)]
     for epochs, panel in zip((1, 64), drawn.panels):
         means = {line.name: line for line in panel.lines if not line.faint}
-        assert list(means) == ["ALPHA 1.0", "ALPHA 0.5"] and len(panel.lines) == 6
+        assert list(means) == ["ALPHA 1", "ALPHA 0.5"] and len(panel.lines) == 6
         own = [row for row in rows if (row["axis/ALPHA"], row["axis/EPOCHS"]) == (0.5, epochs)]
         for index, step in enumerate(means["ALPHA 0.5"].x["step"]):
             values = [row["validation/causal"] for row in own if row["step"] == step]

@@ -24,6 +24,7 @@ ELSEWHERE = {
     "axis/MACRO",
     "study.json",
     "config.gin",
+    "tokenizer.json",
     "recipe.json",
     "metrics.jsonl",
     "trackers.json",

@@ -29,8 +29,11 @@ from mixlm.schedules import Constant
 from mixlm.tokens import TokenIds
 from mixlm.training.run import train
 
-WORDS = ("harbour", "mill", "judge", "sailor", "throne", "baker", "desk", "violin")
-IDS = TokenIds(vocab_size=32, mask=4, bos=3, sentinels=5)
+WORDS = ("harbour", "mill", "judge", "sailor")
+OTHERS = (
+    "teacher remembers letters grain captain senator neighbour farmer describes repairs bread boat table horse dawn"
+)
+IDS = TokenIds(vocab_size=40, mask=4, bos=3, sentinels=5)
 LENGTHS = {"inputs": 32, "targets": 8}
 LABEL = Label(("low", "high"))
 
@@ -48,19 +51,20 @@ class Halves:
             yield WORDS[chosen], LABEL.classes[chosen % 2]
 
     def documents(self, split):
-        return (f"{inputs} {targets}" for inputs, targets in self.pairs(split))
+        yield OTHERS  # of which the vocabulary learns more pieces
+        yield from (f"{inputs} {targets}" for inputs, targets in self.pairs(split))
 
     def fingerprint(self):
         return digest("halves")
 
 
 def recipe(folder, task=None, **changes):
-    made = PairTask("halves", Halves(), TrainedSentencePiece(32, sentinels=5), Halves(), (accuracy, matthews), LABEL)
+    made = PairTask("halves", Halves(), TrainedSentencePiece(40, sentinels=5), Halves(), (accuracy, matthews), LABEL)
     settings = {
         "name": "halves",
         "networks": {
             "model": EncoderDecoder(
-                vocab_size=32, emb_dim=32, num_heads=2, head_dim=16, mlp_dim=64, num_encoder_layers=1,
+                vocab_size=40, emb_dim=32, num_heads=2, head_dim=16, mlp_dim=64, num_encoder_layers=1,
                 num_decoder_layers=1,
             )
         },
@@ -68,13 +72,13 @@ def recipe(folder, task=None, **changes):
         "dataset": Dataset(task or made, pairs=LENGTHS),
         "tokens": IDS,
         "optimizer": Optimizer(AdamW(), Constant(0.005)),
-        "train_steps": 200,
+        "train_steps": 120,
         "batch_size": 16,
         "lengths": LENGTHS,
         "model_dir": str(folder),
-        "eval_period": 20,
+        "eval_period": 10,
         "eval_batches": 1,
-        "checkpoint_period": 20,
+        "checkpoint_period": 10,
         "keep": 1,
         "best_metric": "halves/accuracy",
     }  # fmt: skip
@@ -91,8 +95,8 @@ def run(tmp_path_factory):
 def test_the_metric_rises_and_the_best_checkpoint_is_the_highest(run):
     name = "validation/halves/accuracy"
     found = {line["step"]: line[name] for line in read(run.folder) if name in line}
-    assert sorted(found) == list(range(20, 201, 20))
-    assert found[20] < 90 and max(found.values()) > 95
+    assert sorted(found) == list(range(10, 121, 10))
+    assert found[10] < 90 and max(found.values()) > 95
     best = load_params(replace(run, model_dir=f"{run.folder}@best"))[0]
     assert found[best] == max(found.values())
     for step in found:
@@ -113,7 +117,7 @@ def test_afterwards_the_figures_are_those_of_the_last_validation(run):
     assert figures == {name: pytest.approx(last[f"validation/{name}"]) for name in figures}
     assert "tasks.json, halves.jsonl" in said
     written = json.loads((run.folder / "evaluation" / "latest" / "tasks.json").read_text())
-    assert written["step"] == 200 and set(written["tasks"]["halves"]["figures"]) == {"accuracy", "matthews"}
+    assert written["step"] == 120 and set(written["tasks"]["halves"]["figures"]) == {"accuracy", "matthews"}
     fewer = tasks.prepare(run, 7, lambda line: None)
     assert [len(task.examples) for task in fewer.tasks] == [7]
 

@@ -111,7 +111,7 @@ class WarmStart:
         """The state that the run begins with, on the mesh of `abstract_state`; `create()` initialises a fresh one."""
         shapes = {name: abstract_state.params[name] for name in self.networks}
         if self.foreign is not None:
-            taken = {name: _placed(self.foreign.load(self.folder, shape), shape) for name, shape in shapes.items()}
+            taken = {name: placed(self.foreign.load(self.folder, shape), shape) for name, shape in shapes.items()}
         else:
             folder = RunDir(self.folder).checkpoints / str(self.step)
             if self.optimizer:
@@ -219,7 +219,7 @@ def step_of(began: str) -> int:
     return int(step)
 
 
-def _placed(params: Any, shapes: Any) -> Any:
+def placed(params: Any, shapes: Any) -> Any:
     """Host arrays on the mesh, in the network's types."""
 
     def place(array: np.ndarray, shape: jax.ShapeDtypeStruct) -> jax.Array:

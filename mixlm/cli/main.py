@@ -17,6 +17,7 @@ _COMMANDS = {
     "sweep": ("sweep", (), "train a study: a grid of macros, with seeds"),
     "decode": ("decode", (), "continue prompts with a run"),
     "export": ("export", (), "write a run for other libraries"),
+    "import": ("import_", (), "make a run of another library's checkpoint"),
     "report": ("report", (), "the page of a run; tables, tests and verdicts of a study"),
     "lm_eval": ("lm_eval", (), "score a run by lm-evaluation-harness"),
     "babylm": ("babylm", (), "score a run on BabyLM's zero-shot suites"),

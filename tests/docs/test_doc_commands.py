@@ -15,7 +15,7 @@ import pytest
 from support.markdown import PAGES, blocks, commands
 from support.places import GIN, ROOT
 
-from mixlm.cli import babylm, export, report
+from mixlm.cli import babylm, export, import_, report
 from mixlm.data.dataset import PreparedData
 from mixlm.data.store.token_store import StoreSplit
 from mixlm.data.supervised import of_data
@@ -91,6 +91,9 @@ def test_a_command_of_ours_is_understood(place, command, printed):
         return
     if module == "mixlm.cli.main" and arguments[0] == "export":
         assert export.parse(arguments[1:]).to == "hf"
+        return
+    if module == "mixlm.cli.main" and arguments[0] == "import":
+        assert import_.parse(arguments[1:]).source.startswith("hf:")
         return
     if module == "mixlm.cli.main" and arguments[0] == "babylm":
         assert babylm.parse(arguments[1:]).run

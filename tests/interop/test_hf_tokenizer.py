@@ -41,7 +41,7 @@ ODD = [
 
 
 def loaded(vocabulary: Vocabulary, decoder: bool = True):
-    files = tokenizer_files(vocabulary.path.read_bytes(), vocabulary.token_ids, decoder)
+    files = tokenizer_files(vocabulary, decoder)
     return tokenizers.Tokenizer.from_str(files["tokenizer.json"].decode()), json.loads(files["tokenizer_config.json"])
 
 

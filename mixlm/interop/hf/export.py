@@ -1,6 +1,5 @@
 """A run's network as a folder that transformers loads: weights, config.json, tokenizer, model card."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +13,12 @@ from mixlm.data.vocabularies.sentencepiece import SentencePieceVocabulary
 from mixlm.errors import UserError
 from mixlm.interop.hf.architectures import MODELING, Architecture, architecture_of
 from mixlm.interop.hf.card import model_card
-from mixlm.interop.hf.tokenizer import tokenizer_files
+from mixlm.interop.hf.tokenizer import as_json, tokenizer_files
 from mixlm.interop.hf.weights import to_theirs
 from mixlm.paths import local, make_within, within
 
 WEIGHTS = "model.safetensors"
+KEPT = "hf"  # the folder of an imported run with what lay beside the weights
 MODEL_FILES = {"t5": "spiece.model", "llama": "tokenizer.model", "mixlm": "tokenizer.model"}
 
 
@@ -30,22 +30,33 @@ def export(run: Run, out: str | Path, network: str = "model", say: Callable[[str
     """
     recipe, folder = run.recipe, new_folder(out)
     check_networks(recipe, (network,))
-    architecture = architecture_of(recipe, network)
+    kept = run.folder / KEPT
+    architecture = kept_architecture(run) if kept.is_dir() else None
     vocabulary = recipe.dataset.prepare(lambda line: None).vocabulary
-    if not isinstance(vocabulary, SentencePieceVocabulary):
-        raise UserError(f"A {type(vocabulary).__name__} is not exported to transformers, only SentencePiece models.")
-    tokens = files.read_bytes(vocabulary.path)
-    contents = tokenizer_files(tokens, recipe.tokens, decoder=architecture.kind != "t5")
-    contents |= {MODEL_FILES[architecture.kind]: tokens, "config.json": as_json(architecture.config)}
-    contents["generation_config.json"] = as_json(generation(architecture))
     step, params = load_params(recipe, (network,), vocabulary.fingerprint)
+    untrained = architecture is not None and step == 0
+    if architecture is None or step:
+        architecture = architecture_of(recipe, network)
     weights = to_theirs(architecture.kind, params[network])
-    contents["README.md"] = model_card(run, step, architecture, weights).encode()
-    if architecture.kind == "mixlm":
-        contents[f"{MODELING}.py"] = files.read_bytes(Path(__file__).with_name(f"{MODELING}.py"))
+    contents = {path.name: files.read_bytes(path) for path in sorted(kept.iterdir())} if untrained else {}
+    contents |= tokenizer_files(vocabulary, decoder=architecture.kind != "t5")
+    if not untrained:
+        contents |= {"generation_config.json": as_json(generation(architecture))}
+        if isinstance(vocabulary, SentencePieceVocabulary):
+            contents[MODEL_FILES[architecture.kind]] = files.read_bytes(vocabulary.path)
+        contents["README.md"] = model_card(run, step, architecture, weights).encode()
+        if architecture.kind == "mixlm":
+            contents[f"{MODELING}.py"] = files.read_bytes(Path(__file__).with_name(f"{MODELING}.py"))
+    contents["config.json"] = as_json(architecture.config)
     write_folder(folder, contents, weights)
     say(f"{run.folder}, step {step}: {architecture.config['architectures'][0]} in {folder}")
     return folder
+
+
+def kept_architecture(run: Run) -> Architecture:
+    """The architecture that an imported run came with, whose embedding may have more rows by now."""
+    config = files.read_json(within(run.folder, f"{KEPT}/config.json"))
+    return Architecture(config["model_type"], config | {"vocab_size": run.recipe.networks["model"].vocab_size})
 
 
 def new_folder(out: str | Path) -> Path:
@@ -60,11 +71,6 @@ def generation(architecture: Architecture) -> dict[str, Any]:
     """The content of generation_config.json: special ids, and whether there is a KV cache."""
     names = ("bos_token_id", "decoder_start_token_id", "eos_token_id", "pad_token_id", "use_cache")
     return {name: architecture.config[name] for name in names if name in architecture.config}
-
-
-def as_json(content: dict[str, Any]) -> bytes:
-    """JSON as transformers writes it, for people to read."""
-    return f"{json.dumps(content, indent=2, ensure_ascii=False)}\n".encode()
 
 
 def write_folder(folder: Path, contents: dict[str, bytes], weights: dict[str, Any]) -> None:

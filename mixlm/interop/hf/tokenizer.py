@@ -5,8 +5,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from mixlm import files
 from mixlm.data.plain_text import parse_model
-from mixlm.data.vocabularies.base import SPACE, special_ids
+from mixlm.data.vocabularies.base import SPACE, Vocabulary, special_ids
+from mixlm.data.vocabularies.given import GivenVocabulary
+from mixlm.data.vocabularies.sentencepiece import SentencePieceVocabulary
+from mixlm.data.vocabularies.tokenizer_json import TokenizerJson
 from mixlm.errors import UserError
 from mixlm.tokens import TokenIds
 
@@ -15,19 +19,36 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # and o
 TILDE, STAND_IN = "\uff5e", "\ufdd0"  # nmt_nfkc keeps the wide tilde; the other is no character
 
 
-def tokenizer_files(model: bytes, ids: TokenIds, decoder: bool) -> dict[str, bytes]:
+def tokenizer_files(vocabulary: Vocabulary, decoder: bool) -> dict[str, bytes]:
     """The content of `tokenizer.json` and `tokenizer_config.json` by file name.
 
     The names of special ids, such as `<mask>` and `<extra_id_0>`, are special wherever they stand in a text, as
     everywhere in transformers; `Vocabulary.encode` alone reads them as text. With special tokens a text of a `decoder`
-    begins with BOS, unless that is padding, and one of an encoder-decoder ends in EOS, as T5's.
+    begins with BOS, unless that is padding, and one of an encoder-decoder ends in EOS, as T5's. A `tokenizer.json` is
+    kept as it is, with the special tokens that were appended to it. Raises UserError for a vocabulary of bytes.
     """
-    proto = parse_model(model)
-    names = piece_names(proto, ids)
-    tokenizer = fast_tokenizer(proto, names, ids)
+    ids, names = vocabulary.token_ids, vocabulary.pieces(range(vocabulary.token_ids.vocab_size))
+    config = as_json(_config(names, ids))
+    if isinstance(vocabulary, TokenizerJson):
+        beside = vocabulary.path.with_name("tokenizer_config.json")
+        if beside.exists():
+            config = files.read_bytes(beside)
+        return {"tokenizer.json": _extended(vocabulary), "tokenizer_config.json": config}
+    if not isinstance(vocabulary, SentencePieceVocabulary):
+        raise UserError("A vocabulary of bytes is not exported, only SentencePiece models and tokenizer.json.")
+    tokenizer = fast_tokenizer(parse_model(files.read_bytes(vocabulary.path)), names, ids)
     begins = decoder and ids.bos != ids.pad
     _add_special(tokenizer, names, ids)
     _add_template(tokenizer, names[ids.bos] if begins else None, None if decoder else names[ids.eos], ids)
+    return {"tokenizer.json": tokenizer.to_str(pretty=True).encode(), "tokenizer_config.json": config}
+
+
+def as_json(content: Mapping[str, Any]) -> bytes:
+    """JSON as transformers writes it, for people to read."""
+    return f"{json.dumps(content, indent=2, ensure_ascii=False)}\n".encode()
+
+
+def _config(names: list[str], ids: TokenIds) -> dict[str, Any]:
     config: dict[str, Any] = {
         "additional_special_tokens": [names[ids.vocab_size - 1 - k] for k in range(ids.sentinels)],
         "clean_up_tokenization_spaces": False,
@@ -38,17 +59,22 @@ def tokenizer_files(model: bytes, ids: TokenIds, decoder: bool) -> dict[str, byt
     }
     config |= {"mask_token": names[ids.mask]} if ids.mask < ids.vocab_size - ids.sentinels else {}
     config |= {"bos_token": names[ids.bos]} if ids.bos != ids.pad else {}
-    written = json.dumps(dict(sorted(config.items())), indent=2, ensure_ascii=False)
-    return {
-        "tokenizer.json": tokenizer.to_str(pretty=True).encode(),
-        "tokenizer_config.json": f"{written}\n".encode(),
-    }
+    return dict(sorted(config.items()))
 
 
-def piece_names(proto: Any, ids: TokenIds) -> list[str]:
-    """The name of every id: the model's pieces, and the sentinels as transformers writes them, without a space."""
-    names = [piece.piece for piece in proto.pieces[: ids.vocab_size - ids.sentinels]]
-    return names + [f"<extra_id_{k}>" for k in reversed(range(ids.sentinels))]
+def _extended(vocabulary: TokenizerJson) -> bytes:
+    """The file with what was appended to it as special tokens; UserError where its id 0 was moved."""
+    content = files.read_bytes(vocabulary.path)
+    layout = GivenVocabulary(str(vocabulary.path), vocabulary.token_ids.sentinels).layout
+    if layout.zero:
+        raise UserError(f"Id 0 of {vocabulary.path} is text, which padding changed places with, so it is not exported.")
+    if not layout.appended:
+        return content
+    parsed = json.loads(content)
+    plain = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
+    first = vocabulary.token_ids.vocab_size - len(layout.appended)
+    added = [{"id": token, "content": name, **plain} for token, name in enumerate(layout.appended, first)]
+    return as_json(parsed | {"added_tokens": [*parsed.get("added_tokens", ()), *added]})
 
 
 def fast_tokenizer(proto: Any, names: list[str], ids: TokenIds) -> Any:

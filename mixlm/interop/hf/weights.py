@@ -42,6 +42,12 @@ LEFT_OUT = {
     "llama": re.compile(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq"),
     "t5": re.compile(r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight"),
 }
+# The arrays with a row for each token.
+EMBEDDINGS = {
+    "llama": ("lm_head.weight", "model.embed_tokens.weight"),
+    "t5": ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight", "shared.weight"),
+    "mixlm": ("model.token_embedder.weight", "model.logits_dense.weight", "model.logits_bias.bias"),
+}
 COPIES = {
     "llama": ("lm_head.weight", "model.embed_tokens.weight"),
     "t5": ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight", "shared.weight"),

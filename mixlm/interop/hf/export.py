@@ -55,7 +55,7 @@ def export(run: Run, out: str | Path, network: str = "model", say: Callable[[str
 
 def kept_architecture(run: Run) -> Architecture:
     """The architecture that an imported run came with, whose embedding may have more rows by now."""
-    config = files.read_json(within(run.folder, f"{KEPT}/config.json"))
+    config: dict[str, Any] = files.read_json(within(run.folder, f"{KEPT}/config.json"))
     return Architecture(config["model_type"], config | {"vocab_size": run.recipe.networks["model"].vocab_size})
 
 

@@ -22,7 +22,7 @@ from mixlm.interop.hf.networks import Described, described, gin_text
 from mixlm.interop.hf.tokenizer import tokenizer_files
 from mixlm.interop.hf.weights import EMBEDDINGS, from_theirs
 from mixlm.paths import local, make_within, within
-from mixlm.training.step import initial_state
+from mixlm.training.initial_state import initial_state
 
 INDEX, TOKENIZER, CONFIG = f"{WEIGHTS}.index.json", "tokenizer.json", "config.json"
 MODELS = ("spiece.model", "tokenizer.model")  # SentencePiece's, of T5 and of Llama

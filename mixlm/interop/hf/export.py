@@ -9,6 +9,8 @@ from mixlm import files
 from mixlm.api.run import Run
 from mixlm.checkpoints.load import check_networks, load_params
 from mixlm.checkpoints.safetensors import write_safetensors
+from mixlm.data.mixture import Mixture
+from mixlm.data.vocabularies.base import Vocabulary
 from mixlm.data.vocabularies.sentencepiece import SentencePieceVocabulary
 from mixlm.errors import UserError
 from mixlm.interop.hf.architectures import MODELING, Architecture, architecture_of
@@ -16,6 +18,7 @@ from mixlm.interop.hf.card import model_card
 from mixlm.interop.hf.tokenizer import as_json, tokenizer_files
 from mixlm.interop.hf.weights import to_theirs
 from mixlm.paths import local, make_within, within
+from mixlm.recipe import Recipe
 
 WEIGHTS = "model.safetensors"
 KEPT = "hf"  # the folder of an imported run with what lay beside the weights
@@ -32,7 +35,7 @@ def export(run: Run, out: str | Path, network: str = "model", say: Callable[[str
     check_networks(recipe, (network,))
     kept = run.folder / KEPT
     architecture = kept_architecture(run) if kept.is_dir() else None
-    vocabulary = recipe.dataset.prepare(lambda line: None).vocabulary
+    vocabulary = vocabulary_of(recipe)
     step, params = load_params(recipe, (network,), vocabulary.fingerprint)
     untrained = architecture is not None and step == 0
     if architecture is None or step:
@@ -51,6 +54,13 @@ def export(run: Run, out: str | Path, network: str = "model", say: Callable[[str
     write_folder(folder, contents, weights)
     say(f"{run.folder}, step {step}: {architecture.config['architectures'][0]} in {folder}")
     return folder
+
+
+def vocabulary_of(recipe: Recipe) -> Vocabulary:
+    """The vocabulary of the recipe's data, of which all parts of a mixture have the same; no text is tokenised."""
+    data = recipe.dataset
+    part = data.parts[0] if isinstance(data, Mixture) else data
+    return part.task.load_vocabulary(part.cache, lambda line: None)
 
 
 def kept_architecture(run: Run) -> Architecture:

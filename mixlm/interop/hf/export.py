@@ -59,8 +59,8 @@ def export(run: Run, out: str | Path, network: str = "model", say: Callable[[str
 def vocabulary_of(recipe: Recipe) -> Vocabulary:
     """The vocabulary of the recipe's data, of which all parts of a mixture have the same; no text is tokenised."""
     data = recipe.dataset
-    part = data.parts[0] if isinstance(data, Mixture) else data
-    return part.task.load_vocabulary(part.cache, lambda line: None)
+    task = data.parts[0].task if isinstance(data, Mixture) else data.task
+    return task.load_vocabulary(data.cache, lambda line: None)
 
 
 def kept_architecture(run: Run) -> Architecture:

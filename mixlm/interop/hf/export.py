@@ -9,8 +9,6 @@ from mixlm import files
 from mixlm.api.run import Run
 from mixlm.checkpoints.load import check_networks, load_params
 from mixlm.checkpoints.safetensors import write_safetensors
-from mixlm.data.mixture import Mixture
-from mixlm.data.vocabularies.base import Vocabulary
 from mixlm.data.vocabularies.sentencepiece import SentencePieceVocabulary
 from mixlm.errors import UserError
 from mixlm.interop.hf.architectures import MODELING, Architecture, architecture_of
@@ -18,7 +16,6 @@ from mixlm.interop.hf.card import model_card
 from mixlm.interop.hf.tokenizer import as_json, tokenizer_files
 from mixlm.interop.hf.weights import to_theirs
 from mixlm.paths import local, make_within, within
-from mixlm.recipe import Recipe
 
 WEIGHTS = "model.safetensors"
 KEPT = "hf"  # the folder of an imported run with what lay beside the weights
@@ -35,7 +32,7 @@ def export(run: Run, out: str | Path, network: str = "model", say: Callable[[str
     check_networks(recipe, (network,))
     kept = run.folder / KEPT
     architecture = kept_architecture(run) if kept.is_dir() else None
-    vocabulary = vocabulary_of(recipe)
+    vocabulary = recipe.dataset.load_vocabulary(lambda line: None)
     step, params = load_params(recipe, (network,), vocabulary.fingerprint)
     untrained = architecture is not None and step == 0
     if architecture is None or step:
@@ -56,13 +53,6 @@ def export(run: Run, out: str | Path, network: str = "model", say: Callable[[str
     return folder
 
 
-def vocabulary_of(recipe: Recipe) -> Vocabulary:
-    """The vocabulary of the recipe's data, of which all parts of a mixture have the same; no text is tokenised."""
-    data = recipe.dataset
-    task = data.parts[0].task if isinstance(data, Mixture) else data.task
-    return task.load_vocabulary(data.cache, lambda line: None)
-
-
 def kept_architecture(run: Run) -> Architecture:
     """The architecture that an imported run came with, whose embedding may have more rows by now."""
     config: dict[str, Any] = files.read_json(within(run.folder, f"{KEPT}/config.json"))
@@ -71,9 +61,9 @@ def kept_architecture(run: Run) -> Architecture:
 
 def new_folder(out: str | Path) -> Path:
     """The local path of a folder that is to be written; UserError where it holds anything."""
-    folder = local(out, "The folder of the export")
+    folder = local(out, "The new folder")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists and is not empty: name a new folder for the export.")
+        raise UserError(f"{folder} exists and is not empty: name a new folder.")
     return folder
 
 

@@ -39,6 +39,7 @@ KNOWN = {
     "mixlm/api/run.py": {"savefig"},
     "mixlm/evaluation/tables.py": {"savefig"},
     "mixlm/checkpoints/manager.py": {"save"},
+    "mixlm/interop/hf/imports.py": {"save"},
     "mixlm/training/ledger.py": {"save"},
     "mixlm/training/loop.py": {"save"},
     "mixlm/training/together/loop.py": {"save"},

@@ -49,6 +49,7 @@ def _draw(axes: Any, cells: Cells, values: Values, panel: Panel, shape: Layout, 
         bars = [[each.mean - each.low if each.known else 0.0 for each in found],
                 [each.high - each.mean if each.known else 0.0 for each in found]]  # fmt: skip
         style = {"color": known.get(colour, "#333333"), "marker": "o", "markersize": 4.5, "linewidth": 1.6}
+        style["linestyle"] = "none" if scale.kind == "names" else "solid"
         axes.errorbar(x, mean, bars, label=name, elinewidth=1.1, capsize=2.5, **style)
     named_ticks(axes, "x", study.axes[axis], scale)
     axes.set_xlabel(axis)

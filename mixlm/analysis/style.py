@@ -2,6 +2,7 @@
 
 import io
 import re
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -80,14 +81,11 @@ def named_ticks(axes: Any, which: str, values: Sequence[Any], scale: Scale) -> N
     values = sorted(values, key=float) if scale.kind != "names" else list(values)
     places = range(len(values)) if scale.kind == "names" else scale.forward(values)
     target = axes.xaxis if which == "x" else axes.yaxis
-    target.set_ticks(list(places), [_short(value) for value in values])
+    # Ours: names are as wide as their panels let them be.
+    target.set_ticks(list(places), [textwrap.fill(shown(value), 14) for value in values])
     target.minorticks_off()
     if which == "x" and len(values) > 7:
         axes.tick_params(axis="x", rotation=45)
-
-
-def _short(value: Any) -> str:
-    return shown(value).replace("0.", ".", 1) if is_figure(value) and 0 < value < 1 else shown(value)
 
 
 def coordinate(study: Study, axis: str) -> tuple[Scale, dict[str, float]]:

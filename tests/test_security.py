@@ -59,7 +59,9 @@ def dangers(tree: ast.Module) -> list[str]:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_no_file_reads_what_can_run_code(path):
-    assert dangers(ast.parse(path.read_text(encoding="utf-8"))) == []
+    # What runs generated programs, where a flag asks for it, is a process of its own, confined before it runs one.
+    allowed = ["exec", "compile"] if path.name == "confined.py" else []
+    assert dangers(ast.parse(path.read_text(encoding="utf-8"))) == allowed
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--to", metavar="FORMAT", help=f"the format: {', '.join(_FORMATS)}")
     parser.add_argument("--network", default="model", metavar="NAME", help="of several networks, one; default: model")
     try:
-        given, others = parser.parse_known_args(argv)
+        given, others = parser.parse_known_intermixed_args(argv)
     except argparse.ArgumentError as error:
         raise UserError(f"{error.argument_name}: {error.message}.") from None
     for each in others:

@@ -36,7 +36,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "--sentinels", type=int, default=0, metavar="N", help="appended where the tokenizer has none; default: 0"
     )
     try:
-        given, others = parser.parse_known_args(argv)
+        given, others = parser.parse_known_intermixed_args(argv)
     except argparse.ArgumentError as error:
         raise UserError(f"{error.argument_name}: {error.message}.") from None
     for each in others:

@@ -58,7 +58,7 @@ class Autoregressive:
     """Token after token: greedy (temperature 0), sampled, or by beam search.
 
     With `prefix` the prompt attends to all of itself. An encoder-decoder reads it with its encoder, followed by EOS; so
-    does, as a bidirectional prefix, a decoder that was trained on `encoded` prompts. Without `ends` no EOS is added:
+    does, as a bidirectional prefix, a decoder that was trained on `encoded` prompts. With `ended` no EOS is added:
     the prompts are those of a task, which has its own where it trains with one.
     """
 
@@ -69,7 +69,7 @@ class Autoregressive:
     length_penalty: float | None = None
     prefix: bool = False
     encoded: bool = as_trained(False)
-    ends: bool = as_trained(True)
+    ended: bool = as_trained(False)
 
     def __post_init__(self) -> None:
         _check(beams=self.beams)
@@ -96,7 +96,7 @@ class Autoregressive:
             return decoder_prompts([[ids.bos, *row] for row in rows], bidirectional=self.prefix)
         if self.prefix:
             raise UserError("An encoder reads its prompt in both directions anyway: leave prefix out.")
-        return encoder_prompts([[*row, *([ids.eos] * self.ends)] for row in rows], ids.bos)
+        return encoder_prompts([[*row, *([] if self.ended else [ids.eos])] for row in rows], ids.bos)
 
     def __call__(
         self, module: nn.Module, params: Any, prompt: Example, keys: Key[Array, " B"], length: int, ids: TokenIds

@@ -52,7 +52,7 @@ class Decoding:
     def strategy(self, recipe: Recipe) -> Strategy:
         """The strategy as trained and as the settings say; it reads inputs as rows have them, with no EOS added."""
         strategy = self.selection(recipe).strategy(self.settings)
-        return replace(strategy, ends=False) if isinstance(strategy, Autoregressive) else strategy
+        return replace(strategy, ended=True) if isinstance(strategy, Autoregressive) else strategy
 
     @property
     def label(self) -> str:

@@ -45,9 +45,11 @@ def test_the_version_is_the_packages(mixlm):
     ("arguments", "said"),
     [
         (["trian"], "error: There is no command 'trian'. Did you mean 'train'?"),
-        (["cook"], "error: There is no command 'cook'. Commands are train, explain, evaluate, sweep, decode, report."),
+        (["cook"], "error: There is no command 'cook'. Commands are train, explain, evaluate, sweep, decode, "
+                   "export, import, report, lm_eval, babylm."),
         (["--gin_file=mile.gin"], "error: The command comes first, then its flags: mixlm train --gin_file=mile.gin,"
-                                  " for one; commands are train, explain, evaluate, sweep, decode, report."),
+                                  " for one; commands are train, explain, evaluate, sweep, decode, "
+                   "export, import, report, lm_eval, babylm."),
         (["train", "--gin_fil=mile.gin"], "error: There is no flag '--gin_fil'. Did you mean '--gin_file'?"),
         (["explain", "--profile=1:2"], "error: --explain takes no step that --profile could trace: give one of them."),
     ],

@@ -56,6 +56,13 @@ def test_the_wheel_names_the_command_and_carries_readme_and_licence(installed):
         "cuda13",
         "tpu",
         "report",
+        "metrics",
+        "data",
+        "hf",
+        "lm-eval",
+        "wandb",
+        "mlflow",
+        "trackio",
         "docs",
         "test",
     }

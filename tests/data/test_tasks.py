@@ -152,7 +152,7 @@ def test_a_folder_of_one_file_is_that_file(tmp_path):
     [
         (None, "", r"--gin\.TEXT=FILE_OR_FOLDER"),
         (None, "bok.txt", r"no file or folder .*bok\.txt.*Did you mean .*book\.txt"),
-        (None, "empty", r"holds no file that ends in \.txt\.$"),
+        (None, "empty", r"holds no file that ends in \.txt, \.txt\.gz, \.txt\.zst\.$"),
         (b"", "bad.txt", r"bad\.txt' is empty"),
         (b"  \n\n ", "bad.txt", r"bad\.txt' holds 0 bytes of text"),
         (b"too little", "bad.txt", r"bad\.txt' holds 10 bytes of text"),

@@ -10,6 +10,7 @@ import pytest
 from support import places
 
 from mixlm.data.dataset import Dataset
+from mixlm.data.judged import TaskMetrics
 from mixlm.data.tasks import TextFiles, TextTask
 from mixlm.data.vocabulary import TrainedSentencePiece
 from mixlm.errors import UserError
@@ -168,6 +169,9 @@ DIFFERENT = {
     "frequency_bands": (0.5, 0.5),
     "curves": ("flops",),
     "trackers": ("jsonl",),
+    "best_is": "highest",
+    "patience": 2,
+    "metrics": TaskMetrics(examples=1),
 }
 
 
@@ -183,12 +187,16 @@ def test_a_run_is_another_one_unless_only_watching_or_placing_or_its_length_diff
         "frequency_bands",
         "curves",
         "trackers",
+        "best_is",
+        "patience",
+        "metrics",
     }
     assert {each.name for each in fields(Recipe) if each.metadata.get("identity") is False} == free | {
         "config",
         "scaled",
     }
-    mine, other = recipe().identity(), recipe(**{field: DIFFERENT[field]}).identity()
+    needed = {"best_metric": "span_corruption"} if field == "patience" else {}
+    mine, other = recipe(**needed).identity(), recipe(**needed, **{field: DIFFERENT[field]}).identity()
     assert {name for name in {**mine, **other} if mine.get(name) != other.get(name)} == {field} - free
     # What runs of an earlier version did not say, a run of today says only where it is used.
     added = {"init_optimizer"}

@@ -72,7 +72,6 @@ def test_without_trackers_there_is_the_record_alone(tmp_path):
         (("jsonl", "tensorbord"), "names 'tensorbord', and trackers are .* Did you mean 'tensorboard'?"),
         (("wandb",), "leaves out 'jsonl'"),
         (("jsonl", "wandb", "wandb"), "names a tracker twice"),
-        (("jsonl", 1), "names 1, and trackers are"),
     ],
 )
 def test_a_wrong_name_is_one_sentence(names, sentence):

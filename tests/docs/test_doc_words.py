@@ -25,6 +25,7 @@ ELSEWHERE = {
     "study.json",
     "config.gin",
     "config.json",
+    "network.gin",
     "figures.json",
     "results.json",
     "modeling_mixlm.py",
@@ -41,6 +42,8 @@ ELSEWHERE = {
     "samples.txt",
     "runs/",
     "runs/dual",
+    "runs/llama",
+    "runs/t5_1_1",
     "runs/first",
 }
 ELSEWHERE |= {"checkpoints/", "evaluation/", "evaluation/latest", "profile/", "tensorboard/", "my_texts/", "build/site"}

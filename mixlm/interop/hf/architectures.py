@@ -92,7 +92,8 @@ def t5_config(values: Mapping[str, Any], tokens: TokenIds) -> dict[str, Any]:
         "relative_attention_max_distance": values["max_distance"],
         "relative_attention_num_buckets": values["num_buckets"],
         "tie_word_embeddings": values["logits_via_embedding"],
-        "use_cache": True,
+        # Its cache has as many layers as the encoder, so a deeper decoder generates without one.
+        "use_cache": values["num_decoder_layers"] <= values["num_encoder_layers"],
         "vocab_size": values["vocab_size"],
     }
 

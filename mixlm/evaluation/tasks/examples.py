@@ -65,7 +65,7 @@ def write_records(path: Path, verdict: Verdict) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """What a task's own postprocessing makes, in JSON: arrays as lists, bytes as text, anything else by its repr."""
+    """The result of a task's own postprocessing, in JSON: arrays as lists, bytes as text, anything else by its repr."""
     if isinstance(value, bytes):
         return value.decode("utf-8", errors="replace")
     convert: Callable[[], Any] | None = getattr(value, "tolist", None)

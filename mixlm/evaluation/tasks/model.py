@@ -203,5 +203,5 @@ def _scores(modules: Any, objective: Any, params: Any, rows: Int[Array, "B L"]) 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _answers(modules: Any, objective: Any, params: Any, rows: Int[Array, "B L"]) -> Int[Array, "B T"]:
-    """What an objective answers to each row."""
+    """The answers of an objective to each row."""
     return objective.answers(bind(dict(modules), params), {"tokens": rows})

@@ -58,7 +58,7 @@ def permitted(yes: bool = True) -> Iterator[None]:
 
 
 def run_programs(programs: Sequence[str], limits: Limits = Limits()) -> list[str]:
-    """How each program ended: "" as it should, an exception's name, "TimeoutError", or "killed" by a limit.
+    """The end of each program: "" as it should be, an exception's name, "TimeoutError", or "killed" by a limit.
 
     As many run at once as there are processors. Raises NotPermitted outside of `permitted`.
     """

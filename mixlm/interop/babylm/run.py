@@ -43,7 +43,7 @@ class Plan:
 
     @classmethod
     def of(cls, data: Path, names: Sequence[str] | None = None) -> "Plan":
-        """What `data` holds, or of it the suites `names`; UserError for a name that there is not, and for no data."""
+        """The suites in `data`, or those in `names`; UserError for a name that there is not, and for no data."""
         known = [*dict.fromkeys(suite.name for suite in SUITES), *OTHERS]
         for name in names or ():
             if name not in known:

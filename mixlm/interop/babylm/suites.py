@@ -66,7 +66,7 @@ def ewok(record: Record, stem: str) -> Choice:
 
 
 def entity_tracking(record: Record, stem: str) -> Choice:
-    """What a box holds after some operations, among other contents."""
+    """Entity tracking: the content of a box after some operations, among other contents."""
     said, context = tuple(record("options", list)), record("input_prefix")
     return Choice(f"{stem}_{record('numops', int)}_ops", tuple((context, text) for text in said), said, record.where)
 

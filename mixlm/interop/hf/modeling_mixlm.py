@@ -226,7 +226,7 @@ def offsets(length, furthest, device):
 
 
 class MixlmPreTrainedModel(PreTrainedModel):
-    """What the models share."""
+    """Loading and initialising, which the models share."""
 
     config_class = MixlmConfig
     base_model_prefix = "model"
@@ -310,7 +310,7 @@ class MixlmModel(MixlmPreTrainedModel):
 
 
 def mask(input_ids, attention_mask, attention, prefix_lengths):
-    """What is added to the scores [B, 1, T, S]; padding reads nothing and is read by nothing."""
+    """The attention bias [B, 1, T, S] of a mask; padding attends to nothing and is attended to by nothing."""
     if attention not in ATTENTIONS:
         raise ValueError(f"attention is one of {', '.join(ATTENTIONS)}, not {attention!r}.")
     if (attention == "prefix") != (prefix_lengths is not None):

@@ -33,7 +33,7 @@ class Described(NamedTuple):
 
 
 def described(config: Mapping[str, Any], where: str) -> Described:
-    """What config.json describes; `where` names it in an error."""
+    """The network that config.json describes; `where` names it in an error."""
     kind = config.get("model_type")
     if kind not in KINDS:
         raise UserError(

@@ -165,7 +165,7 @@ def _add_special(tokenizer: Any, names: list[str], ids: TokenIds) -> None:
 
 
 def _add_template(tokenizer: Any, first: str | None, last: str | None, ids: TokenIds) -> None:
-    """What `add_special_tokens` puts around one text, and around each of two."""
+    """The special tokens that `add_special_tokens` puts around one text, and around each of two."""
     from tokenizers import processors
 
     special: Mapping[str, int] = {name: token for name, token in ((first, ids.bos), (last, ids.eos)) if name}

@@ -69,7 +69,7 @@ class RunModel:
         self.mode = modes[self.mode_name]
 
     def get_model_info(self) -> dict[str, Any]:
-        """What the harness notes beside its results."""
+        """The facts that the harness keeps beside its results."""
         return {"run": str(self.loaded.run.folder), "step": self.loaded.checkpoint[0], "mode": self.mode_name}
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:

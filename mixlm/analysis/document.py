@@ -6,7 +6,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
+from pathlib import Path
 
+from mixlm.errors import UserError
+from mixlm.files import replacing
+from mixlm.paths import refuse_link
 from mixlm.reports.table import Table
 
 VERDICTS = ("shown", "not shown", "opposite", "undecided", "better", "worse")
@@ -179,3 +183,13 @@ def marked(text: str) -> str:
 
 def _plain(text: str) -> str:
     return text.replace("`", "").replace("**", "")
+
+
+def write(path: Path, content: bytes) -> None:
+    """Replaces a file of a report; UserError where it is a link, or cannot be written."""
+    refuse_link(path)
+    try:
+        with replacing(path, "wb") as file:
+            file.write(content)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}.") from None

@@ -9,10 +9,9 @@ from mixlm.analysis import cell_curves, sections, sections_of_training
 from mixlm.analysis.cells import FILE, Cells, read_cells
 from mixlm.analysis.claim_rules import RULES
 from mixlm.analysis.claims import Finding, judge
-from mixlm.analysis.document import Document, Picture
+from mixlm.analysis.document import Document, Picture, write
 from mixlm.errors import UserError
-from mixlm.files import replacing
-from mixlm.paths import make_within, refuse_link
+from mixlm.paths import make_within
 from mixlm.reports.table import Table
 
 FOLDER, PARQUET = "report", "cells.parquet"
@@ -63,16 +62,16 @@ def report(table: Path, partial: bool = False, loss: float | None = None, intera
     curves = cell_curves.compose(cells, list(cells.study.metrics)).html() if interactive else None
     folder = make_within(table.parent, FOLDER)
     markdown = document.markdown()
-    _write(folder / "report.md", markdown.encode())
-    _write(folder / "report.html", document.html().encode())
+    write(folder / "report.md", markdown.encode())
+    write(folder / "report.html", document.html().encode())
     if curves is not None:
-        _write(folder / cell_curves.FILE, curves.encode())
+        write(folder / cell_curves.FILE, curves.encode())
     for block in document.blocks:
         if isinstance(block, Picture):
-            _write(folder / block.file, block.content)
+            write(folder / block.file, block.content)
     for name, each in document.tables.items():
         each.to_csv(folder / name)
-    _write(table.with_name(PARQUET), _parquet(cells.frame))
+    write(table.with_name(PARQUET), _parquet(cells.frame))
     return Report(folder, findings, document.tables, markdown)
 
 
@@ -105,12 +104,3 @@ def _parquet(frame: Any) -> bytes:
     mixed = {name: frame[name].astype(str) for name in frame.columns if frame[name].dtype == object}
     frame.assign(**mixed).to_parquet(content, index=False)
     return content.getvalue()
-
-
-def _write(path: Path, content: bytes) -> None:
-    refuse_link(path)
-    try:
-        with replacing(path, "wb") as file:
-            file.write(content)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}.") from None

@@ -7,8 +7,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from mixlm.cli.arguments import command_parser, parsed
 from mixlm.errors import UserError
-from mixlm.gin_config.flags import unknown_flag
 from mixlm.paths import local
 
 
@@ -32,12 +32,7 @@ def main() -> None:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The flags; UserError for one that is unknown, and without a run or data."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        allow_abbrev=False,
-        exit_on_error=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(__doc__)
     add = parser.add_argument
     add("--run", metavar="RUN", help="a run's folder, with @STEP or @best for one of its checkpoints")
     add("--data", metavar="FOLDER", help="BabyLM's evaluation_data/full_eval, or fast_eval")
@@ -47,13 +42,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--output", default="results", metavar="FOLDER", help="default: results")
     add("--network", default="model", metavar="NAME", help="default: model")
     add("--batch_tokens", type=int, default=4096, metavar="N", help="padding included; default: 4096")
-    try:
-        given, others = parser.parse_known_args(argv)
-    except argparse.ArgumentError as error:
-        raise UserError(f"{error.argument_name}: {error.message}.") from None
-    if others:
-        known = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
-        raise UserError(unknown_flag(others[0], known))
+    given = parsed(parser, argv, "BabyLM's suites are scored by flags alone")
     for name in ("run", "data"):
         if getattr(given, name) is None:
             raise UserError(f"--{name} is missing: mixlm babylm --run=RUN --data=evaluation_data/full_eval.")

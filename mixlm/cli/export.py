@@ -8,9 +8,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from mixlm.cli.arguments import command_parser, parsed
 from mixlm.errors import UserError, nearest
 
-_OPTIONS = ("--to", "--network", "--help")
 _FORMATS = ("hf",)
 
 
@@ -25,25 +25,12 @@ def main() -> None:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The run, the folder and the options; UserError for what there is not."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        allow_abbrev=False,
-        exit_on_error=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(__doc__)
     parser.add_argument("run", nargs="?", metavar="RUN", help="the run's folder")
     parser.add_argument("out", nargs="?", metavar="OUT", help="a new folder")
     parser.add_argument("--to", metavar="FORMAT", help=f"the format: {', '.join(_FORMATS)}")
     parser.add_argument("--network", default="model", metavar="NAME", help="of several networks, one; default: model")
-    try:
-        given, others = parser.parse_known_intermixed_args(argv)
-    except argparse.ArgumentError as error:
-        raise UserError(f"{error.argument_name}: {error.message}.") from None
-    for each in others:
-        name = each.partition("=")[0]
-        if name.startswith("-"):
-            raise UserError(f"There is no flag {name!r}.{nearest(name, _OPTIONS)}")
-        raise UserError(f"An export is of one run into one folder: leave {each!r} out.")
+    given = parsed(parser, argv, "An export is of one run into one folder")
     if given.run is None or given.out is None or given.to is None:
         raise UserError("An export needs a run, a format and a new folder: mixlm export RUN --to=hf OUT.")
     if given.to not in _FORMATS:

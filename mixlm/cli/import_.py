@@ -8,9 +8,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mixlm.errors import UserError, nearest
+from mixlm.cli.arguments import command_parser, parsed
+from mixlm.errors import UserError
 
-_OPTIONS = ("--sentinels", "--help")
 _FORMATS = ("hf",)
 
 
@@ -24,26 +24,13 @@ def main() -> None:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The source, the folder and the options; UserError for what there is not."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        allow_abbrev=False,
-        exit_on_error=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(__doc__)
     parser.add_argument("source", nargs="?", metavar="hf:FOLDER", help="the checkpoint's folder, after its format")
     parser.add_argument("out", nargs="?", metavar="OUT", help="a new folder")
     parser.add_argument(
         "--sentinels", type=int, default=0, metavar="N", help="appended where the tokenizer has none; default: 0"
     )
-    try:
-        given, others = parser.parse_known_intermixed_args(argv)
-    except argparse.ArgumentError as error:
-        raise UserError(f"{error.argument_name}: {error.message}.") from None
-    for each in others:
-        name = each.partition("=")[0]
-        if name.startswith("-"):
-            raise UserError(f"There is no flag {name!r}.{nearest(name, _OPTIONS)}")
-        raise UserError(f"An import is of one checkpoint into one folder: leave {each!r} out.")
+    given = parsed(parser, argv, "An import is of one checkpoint into one folder")
     if given.source is None or given.out is None:
         raise UserError("An import needs a checkpoint and a new folder: mixlm import hf:FOLDER OUT.")
     form = given.source.partition(":")[0] if ":" in given.source else ""

@@ -8,10 +8,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mixlm.errors import UserError, nearest
+from mixlm.cli.arguments import command_parser, parsed
+from mixlm.errors import UserError
 from mixlm.reports.table import Table
-
-_OPTIONS = ("--partial", "--loss", "--interactive", "--help")
 
 
 def main() -> None:
@@ -31,12 +30,7 @@ def main() -> None:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The study and the options; UserError for an option that there is not."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        allow_abbrev=False,
-        exit_on_error=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser(__doc__)
     parser.add_argument("study", nargs="?", metavar="RUN or STUDY", help="the folder of either, or cells.csv")
     parser.add_argument("--partial", action="store_true", help="find the optimum of a grid that is incomplete, too")
     parser.add_argument(
@@ -45,15 +39,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--loss", type=float, metavar="X", help="the loss in the table of FLOPs; default: the baseline's final one"
     )
-    try:
-        given, others = parser.parse_known_args(argv)
-    except argparse.ArgumentError as error:
-        raise UserError(f"{error.argument_name}: {error.message}.") from None
-    for each in others:
-        name = each.partition("=")[0]
-        if name.startswith("-"):
-            raise UserError(f"There is no flag {name!r}.{nearest(name, _OPTIONS)}")
-        raise UserError(f"A report is of one run or study: leave {each!r} out.")
+    given = parsed(parser, argv, "A report is of one run or study")
     if given.study is None:
         raise UserError("A report is of a run or a study: mixlm report FOLDER, or the cells.csv of a study.")
     return given

@@ -88,6 +88,10 @@ def test_transformers_own_class_is_taken_where_it_computes_the_same(network, mas
             EncoderDecoder(**SIZE, num_encoder_layers=1, num_decoder_layers=1, mlp_activations=("linear", "gelu")),
             r"no MLP of \('linear', 'gelu'\)",
         ),
+        (
+            EncoderDecoder(**SIZE, num_encoder_layers=1, num_decoder_layers=1, num_buckets=48, max_distance=81),
+            "puts a distance of 36 into another bucket",
+        ),
     ],
 )
 def test_a_network_that_transformers_has_not_is_named(network, sentence, tmp_path):

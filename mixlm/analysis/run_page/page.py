@@ -4,15 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mixlm import __version__
-from mixlm.analysis.document import Document, Heading, Text
+from mixlm.analysis.document import Document, Heading, Text, write
 from mixlm.analysis.run_page import sections
 from mixlm.analysis.run_page.curves import charts
 from mixlm.analysis.run_page.examples import MOST as EVALUATIONS
 from mixlm.analysis.run_page.examples import Forming, thinned
 from mixlm.analysis.run_page.record import Record, read_record
-from mixlm.errors import UserError
-from mixlm.files import replacing
-from mixlm.paths import refuse_link
 
 FILE = "report.html"
 MOST = 8_000_000  # bytes
@@ -36,12 +33,7 @@ def write_page(folder: Path) -> RunPage:
     """
     record = read_record(folder)
     path, content = folder / FILE, compose(record).html().encode()
-    refuse_link(path)
-    try:
-        with replacing(path, "wb") as file:
-            file.write(content)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}.") from None
+    write(path, content)
     return RunPage(path, sections.state(record))
 
 

@@ -5,7 +5,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from mixlm.data.sources.sotu import SotU
@@ -19,6 +19,7 @@ DOCUMENTS = [
     "A captain's (own) map: \u03b1\u03b2\u03b3 fi fl\u00e9, \u30ab\u30ac \uac01\ub098 \uff5e ok? e\u0323 \u00c1\u00c5",
 ] * 12
 SIZE = 400
+SPECIAL = ("<pad>", "</s>", "<unk>", "<mask>", "<s>", "<extra_id_")
 ODD = [
     "",
     " ",
@@ -69,10 +70,15 @@ def test_odd_text_has_the_same_ids(vocabulary, fast, text):
 
 @settings(max_examples=200, deadline=None)
 @example("a \u2581b")
-@given(st.text(st.sampled_from(sorted(set("".join(DOCUMENTS + ODD)))), max_size=30))
+@example("\u2581\u0301 \u200c\u0301 a\ufffd\u0301b \u1680\u0301")  # spaces, each with a loose mark
+@given(st.text(st.sampled_from(sorted(set("".join(DOCUMENTS + ODD)) - {"\uff9e"})), max_size=30))
 def test_any_text_has_the_same_ids(vocabulary, fast, text):
-    """Any that is composed (NFC): of a letter with two loose marks SentencePiece composes one, Unicode both."""
+    """Any text but two kinds: a letter with two loose marks, of which SentencePiece composes one and Unicode both (the
+    alphabet has no half-width mark, which becomes a loose one), and the name of a special id, which is text to
+    SentencePiece alone.
+    """
     text = unicodedata.normalize("NFC", text)
+    assume(not any(name in text for name in SPECIAL))
     assert ids(fast, text) == vocabulary.encode(text)
 
 

@@ -16,6 +16,7 @@ from mixlm.tokens import TokenIds
 
 UNIGRAM, BPE = 1, 2  # SentencePiece's numbers of model types
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # and of pieces
+SPACES = f"{SPACE}\u061c\u1680\u200b\u200c\u200e\u200f\u2028\u2029\ufeff\ufffd"  # to nmt_nfkc, but for controls
 TILDE, STAND_IN = "\uff5e", "\ufdd0"  # nmt_nfkc keeps the wide tilde; the other is no character
 
 
@@ -122,14 +123,17 @@ def inside_of_names(names: list[str], ids: TokenIds) -> str:
 def normalisation(spec: Any) -> list[Any]:
     """SentencePiece's normalisation: its table of characters, then what it does to spaces.
 
-    The library looks into the table one grapheme at a time and takes the shortest entry, SentencePiece takes the
-    longest; composed characters are the same to both, so text is composed first where the table does that (NFKC).
+    The library looks into the table one grapheme at a time, takes the shortest entry and drops what follows it, where
+    SentencePiece takes the longest and goes on. So text is composed first where the table does that (NFKC), and what
+    else can begin a grapheme and is replaced, by a space, is replaced before.
     """
     from tokenizers import Regex, normalizers
 
     steps: list[Any] = []
     if "nfkc" in spec.name:
         steps += [normalizers.Replace(TILDE, STAND_IN), normalizers.NFKC(), normalizers.Replace(STAND_IN, TILDE)]
+    if spec.name.startswith("nmt"):
+        steps.append(normalizers.Replace(Regex(f"[{SPACES}]"), " "))
     if spec.precompiled_charsmap:
         steps.append(normalizers.Precompiled(spec.precompiled_charsmap))
     if spec.remove_extra_whitespaces:

@@ -3,6 +3,7 @@
 Steady state: stretches of the loop that a run consists of (batches read and placed, figures fetched, lines written,
 checkpoints saved) in turn with stretches of the same compiled step alone, on one batch that stays on the device.
 Start: the time from the command to the first line of progress, with an empty cache of executables and with a full one.
+Sweep: in a sweep in one process, the time from a cell's own line to its first line of progress, for each cell.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from typing import Any
 LAUNCH = Path(__file__).resolve().parents[1] / "launch"
 sys.path.insert(0, str(LAUNCH))
 NEVER = 10**6  # Steps that are not reached.
+AXES = {"mile": "GAMMA=0,0.5,1", "dual": "ALPHA=0.25,0.5,0.75", "spactor": "LAMBDA1=1,10,50"}  # compiled once each
 
 
 def main() -> None:
@@ -33,7 +35,7 @@ def main() -> None:
     parser.add_argument("--recipes", default="mile,dual,spactor")
     parser.add_argument("--steps", type=int, default=25, help="of a stretch")
     parser.add_argument("--rounds", type=int, default=8, help="of a stretch of each kind")
-    parser.add_argument("--starts", type=int, default=3, help="with a full cache; 0 measures no start")
+    parser.add_argument("--starts", type=int, default=3, help="with a full cache; 0 measures no start and no sweep")
     parser.add_argument("--json", type=Path, help="a file for the figures")
     asked = parser.parse_args()
     found: dict[str, Any] = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count()}
@@ -41,7 +43,10 @@ def main() -> None:
         os.environ["MIXLM_CACHE"] = str(Path(folder) / "cache")
         for name in asked.recipes.split(","):
             steady = overhead(name, Path(folder) / name, asked.steps, asked.rounds)
-            found[name] = steady | (starts(name, Path(folder), asked.starts) if asked.starts else {})
+            found[name] = steady
+            if asked.starts:
+                found[name] |= starts(name, Path(folder), asked.starts)
+                found[name] |= {"sweep_cell_first_step_s": cells(name, Path(folder) / f"{name}-sweep")}
             print(name, *(f"  {key:<28} {shown(value)}" for key, value in found[name].items()), sep="\n", flush=True)
     if asked.json:
         asked.json.write_text(json.dumps(found, indent=1) + "\n")
@@ -145,6 +150,22 @@ def start(name: str, folder: Path) -> tuple[float, float]:
         run.kill()
         run.wait()
     raise RuntimeError(f"{' '.join(command)} ended before its first step.")
+
+
+def cells(name: str, folder: Path) -> list[float]:
+    """Seconds from each cell's line to its first step, of a sweep of two steps a cell."""
+    command = [sys.executable, str(LAUNCH / "sweep.py"), f"--gin_file={name}.gin", f"--sweep.{AXES[name]}"]
+    command += [f"--gin.STUDY_FOLDER={folder}", "--gin.TRAIN_STEPS=2", "--gin.LOG_PERIOD=1", "--gin.EVAL_PERIOD=2"]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    begun, found = 0.0, []
+    for line in run.stdout or ():
+        if re.match(r"\d+/\d+  \S+=", line):
+            begun = time.perf_counter()
+        elif re.match(r"\s*1/\d+ ", line):
+            found.append(time.perf_counter() - begun)
+    if run.wait() != 0:
+        raise RuntimeError(f"{' '.join(command)} failed.")
+    return found
 
 
 if __name__ == "__main__":

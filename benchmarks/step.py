@@ -17,9 +17,7 @@ import math
 import os
 import statistics
 import sys
-import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -81,10 +79,10 @@ class Case:
         """Compiles, and takes the first step."""
         create, executables = self._made
         self.flops = executables.matmul_flops(self.objective)
-        compiled = executables.compile(self.objective).result()
-        costs = compiled.cost_analysis()
+        self.compiled = executables.compile(self.objective).result()
+        costs = self.compiled.cost_analysis()
         self.xla_flops = (costs[0] if isinstance(costs, list) else costs)["flops"]
-        self.temporaries = compiled.memory_analysis().temp_size_in_bytes
+        self.temporaries = self.compiled.memory_analysis().temp_size_in_bytes
         self.step, self.state, self.times = executables[self.objective], create(), []
         rows = np.random.default_rng(0).integers(200, self.vocab_size - 200, (self.batch_size, self.block_length))
         self.batch, self.seed = {"tokens": jnp.asarray(rows, jnp.int32)}, jnp.int32(0)
@@ -228,22 +226,6 @@ def row(case: Any, ceiling: float) -> dict[str, Any]:
     }
 
 
-def operations(case: Case, count: int) -> list[tuple[str, float]]:
-    """The longest operations of one step with their milliseconds, by XLA's names, over all threads."""
-    with tempfile.TemporaryDirectory() as folder:
-        with jax.profiler.trace(folder):
-            case.run()
-        (trace,) = Path(folder).rglob("*.xplane.pb")
-        found: Counter[str] = Counter()
-        for plane in jax.profiler.ProfileData.from_file(str(trace)).planes:
-            for line in plane.lines:
-                for event in line.events:
-                    stats = dict(event.stats)
-                    if "hlo_op" in stats:
-                        found[str(stats["hlo_op"])] += event.duration_ns / 1e6
-    return found.most_common(count)
-
-
 def main() -> None:
     """Measures, prints and writes."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -251,7 +233,7 @@ def main() -> None:
     parser.add_argument("--recipes", action="store_true", help="the recipes at their default sizes alone")
     parser.add_argument("--microbatches", action="store_true", help="the cases in several microbatches")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--ops", type=int, default=0, metavar="N", help="the N longest operations of each case")
+    parser.add_argument("--ops", type=int, default=0, metavar="N", help="the N longest kinds of operations")
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--peers", action="store_true", help="decoder-bench alone, next to PyTorch's steps of it")
     given = parser.parse_args()
@@ -283,7 +265,9 @@ def main() -> None:
                 flush=True,
             )
             if given.ops and isinstance(case, Case):
-                found["operations"] = operations(case, given.ops)
+                from step_ops import kinds
+
+                found["operations"] = kinds(case, given.ops)
                 for operation, milliseconds in found["operations"]:
                     print(f"  {milliseconds:>9.1f} ms  {operation}")
             rows.append(found)

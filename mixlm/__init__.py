@@ -16,10 +16,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mixlm.api.compare import compare
     from mixlm.api.functions import decode, evaluate, explain, load_recipe, train
     from mixlm.api.report import report
     from mixlm.api.run import Run
-    from mixlm.api.study import StudyRuns, load_study, sweep
+    from mixlm.api.study import Results, StudyRuns, load_study, results, sweep
     from mixlm.errors import UserError
     from mixlm.recipe import Recipe
 
@@ -27,30 +28,36 @@ if TYPE_CHECKING:
 __version__ = "0.8.0"
 __all__ = [
     "Recipe",
+    "Results",
     "Run",
     "StudyRuns",
     "UserError",
+    "compare",
     "decode",
     "evaluate",
     "explain",
     "load_recipe",
     "load_study",
     "report",
+    "results",
     "sweep",
     "train",
 ]
 
 _HOMES = {
     "Recipe": "mixlm.recipe",
+    "Results": "mixlm.api.study",
     "Run": "mixlm.api.run",
     "StudyRuns": "mixlm.api.study",
     "UserError": "mixlm.errors",
+    "compare": "mixlm.api.compare",
     "decode": "mixlm.api.functions",
     "evaluate": "mixlm.api.functions",
     "explain": "mixlm.api.functions",
     "load_recipe": "mixlm.api.functions",
     "load_study": "mixlm.api.study",
     "report": "mixlm.api.report",
+    "results": "mixlm.api.study",
     "sweep": "mixlm.api.study",
     "train": "mixlm.api.functions",
 }

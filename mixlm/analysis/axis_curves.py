@@ -7,12 +7,12 @@ from mixlm.analysis.cells import Cells
 from mixlm.analysis.intervals import interval
 from mixlm.analysis.layout import MOST_PANELS, Layout, Panel, layout
 from mixlm.analysis.study import Place, key
-from mixlm.analysis.style import colours, coordinate, figure, named_ticks, plain, png, unit
+from mixlm.analysis.style import Png, colours, coordinate, figure, named_ticks, plain, png, unit
 
 Values = Mapping[Place, Mapping[int, float]]
 
 
-def axis_figure(cells: Cells, metric: str, axis: str) -> bytes:
+def axis_figure(cells: Cells, metric: str, axis: str) -> Png:
     """A panel for each combination of further axes: mean over seeds with its interval against an axis."""
     study, values = cells.study, cells.values(metric)
     shape = layout(study, over=axis)
@@ -61,7 +61,7 @@ def _width(places: Mapping[str, float]) -> float:
     return (max(places.values()) - min(places.values())) or 1.0
 
 
-def arms_figure(cells: Cells, metric: str) -> bytes:
+def arms_figure(cells: Cells, metric: str) -> Png:
     """A row for each place: its seeds as dots, their mean and interval."""
     values = {place: seeds for place, seeds in cells.values(metric).items() if seeds}
     known, shape = colours(cells.study), layout(cells.study)

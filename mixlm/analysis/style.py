@@ -1,6 +1,7 @@
 """The look of figures: one colour for each series of a study, in every figure, and axes that say their units."""
 
 import io
+import os
 import re
 import textwrap
 from collections.abc import Sequence
@@ -10,6 +11,8 @@ import numpy as np
 
 from mixlm.analysis.scales import Scale, is_figure, scale_of
 from mixlm.analysis.study import Study, bare, key, position, shown
+from mixlm.files import replacing
+from mixlm.paths import local
 
 # Okabe & Ito's palette, told apart under every common colour blindness.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -56,7 +59,22 @@ def figure(width: float, height: float) -> Any:
     return drawn
 
 
-def png(drawn: Any) -> bytes:
+class Png(bytes):
+    """A picture that a notebook shows."""
+
+    def __repr__(self) -> str:
+        return f"Png({len(self):,} bytes)"
+
+    def _repr_png_(self) -> bytes:
+        return bytes(self)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the picture into a file."""
+        with replacing(local(path), "wb") as file:
+            file.write(self)
+
+
+def png(drawn: Any) -> Png:
     """The figure as PNG; the same figure is the same bytes."""
     from PIL import Image
 
@@ -65,7 +83,7 @@ def png(drawn: Any) -> bytes:
     # 256 colours are a third of the bytes, and a page that holds its figures stays small enough for git.
     image = Image.fromarray(np.asarray(drawn.canvas.buffer_rgba())).convert("RGB")
     image.quantize(256, dither=Image.Dither.NONE).save(content, format="png", optimize=True)
-    return content.getvalue()
+    return Png(content.getvalue())
 
 
 def plain(axes: Any) -> None:

@@ -6,12 +6,12 @@ import numpy as np
 
 from mixlm.analysis.optimum import Optimum
 from mixlm.analysis.study import Study, key, shown
-from mixlm.analysis.style import colours, figure, named_ticks, plain, png, unit
+from mixlm.analysis.style import Png, colours, figure, named_ticks, plain, png, unit
 
 RIDGE = "#D55E00"
 
 
-def optimum_figure(study: Study, found: Optimum) -> bytes:
+def optimum_figure(study: Study, found: Optimum) -> Png:
     """Left the surface, right the density of the best place along the axis at each value of the other axis."""
     drawn = figure(12.0, 4.6)
     left, right = drawn.subplots(1, 2, width_ratios=(1.25, 1))

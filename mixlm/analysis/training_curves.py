@@ -6,7 +6,7 @@ from typing import Any
 from mixlm.analysis.cells import Cells
 from mixlm.analysis.layout import MOST_PANELS, Layout, Panel, averaged, layout
 from mixlm.analysis.study import bare
-from mixlm.analysis.style import UNITS, colours, figure, plain, png, unit
+from mixlm.analysis.style import UNITS, Png, colours, figure, plain, png, unit
 
 BUDGETS = ("flops", "tokens", "step")
 
@@ -25,7 +25,7 @@ def trained_twin(cells: Cells, metric: str) -> str | None:
     return twins[0] if twins else None
 
 
-def overfitting_figure(cells: Cells, metric: str) -> bytes:
+def overfitting_figure(cells: Cells, metric: str) -> Png:
     """Validation (full lines) and training (dashed) against epochs, a panel for each combination of further axes."""
     metric = bare(metric)
     drawn_metrics = [metric, *([twin] if (twin := trained_twin(cells, metric)) else [])]
@@ -48,7 +48,7 @@ def overfitting_figure(cells: Cells, metric: str) -> bytes:
     return png(drawn)
 
 
-def budget_figure(cells: Cells, metric: str) -> bytes:
+def budget_figure(cells: Cells, metric: str) -> Png:
     """A metric against FLOPs, tokens and steps: a column for each, a row for each combination of further axes."""
     metric = bare(metric)
     shape = layout(cells.study)

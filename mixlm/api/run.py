@@ -25,7 +25,9 @@ from mixlm.perf.compilation_cache import EXECUTABLES, kept_in
 from mixlm.recipe import Recipe
 from mixlm.reports import curves, metrics
 from mixlm.reports.examples import Examples
+from mixlm.reports.shading import ShadedTokens
 from mixlm.reports.table import Table, cell
+from mixlm.training.beliefs import beliefs
 from mixlm.training.examples import distinct, trained_examples
 
 
@@ -76,6 +78,24 @@ class Run:
         return Table(metrics.read(self.folder))
 
     @property
+    def history(self) -> Table:
+        """As `metrics`, after those of the run that this one goes on from with its optimizer (INIT_OPTIMIZER)."""
+        rows = self.metrics.rows
+        recipe = self.recipe
+        if not (recipe.init_optimizer and recipe.init_from):
+            return Table(rows)
+        stem = RunRef.parse(recipe.init_from, "INIT_FROM")
+        first = min((row["step"] for row in rows), default=0)
+        before = Run(stem.folder).history.rows if RunDir(stem.folder).recipe.is_file() else []
+        return Table([*(row for row in before if row["step"] < first), *rows])
+
+    @property
+    def switches(self) -> list[tuple[int, str]]:
+        """The steps before which stages after the first begin, and their objectives."""
+        recipe = self.recipe
+        return _logged_switches(self.history.rows) if recipe.train_steps is None else _switches(recipe)
+
+    @property
     def step(self) -> int:
         """The last logged step, 0 without one."""
         return int(max((row["step"] for row in self.metrics), default=0))
@@ -113,14 +133,27 @@ class Run:
 
         Raises UserError where there is no checkpoint, or the text is not here.
         """
+        with kept_in(self.recipe.dataset.cache / EXECUTABLES):
+            return trained_examples(*self._validation(rows), self.params)
+
+    def beliefs(self, rows: int = 3) -> ShadedTokens:
+        """Validation rows as the discriminator reads them, each token shaded by its probability of being replaced.
+
+        Of a run whose last stage has no discriminator, `Run("RUN@STEP")` is a checkpoint of the stage that has one.
+        Raises UserError where no stage has one, where there is no checkpoint, or the text is not here.
+        """
+        with kept_in(self.recipe.dataset.cache / EXECUTABLES):
+            return beliefs(*self._validation(rows), self.params)
+
+    def _validation(self, rows: int) -> tuple[Recipe, Any, dict[str, Any]]:
+        """The recipe at its length, the vocabulary, and distinct rows of the validation split."""
         recipe = self.recipe
-        with kept_in(recipe.dataset.cache / EXECUTABLES):
-            data: Any = recipe.dataset.prepare(lambda _: None)
-            length = recipe.block_length
-            recipe = recipe.settled(data.summary.unique_tokens, data.rows_of(length, recipe.epochs))
-            count = recipe.eval_batches * recipe.batch_size
-            chosen = as_batch(data.validation_rows(length, count, before=recipe.before), recipe.before)
-            return trained_examples(recipe, data.vocabulary, distinct(chosen, rows), self.params)
+        data: Any = recipe.dataset.prepare(lambda _: None)
+        length = recipe.block_length
+        recipe = recipe.settled(data.summary.unique_tokens, data.rows_of(length, recipe.epochs))
+        count = recipe.eval_batches * recipe.batch_size
+        chosen = as_batch(data.validation_rows(length, count, before=recipe.before), recipe.before)
+        return recipe, data.vocabulary, distinct(chosen, rows)
 
     def curves(self, against: str | Sequence[str] | None = None) -> Any:
         """A matplotlib Figure of every training and validation term, made without pyplot.

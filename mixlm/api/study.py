@@ -4,16 +4,20 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from mixlm.analysis.cells import FILE, read_cells
+from mixlm.analysis.results import Results
 from mixlm.api.run import Run
-from mixlm.errors import UserError
+from mixlm.errors import UserError, nearest
 from mixlm.gin_config.flags import Flags
+from mixlm.gin_config.folder import studies_folder
+from mixlm.paths import local
 from mixlm.reports.table import Table
 from mixlm.sweeps import collect, run, status
 from mixlm.sweeps.folder import StudyFolder
 from mixlm.sweeps.states import state_in
 from mixlm.sweeps.sweep import Sweep, read_sweep
 
-__all__ = ["StudyRuns", "load_study", "sweep"]
+__all__ = ["Results", "StudyRuns", "load_study", "results", "sweep"]
 
 
 class StudyRuns:
@@ -107,3 +111,31 @@ def sweep(study: Sweep, say: Callable[[str], Any] = print, retry: bool = False, 
     run.run_cells(study, say, retry, together=together)
     collect.collect(study.folder)
     return StudyRuns(study.folder.path)
+
+
+def results(study: StudyRuns | str | os.PathLike[str]) -> Results:
+    """The table of a study, with its figures and optima.
+
+    Args:
+      study: what `sweep` returned, its folder or its cells.csv, or the name of a study whose table comes with mixlm.
+
+    Returns:
+      `frame`, and by metric `table`, `curves`, `final`, `epochs` and `best`.
+
+    Raises:
+      UserError: where there is no such table, or it is damaged.
+
+    Example: `results("mile").table("validation/causal")`.
+    """
+    path = local(study._folder.path if isinstance(study, StudyRuns) else study, "The study")
+    kept = studies_folder() / str(study) / FILE if isinstance(study, str) else path
+    if path.is_dir() and not (path / FILE).exists() and not kept.exists():
+        raise UserError(f"{path} holds no study's table: there is no {FILE} in it.")
+    for table in (path / FILE, path, kept):
+        if table.is_file():
+            return Results(read_cells(table))
+    names = sorted(each.parent.name for each in studies_folder().glob(f"*/{FILE}"))
+    raise UserError(
+        f"There is no study {str(path)!r}, and tables come with mixlm of {', '.join(names) or 'none'}."
+        f"{nearest(str(path), names)}"
+    )

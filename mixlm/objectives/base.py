@@ -2,8 +2,8 @@
 
 `Objective` is all that training needs. What an objective can do beyond that, it says by meeting one of the other
 protocols: rows that mix (`RowObjective`), draws for a whole batch (`BatchObjective`), examples that need networks
-(`ShowsExamples`), rows of pairs (`PairObjective`), what its terms score (`NamesTargets`), how its network is decoded
-(`Decodable`), or what it answers without (`Answers`).
+(`ShowsExamples`), a discriminator (`Detects`), rows of pairs (`PairObjective`), what its terms score (`NamesTargets`),
+how its network is decoded (`Decodable`), or what it answers without (`Answers`).
 """
 
 from abc import ABC, abstractmethod
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from flax import struct
-from jaxtyping import Array, Bool, Int, Key, Shaped
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from mixlm.example import Example
 from mixlm.losses.score import Scored, score
@@ -89,6 +89,15 @@ class ShowsExamples(Objective, Protocol):
 
         Without networks, masks stand where their tokens would.
         """
+        ...
+
+
+@runtime_checkable
+class Detects(Objective, Protocol):
+    """An objective whose discriminator judges the tokens of the encoder's input."""
+
+    def judged(self, nets: Nets, keys: Key[Array, " B"], batch: Batch) -> tuple[Any, Float[Array, "B S"]]:
+        """Returns (`example`, `replaced` and `before` as fields, each token's probability that it was replaced)."""
         ...
 
 

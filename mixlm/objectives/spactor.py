@@ -24,11 +24,12 @@ from mixlm.schedules import Step
 
 @struct.dataclass
 class Replaced:
-    """The discriminator's inputs: the example with the generator's tokens, and the mask of replaced ones."""
+    """The discriminator's inputs: the example with the generator's tokens, which are replaced, and those before."""
 
     example: Example
     replaced: Bool[Array, "B S"]
     generator: Scored
+    before: Int[Array, "B S"]
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,13 @@ class SpacTor:
         inputs = original.at[rows, places].set(sampled)
         # A sampled pad is a wrong token, not padding: the encoder must read it and the head judge it.
         read = replace(example, encoder_input_tokens=inputs, encoder_segment_ids=example.encoder_segments)
-        return Replaced(read, inputs != original, generated)
+        return Replaced(read, inputs != original, generated, original)
+
+    def judged(self, nets: Nets, keys: Key[Array, " B"], batch: Batch) -> tuple[Replaced, Float[Array, "B S"]]:
+        """The discriminator's inputs, and its probability of each token that it was replaced."""
+        corrupted = self.generate(nets, keys, batch)
+        logits = nets[self.rtd_head](nets[self.spans.network].encode(corrupted.example))
+        return corrupted, jax.nn.sigmoid(logits)
 
     def shown(
         self, nets: Nets | None, keys: Key[Array, " B"], batch: Batch, step: Step = 0

@@ -169,7 +169,7 @@ def draw(
 
 
 @cache
-def _figure_class() -> Any:
+def figure_class() -> Any:
     """The class of figures that a notebook shows without pyplot and its inline backend."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -208,7 +208,7 @@ def figure(
     style = styles(rows)
     heights = [HEIGHTS[label] for label in rows]
     # The legend takes three inches on the right.
-    drawn = _figure_class()(figsize=(3 + 6 * len(against), 1.2 + sum(heights)), dpi=100, layout="constrained")
+    drawn = figure_class()(figsize=(3 + 6 * len(against), 1.2 + sum(heights)), dpi=100, layout="constrained")
     grid = drawn.subplots(len(rows), len(against), sharex="col", sharey="row", squeeze=False, height_ratios=heights)
     for column, axis in enumerate(against):
         found = [(_place(records, step, axis), name) for step, name in tau_steps]

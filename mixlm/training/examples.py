@@ -209,10 +209,10 @@ def _pieces(
         places = list(indices)
         run = tokens[places].tolist()
         changed = old[places[0]] != run[0] and before is not None
-        yield Piece(_spaced(vocabulary, run, ids), kind, vocabulary.decode([int(old[places[0]])]) if changed else "")
+        yield Piece(spaced(vocabulary, run, ids), kind, vocabulary.decode([int(old[places[0]])]) if changed else "")
 
 
-def _spaced(vocabulary: Any, run: Sequence[int], ids: TokenIds) -> str:
+def spaced(vocabulary: Any, run: Sequence[int], ids: TokenIds) -> str:
     """The text of tokens, with the space before it where they begin a word or are special."""
     special = run[0] in (ids.mask, ids.bos, ids.eos, ids.pad) or 0 <= ids.first_sentinel - run[0] < ids.sentinels
     opens = special or vocabulary.pieces(run[:1])[0].startswith(SPACE)

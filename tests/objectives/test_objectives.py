@@ -615,3 +615,12 @@ def test_each_objective_names_the_networks_that_it_trains():
     spans = SpanCorruption(TOKENS, network="a")
     assert spans.networks == ("a",)
     assert set(SpacTor(spans, generator="b", rtd_head="c").networks) == {"a", "b", "c"}
+
+
+def test_the_discriminators_belief_is_that_which_its_loss_judges():
+    networks, keys, batch = tables(table_params()), row_keys(0, 0, 4), text(4, 40)
+    corrupted, chance = jax.jit(lambda: SPACTOR.judged(networks, keys, batch))()
+    label, chance = np.asarray(corrupted.replaced), np.asarray(chance)
+    np.testing.assert_array_equal(label, np.asarray(corrupted.example.encoder_input_tokens) != corrupted.before)
+    rtd = running(SPACTOR)(table_params(), batch, keys)[0]["rtd"]
+    np.testing.assert_allclose(-np.where(label, np.log(chance), np.log1p(-chance)).mean(), rtd.value, rtol=1e-4)

@@ -11,6 +11,6 @@ setup(
         "mixlm.analysis": ["page.css", "charts.js"],
         "mixlm.interop.lm_eval": ["task_files/*.yaml"],
         "mixlm.gin_files": ["**/*.gin"],
-        "mixlm.gin_files.studies": ["*.gin"],
+        "mixlm.gin_files.studies": ["*.gin", "*/cells.csv", "*/study.json"],
     },
 )

@@ -18,10 +18,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mixlm.api.compare import compare
     from mixlm.api.functions import decode, evaluate, explain, load_recipe, train
+    from mixlm.api.objectives import attention_masks, corrupt, loss_terms
     from mixlm.api.report import report
     from mixlm.api.run import Run
+    from mixlm.api.runtime import Runtime, runtime
     from mixlm.api.study import Results, StudyRuns, load_study, results, sweep
+    from mixlm.api.tokens import TokenScores, loss_by_frequency, token_scores
     from mixlm.errors import UserError
+    from mixlm.interop.hf.export import export
     from mixlm.recipe import Recipe
 
 # The package's metadata takes its version from here: setuptools reads it without importing anything.
@@ -30,17 +34,26 @@ __all__ = [
     "Recipe",
     "Results",
     "Run",
+    "Runtime",
     "StudyRuns",
+    "TokenScores",
     "UserError",
+    "attention_masks",
     "compare",
+    "corrupt",
     "decode",
     "evaluate",
     "explain",
+    "export",
     "load_recipe",
     "load_study",
+    "loss_by_frequency",
+    "loss_terms",
     "report",
     "results",
+    "runtime",
     "sweep",
+    "token_scores",
     "train",
 ]
 
@@ -48,17 +61,26 @@ _HOMES = {
     "Recipe": "mixlm.recipe",
     "Results": "mixlm.api.study",
     "Run": "mixlm.api.run",
+    "Runtime": "mixlm.api.runtime",
     "StudyRuns": "mixlm.api.study",
+    "TokenScores": "mixlm.api.tokens",
     "UserError": "mixlm.errors",
+    "attention_masks": "mixlm.api.objectives",
     "compare": "mixlm.api.compare",
+    "corrupt": "mixlm.api.objectives",
     "decode": "mixlm.api.functions",
     "evaluate": "mixlm.api.functions",
     "explain": "mixlm.api.functions",
+    "export": "mixlm.interop.hf.export",
     "load_recipe": "mixlm.api.functions",
     "load_study": "mixlm.api.study",
+    "loss_by_frequency": "mixlm.api.tokens",
+    "loss_terms": "mixlm.api.objectives",
     "report": "mixlm.api.report",
     "results": "mixlm.api.study",
+    "runtime": "mixlm.api.runtime",
     "sweep": "mixlm.api.study",
+    "token_scores": "mixlm.api.tokens",
     "train": "mixlm.api.functions",
 }
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from mixlm.analysis.axis_curves import arms_figure, axis_figure
 from mixlm.analysis.cells import Cells
+from mixlm.analysis.claim_rules import RULES
+from mixlm.analysis.claims import judge
 from mixlm.analysis.decodings import decodings_figure
 from mixlm.analysis.intervals import interval
 from mixlm.analysis.optimum import FEWEST_VALUES, Optimum, has_optimum, optima
@@ -57,6 +59,12 @@ class Results:
     def frame(self) -> Any:
         """The rows of cells.csv as a pandas DataFrame."""
         return self.cells.frame
+
+    @property
+    def verdicts(self) -> Table:
+        """A row for each claim: what it says, the verdict by a rule written before the runs, and the figures."""
+        found = judge(self.cells, RULES)
+        return Table([{"claim": each.claim, "verdict": each.verdict, "figures": each.figures} for each in found])
 
     def curves(self, metric: str) -> Png:
         """A metric against FLOPs, tokens and steps: means over seeds, with their 95% intervals as bands."""

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mixlm.analysis.cells import FILE, read_cells
@@ -35,6 +36,11 @@ class StudyRuns:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self._folder = StudyFolder(folder)
         self._folder.content()
+
+    @property
+    def folder(self) -> Path:
+        """The study's folder: study.json, cells.csv, and a run for each cell."""
+        return self._folder.path
 
     @property
     def states(self) -> dict[str, str]:

@@ -53,7 +53,7 @@ def untrained_examples(
     found = corrupted(objective, None, row_keys(recipe.seed, 0, len(rows)), batch, recipe.steps - 1)
     if found is None:
         return []
-    parts = _parts(objective, row_keys(recipe.seed, 0, len(rows)), batch, recipe.steps - 1)
+    parts = row_parts(objective, row_keys(recipe.seed, 0, len(rows)), batch, recipe.steps - 1)
     return _named(_readings(objective.name, vocabulary, found, rows, recipe.tokens), parts)
 
 
@@ -84,7 +84,7 @@ def _predicted(
     if found is None:
         return []
     readings, example = _readings(objective.name, vocabulary, found, rows, ids), found[0]
-    readings = _named(readings, _parts(objective, keys, batch, recipe.steps - 1))
+    readings = _named(readings, row_parts(objective, keys, batch, recipe.steps - 1))
     if example.encoder_input_tokens is not None and isinstance(modules[network], CachedNetwork):
         fills = _fills(modules[network], params[network], vocabulary, example, ids)
         return [_with(reading, fills=fill) for reading, fill in zip(readings, fills)]
@@ -115,7 +115,7 @@ def _with(example: ExampleText, model: tuple[Piece, ...] = (), fills: tuple[Fill
     return replace(example, model=model, fills=fills)
 
 
-def _parts(objective: Objective, keys: Any, batch: Mapping[str, Any], step: int) -> list[str]:
+def row_parts(objective: Objective, keys: Any, batch: Mapping[str, Any], step: int) -> list[str]:
     """Each row's objective in a mixture by rows: the term that alone scores something in it; "" elsewhere."""
     found = targets_of(objective, keys, {name: jnp.asarray(rows) for name, rows in batch.items()}, step)
     scored = np.array([np.asarray(each.scored).any(axis=1) for each in found.values()]).reshape(len(found), -1)

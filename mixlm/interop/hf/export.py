@@ -1,5 +1,6 @@
 """A run's network as a folder that transformers loads: weights, config.json, tokenizer, model card."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -22,12 +23,18 @@ KEPT = "hf"  # the folder of an imported run with what lay beside the weights
 MODEL_FILES = {"t5": "spiece.model", "llama": "tokenizer.model", "mixlm": "tokenizer.model"}
 
 
-def export(run: Run, out: str | Path, network: str = "model", say: Callable[[str], Any] = print) -> Path:
-    """Writes a run's network into the new folder `out`, which transformers loads, and returns its path.
+def export(
+    run: Run | str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    network: str = "model",
+    say: Callable[[str], Any] = print,
+) -> Path:
+    """Writes the network of a run, or of its folder, into the new folder `out`, which transformers loads; its path.
 
     Raises UserError where `out` holds anything, where the run has no checkpoint, and for a network without an
     architecture there; nothing is written then.
     """
+    run = run if isinstance(run, Run) else Run(run)
     recipe, folder = run.recipe, new_folder(out)
     check_networks(recipe, (network,))
     kept = run.folder / KEPT
@@ -59,7 +66,7 @@ def kept_architecture(run: Run) -> Architecture:
     return Architecture(config["model_type"], config | {"vocab_size": run.recipe.networks["model"].vocab_size})
 
 
-def new_folder(out: str | Path) -> Path:
+def new_folder(out: str | os.PathLike[str]) -> Path:
     """The local path of a folder that is to be written; UserError where it holds anything."""
     folder = local(out, "The new folder")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Int
 
-from mixlm.analysis.style import INK, PALETTE, figure
-from mixlm.figures.picture import Picture
+from mixlm.analysis.style import INK, PALETTE, Png, figure, png
 
 NAMED = 26  # Ours: so many tokens have room for their names beside a panel
 SEEN, SCORED = "#A9CCE3", PALETTE[0]
@@ -39,7 +38,7 @@ def attended(
     return same & (opened[None, :] <= opened[:, None])
 
 
-def mask_picture(title: str, panels: Sequence[MaskPanel]) -> Picture:
+def mask_figure(panels: Sequence[MaskPanel]) -> Png:
     """The masks side by side, three in a row: light where a token is seen, dark where the seeing one is scored."""
     from matplotlib.colors import ListedColormap
     from matplotlib.patches import Patch
@@ -62,7 +61,7 @@ def mask_picture(title: str, panels: Sequence[MaskPanel]) -> Picture:
         axes.tick_params(which="both", length=0, labelsize=7, labelcolor=INK)
     patches = [Patch(color=SEEN, label="attends"), Patch(color=SCORED, label="attends, and its prediction is scored")]
     drawn.legend(handles=patches, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-    return Picture.of(title, drawn)
+    return png(drawn)
 
 
 def _name(axis: object, tokens: Sequence[str], rotation: int = 0) -> None:

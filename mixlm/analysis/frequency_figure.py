@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from mixlm.analysis.style import INK, PALETTE, figure, plain
-from mixlm.figures.picture import Picture
+from mixlm.analysis.style import INK, PALETTE, Png, figure, plain, png
 
 BINS = 8  # Ours: equal shares of the text, each of some thousand tokens in the validation of a small run
 
@@ -35,9 +34,9 @@ class FrequencyBins:
         return np.bincount(self.of_token, values, size) / np.maximum(np.bincount(self.of_token, minlength=size), 1)
 
 
-def frequency_picture(
+def frequency_figure(
     losses: Mapping[str, Float[np.ndarray, " N"]], counts: Int[np.ndarray, " N"], bins: int = BINS
-) -> Picture:
+) -> Png:
     """The mean loss of rare and frequent tokens for each run and, of several, each less the first.
 
     `losses` are nats of the same N tokens by the run's name, `counts` how often each stands in the training text.
@@ -60,4 +59,4 @@ def frequency_picture(
     if several:
         grid[1].set_ylabel(f"difference to {next(iter(losses))}", color=INK)
     grid[0].legend(frameon=False, fontsize=9)
-    return Picture.of("Loss by token frequency", drawn)
+    return png(drawn)

@@ -1,1 +1,0 @@
-"""Pictures of objectives, tokens and runs for notebooks and scripts, drawn from plain values."""

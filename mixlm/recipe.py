@@ -18,7 +18,7 @@ from mixlm.losses.token_losses import TokenLoss
 from mixlm.network import Initializable, LayeredNetwork
 from mixlm.objectives.base import Objective, TokenObjective, any_reads_previous
 from mixlm.objectives.curriculum import Blocks, Curriculum
-from mixlm.objectives.requirements import check_names, check_networks, check_rows
+from mixlm.objectives.requirements import check_names, check_networks, check_packing, check_rows
 from mixlm.optim.optimizer import Optimizer
 from mixlm.parallel.mesh import Partitioning
 from mixlm.paths import RunRef
@@ -100,6 +100,7 @@ class Recipe:
             _scale_down(self, self.train_steps)
         _check_stages(self)
         check_rows(self.declared, self.dataset.pairs, self.lengths)
+        check_packing(self.declared, getattr(self.dataset, "packed", False))
         if self.dataset.pairs is not None and isinstance(self.curriculum, Blocks):
             raise UserError("Blocks of epochs count text, and the data's rows are pairs: give stages in steps.")
         _ = self.block_length
@@ -394,8 +395,8 @@ def _check_length(recipe: Recipe) -> None:
     if recipe.ends_with_data and recipe.train_steps is not None:
         epochs = recipe.epochs_of_parts if recipe.epochs is None else recipe.epochs
         raise UserError(
-            f"TRAIN_STEPS = {recipe.train_steps} and EPOCHS = {epochs} both say how long the run is: give one of "
-            "them, such as --gin.TRAIN_STEPS=None."
+            f"TRAIN_STEPS = {recipe.train_steps} and EPOCHS = {epochs} both say how long the run is: leave one of them "
+            "out, with --gin.EPOCHS=None or --gin.TRAIN_STEPS=None."
         )
     if recipe.train_steps is not None or (isinstance(recipe.curriculum, Curriculum) and not recipe.ends_with_data):
         _positive("train_steps", recipe.train_steps)

@@ -75,11 +75,12 @@ def optimum_moves(cells: Cells, claim: Claim) -> Finding:
 
 
 def beats(cells: Cells, claim: Claim) -> Finding:
-    """Paired differences of an arm to one other, or to each of several."""
+    """Paired differences of an arm to one other, or to each of several, at each place where `each` differs."""
     metric, where = claim["metric"], _where(cells, claim)
     arms, overs = (selected(cells, "beats", claim[name]) for name in ("arm", "over"))
-    both = [(arm, over) for arm in arms for over in overs]
-    found = [difference(cells, metric, arm, over, where) for arm, over in both]
+    places = _each(cells, claim, arms, where)
+    both = [(arm, over, {**where, **place}, place) for place in places for arm in arms for over in overs]
+    found = [difference(cells, metric, arm, over, here) for arm, over, here, _ in both]
     tests = holm([each for each, _ in found])
     verdicts = [each.verdict(cells.study.goal(metric)) for each in tests]
     text = f"{_names(arms)} is better than {' and than '.join(map(said, overs))} by {metric}{within(where)}."
@@ -94,7 +95,10 @@ def beats(cells: Cells, claim: Claim) -> Finding:
         verdict = OPPOSITE
     elif set(verdicts) == {BETTER}:
         verdict = SHOWN
-    figures = [f"{said(arm)} less {said(over)}: {change(each)}" for (arm, over), each in zip(both, tests)]
+    figures = [
+        f"{said(arm)} less {said(over)}{within(place)}: {change(each)}"
+        for (arm, over, _, place), each in zip(both, tests)
+    ]
     return Finding("beats", text, rule, verdict, f"{'; '.join(figures)}.")
 
 
@@ -210,7 +214,7 @@ def crossing(cells: Cells, claim: Claim) -> Finding:
 
 RULES = {
     "optimum_moves": Rule(optimum_moves, ("metric", "axis", "along", "direction")),
-    "beats": Rule(beats, ("metric", "arm", "over"), ("where",)),
+    "beats": Rule(beats, ("metric", "arm", "over"), ("where", "each")),
     "band_gains": Rule(band_gains, ("metric", "beside", "arm", "over"), ("where",)),
     "cheaper": Rule(cheaper, ("metric", "arm", "over"), ("budget", "share", "where")),
     "crossing": Rule(crossing, ("at", "costs", "over_costs"), ("name", "over_name", "where")),
@@ -226,6 +230,18 @@ def lacking(cells: Sequence[str], most: int = 4) -> str:
 
 def _where(cells: Cells, claim: Claim) -> dict[str, Any]:
     return cells.study.selector("The claim's where", claim.get("where") or {})
+
+
+def _each(
+    cells: Cells, claim: Claim, arms: Sequence[Mapping[str, Any]], where: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """The values of `each`, axes or "arm", at the places that a claim is about; one empty selector without it."""
+    asked = claim.get("each", ())
+    names = [asked] if isinstance(asked, str) else list(asked)
+    cells.study.selector("The claim's each", {name: cells.study.known(name)[:1] for name in names})
+    places = [place for place in cells.study.places if any(place.matches({**arm, **where}) for arm in arms)]
+    found = [tuple((name, ({"arm": place.arm} | place.values)[name]) for name in names) for place in places]
+    return [dict(each) for each in dict.fromkeys(found)]
 
 
 def _names(selectors: Sequence[Mapping[str, Any]]) -> str:

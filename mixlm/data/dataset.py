@@ -11,7 +11,7 @@ from jaxtyping import Int32, Int64
 
 from mixlm.data.copies import copies_in
 from mixlm.data.loader.epochs import Repeated, sequential, unique_documents
-from mixlm.data.loader.pairs import PLAIN_TEXT, Pairs, check_lengths, held_out, in_order, kept_offsets
+from mixlm.data.loader.pairs import PLAIN_TEXT, Pairs, check_lengths, held_out, in_order, kept_offsets, members_of_rows
 from mixlm.data.loader.streaming import CAVEAT, StreamedData
 from mixlm.data.sources.base import digest
 from mixlm.data.store.cache import cache_folder
@@ -56,18 +56,28 @@ class PreparedData:
     unique_tokens: int | None = None
     pairs: Mapping[str, int] | None = None
     task: Task | None = None
+    packed: bool = False
 
     def train(self, block_length: int, seed: int, epochs: int | None = None) -> Repeated | Pairs:
         """The unique set of the train split in blocks, epoch after epoch: without end, or so many and then padding."""
         if self.pairs is not None:
-            return Pairs(self.store.split("train"), self.pairs, seed, self.unique_tokens, epochs)
+            return Pairs(self.store.split("train"), self.pairs, seed, self.unique_tokens, epochs, self.packed)
         return Repeated(self.store.split("train"), block_length, seed, self.unique_tokens, epochs)
 
     def rows_of(self, block_length: int, epochs: int | None) -> int | None:
         """The number of blocks of `epochs` epochs, the last one padded; None where they are not given."""
         if epochs is None or self.pairs is not None:
-            return None if epochs is None else epochs * self.summary.unique_documents
+            return None if epochs is None else epochs * self.rows_of_pairs
         return -(-epochs * self.summary.unique_tokens // block_length)
+
+    @cached_property
+    def rows_of_pairs(self) -> int:
+        """The rows of one epoch of pairs: one for each, fewer where rows are packed."""
+        if not self.packed or self.pairs is None:
+            return self.summary.unique_documents
+        split = self.store.split("train")
+        documents = unique_documents(kept_offsets(split, self.pairs), self.unique_tokens)
+        return len(members_of_rows(split, self.pairs, documents, True)[1]) - 1
 
     @property
     def parts(self) -> tuple["PreparedData", ...]:
@@ -152,7 +162,8 @@ class Dataset:
 
     Vocabulary and tokens are cached in `cache_dir`, by default `$MIXLM_CACHE` or `~/.cache/mixlm`. With `stream` no
     tokens are: the text is tokenised as it is read, for a corpus too large to store, with what `StreamedData` says.
-    With `pairs`, feature lengths, a row is one supervised example, inputs and targets (see `Pairs`).
+    With `pairs`, feature lengths, a row is one supervised example, inputs and targets (see `Pairs`), or with `packed`
+    as many as fit.
     """
 
     task: Task
@@ -160,6 +171,7 @@ class Dataset:
     cache_dir: str | None = field(default=None, repr=False, compare=False)  # where, not what
     stream: bool = field(default=False, repr=False)  # its data have a fingerprint of their own
     pairs: Mapping[str, int] | None = field(default=None, repr=False)  # theirs, too
+    packed: bool = field(default=False, repr=False)  # the objective's identity has it
 
     def __post_init__(self) -> None:
         _ = self.cache  # A URL is refused before anything is written.
@@ -169,6 +181,8 @@ class Dataset:
             raise UserError(f"UNIQUE_TOKENS is a whole number of tokens above 0, or None, not {self.unique_tokens!r}.")
         if self.stream and self.unique_tokens is not None:
             raise UserError("UNIQUE_TOKENS needs a token store, and STREAM = True makes none: give one of them.")
+        if self.pairs is None and self.packed:
+            raise UserError("PACKED rows hold pairs of inputs and targets, and these data are text.")
         if self.pairs is None:
             return
         check_lengths(self.pairs)
@@ -207,7 +221,9 @@ class Dataset:
                 )
             if copies := copies_in(self.task.name, store):
                 log(copies)
-        prepared = PreparedData(self.task.name, vocabulary, store, self.unique_tokens, self.pairs, self.task)
+        prepared = PreparedData(
+            self.task.name, vocabulary, store, self.unique_tokens, self.pairs, self.task, self.packed
+        )
         _ = prepared.summary  # A budget that holds no document fails here, before anything else is built.
         return prepared
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, cast
 
 import jax
@@ -10,10 +10,11 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from mixlm.checkpoints.load import load_params
+from mixlm.data.loader.pairs import inputs_end_with
 from mixlm.decoding.autoregressive import Decoded
 from mixlm.decoding.memory import check_length
 from mixlm.decoding.select import Selection, select
-from mixlm.decoding.strategies import Masked, Spans, Strategy, Unrolled
+from mixlm.decoding.strategies import Autoregressive, Masked, Spans, Strategy, Unrolled
 from mixlm.decoding.text import fill_prompt, partial_text, spans, until_eos
 from mixlm.errors import UserError
 from mixlm.files import check_text
@@ -28,7 +29,11 @@ BATCH_SIZE = 16  # Ours: more prompts than that are decoded in several batches.
 
 # Settings that change nothing at these values, and so are not mentioned.
 _NEUTRAL = {"top_k": 0, "top_p": 1.0, "beams": 1}
-_IN_WORDS = {"confidence": "most confident first", "start": "prompts begin with BOS"}
+_IN_WORDS = {
+    "confidence": "most confident first",
+    "start": "prompts begin with BOS",
+    "ended": "prompts as the data have inputs",
+}
 
 
 @dataclass(frozen=True)
@@ -173,7 +178,8 @@ def prepare(
     strategy = selection.strategy(settings or {})
     if show_steps and not isinstance(strategy, Unrolled | Masked):
         raise UserError(f"show_steps shows how a diffusion text forms, and this is {selection.how} decoding.")
-    vocabulary = recipe.dataset.prepare(note).vocabulary
+    data: Any = recipe.dataset.prepare(note)
+    vocabulary = data.vocabulary
     # `<extra_id_0>` marks a span where spans are filled and in a pair's inputs; elsewhere it is text, as in the corpus.
     marked = isinstance(strategy, Spans) or recipe.dataset.pairs is not None
     encode = vocabulary.encode_with_sentinels if marked else vocabulary.encode
@@ -181,6 +187,8 @@ def prepare(
     for index, row in enumerate(rows):
         if not row:
             raise UserError(f"Prompt {index + 1} has no tokens: {texts[index]!r}.")
+    if recipe.dataset.pairs is not None and not isinstance(strategy, Spans):
+        strategy, rows = _as_inputs(strategy, rows, data, recipe)
     length = recipe.lengths.get("targets", MAX_TOKENS) if isinstance(strategy, Spans) else MAX_TOKENS
     length = max_tokens or length
     if rows:
@@ -190,6 +198,15 @@ def prepare(
         longest = strategy.read(module, sorted(rows, key=len)[-BATCH_SIZE:], recipe.tokens)
         check_length(module, strategy, longest, length, recipe.tokens)
     return Request(recipe, vocabulary, rows, selection, strategy, length, seed, show_steps)
+
+
+def _as_inputs(
+    strategy: Strategy, rows: tuple[list[int], ...], data: Any, recipe: Recipe
+) -> tuple[Strategy, tuple[list[int], ...]]:
+    """The strategy, and prompts as the data's pairs have their inputs: with EOS behind them where those end with it."""
+    if inputs_end_with((part.store.split("train") for part in data.parts), recipe.tokens.eos):
+        rows = tuple([*row, recipe.tokens.eos] for row in rows)
+    return (replace(strategy, ended=True) if isinstance(strategy, Autoregressive) else strategy), rows
 
 
 def load(request: Request) -> tuple[int, Any]:
@@ -248,7 +265,7 @@ def _continuation(
     else:
         text = vocabulary.decode(until_eos(tokens, ids))
     return Continuation(
-        prompt=vocabulary.decode(prompt),
+        prompt=vocabulary.decode(until_eos(prompt, ids)),
         text=text,
         tokens=tuple(tokens),
         calls=int(found.calls[row]),

@@ -20,6 +20,7 @@ from mixlm.decoding.text import until_eos
 from mixlm.errors import UserError
 from mixlm.evaluation.folders import FOLDER, evaluation_folder, folder_name
 from mixlm.evaluation.tables import write, write_json
+from mixlm.evaluation.tasks.decoded import metrics_of
 from mixlm.perf.compilation_cache import EXECUTABLES, kept_in
 from mixlm.recipe import Recipe
 from mixlm.rng import row_keys
@@ -73,9 +74,10 @@ def _setting(text: str, word: str) -> tuple[str, Any]:
 
 @dataclass(frozen=True)
 class Pair:
-    """A validation pair in tokens, EOS not among the targets, and the part of the data that it is of."""
+    """A validation pair in tokens, EOS not among the targets: its part of the data, and its number there."""
 
     part: str
+    number: int
     inputs: tuple[int, ...]
     targets: tuple[int, ...]
 
@@ -106,7 +108,7 @@ class ExactMatch:
             Decoding.of(text)
 
     def __call__(self, recipe: Recipe, say: Callable[[str], Any] = lambda line: None) -> dict[str, float]:
-        """Figures by DECODING/FIGURE: exact (and by part), calls, rows_times_calls, milliseconds a pair."""
+        """Figures by DECODING/FIGURE: exact (and by part), TASK/METRIC, calls, rows_times_calls, milliseconds."""
         if recipe.dataset.pairs is None:
             raise UserError("EXACT_MATCH decodes pairs of inputs and targets, and the rows of this recipe are text.")
         asked = [Decoding.of(text) for text in self.decodings]
@@ -122,6 +124,7 @@ class ExactMatch:
             for each, strategy in zip(asked, strategies):
                 decoder = _Decoder(module, params[network], strategy, recipe.tokens, self.batch, self.seed)
                 said, own = decoder.answers(found, recipe.lengths["targets"])
+                own |= metrics_of(recipe, data.vocabulary, [(pair.part, pair.number) for pair in found], said)
                 own |= _shares(found, said) | decoder.times(found, self.lengths, self.timed_rows)
                 figures |= {f"{each.label}/{name}": value for name, value in own.items()}
                 lines += _lines(each.label, found, said, data.vocabulary)
@@ -161,7 +164,7 @@ def _pairs(recipe: Recipe, data: Any, count: int) -> list[Pair]:
             inputs = [token for token in row[:middle] if token != recipe.tokens.pad]
             targets = until_eos(row[middle:], recipe.tokens)
             if inputs:
-                found.append(Pair(part.name, tuple(inputs), tuple(targets)))
+                found.append(Pair(part.name, number, tuple(inputs), tuple(targets)))
     return found
 
 

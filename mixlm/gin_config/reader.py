@@ -98,6 +98,13 @@ def read(
     return program
 
 
+def bound_to(gin_files: Sequence[str], search_paths: Sequence[str], kind: type) -> dict[str, Any]:
+    """What the files bind to the parameters of a class, whether they are a recipe or not; {} where they bind none."""
+    program = _read_files(gin_files, (Path(), *map(local, search_paths), GIN_FOLDER))
+    bound = program.bindings.get(("", program.target(kind, kind.__module__, kind.__qualname__)), {})
+    return {name: program.resolved(binding.value) for name, binding in bound.items()}
+
+
 def _read_files(gin_files: Sequence[str], places: tuple[Path, ...]) -> Program:
     program = Program()
     for name in gin_files:

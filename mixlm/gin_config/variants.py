@@ -10,8 +10,14 @@ from mixlm.errors import UserError, nearest
 from mixlm.gin_config.build import built, checked_text, program_of
 from mixlm.gin_config.flags import Flags, gin_value
 from mixlm.gin_config.program import Binding, Macro, Program, Reference, contained
-from mixlm.gin_config.reader import bind, mentioned, placed, statement_of
+from mixlm.gin_config.reader import bind, bound_to, mentioned, placed, statement_of
 from mixlm.gin_config.values import as_gin
+
+
+def recipes_of(flags: Flags, grid: type) -> dict[str, tuple[str, ...]]:
+    """The gin files of each arm, which the files bind to `recipes` of `grid`."""
+    bound = bound_to(flags.gin_files, flags.search_paths, grid).get("recipes", {})
+    return {str(arm): tuple(files) for arm, files in bound.items()} if isinstance(bound, dict) else {}
 
 
 class Variants:

@@ -126,6 +126,16 @@ class PairObjective(Objective, Protocol):
 
 
 @runtime_checkable
+class PacksPairs(PairObjective, Protocol):
+    """An objective of pairs that says whether a row of its has several (`data.loader.packing`); others read one."""
+
+    @property
+    def packed(self) -> bool:
+        """True where it reads packed rows."""
+        ...
+
+
+@runtime_checkable
 class ReadsPrevious(Objective, Protocol):
     """An objective that says whether it wants the batch's column `previous` as well.
 

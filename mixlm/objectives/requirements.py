@@ -5,7 +5,7 @@ from typing import Any
 
 from mixlm.errors import UserError, nearest
 from mixlm.network import FixedVocabulary
-from mixlm.objectives.base import Objective, PairObjective
+from mixlm.objectives.base import Objective, PacksPairs, PairObjective
 
 
 def check_names(*groups: Sequence[Objective]) -> None:
@@ -33,6 +33,22 @@ def check_rows(objectives: Sequence[Objective], pairs: Mapping[str, int] | None,
             )
     if pairs is not None and dict(pairs) != dict(lengths):
         raise UserError(f"The data's pairs have lengths {dict(pairs)}, and TASK_FEATURE_LENGTHS {lengths}.")
+
+
+def check_packing(objectives: Sequence[Objective], packed: bool) -> None:
+    """Raises UserError unless packed rows meet objectives that read several pairs in a row, and others single pairs."""
+    for objective in objectives:
+        if packed and not isinstance(objective, PacksPairs):
+            raise UserError(
+                f"PACKED rows have several pairs, and the objective {objective.name!r} reads one a row, since it pools "
+                "a hidden state or scores padding: leave PACKED out."
+            )
+        if isinstance(objective, PacksPairs) and objective.packed != packed:
+            reads = "packed rows" if objective.packed else "one pair a row"
+            raise UserError(
+                f"The objective {objective.name!r} reads {reads}, and the data do not: bind `packed` of both to "
+                "PACKED; a mixture of tasks is not packed."
+            )
 
 
 def check_networks(objectives: Sequence[Objective], networks: Mapping[str, Any], vocab_size: int) -> None:

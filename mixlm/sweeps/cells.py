@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,13 +17,18 @@ VALUE_LENGTH = 24  # Ours: of a value in it.
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a study: its `values` are all macros and parameters that it sets, those of arm and axes included."""
+    """One run of a study: its `values` are all macros and parameters that it sets, those of arm and axes included.
+
+    `files` are the gin files that it is read from, before the study's own; a stem's are all that it is read from.
+    """
 
     name: str
     arm: str
     axes: Mapping[str, Any]
     seed: int
     values: Mapping[str, Any] = field(repr=False)
+    files: tuple[str, ...] = ()
+    is_stem: bool = False
 
 
 def cells_of(grid: Grid, value_of: Callable[[str], Any], fixed: Mapping[str, Any] | None = None) -> list[Cell]:
@@ -39,8 +44,24 @@ def cells_of(grid: Grid, value_of: Callable[[str], Any], fixed: Mapping[str, Any
             name = f"{name},{hashlib.sha256(repr((arm, axes)).encode()).hexdigest()[:6]}"
         given = {**(fixed or {}), **grid.arms.get(arm, {}), **axes}
         derived = _derived(grid, given, value_of, name)
-        found.append(Cell(name, arm, axes, seed, {**given, **derived, "SEED": seed}))
+        found.append(Cell(name, arm, axes, seed, {**given, **derived, "SEED": seed}, tuple(grid.recipes.get(arm, ()))))
     return found
+
+
+def stems_of(grid: Grid, cells: Sequence[Cell]) -> list[Cell]:
+    """The stems of `grid.stems` that these cells begin from, each a run with the first seed."""
+    wanted = dict.fromkeys((cell.arm, cell.values.get("INIT_FROM")) for cell in cells)
+    return [
+        Cell(stem_name(stem, arm), arm, {}, grid.seeds[0], {"SEED": grid.seeds[0]}, tuple(files[arm]), is_stem=True)
+        for stem, files in grid.stems.items()
+        for arm in files
+        if (arm, stem) in wanted and files[arm]
+    ]
+
+
+def stem_name(stem: str, arm: str) -> str:
+    """The name of an arm's stem, which is its folder's."""
+    return f"stem,{_plain(stem)},{_plain(arm)}" if arm else f"stem,{_plain(stem)}"
 
 
 def _points(grid: Grid) -> Iterator[tuple[str, dict[str, Any], int]]:

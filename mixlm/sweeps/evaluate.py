@@ -30,14 +30,17 @@ class Tested:
 def is_evaluated(sweep: Sweep, cell: Cell) -> bool:
     """True where every evaluation of the study has been made of the cell, with today's settings."""
     held = sweep.folder.record(cell.name).get("evaluations", {})
-    return all(
-        held.get(name, {}).get("settings") == _settings(asked) for name, asked in sweep.study.evaluations.items()
-    )
+    return all(held.get(name, {}).get("settings") == _settings(asked) for name, asked in _asked(sweep, cell).items())
+
+
+def _asked(sweep: Sweep, cell: Cell) -> Mapping[str, Any]:
+    """The evaluations of a cell; a stem has none."""
+    return {} if cell.is_stem else sweep.study.evaluations
 
 
 def evaluate(sweep: Sweep, cell: Cell, say: Callable[[str], Any]) -> None:
     """Makes the evaluations that are missing, of the last checkpoint and, where one is kept, of the best."""
-    for name, asked in sweep.study.evaluations.items():
+    for name, asked in _asked(sweep, cell).items():
         held = sweep.folder.record(cell.name).get("evaluations", {})
         settings = _settings(asked)
         if held.get(name, {}).get("settings") == settings:
@@ -56,9 +59,11 @@ def _settings(asked: Any) -> str:
 def _figures(sweep: Sweep, cell: Cell, asked: Any, which: str, say: Callable[[str], Any]) -> dict[str, float]:
     place = {"MODEL_DIR": f"{sweep.folder.run(cell.name).path}{which}"}
     if not isinstance(asked, Mapping):
-        recipe, _, tested = sweep.variants.build(sweep.text(cell, place | {"Tested.test": asked}, (Tested,)), (Tested,))
+        recipe, _, tested = sweep.variants_of(cell).build(
+            sweep.text(cell, place | {"Tested.test": asked}, (Tested,)), (Tested,)
+        )
         return _checked(asked, tested.test(recipe))
-    recipe, scoring = sweep.variants.build(sweep.text(cell, place | dict(asked)))
+    recipe, scoring = sweep.variants_of(cell).build(sweep.text(cell, place | dict(asked)))
     return scored(recipe, scoring, say)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from mixlm.errors import UserError, nearest
 from mixlm.recipe import Recipe
 from mixlm.schedules import over
-from mixlm.sweeps.cells import Cell
+from mixlm.sweeps.cells import Cell, stem_name
 from mixlm.sweeps.study import Grid
 
 MOST_KEPT = 64  # Ours: checkpoints that a stem keeps for its forks.
@@ -17,10 +17,16 @@ POINTS = 64  # Ours: steps at which two schedules are compared.
 
 @dataclass(frozen=True)
 class Fork:
-    """The cell whose run is the stem, and the step of the checkpoint at which another one leaves it."""
+    """The cell whose run is the stem, and the step at which another leaves it; None takes its last parameters alone."""
 
     stem: str
-    step: int
+    step: int | None
+
+    def begin(self, folder: Any) -> dict[str, Any]:
+        """The macros with which a cell begins at the stem's run in `folder`."""
+        if self.step is None:
+            return {"INIT_FROM": str(folder)}
+        return {"INIT_FROM": f"{folder}@{self.step}", "INIT_OPTIMIZER": True}
 
 
 def forks_of(grid: Grid, cells: Sequence[Cell]) -> dict[str, Fork]:
@@ -43,6 +49,16 @@ def forks_of(grid: Grid, cells: Sequence[Cell]) -> dict[str, Fork]:
     return found
 
 
+def stem_forks(grid: Grid, cells: Sequence[Cell]) -> dict[str, Fork]:
+    """The stem that each cell begins from by its INIT_FROM, which is a name of `grid.stems`."""
+    found = {}
+    for cell in cells:
+        name = cell.values.get("INIT_FROM")
+        if grid.stems.get(str(name), {}).get(cell.arm):
+            found[cell.name] = Fork(stem_name(str(name), cell.arm), None)
+    return found
+
+
 def _rest(cell: Cell, axis: str | None) -> str:
     return repr((cell.arm, cell.seed, sorted((name, repr(value)) for name, value in cell.axes.items() if name != axis)))
 
@@ -59,7 +75,7 @@ def _step(cell: Cell, grid: Grid) -> int:
 
 def stem_values(forks: Mapping[str, Fork], name: str) -> dict[str, int]:
     """The settings of a stem by which its checkpoints at the steps of its forks are made and stay."""
-    steps = [fork.step for fork in forks.values() if fork.stem == name]
+    steps = [fork.step for fork in forks.values() if fork.stem == name and fork.step is not None]
     if not steps:
         return {}
     period = math.gcd(*steps)
@@ -74,6 +90,8 @@ def stem_values(forks: Mapping[str, Fork], name: str) -> dict[str, int]:
 def check_forks(forks: Mapping[str, Fork], recipes: Mapping[str, Recipe]) -> None:
     """Raises UserError where a cell's first steps are not those of its stem: another objective, rate or network."""
     for name, fork in forks.items():
+        if fork.step is None:
+            continue  # what does not fit is said as of any other INIT_FROM
         mine, stem = recipes[name], recipes[fork.stem]
         differing = [
             part

@@ -64,7 +64,7 @@ def _is_ready(sweep: Sweep, cell: Cell) -> bool:
     fork = sweep.forks.get(cell.name)
     if fork is None or state_in(sweep.folder, cell.name) != MISSING:
         return True
-    if (sweep.folder.run(fork.stem).checkpoints / str(fork.step)).is_dir():
+    if fork.step is not None and (sweep.folder.run(fork.stem).checkpoints / str(fork.step)).is_dir():
         return True
     return state_in(sweep.folder, fork.stem) in (DONE, FAILED)
 

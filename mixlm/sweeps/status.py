@@ -12,7 +12,8 @@ ORDER = (DONE, RUNNING, FAILED, MISSING)
 def status_lines(folder: StudyFolder) -> list[str]:
     """A line for each cell (its state, its last step and loss), then the counts and the time left."""
     study = folder.content()
-    states = {each["cell"]: state_in(folder, each["cell"]) for each in study["cells"]}
+    names = [*study.get("stems", []), *(each["cell"] for each in study["cells"])]
+    states = {name: state_in(folder, name) for name in names}
     width = max(map(len, states), default=0)
     lines = [f"{name:<{width}}  {state:<7}  {_told(folder, name, state)}".rstrip() for name, state in states.items()]
     return [*lines, "", counts(folder, states)]

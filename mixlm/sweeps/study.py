@@ -18,6 +18,10 @@ class Grid:
     arithmetic, such as `{"UNIQUE_TOKENS": "BUDGET // REPEATS"}`. An arm gives macros that are no grid; one that gives
     the macro of an axis stands at that value of the axis alone. Cells that differ in the axis `forks` alone begin as
     one run, and leave it at the step that the macro `fork_at` names, by default the axis itself.
+
+    `recipes` are the gin files of each arm, read before the study's own, which then gives no recipe. `stems` are runs
+    that are trained first and begun from, by a value of INIT_FROM: the gin files of the run for each arm, none for an
+    arm that begins afresh. A stem is as its files say, whatever the study and the command line change in cells.
     """
 
     axes: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
@@ -26,8 +30,11 @@ class Grid:
     seeds: tuple[int, ...] = (0,)
     forks: str | None = None
     fork_at: str | None = None
+    recipes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    stems: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._check_arms()
         for macro, values in self.axes.items():
             if not values:
                 raise UserError(f"The axis {macro} has no values: give it some, or leave it out.")
@@ -47,6 +54,20 @@ class Grid:
                 raise UserError(f"{macro} is no axis: {own}.")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise UserError(f"Grid.seeds = {self.seeds} must be one seed or more, each once.")
+
+    def _check_arms(self) -> None:
+        """Makes an arm of every recipe; raises UserError for an arm without one, and for a stem of no arm."""
+        if self.recipes:
+            object.__setattr__(self, "arms", {**{arm: {} for arm in self.recipes}, **self.arms})
+        for arm in self.arms if self.recipes else ():
+            if arm not in self.recipes:
+                raise UserError(f"The arm {arm!r} has no gin files in Grid.recipes.{nearest(arm, self.recipes)}")
+        for stem, files in self.stems.items():
+            for arm in files:
+                if arm not in (self.arms or {"": {}}):
+                    raise UserError(
+                        f"The stem {stem!r} is of an arm {arm!r}, which there is not.{nearest(arm, self.arms)}"
+                    )
 
     @staticmethod
     def macros_named(values: Mapping[str, Any]) -> set[str]:

@@ -8,11 +8,11 @@ from mixlm import __version__
 from mixlm.errors import UserError, nearest
 from mixlm.evaluation.run import Scoring
 from mixlm.gin_config.flags import Flags
-from mixlm.gin_config.variants import Variants
+from mixlm.gin_config.variants import Variants, recipes_of
 from mixlm.recipe import Recipe
-from mixlm.sweeps.cells import Cell, cells_of
+from mixlm.sweeps.cells import Cell, cells_of, stems_of
 from mixlm.sweeps.folder import StudyFolder, default_folder
-from mixlm.sweeps.forks import Fork, check_forks, forks_of, stem_values
+from mixlm.sweeps.forks import Fork, check_forks, forks_of, stem_forks, stem_values
 from mixlm.sweeps.study import Grid, Study
 
 FILES = ("evaluate.gin", "study.gin")
@@ -21,18 +21,26 @@ GRID_FIELDS = ("axes", "arms", "seeds", "derived")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sweep:
-    """A study that was read: its cells, its folder, and the configuration of which every cell is a variant."""
+    """A study that was read: its cells, stems first, its folder, and the configuration of which cells are variants.
+
+    Arms with gin files of their own, and stems, are variants of one of `others`.
+    """
 
     study: Study
     cells: Sequence[Cell]
     folder: StudyFolder
     variants: Variants
     forks: Mapping[str, Fork]
+    others: Mapping[tuple[tuple[str, ...], bool], Variants] = dataclasses.field(default_factory=dict)
+
+    def variants_of(self, cell: Cell) -> Variants:
+        """The configuration of which a cell is a variant."""
+        return self.others.get((cell.files, cell.is_stem), self.variants)  # a grid without recipes has one alone
 
     def recipe(self, cell: Cell) -> Recipe:
         """The recipe of a cell, whose MODEL_DIR is in the study's folder; UserError begins with the cell's name."""
         try:
-            found: Recipe = self.variants.build(self.text(cell))[0]
+            found: Recipe = self.variants_of(cell).build(self.text(cell))[0]
         except UserError as error:
             raise UserError(f"Cell {cell.name}: {error}") from None
         return found
@@ -41,8 +49,12 @@ class Sweep:
         """The gin text of a cell, with other values of some macros and what else is built."""
         own: dict[str, Any] = {"MODEL_DIR": str(self.folder.run(cell.name).path), **stem_values(self.forks, cell.name)}
         if (fork := self.forks.get(cell.name)) is not None:
-            own |= {"INIT_FROM": f"{self.folder.run(fork.stem).path}@{fork.step}", "INIT_OPTIMIZER": True}
-        return self.variants.of({**cell.values, **own, **(values or {})}, f"Cell {cell.name}", (Scoring, *others))
+            own |= fork.begin(self.folder.run(fork.stem).path)
+        elif cell.values.get("INIT_FROM") in self.study.grid.stems:
+            own |= {"INIT_FROM": None}
+        return self.variants_of(cell).of(
+            {**cell.values, **own, **(values or {})}, f"Cell {cell.name}", (Scoring, *others)
+        )
 
     def cell(self, name: str) -> Cell:
         """The cell of a name, or of its number from 0; UserError where there is none."""
@@ -62,8 +74,11 @@ class Sweep:
             "arms": list(grid.arms),
             "seeds": list(grid.seeds),
             "forks": grid.forks,
+            "stems": [cell.name for cell in self.cells if cell.is_stem],
             "cells": [
-                {"cell": cell.name, "arm": cell.arm, "axes": plain(cell.axes), "seed": cell.seed} for cell in self.cells
+                {"cell": cell.name, "arm": cell.arm, "axes": plain(cell.axes), "seed": cell.seed}
+                for cell in self.cells
+                if not cell.is_stem
             ],
             "metrics": dict(self.study.metrics),
             "baseline": plain(self.study.baseline),
@@ -91,7 +106,9 @@ def read_sweep(
 
     A value of `axes` is a sequence of Python values, or of texts as a command line has them, as a `Texts`.
     """
-    variants = Variants(flags, (Recipe, Scoring), (Study, Grid), FILES)
+    recipes = recipes_of(flags, Grid)
+    first = next(iter(recipes.values()), ())
+    variants = _configuration(flags, (*first, *flags.gin_files))
     if variants.is_given("MODEL_DIR"):
         raise UserError("MODEL_DIR is each cell's own: a study's folder is given with --gin.STUDY_FOLDER=FOLDER.")
     study, reduced = _reduced(variants.read(Study))
@@ -105,12 +122,28 @@ def read_sweep(
     if name is None:
         name = study.name if of_file or not given else "-".join([study.name, *given])
     study = dataclasses.replace(study, grid=grid, name=name)
-    _check_macros(variants, grid)
+    others = {(first, False): variants}
+    for files in map(tuple, grid.recipes.values()):
+        if (files, False) not in others:
+            others[files, False] = _configuration(flags, (*files, *flags.gin_files))
+    _check_macros(
+        grid, {arm: others[tuple(grid.recipes.get(arm, first)), False].macros for arm in grid.arms or {"": {}}}
+    )
     variants.bind(Grid, axes=dict(grid.axes), seeds=grid.seeds)
     variants.bind(Study, name=name)
     folder = StudyFolder(study.folder or default_folder(f"{name}-small" if study.is_small else name))
     cells = cells_of(grid, variants.value, fixed)
-    return Sweep(study, cells, folder, variants, forks_of(grid, cells))
+    stems = stems_of(grid, cells)
+    for number, stem in enumerate(stems):
+        of_stem = others[stem.files, True] = _configuration(Flags((), flags.search_paths, text=flags.text), stem.files)
+        own = {macro: value for macro, value in reduced.items() if macro in of_stem.macros}
+        stems[number] = dataclasses.replace(stem, values={**stem.values, **own})
+    forks = forks_of(grid, cells) | stem_forks(grid, cells)
+    return Sweep(study, [*stems, *cells], folder, variants, forks, others)
+
+
+def _configuration(flags: Flags, files: tuple[str, ...]) -> Variants:
+    return Variants(dataclasses.replace(flags, gin_files=files), (Recipe, Scoring), (Study, Grid), FILES)
 
 
 class Texts(tuple[str, ...]):
@@ -139,15 +172,15 @@ def _reduced(study: Study) -> tuple[Study, dict[str, Any]]:
     return dataclasses.replace(study, grid=dataclasses.replace(study.grid, **fields)), macros
 
 
-def _check_macros(variants: Variants, grid: Grid) -> None:
-    """Raises UserError for an axis, an arm's macro or a derived one that the gin files do not have."""
-    known = variants.macros
-    places = [("The axis", name) for name in grid.axes]
-    places += [("The derived macro", name) for name in grid.derived]
-    places += [(f"The arm {arm!r}: the macro", name) for arm, macros in grid.arms.items() for name in macros]
-    for what, name in places:
-        if "." not in name and name not in known:
-            raise UserError(f"{what} {name} is no macro of the gin files.{nearest(name, known)}")
+def _check_macros(grid: Grid, macros_of: Mapping[str, set[str]]) -> None:
+    """Raises UserError for an axis, an arm's macro or a derived one that the gin files of an arm do not have."""
+    for arm, known in macros_of.items():
+        places = [("The axis", name) for name in grid.axes]
+        places += [("The derived macro", name) for name in grid.derived]
+        places += [(f"The arm {arm!r}: the macro", name) for name in grid.arms.get(arm, {})]
+        for what, name in places:
+            if "." not in name and name not in known:
+                raise UserError(f"{what} {name} is no macro of the gin files.{nearest(name, known)}")
 
 
 def plain(value: Any) -> Any:

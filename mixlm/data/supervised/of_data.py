@@ -31,11 +31,19 @@ def lengths(tasks: Sequence[SupervisedTask], cache_dir: str | None, longest: Map
 
 
 def epoch_steps(
-    tasks: Sequence[SupervisedTask], cache_dir: str | None, batch_size: int, train_steps: int | None = None
+    tasks: Sequence[SupervisedTask],
+    cache_dir: str | None,
+    batch_size: int,
+    train_steps: int | None = None,
+    packed_in: Mapping[str, int] | None = None,
+    packed: bool = False,
 ) -> int:
-    """The steps of one epoch of all tasks, at most those of the run."""
-    examples = sum(prepared.store.split("train").num_documents for prepared in _prepared(tasks, cache_dir))
-    return min(-(-examples // batch_size), train_steps or examples)
+    """The steps of one epoch of all tasks, at most those of the run; `packed` rows have the lengths `packed_in`."""
+    datasets = [
+        Dataset(task, cache_dir=cache_dir, pairs=packed_in if packed else None, packed=packed) for task in tasks
+    ]
+    rows = sum(each.stored(_say).rows_of_pairs for each in datasets)
+    return min(-(-rows // batch_size), train_steps or rows)
 
 
 def validation_batches(

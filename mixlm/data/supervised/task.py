@@ -63,23 +63,12 @@ class SupervisedTask:
     @property
     def source(self) -> Records:
         """Where the records come from."""
-        form = self.format
-        if self.data is not None:
-            return LocalRecords(self.data, form.name, form.fields, form.columns, getattr(form, "split_of", None))
-        return TfdsRecords(Tfds(form.tfds, validation_split=form.validation, data_dir=self.data_dir), form.fields)
+        return source_of(self.format, self.data, self.data_dir)
 
     def fingerprint(self) -> str:
         """SHA-256 over the records, the form that they are given, and the vocabulary; NotHere where there are none."""
         form, kind = self.format, type(self.format)
-        try:
-            records = self.source.fingerprint()
-        except NotHere:
-            listed = ", ".join(form.fields)
-            raise NotHere(
-                f'The data of {form.name!r} are not here: prepare them once with python -c "import tensorflow_datasets '
-                f"as tfds; tfds.builder('{form.tfds}').download_and_prepare()\", or give --gin.DATA=FOLDER with a "
-                f"train.tsv or train.jsonl of {listed}."
-            ) from None
+        records = of_format(form, self.source)
         own = [] if kind.__module__.startswith("mixlm.") else sha256_of([Path(inspect.getfile(kind))])
         vocabulary = self.pretraining.load_vocabulary().fingerprint
         return digest(SUPERVISED_VERSION, repr(form), own, self.as_classes, records, vocabulary)
@@ -139,6 +128,26 @@ class SupervisedTask:
         vocabulary = self.pretraining.load_vocabulary()
         names = enumerate(self.format.labels)
         return {vocabulary.decode([class_token(number, vocabulary.token_ids)]): name for number, name in names}
+
+
+def source_of(form: Format, data: str | None, data_dir: str | None) -> Records:
+    """The records of a task in the folder or file `data`, or without it those of TFDS in `data_dir`."""
+    if data is not None:
+        return LocalRecords(data, form.name, form.fields, form.columns, getattr(form, "split_of", None))
+    return TfdsRecords(Tfds(form.tfds, validation_split=form.validation, data_dir=data_dir), form.fields)
+
+
+def of_format(form: Format, records: Records) -> str:
+    """SHA-256 of a task's records; NotHere, which says how they are prepared, where there are none."""
+    try:
+        return records.fingerprint()
+    except NotHere:
+        listed = ", ".join(form.fields)
+        raise NotHere(
+            f'The data of {form.name!r} are not here: prepare them once with python -c "import tensorflow_datasets '
+            f"as tfds; tfds.builder('{form.tfds}').download_and_prepare()\", or give --gin.DATA=FOLDER with a "
+            f"train.tsv or train.jsonl of {listed}."
+        ) from None
 
 
 def class_token(number: Any, ids: TokenIds) -> Any:

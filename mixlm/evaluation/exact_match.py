@@ -77,9 +77,9 @@ class Pair:
     """A validation pair in tokens, EOS not among the targets: its part of the data, and its number there."""
 
     part: str
-    number: int
     inputs: tuple[int, ...]
     targets: tuple[int, ...]
+    number: int = 0
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def _pairs(recipe: Recipe, data: Any, count: int) -> list[Pair]:
             inputs = [token for token in row[:middle] if token != recipe.tokens.pad]
             targets = until_eos(row[middle:], recipe.tokens)
             if inputs:
-                found.append(Pair(part.name, number, tuple(inputs), tuple(targets)))
+                found.append(Pair(part.name, tuple(inputs), tuple(targets), number))
     return found
 
 

@@ -50,6 +50,21 @@ def test_an_arm_beats_others(tmp_path, means, lose, verdict):
     assert found.figures.startswith("mixture less pure: ") and f"n = {4 if lose is None else 3}" in found.figures
 
 
+@pytest.mark.parametrize(("gain", "verdict"), [(0.3, "shown"), (0.0, "not shown"), (-0.3, "opposite")])
+def test_an_arm_beats_another_at_each_value_of_an_axis_in_one_family_of_tests(tmp_path, gain, verdict):
+    def loss(alpha, epochs, *_):
+        return 4.0 - (alpha == 1.0) * (gain if epochs == 4 else 0.5)
+
+    claim = {"kind": "beats", "metric": LOSS, "arm": {"ALPHA": 1.0}, "over": {"ALPHA": 0.5}, "each": "EPOCHS"}
+    rows = rows_of((0.5, 1.0), (1, 4), SEEDS, noise=0.01, function=loss)
+    (found,) = judge(read_cells(written(tmp_path, rows, study_of(rows, claims=[claim]))), RULES)
+    assert found.verdict == verdict
+    assert [part.partition(":")[0] for part in found.figures.split("; ")] == [
+        "ALPHA 1 less ALPHA 0.5 at EPOCHS 1",
+        "ALPHA 1 less ALPHA 0.5 at EPOCHS 4",
+    ]
+
+
 def test_a_difference_that_seeds_share_is_seen_although_seeds_differ_more(tmp_path):
     """Seeds are 0.2 apart, arms 0.05: only the pairing shows it."""
     (found,) = arms(tmp_path, [BEATS], {"mixture": 4.0, "pure": 4.05, "masked": 4.05})

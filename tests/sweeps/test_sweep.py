@@ -218,3 +218,53 @@ def test_a_command_of_a_cell_says_nothing_of_where_cells_run(read):
 def test_a_wrong_flag_is_named(argv, sentence):
     with pytest.raises(UserError, match=sentence):
         parse(["--gin_file=mile.gin", *argv])
+
+
+RECIPES = """
+from __gin__ import dynamic_registration
+
+from mixlm.sweeps import study
+
+TRAIN_STEPS = 5
+study.Study.name = "starts"
+study.Grid.recipes = {"a": ("mile.gin",), "b": ("spactor.gin", "optim/adafactor_constant.gin")}
+study.Grid.arms = {"a": {"GAMMA": 2.0}}
+study.Grid.stems = {"afresh": {}, "begun": {"a": ("mile.gin",), "b": ("spactor.gin",)}}
+study.Grid.axes = {"INIT_FROM": ("afresh", "begun")}
+study.Grid.seeds = (3, 4)
+study.Study.small = {"TRAIN_STEPS": 2}
+"""
+
+
+def test_arms_may_be_recipes_and_begin_from_stems_that_are_as_their_files_say(read):
+    sweep = read(RECIPES, "BATCH_SIZE = 6")
+    recipes, stems = sweep.check(), ["stem,begun,a", "stem,begun,b"]
+    assert list(recipes)[:2] == stems and sweep.content["stems"] == stems
+    assert [cell["cell"] for cell in sweep.content["cells"]] == list(recipes)[2:]
+    assert [(recipes[name].train_steps, recipes[name].batch_size, recipes[name].seed) for name in stems] == [
+        (1000, 16, 3),
+        (900, 32, 3),
+    ]
+    for name, recipe in list(recipes.items())[2:]:
+        arm, begins, seed = name.split(",")
+        assert (recipe.train_steps, recipe.batch_size, f"seed={recipe.seed}") == (5, 6, seed)
+        assert ("generator" in recipe.networks) == (arm == "b")
+        stem = None if begins.endswith("afresh") else str(sweep.folder.run(f"stem,begun,{arm}").path)
+        assert recipe.init_from == stem and sweep.forks.get(name) == (stem and Fork(f"stem,begun,{arm}", None))
+    assert recipes["a,INIT_FROM=begun,seed=4"].curriculum.stages[0].objective.loss.gamma == 2.0
+    small = read(RECIPES, "SMALL = True").check()
+    assert {recipe.train_steps for recipe in small.values()} == {2}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({'"a": {"GAMMA"': '"c": {"GAMMA"'}, r"^The arm 'c' has no gin files in Grid\.recipes\."),
+        ({'"begun": {"a"': '"begun": {"c"'}, r"^The stem 'begun' is of an arm 'c', which there is not\."),
+        ({'"GAMMA": 2.0': '"TAU": 2'}, r"^The arm 'a': the macro TAU is no macro of the gin files\."),
+    ],
+)
+def test_a_recipe_or_a_stem_that_is_not_there_is_one_sentence(read, change, words):
+    ((old, new),) = change.items()
+    with pytest.raises(UserError, match=words):
+        read(RECIPES.replace(old, new)).check()

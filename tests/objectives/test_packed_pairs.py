@@ -1,6 +1,7 @@
 """A packed row costs what its pairs cost alone, with an encoder and with the inputs as a prefix."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,8 @@ from mixlm.objectives.seq2seq import Seq2Seq, segments
 from mixlm.rng import row_keys
 from mixlm.tokens import TokenIds
 
+# Compiling is most of the time here, and these few numbers need no optimised code.
+QUICK = {"xla_backend_optimization_level": 0}
 TOKENS = TokenIds(112, mask=4, bos=3, sentinels=20)
 LENGTHS = {"inputs": 14, "targets": 9}
 PAIRS = [([11, 12], [21]), ([13, 14, 15, 16], [22, 23, 24]), ([31, 32, 33, 17, 18], [25, 26])]
@@ -49,23 +52,29 @@ def padded(read, said):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_packed_row_costs_what_its_pairs_cost_alone(name):
     module = NETWORKS[name]()
-    params = jax.jit(lambda key: module.init(key, *module.inputs())["params"])(jax.random.key(0))
+    params = jax.jit(lambda key: module.init(key, *module.inputs())["params"], compiler_options=QUICK)(
+        jax.random.key(0)
+    )
     alone = Seq2Seq(TOKENS, LENGTHS)
 
-    def costs(objective, rows):
-        example = objective.corrupt(row_keys(0, 0, len(rows)), {"tokens": jnp.asarray(rows, jnp.int32)})
+    @partial(jax.jit, static_argnums=0, compiler_options=QUICK)
+    def scored(objective, params, rows):
+        example = objective.corrupt(row_keys(0, 0, len(rows)), {"tokens": rows})
         net = bind({"model": module}, {"model": params})["model"]
-        found = token_costs(net.logits, net.hidden(example), example.decoder_target_tokens)
+        return token_costs(net.logits, net.hidden(example), example.decoder_target_tokens), example.decoder_segments
+
+    def costs(objective, rows):
+        """The costs of each pair's targets, in the order of rows and segments."""
+        found = map(np.asarray, scored(objective, params, jnp.asarray(rows, jnp.int32)))
         return [
-            np.asarray(found[row])[np.asarray(example.decoder_segments[row]) == number]
-            for row in range(len(rows))
-            for number in range(1, int(example.decoder_segments[row].max()) + 1)
+            costs[segments == number] for costs, segments in zip(*found) for number in range(1, int(segments.max()) + 1)
         ]
 
+    empty = [0] * sum(LENGTHS.values())
     together = packed([tuple(map(np.asarray, pair)) for pair in PAIRS], LENGTHS)
     wanted = costs(alone, [padded(*pair) for pair in PAIRS])
     # Evaluation lays pairs out one a row: a packed objective reads that as well.
-    for rows in ([together.tolist()], [padded(*pair) for pair in PAIRS]):
+    for rows in ([empty, together.tolist(), empty], [padded(*pair) for pair in PAIRS]):
         found = costs(replace(alone, packed=True), rows)
         assert [len(each) for each in found] == [len(said) for _, said in PAIRS]
         for mine, theirs in zip(found, wanted):

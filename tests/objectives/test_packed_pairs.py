@@ -66,9 +66,7 @@ def test_a_packed_row_costs_what_its_pairs_cost_alone(name):
     def costs(objective, rows):
         """The costs of each pair's targets, in the order of rows and segments."""
         found = map(np.asarray, scored(objective, params, jnp.asarray(rows, jnp.int32)))
-        return [
-            costs[segments == number] for costs, segments in zip(*found) for number in range(1, int(segments.max()) + 1)
-        ]
+        return [row[held == number] for row, held in zip(*found) for number in range(1, int(held.max()) + 1)]
 
     empty = [0] * sum(LENGTHS.values())
     together = packed([tuple(map(np.asarray, pair)) for pair in PAIRS], LENGTHS)

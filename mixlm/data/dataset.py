@@ -13,6 +13,7 @@ from mixlm.data.copies import copies_in
 from mixlm.data.loader.epochs import Repeated, sequential, unique_documents
 from mixlm.data.loader.pairs import PLAIN_TEXT, Pairs, check_lengths, held_out, in_order, kept_offsets, members_of_rows
 from mixlm.data.loader.streaming import CAVEAT, StreamedData
+from mixlm.data.notes import note
 from mixlm.data.sources.base import digest
 from mixlm.data.store.cache import cache_folder
 from mixlm.data.store.fingerprint_cache import caching_in, load_record, save_record
@@ -219,8 +220,7 @@ class Dataset:
                     vocabulary.fingerprint,
                     log,
                 )
-            if copies := copies_in(self.task.name, store):
-                log(copies)
+            note(log, copies_in(self.task.name, store))
         prepared = PreparedData(
             self.task.name, vocabulary, store, self.unique_tokens, self.pairs, self.task, self.packed
         )
@@ -232,7 +232,7 @@ class Dataset:
             fingerprint = self.task.fingerprint()
             with self._writing():
                 vocabulary = self.task.load_vocabulary(self.cache, log)
-        log(f"Streaming {self.task.name}: {CAVEAT}.")
+        note(log, f"Streaming {self.task.name}: {CAVEAT}.")
         return StreamedData(self.task, vocabulary, fingerprint)
 
     @contextmanager

@@ -14,6 +14,7 @@ from mixlm.data.copies import shared_by_parts
 from mixlm.data.dataset import Dataset, PreparedData, Summary
 from mixlm.data.loader.interleave import Mixed
 from mixlm.data.loader.rates import Rates, Shares, shares_of
+from mixlm.data.notes import note
 from mixlm.data.shared_vocabulary import SharedVocabulary
 from mixlm.data.sources.auto import Text
 from mixlm.data.sources.base import SPLITS, digest
@@ -155,8 +156,7 @@ class Mixture:
                     f"The parts {prepared[0].name!r} and {task.name!r} differ in their vocabulary: one serves all."
                 )
         with caching_in(self.cache / "fingerprints"):
-            if shared := shared_by_parts([(part.name, part.store) for part in prepared]):
-                log(shared)
+            note(log, shared_by_parts([(part.name, part.store) for part in prepared]))
         return PreparedMixture(tuple(prepared), self.epochs, tuple(map(shares_of, self.stages)), self.starts)
 
     def _tasks(self) -> list[Task]:

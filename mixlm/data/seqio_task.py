@@ -14,7 +14,7 @@ import numpy as np
 from mixlm.data.judged import Criteria, Judged
 from mixlm.data.plain_text import as_plain_text, parse_model
 from mixlm.data.quiet_tensorflow import import_seqio
-from mixlm.data.sources.base import check_split, digest
+from mixlm.data.sources.base import check_known_split, check_split, digest
 from mixlm.data.store.fingerprint_cache import is_settled, load_record, save_record, sha256_of, stat_key
 from mixlm.data.store.journal import Tokenized
 from mixlm.data.tasks import TokenBytes, at_numbers
@@ -175,11 +175,7 @@ class SeqioTask:
             raise UserError(f"{self.module!r} registers no Task {self.name!r}.{close}")
         task = seqio.TaskRegistry.get(self.name)
         for split in (self.train_split, self.validation_split):
-            if split not in task.splits:
-                splits = ", ".join(map(repr, task.splits))
-                raise UserError(
-                    f"The Task {self.name!r} has no split {split!r}, only {splits}.{nearest(split, task.splits)}"
-                )
+            check_known_split(f"The Task {self.name!r}", split, task.splits)
         if "targets" not in task.output_features:
             raise UserError(f"The Task {self.name!r} has no feature 'targets', only {sorted(task.output_features)}.")
         return task

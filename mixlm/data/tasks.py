@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 import numpy as np
 from jaxtyping import Int64
 
+from mixlm.data.notes import note
 from mixlm.data.sources.base import SPLITS, Noted, Source, digest
 from mixlm.data.sources.sotu import SotU
 from mixlm.data.sources.text import TextFiles
@@ -96,8 +97,8 @@ class TextTask:
     def load_vocabulary(self, cache_dir: Path, log: Callable[[str], object]) -> Vocabulary:
         """The vocabulary, trained on the train split if it has to be; `log` is told what the source leaves out."""
         source = self.source
-        for note in source.notes() if isinstance(source, Noted) else ():
-            log(note)
+        for left_out in source.notes() if isinstance(source, Noted) else ():
+            note(log, left_out)
         vocabulary = self.vocabulary.load(lambda: source.documents("train"), source.fingerprint(), cache_dir, log)
         self._check_bos(vocabulary)
         return vocabulary

@@ -1,18 +1,16 @@
 """Every command in README and docs is parsed by the program that it names: files, flags and macros exist."""
 
 import re
-import shlex
 import sys
 import tomllib
 from importlib import import_module
 from inspect import signature
-from itertools import dropwhile
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from support.markdown import PAGES, blocks, commands
+from support.markdown import PAGES, PROGRAMS, blocks, commands, sent
 from support.places import GIN, ROOT
 
 from mixlm.cli import babylm, export, import_, report
@@ -23,15 +21,8 @@ from mixlm.gin_config.build import config_text, configured
 from mixlm.gin_config.flags import Flags
 from mixlm.interop.lm_eval.model import RunModel
 from mixlm.parallel.process_group import LOST
-from mixlm.parallel.processes import ProcessSpec, process_spec
 from mixlm.recipe import Recipe
 
-# Programs of clusters, each with what its commands begin with here.
-CLUSTERS = {
-    "gcloud": ("compute tpus tpu-vm create", "compute tpus tpu-vm ssh", "compute tpus queued-resources"),
-    "xpk": ("workload create",),
-    "srun": ("",),
-}
 RECIPES = sorted(path.stem for path in GIN.glob("*.gin") if "\nRECIPE = " in path.read_text())
 FOUND = [(place, words) for page in PAGES for place, words in commands(page)]
 # A command may stand for one of every recipe.
@@ -56,20 +47,13 @@ def reader_folder(tmp_path, monkeypatch):
 
 
 def ours(words):
-    """(module, arguments) where these words start one of mixlm's own commands, here or on a cluster, else None."""
-    words = sent(words) or words
+    """(module, arguments) where these words start one of mixlm's own commands, here or elsewhere, else None."""
+    while (inner := sent(words)) is not None:
+        words = inner
     if words[0] == "mixlm":
         return "mixlm.cli.main", words[1:]
     script = re.fullmatch(r"launch/(\w+)\.py", words[1]) if words[0] == "python" and len(words) > 1 else None
     return (f"mixlm.cli.{script[1]}", words[2:]) if script else None
-
-
-def sent(words):
-    """The command that a cluster's program starts on its hosts, if it does."""
-    if words[0] == "srun":
-        return list(dropwhile(lambda word: word.startswith("-"), words[1:]))
-    texts = [word.removeprefix("--command=") for word in words if word.startswith("--command=")]
-    return shlex.split(texts[0]) if texts and words[0] in CLUSTERS else None
 
 
 OWN = [(place, ours(words)) for place, words in FILLED if ours(words)]
@@ -163,40 +147,13 @@ def test_any_other_command_names_what_is_there(place, words):
     elif program in ("pytest", "bash", "mypy"):
         for path in (word for word in arguments if "/" in word):
             assert (ROOT / path).exists(), f"{place}: {path} does not exist"
-    elif program in CLUSTERS:
-        if sent(words):
-            test_any_other_command_names_what_is_there(place, sent(words))
     elif program == "if":
         assert arguments[:4] == ["[", "$?", "-ge", str(LOST)], f"{place}: a lost process leaves with {LOST}"
     elif program == "export":
-        assert arguments == ["PYTHONPATH=."]
+        assert arguments in (["PYTHONPATH=."], ["MIXLM_CACHE=/shared/cache"])
     else:
-        assert program in ("ruff", "pre-commit", "zensical"), f"{place}: {program} is not known to this test"
-
-
-def test_a_cluster_s_program_has_the_command():
-    found = [(place, words) for place, words in FOUND if words[0] in CLUSTERS]
-    assert {words[0] for _, words in found} == set(CLUSTERS)
-    for place, (program, *arguments) in found:
-        assert " ".join(arguments).startswith(CLUSTERS[program]), f"{place}: {program} has no such command"
-
-
-def test_the_pods_of_a_job_are_one_run(printed, monkeypatch):
-    yaml = pytest.importorskip("yaml")
-    (block,) = blocks(ROOT / "docs" / "clusters.md", "yaml")
-    service, job = yaml.safe_load_all(block.text)
-    spec, pod = job["spec"], job["spec"]["template"]["spec"]
-    assert service["spec"]["selector"] == {"job-name": job["metadata"]["name"]}
-    assert pod["subdomain"] == service["metadata"]["name"] and service["spec"]["clusterIP"] == "None"
-    (container,) = pod["containers"]
-    module, arguments = ours(container["command"])
-    assert "MODEL_DIR" in printed(module, *arguments, "--print_config")
-    for pod_index in range(spec["completions"]):
-        given = {each["name"]: each.get("value", str(pod_index)) for each in container["env"]}
-        with monkeypatch.context() as patch:
-            for name, value in given.items():
-                patch.setenv(name, value)
-            assert process_spec() == ProcessSpec("dual-0.mixlm:1234", spec["parallelism"], pod_index)
+        known = ("ruff", "pre-commit", "zensical", *PROGRAMS)
+        assert program in known, f"{place}: {program} is not known to this test"
 
 
 TINY = ["VOCAB_SIZE=112", "EMB_DIM=16", "TRAIN_STEPS=4", "BATCH_SIZE=8", "EVAL_BATCHES=1", "VALIDATION=()"]

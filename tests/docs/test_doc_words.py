@@ -51,7 +51,18 @@ ELSEWHERE |= {"runs/studies/mile-GAMMA", "runs/studies/NAME", "study.json", "rec
 ELSEWHERE |= {"predictions/step_N/TASK.jsonl", "TASK/METRIC", "validation/", "predictions/"}
 ELSEWHERE |= {"evaluation/NAME/MODE/FIGURE", "evaluation@best/...", "axis/MACRO"}
 # Upper-case words that are no macros: placeholders, signals, variables of the environment.
-NO_MACROS = {"MIXLM_CACHE", "PYTHONPATH", "RUN", "STEP", "SIGINT", "SIGTERM", "NAME", "BOS", "UserError"}
+NO_MACROS = {
+    "MIXLM_CACHE",
+    "PYTHONPATH",
+    "LD_LIBRARY_PATH",
+    "RUN",
+    "STEP",
+    "SIGINT",
+    "SIGTERM",
+    "NAME",
+    "BOS",
+    "UserError",
+}
 MACROS = {name for path in GIN.rglob("*.gin") for name in re.findall(r"^([A-Z][A-Z0-9_]+) = ", path.read_text(), re.M)}
 ROOMS = "|".join(path.stem for path in (ROOT / "mixlm").iterdir())
 

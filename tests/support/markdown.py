@@ -4,12 +4,14 @@ import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import dropwhile
 from pathlib import Path
 from string import Template
 
 from support.places import ROOT
 
 PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
+PROGRAMS = ("docker", "gcloud", "sbatch", "srun", "xpk")  # of other people, which run mixlm elsewhere
 _FENCE = re.compile(
     r'^```(?P<language>\w*)(?: title="(?P<title>[^"]+)")?\n(?P<text>.*?)^```$', re.MULTILINE | re.DOTALL
 )
@@ -54,7 +56,7 @@ def titled(page: Path, heading: str) -> dict[str, str]:
 
 
 def commands(page: Path) -> Iterator[tuple[str, list[str]]]:
-    """Every shell command of a page as (its place, its words); of a `for` loop that of the first round."""
+    """Every command of a page as (its place, its words); of a `for` loop that of the first round."""
     for block in blocks(page, "bash"):
         values: dict[str, str] = {}
         lines = block.text.replace("\\\n", " ").splitlines()
@@ -66,6 +68,9 @@ def commands(page: Path) -> Iterator[tuple[str, list[str]]]:
             for part in _parts(words):
                 if part and part != ["done"]:
                     yield f"{page.relative_to(ROOT)}:{number}", part
+    for block in blocks(page, "yaml"):
+        for listed in re.findall(r"command: \[(.+)\]", block.text):
+            yield str(block), listed.split(", ")
 
 
 def _parts(words: list[str]) -> Iterator[list[str]]:
@@ -74,3 +79,21 @@ def _parts(words: list[str]) -> Iterator[list[str]]:
         yield words[:end]
         words = words[end + 1 :]
     yield words
+
+
+def sent(words: list[str]) -> list[str] | None:
+    """The command that another program starts: SLURM's and Docker's after its flags, a cloud's in `--command`."""
+    program, *rest = words
+    if program == "sudo":
+        return rest
+    if program == "srun":
+        return list(dropwhile(_is_flag, rest))
+    if words[:2] == ["docker", "run"]:
+        _image, *arguments = dropwhile(_is_flag, words[2:])
+        return ["mixlm", *arguments]  # the image's entry point
+    texts = [word.removeprefix("--command=") for word in rest if word.startswith("--command=")]
+    return shlex.split(texts[0]) if texts else None
+
+
+def _is_flag(word: str) -> bool:
+    return word.startswith("-")

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -60,6 +60,31 @@ def check_document(document: str, where: str, limit: int) -> None:
         raise UserError(f"{where} has more than {limit:,} bytes, which is more than {BOUND}.")
     if "\0" in document:
         raise UserError(f"{where} has a NUL, so it is no text.")
+
+
+def plain_documents(texts: Iterable[str | None], of: str, limit: int) -> Iterator[str]:
+    """The texts with their white space normalised, without those that are blank or None.
+
+    Raises UserError that begins with `Document N of` and `of` for what `check_document` refuses.
+    """
+    for number, text in enumerate(texts, 1):
+        if text is not None:
+            check_document(text, f"Document {number} of {of}", limit)
+            if text := normalize_whitespace(text):
+                yield text
+
+
+def check_two_splits(source: str, train: str, validation: str) -> None:
+    """Raises UserError where both splits of a source are the same one."""
+    if train == validation:
+        raise UserError(f"{source} would both train and validate on {train!r}; name two splits.")
+
+
+def check_known_split(what: str, split: str, known: Collection[str]) -> None:
+    """Raises UserError where `what` has no split of that name."""
+    if split not in known:
+        splits = ", ".join(map(repr, known))
+        raise UserError(f"{what} has no split {split!r}, only {splits}.{nearest(split, known)}")
 
 
 def check_split(split: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import ClassVar
 
-from mixlm.data.sources.base import check_bound, check_document, check_split, digest_files, normalize_whitespace
+from mixlm.data.sources.base import check_bound, check_split, digest_files, plain_documents
 from mixlm.data.sources.holdout import by_hash
 from mixlm.data.sources.walk import Walk, walk
 from mixlm.data.store.fingerprint_cache import sha256_of
@@ -152,11 +152,7 @@ class HeldOutFiles(TextSource):
 
     def _documents(self, files: list[Path]) -> Iterator[str]:
         for path in files:
-            for number, document in enumerate(self.read(path), 1):
-                where = f"Document {number} of {str(path)!r}"
-                check_document(document, where, self.max_document_bytes)
-                if document := normalize_whitespace(document):
-                    yield document
+            yield from plain_documents(self.read(path), repr(str(path)), self.max_document_bytes)
 
     def _split(self, path: Path) -> str | None:
         """The split of a file; one that was named itself belongs to none."""

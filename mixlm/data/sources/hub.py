@@ -8,15 +8,16 @@ from typing import Any
 from mixlm.data.sources.base import (
     SOURCE_VERSION,
     check_bound,
-    check_document,
+    check_known_split,
     check_split,
+    check_two_splits,
     digest,
-    normalize_whitespace,
+    plain_documents,
 )
 from mixlm.data.sources.columns import FEATURE, ROWS, chosen, import_pyarrow
 from mixlm.data.sources.holdout import by_hash
 from mixlm.data.store.fingerprint_cache import sha256_of
-from mixlm.errors import NotHere, UserError, nearest
+from mixlm.errors import NotHere, UserError
 from mixlm.files import MAX_LINE_BYTES
 
 
@@ -43,8 +44,7 @@ class HubDataset:
         check_bound(self.max_document_bytes)
         if not self.name:
             raise NotHere("No data set was named: say --gin.HUB_NAME=NAME.")
-        if self.train_split == self.validation_split:
-            raise UserError(f"HubDataset would both train and validate on {self.train_split!r}; name two splits.")
+        check_two_splits("HubDataset", self.train_split, self.validation_split)
         if not 0 < self.validation_fraction < 1:
             raise UserError(f"HubDataset.validation_fraction is between 0 and 1, not {self.validation_fraction}.")
 
@@ -70,11 +70,8 @@ class HubDataset:
     def _documents(self, rows: Any) -> Iterator[str]:
         column = chosen(rows.features.arrow_schema, self.feature, f"The data set {self.name!r}", import_pyarrow())
         tables = rows.select_columns([column]).with_format("arrow").iter(ROWS)
-        for number, text in enumerate((each.as_py() for table in tables for each in table.column(column)), 1):
-            if text is not None:
-                check_document(text, f"Document {number} of {self.name!r}", self.max_document_bytes)
-                if text := normalize_whitespace(text):
-                    yield text
+        texts = (each.as_py() for table in tables for each in table.column(column))
+        return plain_documents(texts, repr(self.name), self.max_document_bytes)
 
     def _splits(self) -> Any:
         datasets = import_datasets()
@@ -83,10 +80,7 @@ class HubDataset:
         except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
             raise NotHere(f"The data set {self.name!r} cannot be had: {reason}.") from None
-        if self.train_split not in found:
-            splits = ", ".join(map(repr, found))
-            close = nearest(self.train_split, list(found))
-            raise UserError(f"{self.name!r} has no split {self.train_split!r}, only {splits}.{close}")
+        check_known_split(repr(self.name), self.train_split, found)
         return found
 
 

@@ -11,10 +11,11 @@ from mixlm.data.quiet_tensorflow import import_tensorflow
 from mixlm.data.sources.base import (
     SOURCE_VERSION,
     check_bound,
-    check_document,
+    check_known_split,
     check_split,
+    check_two_splits,
     digest,
-    normalize_whitespace,
+    plain_documents,
 )
 from mixlm.errors import NotHere, UserError, nearest
 from mixlm.files import MAX_LINE_BYTES
@@ -45,19 +46,13 @@ class Tfds:
             local(self.data_dir, "TFDS_DATA_DIR")
         if not re.fullmatch(r"\w+(/[\w.\-]+)?(:\d+\.\d+\.\d+)?", self.name):
             raise UserError(f"The data set's name {self.name!r} is not like 'c4', 'c4/en' or 'c4/en:3.0.1'.")
-        if self.train_split == self.validation_split:
-            raise UserError(f"Tfds would both train and validate on {self.train_split!r}; name two splits.")
+        check_two_splits("Tfds", self.train_split, self.validation_split)
 
     def documents(self, split: str) -> Iterator[str]:
         """The documents of a split in the order of the files; imports TensorFlow."""
         examples = self.examples(split, self.feature)
-        for number, example in enumerate(examples, 1):
-            document = example[self.feature].decode("utf-8", "replace")
-            check_document(
-                document, f"Document {number} of {self.name}'s {self._split(split)!r}", self.max_document_bytes
-            )
-            if document := normalize_whitespace(document):
-                yield document
+        texts = (example[self.feature].decode("utf-8", "replace") for example in examples)
+        return plain_documents(texts, f"{self.name}'s {self._split(split)!r}", self.max_document_bytes)
 
     def examples(self, split: str, feature: str | None = None) -> Iterator[dict[str, Any]]:
         """The examples of a split in the order of the files, whole or with one feature alone; imports TensorFlow."""
@@ -109,10 +104,7 @@ class Tfds:
         folder = place / max(whole, key=lambda entry: [int(number) for number in entry.split(".")])
         splits = _splits(folder / "dataset_info.json")
         for split in (self.train_split, self.validation_split):
-            if _base(split) not in splits:
-                known_splits = ", ".join(map(repr, splits))
-                close = nearest(_base(split), splits)
-                raise UserError(f"{self.name} has no split {split!r}, only {known_splits}.{close}")
+            check_known_split(self.name, _base(split), splits)
         return folder, splits
 
 

@@ -56,7 +56,7 @@ def test_an_arm_beats_another_at_each_value_of_an_axis_in_one_family_of_tests(tm
         return 4.0 - (alpha == 1.0) * (gain if epochs == 4 else 0.5)
 
     claim = {"kind": "beats", "metric": LOSS, "arm": {"ALPHA": 1.0}, "over": {"ALPHA": 0.5}, "each": "EPOCHS"}
-    rows = rows_of((0.5, 1.0), (1, 4), SEEDS, noise=0.01, function=loss)
+    rows = rows_of((0.5, 1.0), (1, 4), SEEDS, noise=0.01, function=loss, rng=1)
     (found,) = judge(read_cells(written(tmp_path, rows, study_of(rows, claims=[claim]))), RULES)
     assert found.verdict == verdict
     assert [part.partition(":")[0] for part in found.figures.split("; ")] == [

@@ -169,6 +169,11 @@ def members_of_rows(
     return documents[order], bounds
 
 
+def rows_of_all(split: StoreSplit, lengths: Mapping[str, int]) -> int:
+    """The number of packed rows of all pairs of a split."""
+    return len(members_of_rows(split, lengths, np.arange(split.num_documents), True)[1]) - 1
+
+
 def _cut(split: StoreSplit, document: int, lengths: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]:
     """The inputs and the targets of a pair, as much of them as rows hold."""
     inputs, targets = (part[: lengths[name]] for part, name in zip(_parts(split, document), FEATURES))

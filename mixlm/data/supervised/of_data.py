@@ -6,6 +6,7 @@ from functools import cache
 import numpy as np
 
 from mixlm.data.dataset import Dataset, PreparedData
+from mixlm.data.loader.pairs import rows_of_all
 from mixlm.data.mixture import Mixture, Part
 from mixlm.data.supervised.task import SupervisedTask
 from mixlm.errors import UserError
@@ -39,10 +40,8 @@ def epoch_steps(
     packed: bool = False,
 ) -> int:
     """The steps of one epoch of all tasks, at most those of the run; `packed` rows have the lengths `packed_in`."""
-    datasets = [
-        Dataset(task, cache_dir=cache_dir, pairs=packed_in if packed else None, packed=packed) for task in tasks
-    ]
-    rows = sum(each.stored(_say).rows_of_pairs for each in datasets)
+    splits = [prepared.store.split("train") for prepared in _prepared(tasks, cache_dir)]
+    rows = sum(rows_of_all(split, packed_in) if packed and packed_in else split.num_documents for split in splits)
     return min(-(-rows // batch_size), train_steps or rows)
 
 

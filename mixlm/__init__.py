@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mixlm.api.compare import compare
     from mixlm.api.functions import decode, evaluate, explain, load_recipe, train
+    from mixlm.api.judge import Judgement, judge
     from mixlm.api.objectives import attention_masks, corrupt, loss_terms
     from mixlm.api.report import report
     from mixlm.api.run import Run
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 # The package's metadata takes its version from here: setuptools reads it without importing anything.
 __version__ = "0.8.0"
 __all__ = [
+    "Judgement",
     "Recipe",
     "Results",
     "Run",
@@ -45,6 +47,7 @@ __all__ = [
     "evaluate",
     "explain",
     "export",
+    "judge",
     "load_recipe",
     "load_study",
     "loss_by_frequency",
@@ -58,6 +61,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Judgement": "mixlm.api.judge",
     "Recipe": "mixlm.recipe",
     "Results": "mixlm.api.study",
     "Run": "mixlm.api.run",
@@ -72,6 +76,7 @@ _HOMES = {
     "evaluate": "mixlm.api.functions",
     "explain": "mixlm.api.functions",
     "export": "mixlm.interop.hf.export",
+    "judge": "mixlm.api.judge",
     "load_recipe": "mixlm.api.functions",
     "load_study": "mixlm.api.study",
     "loss_by_frequency": "mixlm.api.tokens",

@@ -22,6 +22,7 @@ from mixlm.paths import local
 from mixlm.perf.compilation_cache import EXECUTABLES, kept_in
 from mixlm.perf.profiler import Profile
 from mixlm.recipe import Recipe
+from mixlm.reports.denoising import steps_table
 from mixlm.reports.table import Table
 from mixlm.training import run as training
 from mixlm.training.summary import Explanation
@@ -194,7 +195,7 @@ def decode(
       **settings: fields of the strategy, such as `temperature=0.8` or `steps=16`.
 
     Returns:
-      A `Continuation` for each prompt: prompt, text, tokens, calls, texts, milliseconds, score, states, spans.
+      A `Continuation` for each prompt: prompt, text, tokens, calls, texts, milliseconds, score, states, steps, spans.
 
     Raises:
       UserError: for a folder without a run, an empty prompt, or a setting that the strategy does not have.
@@ -226,7 +227,5 @@ def checked(recipe: Any) -> Recipe:
 
 def _continuation_html(each: decoding.Continuation) -> str:
     text = html.escape(each.text) if each.spans else f"{html.escape(each.prompt)} <b>{html.escape(each.text)}</b>"
-    states = "".join(f"<li><code>{html.escape(state)}</code></li>" for state in each.states)
-    return f"<p>{text}<br/><small>{html.escape(each.cost)}</small></p>" + (
-        f"<ol start='0'>{states}</ol>" if states else ""
-    )
+    steps = steps_table(each.steps) if each.steps else ""
+    return f"<p>{text}<br/><small>{html.escape(each.cost)}</small></p>{steps}"

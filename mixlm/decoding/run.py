@@ -15,7 +15,7 @@ from mixlm.decoding.autoregressive import Decoded
 from mixlm.decoding.memory import check_length
 from mixlm.decoding.select import Selection, select
 from mixlm.decoding.strategies import Autoregressive, Masked, Spans, Strategy, Unrolled
-from mixlm.decoding.text import fill_prompt, partial_text, spans, until_eos
+from mixlm.decoding.text import fill_prompt, partial_text, spans, token_texts, until_eos
 from mixlm.errors import UserError
 from mixlm.files import check_text
 from mixlm.recipe import Recipe
@@ -50,6 +50,7 @@ class Continuation:
       batch: how many prompts were decoded at once.
       score: what a beam search, or a choice among samples, maximises; None for other strategies.
       states: with `show_steps`, a diffusion text before the first step and after each, masks as `_`.
+      steps: the same as the text of every token, padding as `\u00b7`; a notebook shows them as a table.
       spans: the fill of each sentinel of the prompt, by the sentinel's number; empty for other strategies.
     """
 
@@ -62,6 +63,7 @@ class Continuation:
     texts: int = 1
     score: float | None = None
     states: tuple[str, ...] = ()
+    steps: tuple[tuple[str, ...], ...] = ()
     spans: Mapping[int, str] = field(default_factory=dict)
 
     @property
@@ -274,5 +276,6 @@ def _continuation(
         texts=request.strategy.texts,
         score=None if found.score is None else float(found.score[row]),
         states=tuple(partial_text(vocabulary, state, ids) for state in states),
+        steps=tuple(tuple(token_texts(vocabulary, state, ids)) for state in states),
         spans={number: vocabulary.decode(fill) for number, fill in fills.items()},
     )

@@ -38,6 +38,13 @@ def partial_text(vocabulary: Any, tokens: Sequence[int], ids: TokenIds) -> str:
     return vocabulary.decode(kept).replace(mask, "_")
 
 
+def token_texts(vocabulary: Any, tokens: Sequence[int], ids: TokenIds) -> list[str]:
+    """The text of each token of a state: `_` for a mask, a middle dot for padding, U+2423 for a lone space."""
+    special = {ids.mask: "_", ids.pad: "\u00b7"}
+    pieces = zip(tokens, vocabulary.pieces(tokens))
+    return [special.get(token, piece.replace("\u2581", " ").strip() or "\u2423") for token, piece in pieces]
+
+
 def fill_prompt(prompt: Sequence[int], fills: dict[int, list[int]], ids: TokenIds) -> list[int]:
     """The prompt with each sentinel replaced by its fill; a sentinel without one stays."""
     text: list[int] = []

@@ -50,7 +50,7 @@ def items(prepared: Prepared, tokens: bool) -> Iterator[dict[str, Any]]:
     """
     yield from _text_items(prepared, tokens)
     if prepared.pairs is not None:
-        yield from _pair_items(prepared, prepared.pairs, tokens)
+        yield from pair_items(prepared, prepared.pairs, tokens)
 
 
 def _text_items(prepared: Prepared, tokens: bool) -> Iterator[dict[str, Any]]:
@@ -63,7 +63,8 @@ def _text_items(prepared: Prepared, tokens: bool) -> Iterator[dict[str, Any]]:
         yield head | _record(found, number, pieces, _offsets(sizes), len(given))
 
 
-def _pair_items(prepared: Prepared, sentences: Sentences, tokens: bool) -> Iterator[dict[str, Any]]:
+def pair_items(prepared: Prepared, sentences: Sentences, tokens: bool) -> Iterator[dict[str, Any]]:
+    """A record for both sentences of each pair, as in `items`."""
     normalisation = prepared.scoring.convention.normalisation
     found = _scores(prepared, prepared.pair_modes, sentences, tokens, normalisation)
     pairs = [(each.name, number, pair) for each in prepared.paradigms for number, pair in enumerate(each.pairs)]

@@ -102,11 +102,16 @@ class Prepared:
 
 
 def prepare(
-    recipe: Recipe, scoring: Scoring, say: Say = print, documents: Callable[[], Iterable[str]] | None = None
+    recipe: Recipe,
+    scoring: Scoring,
+    say: Say = print,
+    documents: Callable[[], Iterable[str]] | None = None,
+    paradigms: Sequence[Paradigm] = (),
 ) -> Prepared:
     """Loads everything, cheapest first, so that a mistake is reported before anything is computed.
 
-    The text that is scored is that of `documents`, all of it, or else `scoring.rows` of the validation split.
+    The text that is scored is that of `documents`, all of it, or else `scoring.rows` of the validation split; the pairs
+    are those of `paradigms`, or else of `scoring.minimal_pairs`.
     """
     check_networks(recipe, (scoring.network,))
     if recipe.dataset.pairs is not None:
@@ -117,7 +122,8 @@ def prepare(
     module = recipe.networks[scoring.network]
     around = scoring.convention.context_of(recipe.tokens)
     modes, pair_modes = (_modes(module, recipe.tokens, scoring, context) for context in (None, around))
-    paradigms = () if scoring.minimal_pairs is None else read_pairs(scoring.minimal_pairs, scoring.pairs)
+    if scoring.minimal_pairs is not None:
+        paradigms = read_pairs(scoring.minimal_pairs, scoring.pairs)
     # Whether there is a run is known at once; preparing its data may take a while.
     check_run(recipe)
     if documents is None:

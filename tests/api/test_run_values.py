@@ -204,7 +204,10 @@ def test_minimal_pairs_add_their_columns(run, tmp_path):
 def test_prompts_are_continued_as_values_that_print(run):
     found = mixlm.decode(run, ["The baker", "No senator"], how="masked", max_tokens=4, steps=2, show_steps=True)
     assert [each.prompt for each in found] == ["The baker", "No senator"]
-    assert all(len(each.states) == 3 for each in found)
+    assert all(len(each.states) == len(each.steps) == 3 for each in found)
+    for each in found:
+        assert [step.count("_") for step in each.steps] == [4, 2, 0]
+        assert shown(type(found)([each])).count("<td") == 3 * (1 + 4)
     assert str(found).count("continuation") == 2
     assert "<b>" in shown(found)
     assert mixlm.decode(run.folder, "The baker", max_tokens=4)[0].tokens
@@ -273,3 +276,18 @@ def test_progress_in_a_notebook_is_a_bar(monkeypatch, capsys):
         progress.say("Saved.")
     shown = capsys.readouterr().err
     assert re.search(r"5/10 \|", shown) and "Saved." in shown
+
+
+def test_a_pair_of_ones_own_costs_what_its_sentences_cost_as_texts(run):
+    good, bad = "a cat sat", "a cat sits"
+    found = mixlm.judge(run, good, bad, "causal")
+    for name, sentence in (("good", good), ("bad", bad)):
+        text = mixlm.evaluate(run, text=sentence, modes="causal")[0]
+        np.testing.assert_allclose(-found[0][name], text["nats_per_token"] * text["tokens"], rtol=1e-4)
+    assert found[0]["right"] == (found[0]["good"] > found[0]["bad"])
+    coloured = found.shaded("causal")
+    for row, name in zip(coloured.rows, ("good", "bad"), strict=True):
+        np.testing.assert_allclose(sum(token.value for token in row), -found[0][name], rtol=1e-4)
+    assert "good" in shown(coloured)
+    with pytest.raises(UserError, match="Did you mean 'causal'"):
+        found.shaded("casual")

@@ -1,10 +1,8 @@
 """`Recipe`: everything that defines a training run, as plain values that are checked before any data are read."""
 
 import copy
-import re
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ from mixlm.losses.token_losses import TokenLoss
 from mixlm.network import Initializable, LayeredNetwork
 from mixlm.objectives.base import Objective, TokenObjective, any_reads_previous
 from mixlm.objectives.curriculum import Blocks, Curriculum
-from mixlm.objectives.requirements import check_names, check_networks, check_packing, check_rows
+from mixlm.objectives.requirements import block_length, check_names, check_networks, check_packing, check_rows
 from mixlm.optim.optimizer import Optimizer
 from mixlm.parallel.mesh import Partitioning
 from mixlm.paths import RunRef
@@ -26,15 +24,11 @@ from mixlm.reports.best import HIGHEST, LOWEST, Best
 from mixlm.reports.curves import check_axes
 from mixlm.reports.trackers.chosen import DEFAULT
 from mixlm.reports.trackers.chosen import check_names as check_trackers
-from mixlm.schedules import MOST_STEPS, added, over, scaled_down, scaled_to
+from mixlm.schedules import over, scaled_down, scaled_to
 from mixlm.tokens import TokenIds
+from mixlm.values import added, check_positive, identity, setting
 
 NO_LENGTH = "The length of an epoch depends on the text, which is not here: give TRAIN_STEPS."
-
-
-def setting(default: Any) -> Any:
-    """A field outside of a run's identity: duration, monitoring, or placement, but nothing that a step computes."""
-    return field(default=default, metadata={"identity": False})
 
 
 @dataclass(frozen=True)
@@ -141,23 +135,7 @@ class Recipe:
     @property
     def block_length(self) -> int:
         """Tokens of text in every row, the same in all stages."""
-        lengths = _NotedLengths(self.lengths)
-        try:
-            found = {objective.name: objective.block_length(lengths) for objective in self.declared}
-        except KeyError as error:
-            missing = str(error.args[0])
-            raise UserError(
-                f"TASK_FEATURE_LENGTHS has no {missing!r}, it has {sorted(self.lengths)}."
-                f"{nearest(missing, self.lengths)}"
-            ) from None
-        if len(set(found.values())) > 1:
-            raise UserError(f"The objectives need rows of different lengths of text: {found}.")
-        for unread in (name for name in self.lengths if name not in lengths.read):
-            raise UserError(
-                f"TASK_FEATURE_LENGTHS has {unread!r}, and the objectives read {', '.join(sorted(lengths.read))} alone."
-                f"{nearest(unread, lengths.read)}"
-            )
-        return next(iter(found.values()))
+        return block_length(self.declared, self.lengths)
 
     @property
     def ends_with_data(self) -> bool:
@@ -245,41 +223,16 @@ class Recipe:
         the names of networks with stacked layers, whose state has other arrays. Fields that were `added` to the values
         below the recipe are named as CLASS.FIELD where any differs from its default.
         """
-        parts = {each.name: each.metadata.get("identity", True) for each in fields(self)}
-        parts["train_steps"] = isinstance(self.curriculum, Blocks)
-        for each in fields(self):
-            if parts[each.name] == "unless default":
-                parts[each.name] = getattr(self, each.name) != each.default
-        found = {name: _one_line(getattr(self, name)) for name, belongs in parts.items() if belongs}
-        found |= _added_below([getattr(self, name) for name, belongs in parts.items() if belongs])
+        found = identity(self, train_steps=isinstance(self.curriculum, Blocks))
         layered = {name: module for name, module in self.modules if isinstance(module, LayeredNetwork)}
         scanned = [name for name, module in layered.items() if module.execution.scan]
         return found | ({"scan_layers": ", ".join(scanned)} if scanned else {})
 
 
-class _NotedLengths(Mapping[str, int]):
-    """Feature lengths that note which of them are read; going through them reads all."""
-
-    def __init__(self, lengths: Mapping[str, int]) -> None:
-        self._lengths = lengths
-        self.read: set[str] = set()
-
-    def __getitem__(self, name: str) -> int:
-        length = self._lengths[name]
-        self.read.add(name)
-        return length
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._lengths)
-
-    def __len__(self) -> int:
-        return len(self._lengths)
-
-
 def microbatches_of(batch_size: int, rows: int) -> int:
     """The fewest microbatches of equal size that hold at most `rows` rows each, for MICROBATCHES."""
-    _positive("batch_size", batch_size)
-    _positive("rows", rows)
+    check_positive("batch_size", batch_size)
+    check_positive("rows", rows)
     return next(count for count in range(-(-batch_size // rows), batch_size + 1) if batch_size % count == 0)
 
 
@@ -299,42 +252,6 @@ def _scale_down(recipe: Recipe, steps: int) -> None:
         said = dict.fromkeys((*recipe.scaled, *(scaled_down(value, steps) if name != "validation" else ())))
         object.__setattr__(recipe, "scaled", tuple(said))
         object.__setattr__(recipe, name, scaled_to(value, steps))
-
-
-def _one_line(value: object) -> str:
-    """A repr on one line; Linen prints its modules over many, with comments on lines of their own."""
-    if isinstance(value, Mapping):
-        value = dict(sorted(value.items()))
-    return re.sub(r"\n\s*#[^\n]*|\s+", " ", repr(value)).strip()
-
-
-def _added_below(parts: list[Any]) -> dict[str, str]:
-    """The `added` fields inside of these values by CLASS.FIELD: their value, or all of them in order if they differ."""
-    found: dict[str, list[Any]] = defaultdict(list)
-    defaults = {}
-    for owner, each in _dataclass_fields(parts):
-        if each.metadata.get("identity") == "unless default":
-            found[f"{type(owner).__name__}.{each.name}"].append(getattr(owner, each.name))
-            defaults[f"{type(owner).__name__}.{each.name}"] = each.default
-    return {
-        name: _one_line(values[0] if all(value == values[0] for value in values) else tuple(values))
-        for name, values in found.items()
-        if any(value != defaults[name] for value in values)
-    }
-
-
-def _dataclass_fields(value: Any) -> Iterator[tuple[Any, Any]]:
-    """Every (dataclass, field) inside of a value, in order."""
-    if isinstance(value, Mapping):
-        value = [part for _, part in sorted(value.items())]
-    if isinstance(value, tuple | list):
-        for part in value:
-            yield from _dataclass_fields(part)
-    elif is_dataclass(value) and not isinstance(value, type):
-        # A Linen module's `parent` is where it hangs, no part of it.
-        for each in (each for each in fields(value) if each.name != "parent"):
-            yield value, each
-            yield from _dataclass_fields(getattr(value, each.name, None))
 
 
 def _check_kinds(recipe: Recipe) -> None:
@@ -358,17 +275,17 @@ def _check_kinds(recipe: Recipe) -> None:
 
 def _check_numbers(recipe: Recipe) -> None:
     for name in ("batch_size", "microbatches", "log_period", "eval_period", "eval_batches"):
-        _positive(name, getattr(recipe, name))
+        check_positive(name, getattr(recipe, name))
     for name in ("checkpoint_period", "keep", "keep_best"):
-        _positive(name, getattr(recipe, name))
+        check_positive(name, getattr(recipe, name))
     for name, length in recipe.lengths.items():
-        _positive(f"TASK_FEATURE_LENGTHS[{name!r}]", length)
+        check_positive(f"TASK_FEATURE_LENGTHS[{name!r}]", length)
     if not 0 <= recipe.seed < 2**31:
         raise UserError(f"SEED must be from 0 to 2^31 - 1, got {recipe.seed}.")
     if recipe.batch_size % recipe.microbatches:
         raise UserError(f"{recipe.microbatches} MICROBATCHES do not divide a BATCH_SIZE of {recipe.batch_size} rows.")
     if recipe.patience is not None:
-        _positive("patience", recipe.patience)
+        check_positive("patience", recipe.patience)
         if recipe.best_metric is None:
             raise UserError("PATIENCE counts validations without a better BEST_METRIC: name a figure there.")
     if recipe.best_is not in (None, HIGHEST, LOWEST):
@@ -379,7 +296,7 @@ def _check_numbers(recipe: Recipe) -> None:
     if bands and (min(bands) <= 0 or abs(sum(bands) - 1) > 1e-6):
         raise UserError(f"FREQUENCY_BANDS = {bands} must be positive shares with a sum of 1.")
     if period is not None:
-        _positive("keep_period", period)
+        check_positive("keep_period", period)
         if period % saves:
             raise UserError(
                 f"KEEP_PERIOD = {period} must be a multiple of CHECKPOINT_PERIOD = {saves}, such as "
@@ -389,7 +306,7 @@ def _check_numbers(recipe: Recipe) -> None:
 
 def _check_length(recipe: Recipe) -> None:
     if recipe.epochs is not None:
-        _positive("epochs", recipe.epochs)
+        check_positive("epochs", recipe.epochs)
         if isinstance(recipe.dataset, Mixture):
             raise UserError(f"EPOCHS = {recipe.epochs} are one text's; in a mixture each part has its own epochs.")
     if recipe.ends_with_data and recipe.train_steps is not None:
@@ -399,7 +316,7 @@ def _check_length(recipe: Recipe) -> None:
             "out, with --gin.EPOCHS=None or --gin.TRAIN_STEPS=None."
         )
     if recipe.train_steps is not None or (isinstance(recipe.curriculum, Curriculum) and not recipe.ends_with_data):
-        _positive("train_steps", recipe.train_steps)
+        check_positive("train_steps", recipe.train_steps)
 
 
 def _check_stages(recipe: Recipe) -> None:
@@ -410,11 +327,3 @@ def _check_stages(recipe: Recipe) -> None:
     starts = recipe.dataset.starts if isinstance(recipe.dataset, Mixture) else ()
     if any(start >= recipe.train_steps for start in starts):
         raise UserError(f"RATE_STARTS = {starts} go past the last of {recipe.train_steps} steps (TRAIN_STEPS).")
-
-
-def _positive(name: str, value: object) -> None:
-    shown = name.upper() if name.islower() else name
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UserError(f"{shown} must be a whole number above 0, got {value!r}.")
-    if value > MOST_STEPS:
-        raise UserError(f"{shown} = {value} is beyond 2^31 - 1, the largest number of steps, rows or tokens.")

@@ -1,6 +1,7 @@
 """Directions of imports: a folder of mixlm imports only the folders to its left in ROOMS, and never in a circle."""
 
 import ast
+from collections.abc import Iterable
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -10,8 +11,8 @@ from support.places import ROOT
 PACKAGE = ROOT / "mixlm"
 # A room is a folder of mixlm/, or one of the few modules that lie flat in it; it imports only what is to its left.
 ROOMS = (  # noqa: SIM905
-    "errors paths files tokens example schedules rng params network parallel perf reports analysis losses optim models "
-    "data objectives recipe checkpoints decoding evaluation training gin_config sweeps api interop cli __main__"
+    "errors paths files tokens example values schedules rng params network parallel perf reports analysis losses optim "
+    "models data objectives recipe checkpoints decoding evaluation training gin_config sweeps api interop cli __main__"
 ).split()
 FLAT = 12  # modules directly in mixlm/, __init__ among them
 ONLY_IN = {"gin": "gin_config"}  # the one room that may import a library
@@ -98,6 +99,25 @@ def breaches(name: str, tree: ast.Module) -> list[str]:
 
 def test_every_folder_is_a_room_and_every_room_is_there():
     assert {name.split(".")[0] for name in MODULES} == set(ROOMS)
+
+
+def reached(names: Iterable[str]) -> dict[str, ast.Module]:
+    """These modules and all that importing them imports, packages included."""
+    found: dict[str, ast.Module] = {}
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name in MODULES and name not in found:
+            found[name] = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+            waiting += [own(target) or "" for target, inside in imported(found[name]) if not inside]
+            waiting += [name.rpartition(".")[0]]
+    return found
+
+
+def test_nothing_that_data_import_imports_jax():
+    for name, tree in reached(name for name in MODULES if name.split(".")[0] == "data").items():
+        libraries = {target.split(".")[0] for target, inside in imported(tree) if not inside}
+        assert not libraries & {"jax", "flax"}, f"{name} is imported by data, and imports JAX"
 
 
 def test_few_modules_are_flat():

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from mixlm.data.vocabulary import Vocabulary
-from mixlm.schedules import check_whole
+from mixlm.values import check_whole
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mixlm.data.mixture import Mixture, Part, one_each
-from mixlm.data.seqio_task import definition_of, mixture_parts
+from mixlm.data.seqio_registry import definition_of, mixture_parts
 from mixlm.data.sources.base import digest
 from mixlm.data.store.cache import cache_folder
 from mixlm.data.store.fingerprint_cache import caching_in, load_record, save_record

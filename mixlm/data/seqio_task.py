@@ -2,8 +2,6 @@
 
 import copy
 import hashlib
-import importlib.metadata
-import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,13 +12,14 @@ import numpy as np
 from mixlm.data.judged import Criteria, Judged
 from mixlm.data.plain_text import as_plain_text, parse_model
 from mixlm.data.quiet_tensorflow import import_seqio
+from mixlm.data.seqio_registry import definition_of, mixture_parts, model_of, sentence_of, source_of
 from mixlm.data.sources.base import check_known_split, check_split, digest
 from mixlm.data.store.fingerprint_cache import is_settled, load_record, save_record, sha256_of, stat_key
 from mixlm.data.store.journal import Tokenized
 from mixlm.data.tasks import TokenBytes, at_numbers
-from mixlm.data.user_module import files_of, imported
+from mixlm.data.user_module import imported
 from mixlm.data.vocabulary import SentencePieceFile, Vocabulary, special_ids, write_atomically
-from mixlm.errors import NotHere, UserError, nearest
+from mixlm.errors import UserError, nearest
 
 if TYPE_CHECKING:
     import seqio
@@ -69,7 +68,7 @@ class SeqioTask:
             )
         path = cache_dir / "vocabularies" / f"seqio-{model[:16]}.model"
         if not path.exists() or sha256_of([path]) != [model]:
-            write_atomically(path, _model(self._vocabulary(self._task())))
+            write_atomically(path, model_of(self._vocabulary(self._task())))
         file = SentencePieceFile(str(path), self.sentinels, self.mask, self.bos)
         return file.load(lambda: (), "", cache_dir, log)
 
@@ -148,8 +147,8 @@ class SeqioTask:
             return record
         task = self._task()
         vocabulary = self._vocabulary(task)
-        source, files = _source(task, (self.train_split, self.validation_split))
-        model = hashlib.sha256(_model(vocabulary)).hexdigest()
+        source, files = source_of(task, (self.train_split, self.validation_split))
+        model = hashlib.sha256(model_of(vocabulary)).hexdigest()
         record = {"source": source, "vocabulary": [model, vocabulary.extra_ids]}
         # A folder changes when a file is added to it. What lies in a bucket can only be asked for through TensorFlow.
         paths = [Path(file) for file in (*files, vocabulary.sentencepiece_model_file)]
@@ -236,35 +235,6 @@ def feature_bytes(example: Mapping[str, Any], name: str, vocabulary: Vocabulary)
     return sizes + [0] * len(ends)
 
 
-def definition_of(kind: str, name: str, module: str) -> list[str]:
-    """The digests that define a Task or Mixture, without importing it; NotHere where its name or module is missing."""
-    if not name:
-        raise NotHere(f"No {kind} was named: say --gin.MIXTURE_OR_TASK_NAME=NAME.")
-    if not re.fullmatch(r"[\w.:]+", name):
-        raise UserError(f"The {kind}'s name {name!r} may only hold letters, digits, '_', '.' and ':'.")
-    if not module:
-        raise NotHere(f"No module was given: say --gin.TASK_MODULE=MODULE, or a .py file, that registers the {kind}.")
-    return [*sha256_of(files_of(module)), importlib.metadata.version("seqio")]
-
-
-def mixture_parts(name: str, module: str) -> list[tuple[str, float]]:
-    """The Tasks of the seqio Mixture that `module` registers, each with its rate, shares of inner Mixtures included."""
-    seqio = import_seqio()
-    imported(module)
-    if name in seqio.TaskRegistry.names():
-        raise UserError(f"{name!r} is no Mixture but a Task; give --gin_file=data/seqio_task.gin.")
-    if name not in seqio.MixtureRegistry.names():
-        raise UserError(f"{module!r} registers no Mixture {name!r}.{nearest(name, seqio.MixtureRegistry.names())}")
-    mixture = seqio.MixtureRegistry.get(name)
-    try:
-        return [(task.name, float(mixture.get_rate(task))) for task in mixture.tasks]
-    except Exception as error:
-        # A rate may be a function, and those of inner Mixtures must not be.
-        raise UserError(
-            f"The Mixture {name!r} does not say its rates: {type(error).__name__}: {_sentence(error)}."
-        ) from error
-
-
 def _examples(task: "seqio.Task", split: str, first: int) -> Iterator[dict[str, Any]]:
     """The preprocessed examples of a split from number `first` on, in the order of the files."""
     try:
@@ -280,39 +250,8 @@ def _examples(task: "seqio.Task", split: str, first: int) -> Iterator[dict[str, 
         raise
     except Exception as error:
         raise UserError(
-            f"The Task {task.name!r} failed in its split {split!r}: {type(error).__name__}: {_sentence(error)}."
+            f"The Task {task.name!r} failed in its split {split!r}: {type(error).__name__}: {sentence_of(error)}."
         ) from error
-
-
-def _source(task: "seqio.Task", splits: tuple[str, ...]) -> tuple[str, list[str]]:
-    """SHA-256 over what the source reads, as far as it can be known, and the files that this rests on."""
-    seqio = import_seqio()
-    import tensorflow as tf
-
-    source = task.source
-    if isinstance(source, seqio.TfdsDataSource):
-        builder = source.tfds_dataset.builder
-        lengths = [[split, source.num_input_examples(split)] for split in splits]
-        shards = [[name, split.shard_lengths, split.num_bytes] for name, split in sorted(builder.info.splits.items())]
-        return digest(builder.info.full_name, lengths, shards), [str(Path(builder.data_dir) / "dataset_info.json")]
-    if not isinstance(source, seqio.FileDataSource):
-        return digest(type(source).__name__), []
-    names = {split: list(source.list_shards(split)) for split in splits}
-    for split, files in names.items():
-        if missing := [file for file in files if not tf.io.gfile.exists(file)] if files else ["any file"]:
-            raise UserError(f"The Task {task.name!r} finds no {missing[0]!r} for its split {split!r}.")
-    local = all(Path(file).exists() for files in names.values() for file in files)
-
-    def content(file: str) -> Any:
-        found = None if local else tf.io.gfile.stat(file)
-        return sha256_of([Path(file)])[0] if found is None else [found.length, found.mtime_nsec]
-
-    digests = [[split, Path(file).name, content(file)] for split, files in names.items() for file in files]
-    return digest(digests), [file for files in names.values() for file in files]
-
-
-def _sentence(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else "no reason given"
 
 
 def _unchanged(path: str, then: list[int]) -> bool:
@@ -320,10 +259,3 @@ def _unchanged(path: str, then: list[int]) -> bool:
         return stat_key(Path(path)) == then
     except OSError:
         return False
-
-
-def _model(vocabulary: Any) -> bytes:
-    import tensorflow as tf
-
-    with tf.io.gfile.GFile(vocabulary.sentencepiece_model_file, "rb") as file:
-        return file.read()

@@ -24,8 +24,8 @@ from mixlm.evaluation.tasks.decoded import metrics_of
 from mixlm.perf.compilation_cache import EXECUTABLES, kept_in
 from mixlm.recipe import Recipe
 from mixlm.rng import row_keys
-from mixlm.schedules import check_whole
 from mixlm.tokens import TokenIds
+from mixlm.values import check_whole
 
 PREDICTIONS = "predictions.jsonl"
 REPEATS = 3  # Ours: of a timed decoding the fastest counts, since what else runs can only slow it.

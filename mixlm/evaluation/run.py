@@ -33,8 +33,8 @@ from mixlm.evaluation.tables import (
     write_json,
 )
 from mixlm.recipe import Recipe
-from mixlm.schedules import check_whole
 from mixlm.tokens import TokenIds
+from mixlm.values import check_whole
 
 Say = Callable[[str], Any]
 TERMINAL = (110, 24)  # where no terminal says how wide it is

@@ -4,17 +4,13 @@ gin's own parser reads the text, and names are resolved by gin's rules for dynam
 imports. On the command line, any unambiguous suffix names a class.
 """
 
-import importlib
 import inspect
 import os
-import pkgutil
-import sys
 import tokenize
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from gin import config_parser
@@ -25,17 +21,8 @@ from mixlm.data.sources.kinds import is_builtin, kind_of
 from mixlm.data.sources.text import TextFiles
 from mixlm.errors import UserError, nearest
 from mixlm.gin_config.folder import gin_folder, studies_folder
-from mixlm.gin_config.moved import moved_module, moved_name, old_module
-from mixlm.gin_config.program import (
-    Binding,
-    Macro,
-    Program,
-    Reference,
-    Target,
-    check_macros,
-    contained,
-    parameters,
-)
+from mixlm.gin_config.names import Names, import_module, mentioned, resolved
+from mixlm.gin_config.program import Binding, Macro, Program, Target, check_macros, contained, parameters
 from mixlm.gin_config.values import as_gin, shortened
 from mixlm.paths import RunRef, local
 
@@ -156,20 +143,6 @@ def _text_bindings(text: str, bindings: Sequence[str], program: Program) -> tupl
     return [str(GIN_FOLDER / "data" / f"{kind.kind()}.gin")], [*own, f"MIXTURE_OR_TASK_NAME = {kind.kind()!r}"]
 
 
-class _Names:
-    """The delegate of gin's parser, which makes references and macros."""
-
-    def __init__(self, resolve: Callable[[str], Target]) -> None:
-        self._resolve = resolve
-
-    def configurable_reference(self, scoped_selector: str, evaluate: bool) -> Reference:
-        *scopes, selector = scoped_selector.split("/")
-        return Reference(tuple(scopes), self._resolve(selector), evaluate)
-
-    def macro(self, name: str) -> Macro:
-        return Macro(name)
-
-
 def _read_file(program: Program, path: Path, places: tuple[Path, ...], within: tuple[Path, ...]) -> None:
     shown = str(path.relative_to(GIN_FOLDER) if path.is_relative_to(GIN_FOLDER) else path)
     symbols: dict[str, Any] = {}
@@ -177,13 +150,13 @@ def _read_file(program: Program, path: Path, places: tuple[Path, ...], within: t
     of_run = path.name == "config.gin" and (path.parent / "recipe.json").is_file()
 
     def resolve(selector: str) -> Target:
-        return _resolve(program, symbols, selector)
+        return resolved(program, symbols, selector)
 
     lines = files.split_lines(files.decode(files.read_bytes(path, LARGEST_FILE), shown))
-    for statement, where in _statements(lines, shown, _Names(resolve)):
+    for statement, where in _statements(lines, shown, Names(resolve)):
         with placed(where):
             if isinstance(statement, config_parser.ImportStatement):
-                _import(symbols, statement, of_run)
+                import_module(symbols, statement, of_run)
             elif isinstance(statement, config_parser.BlockDeclaration):
                 resolve(statement.selector)
             elif isinstance(statement, config_parser.BindingStatement):
@@ -209,7 +182,7 @@ def _hold_out_by_name(program: Program, shown: str) -> None:
             values["hold_out_by"] = Binding("name", shown)
 
 
-def _statements(lines: list[str], shown: str, names: _Names) -> Iterator[tuple[Any, str]]:
+def _statements(lines: list[str], shown: str, names: Names) -> Iterator[tuple[Any, str]]:
     """Yields a file's statements, each with its place; raises UserError where gin's parser cannot go on."""
     try:
         parser = config_parser.ConfigParser("\n".join([*lines, ""]), names)
@@ -270,29 +243,13 @@ def _read_value(program: Program, name: str, value: Any) -> None:
 def statement_of(program: Program, name: str, value: str, shown: str | None = None) -> Any:
     """Parses `name = value`; raises UserError with `shown`, by default the value itself."""
     try:
-        statement, *others = config_parser.ConfigParser(f"{name} = {value}", _Names(partial(mentioned, program)))
+        statement, *others = config_parser.ConfigParser(f"{name} = {value}", Names(partial(mentioned, program)))
         if others:
             raise SyntaxError("more than one statement")
     except (SyntaxError, tokenize.TokenError, TypeError, RecursionError, MemoryError):
         text = shortened(value if shown is None else shown)
         raise UserError(f"gin cannot read {text!r} as the value of {name!r}.") from None
     return statement
-
-
-def mentioned(program: Program, selector: str) -> Target:
-    """The class that the files mention under a name, which may leave out its module."""
-    known = program.mentioned
-    matches = [target for target in known if str(target) == selector]
-    matches = matches or [target for target in known if f".{target.module}.{target.path}".endswith(f".{selector}")]
-    if len(matches) > 1:
-        choices = " or ".join(f"{target.module}.{target.path}" for target in matches)
-        raise UserError(f"{selector!r} could be {choices}.")
-    if matches:
-        return matches[0]
-    if selector.partition(".")[0] in program.symbols and "." in selector:
-        return _resolve(program, program.symbols, selector)
-    hint = nearest(selector, [name for target in known for name in (target.path, str(target))])
-    raise UserError(f"the gin files mention no class {selector!r}.{hint}")
 
 
 def bind(program: Program, statement: Any, binding: Binding, resolve: Callable[[str], Target]) -> None:
@@ -307,56 +264,3 @@ def bind(program: Program, statement: Any, binding: Binding, resolve: Callable[[
     if name not in known and not takes_any:
         raise UserError(f"{target} has no parameter {name!r}.{nearest(name, known)}")
     program.bindings.setdefault((scope, target), {})[name] = binding
-
-
-def _import(symbols: dict[str, Any], statement: Any, of_run: bool) -> None:
-    """Binds a module to the name that gin gives it; the config.gin of a run may import a module of 0.4.3."""
-    module = statement.module
-    if module == "__gin__.dynamic_registration":
-        return
-    if of_run and statement.is_from and (old := old_module(module)) is not None:
-        symbols[statement.bound_name()] = old
-        return
-    try:
-        imported = importlib.import_module(module)
-    except ImportError as error:
-        # A missing dependency of an existing module is no misspelling: its own error is clear.
-        if not error.name or not f"{module}.".startswith(f"{error.name}."):
-            if moved := moved_module(error.name or ""):
-                raise UserError(f"{module} imports {error.name}.{moved}") from None
-            raise
-        parent, _, last = module.rpartition(".")
-        hint = moved_module(module) or _nearest_module(parent, last)
-        raise UserError(f"there is no module {module!r}.{hint}") from None
-    by_its_end = statement.is_from or statement.alias
-    symbols[statement.bound_name()] = imported if by_its_end else sys.modules[statement.bound_name()]
-
-
-def _nearest_module(parent: str, name: str) -> str:
-    try:
-        path = getattr(importlib.import_module(parent), "__path__", None) if parent else None
-    except ImportError:
-        return ""
-    if parent and path is None:
-        return f" {parent!r} is a module: import it, and write {parent.rpartition('.')[2]}.{name}."
-    return nearest(name, [module.name for module in pkgutil.iter_modules(path)])
-
-
-def _resolve(program: Program, symbols: dict[str, Any], selector: str) -> Target:
-    """Follows `symbol.attribute...` to a class or function."""
-    first, *attributes = selector.split(".")
-    if first not in symbols:
-        raise UserError(f"{first!r} of {selector!r} is not imported in this file.{nearest(first, symbols)}")
-    value, module, path = symbols[first], first, ""
-    for attribute in attributes:
-        if not hasattr(value, attribute):
-            known = [name for name in dir(value) if not name.startswith("_") and callable(getattr(value, name, None))]
-            shown = getattr(value, "__name__", str(value))
-            hint = moved_name(shown, attribute) or nearest(attribute, known)
-            raise UserError(f"{shown} has no {attribute!r}.{hint}")
-        if isinstance(value, ModuleType):
-            module, path = value.__name__, ""
-        value, path = getattr(value, attribute), f"{path}.{attribute}".lstrip(".")
-    if not inspect.isclass(value) and not inspect.isroutine(value):
-        raise UserError(f"{selector!r} is no class or function.")
-    return program.target(value, module, path)

@@ -9,8 +9,9 @@ from typing import Any
 from mixlm.errors import UserError, nearest
 from mixlm.gin_config.build import built, checked_text, program_of
 from mixlm.gin_config.flags import Flags, gin_value
+from mixlm.gin_config.names import mentioned
 from mixlm.gin_config.program import Binding, Macro, Program, Reference, contained
-from mixlm.gin_config.reader import bind, bound_to, mentioned, placed, statement_of
+from mixlm.gin_config.reader import bind, bound_to, placed, statement_of
 from mixlm.gin_config.values import as_gin
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from mixlm.losses.softmax import normalizer_chosen_entropy
-from mixlm.schedules import check_number
+from mixlm.values import check_number
 
 
 @runtime_checkable

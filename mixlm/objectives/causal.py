@@ -17,8 +17,9 @@ from mixlm.objectives.corruption import (
     row_starts,
     scored_targets,
 )
-from mixlm.schedules import Step, added
+from mixlm.schedules import Step
 from mixlm.tokens import TokenIds
+from mixlm.values import added
 
 
 @dataclass(frozen=True)

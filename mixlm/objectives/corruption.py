@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from mixlm.errors import UserError
-from mixlm.schedules import Schedule, Step, check_number
+from mixlm.schedules import Schedule, Step
 from mixlm.tokens import TokenIds
+from mixlm.values import check_number
 
 Rate = float | Schedule | Float[Array, ""]  # the last where a number of a recipe is traced
 SAMPLE_BLOCK = 128  # Ours: near the square root of a vocabulary, which keeps both running sums short.

@@ -25,8 +25,9 @@ from mixlm.objectives.corruption import (
     scored_targets,
 )
 from mixlm.rng import stratified_levels, subkeys
-from mixlm.schedules import Schedule, Step, added, check_number
+from mixlm.schedules import Schedule, Step
 from mixlm.tokens import TokenIds
+from mixlm.values import added, check_number
 
 
 @dataclass(frozen=True)

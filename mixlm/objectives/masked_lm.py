@@ -27,8 +27,9 @@ from mixlm.objectives.corruption import (
     row_starts,
 )
 from mixlm.rng import subkeys
-from mixlm.schedules import Schedule, Step, added, check_number
+from mixlm.schedules import Schedule, Step
 from mixlm.tokens import TokenIds
+from mixlm.values import added, check_number
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from mixlm.objectives.base import Batch, Corruption, Decoding
 from mixlm.objectives.corruption import before_padding, block_mask, check_rate, shift_right
 from mixlm.objectives.unrolled_diffusion import FirstPass, Unrolling
 from mixlm.rng import subkeys
-from mixlm.schedules import Schedule, Step, check_number
+from mixlm.schedules import Schedule, Step
 from mixlm.tokens import TokenIds
+from mixlm.values import check_number
 
 
 class OfPairs:

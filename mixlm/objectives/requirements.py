@@ -1,6 +1,6 @@
 """Checks that a recipe gives its objectives what they read and train: names, rows, networks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mixlm.errors import UserError, nearest
@@ -65,3 +65,42 @@ def check_networks(objectives: Sequence[Objective], networks: Mapping[str, Any],
             raise UserError(
                 f"The network {name!r} has {module.vocab_size} tokens, and the vocabulary {vocab_size} (VOCAB_SIZE)."
             )
+
+
+def block_length(objectives: Sequence[Objective], lengths: Mapping[str, int]) -> int:
+    """Tokens of text in every row, the same for all objectives; UserError for a length that is missing, or not read."""
+    noted = _NotedLengths(lengths)
+    try:
+        found = {objective.name: objective.block_length(noted) for objective in objectives}
+    except KeyError as error:
+        missing = str(error.args[0])
+        raise UserError(
+            f"TASK_FEATURE_LENGTHS has no {missing!r}, it has {sorted(lengths)}.{nearest(missing, lengths)}"
+        ) from None
+    if len(set(found.values())) > 1:
+        raise UserError(f"The objectives need rows of different lengths of text: {found}.")
+    for unread in (name for name in lengths if name not in noted.read):
+        raise UserError(
+            f"TASK_FEATURE_LENGTHS has {unread!r}, and the objectives read {', '.join(sorted(noted.read))} alone."
+            f"{nearest(unread, noted.read)}"
+        )
+    return next(iter(found.values()))
+
+
+class _NotedLengths(Mapping[str, int]):
+    """Feature lengths that note which of them are read; going through them reads all."""
+
+    def __init__(self, lengths: Mapping[str, int]) -> None:
+        self._lengths = lengths
+        self.read: set[str] = set()
+
+    def __getitem__(self, name: str) -> int:
+        length = self._lengths[name]
+        self.read.add(name)
+        return length
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._lengths)
+
+    def __len__(self) -> int:
+        return len(self._lengths)

@@ -13,8 +13,9 @@ from mixlm.losses.token_losses import CrossEntropy, TokenLoss
 from mixlm.objectives.base import Batch, Corruption, Decoding
 from mixlm.objectives.corruption import before_padding, shift_right
 from mixlm.objectives.pairs import OfPairs
-from mixlm.schedules import Step, added
+from mixlm.schedules import Step
 from mixlm.tokens import TokenIds
+from mixlm.values import added
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,9 @@ from mixlm.objectives.corruption import (
     sample,
 )
 from mixlm.rng import subkeys
-from mixlm.schedules import Schedule, Step, added, check_number
+from mixlm.schedules import Schedule, Step
 from mixlm.tokens import TokenIds
+from mixlm.values import added, check_number
 
 
 @struct.dataclass

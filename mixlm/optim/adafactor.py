@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from mixlm.optim.base import UNDECAYED, decayed
-from mixlm.schedules import check_number
+from mixlm.values import check_number
 
 # Adafactor's epsilon_2: a parameter's RMS counts as at least this.
 SMALLEST_SCALE = 1e-3

@@ -7,7 +7,7 @@ from typing import ClassVar
 import optax
 
 from mixlm.optim.base import UNDECAYED, check_below_one, decayed
-from mixlm.schedules import added, check_number
+from mixlm.values import added, check_number
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from mixlm.errors import UserError
-from mixlm.schedules import check_number
+from mixlm.values import check_number
 
 DTYPES = ("float32", "bfloat16")
 

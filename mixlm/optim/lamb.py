@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from mixlm.optim.base import UNDECAYED, check_below_one, decayed, global_norm
-from mixlm.schedules import added, check_number
+from mixlm.values import added, check_number
 
 
 @dataclass(frozen=True)

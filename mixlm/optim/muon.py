@@ -11,7 +11,8 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from mixlm.errors import UserError, nearest
 from mixlm.optim.base import DTYPES, check_below_one, decayed
-from mixlm.schedules import check_number, check_steps
+from mixlm.schedules import check_steps
+from mixlm.values import check_number
 
 # What the release adds to the Frobenius norm, so that a zero gradient stays zero.
 NORM_EPSILON = 1e-7

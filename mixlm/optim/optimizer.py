@@ -11,7 +11,8 @@ from jaxtyping import Array, Float, PyTree
 from mixlm.errors import UserError, check_kind, nearest
 from mixlm.optim.base import Rule, global_norm
 from mixlm.optim.per_layer import layer_by_layer
-from mixlm.schedules import Schedule, Step, check_number
+from mixlm.schedules import Schedule, Step
+from mixlm.values import check_number
 
 
 def _apply(param: Float[Array, "..."], direction: Float[Array, "..."], rate: Float[Array, ""]) -> Float[Array, "..."]:

@@ -12,9 +12,10 @@ from mixlm.network import LayeredNetwork
 from mixlm.parallel.mesh import bytes_per_device
 from mixlm.perf.memory import gigabytes
 from mixlm.recipe import Recipe
+from mixlm.training.compiled_steps import executables_of
 from mixlm.training.executables import Executables
 from mixlm.training.held import memory_of
-from mixlm.training.prepare import PreparedRun, executables_of
+from mixlm.training.prepare import PreparedRun
 
 # The policy that keeps a layer's input alone.
 LEAST = "nothing_saveable"

@@ -1,7 +1,6 @@
 """Assembles a run: a recipe with its data, its mesh, its compiled steps and its place to begin."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -13,9 +12,9 @@ from jaxtyping import Array, Int
 
 from mixlm.checkpoints.warm_start import WarmStart
 from mixlm.data.loader.batches import as_batch
-from mixlm.errors import UserError, nearest
+from mixlm.errors import UserError
 from mixlm.evaluation.tasks.in_training import RunJudge, check_settings, is_judged
-from mixlm.parallel.logical_axes import Layout, under
+from mixlm.parallel.logical_axes import Layout
 from mixlm.parallel.mesh import (
     batch_sharding,
     check_batch,
@@ -28,12 +27,13 @@ from mixlm.perf.accounting import flops_by_part, mfu_flops
 from mixlm.perf.chips import chip
 from mixlm.perf.memory import Need, check_fits
 from mixlm.recipe import Recipe
+from mixlm.training.best_metric import check_best, check_reported
+from mixlm.training.compiled_steps import executables_of
 from mixlm.training.executables import Executables
 from mixlm.training.held import least_held, memory_of
 from mixlm.training.initial_state import initial_state, rule_numbers
-from mixlm.training.kernels import agree
-from mixlm.training.step import TrainState, TrainStep
-from mixlm.training.validation import ValidationStep, frequency_bands, mean_terms
+from mixlm.training.step import TrainState
+from mixlm.training.validation import frequency_bands, mean_terms
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class PreparedRun:
             found |= {f"validation/{name}": value for name, value in self.judge(params, step).items()}
             if self.recipe.best_metric is not None:
                 reported = [name.removeprefix("validation/") for name in found]
-                _check_reported(self.recipe.best_metric, reported)
+                check_reported(self.recipe.best_metric, reported)
         return found
 
     @cached_property
@@ -232,7 +232,7 @@ def prepare(
         warm_start.check(prepared.fingerprints, recipe.steps)
         done = max(done, warm_start.first)
     if recipe.best_metric is not None:
-        _check_best(recipe, recipe.best_metric, _reported(prepared))
+        check_best(recipe, recipe.best_metric, _reported(prepared))
     # Tracing gives the FLOPs of the summary; compiling takes longer, so it begins now and the first step waits for it.
     for objective in recipe.objectives:
         train_step.trace(objective)
@@ -252,7 +252,7 @@ def prepare_like(prepared: PreparedRun, recipe: Recipe, data: Any, warm_start: W
     if warm_start is not None:
         warm_start.check(twin.fingerprints, recipe.steps)
     if recipe.best_metric is not None:
-        _check_best(recipe, recipe.best_metric, _reported(twin))
+        check_best(recipe, recipe.best_metric, _reported(twin))
     return twin
 
 
@@ -276,32 +276,6 @@ def _checked_layout(recipe: Recipe, devices: list[Any] | None) -> Layout:
     return layout
 
 
-def executables_of(
-    recipe: Recipe, layout: Layout, shapes: Any, modules: Any = None, microbatches: int | None = None
-) -> tuple[Executables, Executables]:
-    """The train step and the validation step, by the shapes and shardings of their arguments.
-
-    `modules` and `microbatches` are the recipe's, or others that compute the same.
-    """
-    modules, microbatches = modules or recipe.modules, microbatches or recipe.microbatches
-    everywhere = replicated(layout)
-    number = jax.ShapeDtypeStruct((), np.int32, sharding=everywhere)
-    bands = jax.ShapeDtypeStruct((recipe.tokens.vocab_size,), np.int32, sharding=everywhere)
-    rows = jax.ShapeDtypeStruct((recipe.batch_size, recipe.block_length), np.int32, sharding=batch_sharding(layout))
-    batch, shardings = {"tokens": rows}, jax.tree.map(lambda leaf: leaf.sharding, shapes)
-    if recipe.before:
-        batch["previous"] = jax.ShapeDtypeStruct((recipe.batch_size,), np.int32, sharding=batch_sharding(layout))
-    train = under(layout, TrainStep(modules, recipe.optimizer, microbatches))
-    validation = under(layout, ValidationStep(modules, recipe.frequency_bands))
-    agree(layout.mesh.devices.flat[0].platform, train, (shapes, batch, number), recipe.objectives)
-    return (
-        # (state, batch, seed) -> (state, metrics)
-        Executables(train, shapes, batch, number, donate_argnums=donated(), out_shardings=(shardings, everywhere)),
-        # (params, batch, seed, index, step, bands) -> terms
-        Executables(validation, shapes.params, batch, number, number, number, bands, out_shardings=everywhere),
-    )
-
-
 def _reported(prepared: PreparedRun) -> list[str]:
     """The names of the figures of validation, as far as they can be told beforehand."""
     traces = [prepared.validation_step.trace(objective) for objective in prepared.recipe.validated]
@@ -313,37 +287,3 @@ def _reported(prepared: PreparedRun) -> list[str]:
     judged = prepared.judge.names()
     # What cannot be told is checked at the first validation.
     return names + ([best] if judged is None and best is not None else judged or [])
-
-
-def _check_reported(metric: str, reported: Sequence[str]) -> None:
-    """Raises UserError where `metric` is no figure that validation reports."""
-    if metric not in reported:
-        raise UserError(
-            f"BEST_METRIC = {metric!r} is no figure of this run's validation, which reports "
-            f"{', '.join(name for name in reported if _is_chosen(name, reported))}.{nearest(metric, reported)}"
-        )
-
-
-def _is_chosen(name: str, reported: Sequence[str]) -> bool:
-    """True for a term, and for a figure of a task; the further figures of terms are many."""
-    return "/" not in name or name.partition("/")[0] not in reported
-
-
-def _check_best(recipe: Recipe, metric: str, reported: Sequence[str]) -> None:
-    """Raises UserError where `metric` is no figure that validation reports, or never one of a checkpoint."""
-    _check_reported(metric, reported)
-    meet = math.lcm(recipe.checkpoint_period, recipe.eval_period)
-    if meet > recipe.steps:
-        raise UserError(
-            f"No checkpoint before the last would be validated, so BEST_METRIC has none to choose from: "
-            f"CHECKPOINT_PERIOD = {recipe.checkpoint_period} and EVAL_PERIOD = {recipe.eval_period} first meet at step "
-            f"{meet} of {recipe.steps}."
-        )
-
-
-def donated() -> tuple[int, ...]:
-    """Donates the state, but not on CPUs before jax 0.10.
-
-    On jaxlib 0.7.2 SpacTor's losses went wrong from its first update on; undonated they are those of 0.10 and 0.12.
-    """
-    return () if jax.default_backend() == "cpu" and jax.__version_info__ < (0, 10) else (0,)

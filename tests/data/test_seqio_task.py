@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from mixlm.data.dataset import Dataset
-from mixlm.data.seqio_task import SeqioTask, mixture_parts
+from mixlm.data.seqio_registry import mixture_parts
+from mixlm.data.seqio_task import SeqioTask
 from mixlm.data.store import fingerprint_cache
 from mixlm.data.tasks import TextFiles, TextTask
 from mixlm.data.vocabularies.given import GivenVocabulary

@@ -11,8 +11,9 @@ from mixlm.evaluation.tasks.in_training import is_judged
 from mixlm.network import LayeredNetwork
 from mixlm.objectives.curriculum import Blocks
 from mixlm.recipe import Recipe
-from mixlm.schedules import MOST_STEPS, scaled_to
+from mixlm.schedules import scaled_to
 from mixlm.training import traced_hparams
+from mixlm.values import MOST_STEPS
 
 # Implementations of attention that batch over cells; what is best on a device is not always one of them.
 BATCHED = ("auto", "plain", "recomputed")

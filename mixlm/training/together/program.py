@@ -18,8 +18,9 @@ from mixlm.objectives.base import Objective
 from mixlm.parallel.logical_axes import under
 from mixlm.recipe import Recipe
 from mixlm.training import traced_hparams
+from mixlm.training.compiled_steps import donated
 from mixlm.training.executables import import_grain
-from mixlm.training.prepare import PreparedRun, donated
+from mixlm.training.prepare import PreparedRun
 from mixlm.training.step import TrainStep
 from mixlm.training.together.rows import STEPS
 from mixlm.training.validation import ValidationStep

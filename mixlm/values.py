@@ -21,7 +21,7 @@ def setting(default: Any) -> Any:
 def added(default: Any, repr: bool = False) -> Any:
     """A field that runs of earlier versions did not have: part of a run's identity where it differs from its default.
 
-    It is no part of the repr of the value, of which the identity of those runs is made; `Recipe.identity` names it.
+    It is no part of the repr of the value, of which the identity of those runs is made; `identity` names it.
     """
     return field(default=default, repr=repr, metadata={"identity": "unless default"})
 

@@ -22,6 +22,7 @@ from mixlm.recipe import Recipe
 from mixlm.reports.examples import NOTHING
 from mixlm.reports.table import fixed
 from mixlm.rng import row_keys
+from mixlm.tokens import TokenIds
 
 Say = Callable[[str], None]
 MAX_TOKENS = 64  # Ours: a few lines of text.
@@ -190,7 +191,7 @@ def prepare(
         if not row:
             raise UserError(f"Prompt {index + 1} has no tokens: {texts[index]!r}.")
     if recipe.dataset.pairs is not None and not isinstance(strategy, Spans):
-        strategy, rows = _as_inputs(strategy, rows, data, recipe)
+        strategy, rows = _as_inputs(strategy, rows, data, recipe.tokens)
     length = recipe.lengths.get("targets", MAX_TOKENS) if isinstance(strategy, Spans) else MAX_TOKENS
     length = max_tokens or length
     if rows:
@@ -203,11 +204,11 @@ def prepare(
 
 
 def _as_inputs(
-    strategy: Strategy, rows: tuple[list[int], ...], data: Any, recipe: Recipe
+    strategy: Strategy, rows: tuple[list[int], ...], data: Any, ids: TokenIds
 ) -> tuple[Strategy, tuple[list[int], ...]]:
     """The strategy, and prompts as the data's pairs have their inputs: with EOS behind them where those end with it."""
-    if inputs_end_with((part.store.split("train") for part in data.parts), recipe.tokens.eos):
-        rows = tuple([*row, recipe.tokens.eos] for row in rows)
+    if inputs_end_with((part.store.split("train") for part in data.parts), ids.eos):
+        rows = tuple([*row, ids.eos] for row in rows)
     return (replace(strategy, ended=True) if isinstance(strategy, Autoregressive) else strategy), rows
 
 

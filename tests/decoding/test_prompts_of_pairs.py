@@ -41,9 +41,7 @@ def test_a_prompt_is_what_training_reads(kind, module, ends):
     held, objective = split(ends), kind(TOKENS, LENGTHS)
     data = SimpleNamespace(parts=[SimpleNamespace(store=SimpleNamespace(split={"train": held}.get))])
     (decoding,) = objective.decodings
-    strategy, rows = _as_inputs(
-        STRATEGIES[decoding.strategy](**decoding.settings), ([11, 12, 13],), data, SimpleNamespace(tokens=TOKENS)
-    )
+    strategy, rows = _as_inputs(STRATEGIES[decoding.strategy](**decoding.settings), ([11, 12, 13],), data, TOKENS)
     prompt = strategy.read(module, rows, TOKENS)
     trained = next(row for row in Pairs(held, LENGTHS, 0).blocks(np.arange(3)) if 11 in row)
     if kind is Seq2Seq:

@@ -24,7 +24,7 @@ FOLDER = Path(__file__).resolve().parent
 # The one place of the public address, which no file of the repository knows yet: set it, then run with --heads.
 REPOSITORY = "OWNER/mixlm"
 LARGEST = 1_500_000  # bytes of a file; GitHub shows no notebook that is much larger
-SECONDS = 900  # of a cell: a notebook promises ten minutes
+SECONDS = 1800  # of a cell, on a machine that does other things as well; a notebook promises ten minutes on an idle one
 COLAB = "https://colab.research.google.com"
 HEAD = (
     (
@@ -53,7 +53,9 @@ STRICT = f"""import warnings
 warnings.simplefilter("error")
 for name in {KERNEL}:
     warnings.filterwarnings("ignore", module=rf"{{name}}\\b")"""
-_BAR = re.compile(r"^\s*$|\d+/\d+ \||\d+%\|")  # lines of tqdm
+_BAR = re.compile(r"^\s*$|/\S+ \||\d+%\|")  # lines of tqdm
+_PROGRESS = re.compile(r"\d+/\d+  \w")  # what training says between: "80/80  validation ..."
+_WIDGET = "application/vnd.jupyter.widget-view+json"  # a bar where ipywidgets are installed
 _PLACES = re.compile(r"(?<![\w.:/<])/(?:home|root|tmp|usr|work|content|var|opt|Users|mnt)/[\w.-]+")
 _FORBIDDEN = {
     "sys.path": re.compile(r"\bsys\.path\b"),
@@ -99,7 +101,7 @@ def execute(notebook: Any, folder: Path, fast: bool = False) -> Any:
     environment = os.environ | {"MIXLM_FAST": str(int(fast)), "MPLBACKEND": "agg", "TF_CPP_MIN_LOG_LEVEL": "3"}
     client = NotebookClient(
         running, timeout=SECONDS, kernel_name="python3", record_timing=False, coalesce_streams=True,
-        resources={"metadata": {"path": str(folder)}},
+        startup_timeout=300, resources={"metadata": {"path": str(folder)}},
     )  # fmt: skip
     client.execute(env=environment)
     return nbformat.v4.new_notebook(cells=running.cells[1:])
@@ -107,20 +109,15 @@ def execute(notebook: Any, folder: Path, fast: bool = False) -> Any:
 
 def normal(notebook: Any) -> Any:
     """The notebook without what differs from machine to machine: counts, bars of progress, the kernel's version."""
-    number = 0
-    for cell in notebook.cells:
-        if cell.cell_type != "code":
-            continue
-        number += 1
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for number, cell in enumerate(code, start=1):
         cell.execution_count = number
-        cell.outputs = [each for each in cell.outputs if not _is_bar(each)]
+        cell.outputs = [kept for each in cell.outputs if (kept := _without_bars(each)) is not None]
         for each in cell.outputs:
             if "execution_count" in each:
                 each.execution_count = number
-            for kind in ("image/png",):
-                if kind in each.get("data", {}):
-                    each["data"].pop("text/plain", None)
-            each.pop("transient", None)
+            if "image/png" in each.get("data", {}):
+                each["data"].pop("text/plain", None)
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
@@ -128,8 +125,15 @@ def normal(notebook: Any) -> Any:
     return notebook
 
 
-def _is_bar(output: Any) -> bool:
-    return output.get("name") == "stderr" and all(_BAR.search(line) for line in output["text"].splitlines())
+def _without_bars(output: Any) -> Any:
+    """An output without bars of progress, None where it is nothing else; what training says there is no error."""
+    if output.get("name") != "stderr":
+        return None if _WIDGET in output.get("data", {}) else output
+    lines = [line.strip() for line in output["text"].replace("\r", "\n").splitlines() if not _BAR.search(line)]
+    if not lines:
+        return None
+    name = "stdout" if all(map(_PROGRESS.match, lines)) else "stderr"
+    return nbformat.v4.new_output("stream", name=name, text="\n".join(lines) + "\n")
 
 
 def _digest(value: Any) -> str:

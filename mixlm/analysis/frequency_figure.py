@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 
 from mixlm.analysis.style import INK, PALETTE, Png, figure, plain, png
 
+NEVER = 0.5  # Ours: where a token that training never shows stands on a logarithmic axis
 BINS = 8  # Ours: equal shares of the text, each of some thousand tokens in the validation of a small run
 
 
@@ -24,7 +25,7 @@ class FrequencyBins:
         order = np.sort(counts)
         edges = np.unique(order[np.linspace(0, len(order), bins, endpoint=False).astype(int)])
         place = np.searchsorted(edges, counts, side="right") - 1
-        logs = np.log(np.maximum(counts, 1))
+        logs = np.log(np.maximum(counts, NEVER))
         sums, sizes = np.bincount(place, logs, len(edges)), np.bincount(place, minlength=len(edges))
         return cls(place, np.exp(sums / np.maximum(sizes, 1)))
 

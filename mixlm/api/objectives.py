@@ -54,16 +54,18 @@ def attention_masks(recipe: Given, text: str, rows: int = 2) -> Png:
     panels: dict[tuple[str, bytes], MaskPanel] = {}
     for objective in whole.objectives:
         for panel in _panels(whole, objective, data.vocabulary, batch):
-            panels.setdefault((panel.title, panel.seen.tobytes()), panel)
+            # The stages of an encoder-decoder differ in what is read, and seldom in who sees whom.
+            part = panel.title.partition(": ")[2] or panel.title
+            panels.setdefault((part, panel.seen.tobytes()), panel)
     return mask_figure(list(panels.values()))
 
 
 def _panels(recipe: Recipe, objective: Any, vocabulary: Any, batch: Any) -> Iterator[MaskPanel]:
     from mixlm.rng import row_keys
-    from mixlm.training.examples import corrupted, row_parts
+    from mixlm.training.examples import row_parts, untrained
 
     keys = row_keys(recipe.seed, 0, len(batch["tokens"]))
-    found = corrupted(objective, None, keys, batch, recipe.steps - 1)
+    found = untrained(objective, keys, batch, recipe.steps - 1)
     if found is None:
         return
     example, parts = found[0], row_parts(objective, keys, batch, recipe.steps - 1)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -113,7 +114,9 @@ def _predicted(module: Any, params: Any, tokens: Int[np.ndarray, "B L"], bos: in
     return [np.asarray(each) for each in jax.device_get(_jitted()(module, params, tokens, bos))]
 
 
+@cache
 def _jitted() -> Any:
+    """The prediction as one program for each network and shape."""
     import jax
     import jax.numpy as jnp
 

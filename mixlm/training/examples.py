@@ -15,7 +15,7 @@ from mixlm.decoding.autoregressive import fill_spans
 from mixlm.decoding.text import spans
 from mixlm.example import Example
 from mixlm.network import CachedNetwork, EncoderDecoderNetwork, bind
-from mixlm.objectives.base import Nets, Objective, RowObjective, ShowsExamples, targets_of
+from mixlm.objectives.base import NamesTargets, Nets, Objective, RowObjective, ShowsExamples, targets_of
 from mixlm.recipe import Recipe
 from mixlm.reports.examples import Examples, ExampleText, Fill, Kind, Piece
 from mixlm.rng import row_keys
@@ -39,6 +39,12 @@ def corrupted(
     return None
 
 
+def untrained(objective: Objective, keys: Any, batch: Mapping[str, Any], step: int) -> tuple[Example, Any] | None:
+    """`corrupted` without networks, as one program: dozens of small ones take longer to compile."""
+    found: tuple[Example, Any] | None = jax.jit(partial(corrupted, objective, None, step=step))(keys, batch=dict(batch))
+    return found
+
+
 def distinct(batch: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
     """The first rows of a batch, at most `count`, of which no two hold the same tokens."""
     places = np.sort(np.unique(batch["tokens"], axis=0, return_index=True)[1])[:count]
@@ -50,10 +56,11 @@ def untrained_examples(
 ) -> list[ExampleText]:
     """The examples of rows of text before any network has a part in them; [] for an objective that shows none."""
     rows = batch["tokens"]
-    found = corrupted(objective, None, row_keys(recipe.seed, 0, len(rows)), batch, recipe.steps - 1)
+    keys = row_keys(recipe.seed, 0, len(rows))
+    found = untrained(objective, keys, batch, recipe.steps - 1)
     if found is None:
         return []
-    parts = row_parts(objective, row_keys(recipe.seed, 0, len(rows)), batch, recipe.steps - 1)
+    parts = row_parts(objective, keys, batch, recipe.steps - 1)
     return _named(_readings(objective.name, vocabulary, found, rows, recipe.tokens), parts)
 
 
@@ -117,7 +124,9 @@ def _with(example: ExampleText, model: tuple[Piece, ...] = (), fills: tuple[Fill
 
 def row_parts(objective: Objective, keys: Any, batch: Mapping[str, Any], step: int) -> list[str]:
     """Each row's objective in a mixture by rows: the term that alone scores something in it; "" elsewhere."""
-    found = targets_of(objective, keys, {name: jnp.asarray(rows) for name, rows in batch.items()}, step)
+    if not isinstance(objective, NamesTargets):
+        return []  # one term
+    found = jax.jit(partial(targets_of, objective, step=step))(keys, batch=dict(batch))
     scored = np.array([np.asarray(each.scored).any(axis=1) for each in found.values()]).reshape(len(found), -1)
     names = list(found)
     alone = len(names) > 1

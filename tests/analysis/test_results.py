@@ -22,6 +22,10 @@ def test_a_table_has_the_means_of_the_rows(tmp_path):
     assert found.frame.shape[0] == len(rows) and "4 of 4" not in repr(found) and "12 of 12 cells" in repr(found)
 
 
+def test_the_verdicts_are_those_that_the_studys_readme_states():
+    assert mixlm.results("mile").verdicts["verdict"] == ["shown", "not shown", "opposite", "not shown"]
+
+
 def test_too_few_values_give_the_best_measured_cell_and_no_interval(tmp_path):
     found = mixlm.results(written(tmp_path, rows_of(alphas=(1.0, 0.5, 0.0), seeds=(0,), noise=0.0)))
     best = found.best("validation/causal", "ALPHA")

@@ -16,6 +16,7 @@ import pytest
 
 import mixlm
 from mixlm.api.functions import checked
+from mixlm.api.runtime import run_flops, spoken
 from mixlm.errors import UserError
 from mixlm.models.t5_decoder import DecoderOnly
 from mixlm.reports.metrics import Progress
@@ -291,3 +292,48 @@ def test_a_pair_of_ones_own_costs_what_its_sentences_cost_as_texts(run):
     assert "good" in shown(coloured)
     with pytest.raises(UserError, match="Did you mean 'causal'"):
         found.shaded("casual")
+
+
+SENTENCE = "The farmer sells the bread near the mill."
+
+
+def test_token_scores_are_those_of_an_evaluation(run):
+    scores = mixlm.token_scores(run, SENTENCE)
+    whole = mixlm.evaluate(run, text=SENTENCE, modes="causal")[0]
+    assert len(scores) == whole["tokens"]
+    np.testing.assert_allclose(np.mean(scores["nats"]), whole["nats_per_token"], rtol=1e-4)
+    assert "".join(scores["text"]).strip() == SENTENCE
+    # An entropy is that of a distribution over the vocabulary.
+    assert min(scores["entropy"]) > 0 and max(scores["entropy"]) <= np.log(SIZE["vocab_size"]) + 1e-5
+    assert shown(scores.shaded("nats")).count("<span") > len(scores)
+    with pytest.raises(UserError, match=r"not 'entropie'\. Did you mean 'entropy'"):
+        scores.shaded("entropie")
+
+
+def test_fresh_parameters_pay_the_logarithm_of_the_vocabulary(run):
+    fresh, trained = (mixlm.loss_terms(each, SENTENCE, rows=4) for each in (run.recipe, run))
+    terms = {row["term"]: row for row in fresh}
+    assert terms["causal"]["mean"] == pytest.approx(np.log(SIZE["vocab_size"]), rel=0.3)
+    for row in fresh:
+        assert row["adds"] == pytest.approx(row["weight"] * row["total"] / max(row["count"], 1))
+    assert trained["mean"] != fresh["mean"] and trained["term"] == fresh["term"]
+
+
+def test_a_sentence_is_shown_as_its_objectives_corrupt_it(run):
+    rows = mixlm.corrupt(run, SENTENCE, rows=4)
+    assert {row.part for row in rows} == {"causal", "masked_diffusion"}
+    for row in rows:
+        told = "".join(piece.text for piece in row.says).split()
+        assert (told == SENTENCE.split()) is (row.part == "causal")
+    assert mixlm.attention_masks(run, SENTENCE, rows=4)._repr_png_().startswith(b"\x89PNG")
+    with pytest.raises(UserError, match=r"^The text is empty"):
+        mixlm.corrupt(run, " ")
+
+
+def test_a_runtime_estimates_more_for_more_steps(corpus, tmp_path):
+    here = mixlm.runtime()
+    assert here.flops > 1e8 and here.devices == 1 and str(here).startswith("1 x CPU: measured ")
+    made = [recipe(corpus, tmp_path / name, TRAIN_STEPS=steps) for name, steps in (("a", 4), ("b", 40))]
+    short, long = (run_flops(each) for each in made)
+    assert long == (pytest.approx(10 * short[0]), 40) and short[0] > 0
+    assert [spoken(seconds) for seconds in (0.04, 90, 600, 9000)] == ["0.0 s", "90 s", "10 min", "2.5 h"]

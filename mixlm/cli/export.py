@@ -1,7 +1,8 @@
 """Writes a run for other libraries: mixlm export RUN --to=hf OUT, where RUN may be RUN@STEP or RUN@best.
 
 --to=hf writes the folder OUT for transformers: weights (safetensors), config.json, tokenizer and a model card. It needs
-the extra: pip install 'mixlm[hf]'.
+the extra: pip install 'mixlm[hf]'. --to=t5x writes OUT/checkpoint_STEP, as T5X's trainer does, and the gin file
+of T5X's network.
 """
 
 import argparse
@@ -11,14 +12,18 @@ from collections.abc import Sequence
 from mixlm.cli.arguments import command_parser, parsed
 from mixlm.errors import UserError, nearest
 
-_FORMATS = ("hf",)
+_FORMATS = ("hf", "t5x")
 
 
 def main() -> None:
     """Exports the run that the command line names."""
     given = parse(sys.argv[1:])
     from mixlm.api.run import Run
-    from mixlm.interop.hf.export import export
+
+    if given.to == "hf":
+        from mixlm.interop.hf.export import export
+    else:
+        from mixlm.interop.t5x.export import export
 
     export(Run(given.run), given.out, given.network)
 

@@ -9,6 +9,7 @@ import os
 import tokenize
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from mixlm.checkpoints.run_dir import held_out_by_name
 from mixlm.data.mixture import of_texts
 from mixlm.data.sources.kinds import is_builtin, kind_of
 from mixlm.data.sources.text import TextFiles
+from mixlm.data.vocabularies.kept import stand_in
 from mixlm.errors import UserError, nearest
 from mixlm.gin_config.folder import gin_folder, studies_folder
 from mixlm.gin_config.names import Names, import_module, mentioned, resolved
@@ -81,6 +83,7 @@ def read(
         _read_binding(program, binding)
     for name, value in values:
         _read_value(program, name, value)
+    _take_kept_vocabulary(program, [find(name, places) for name in gin_files])
     check_macros(program, declared, GIN_FOLDER)
     return program
 
@@ -97,6 +100,16 @@ def _read_files(gin_files: Sequence[str], places: tuple[Path, ...]) -> Program:
     for name in gin_files:
         _read_file(program, find(name, places), places, ())
     return program
+
+
+def _take_kept_vocabulary(program: Program, read_files: Sequence[Path]) -> None:
+    """Lets VOCAB_MODEL name the copy in a run's folder, beside one of the files, where its own file has gone."""
+    held = program.macros.get("VOCAB_MODEL")
+    if held is None or not isinstance(held.value, str):
+        return
+    for path in read_files:
+        if (copy := stand_in(held.value, path.parent)) is not None:
+            program.macros["VOCAB_MODEL"] = replace(held, value=str(copy))
 
 
 def _config_of_run(

@@ -6,6 +6,7 @@ from typing import Any
 from mixlm.checkpoints.manager import Checkpoints
 from mixlm.checkpoints.run_dir import RunDir
 from mixlm.checkpoints.warm_start import find_warm_start
+from mixlm.data.vocabularies.kept import keep
 from mixlm.parallel.processes import broadcast, check_agreement
 from mixlm.perf.profiler import Profile
 from mixlm.recipe import Recipe
@@ -54,6 +55,7 @@ def acquire(
     if not latest:
         check()
     broadcast(lambda: run_dir.acquire(identity, prepared.recipe.config))
+    broadcast(lambda: keep_vocabulary(prepared, run_dir))
     run_dir.check_shared()
     restored = checkpoints.restore(prepared.shapes)
     if restored is not None:
@@ -62,6 +64,14 @@ def acquire(
     # All of the run's own checkpoints may turn out to be corrupt only here.
     broadcast(lambda: run_dir.check_untrained(prepared.recipe.checkpoint_period))
     return begun or first_state(prepared, source)
+
+
+def keep_vocabulary(prepared: PreparedRun, run_dir: RunDir) -> None:
+    """Copies a vocabulary that was given as a file into the run's folder; one that was trained is in the cache."""
+    path = getattr(getattr(prepared.data, "vocabulary", None), "path", None)
+    if path is not None and not path.is_relative_to(prepared.recipe.dataset.cache):
+        with run_dir.written(lambda: "nothing was trained"):
+            keep(path, run_dir.path)
 
 
 def resume_record(

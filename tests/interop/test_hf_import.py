@@ -17,9 +17,9 @@ from mixlm.data.vocabulary import TrainedSentencePiece
 from mixlm.errors import UserError
 from mixlm.interop.hf import export
 from mixlm.interop.hf.architectures import MODELING, architecture_of
-from mixlm.interop.hf.imports import fitted_rows, import_folder
+from mixlm.interop.hf.imports import import_folder
 from mixlm.interop.hf.tokenizer import tokenizer_files
-from mixlm.interop.hf.weights import to_theirs
+from mixlm.interop.hf.weights import fitted_rows, to_theirs
 
 pytest.importorskip("tokenizers")
 WORDS = [f"The farmer sells {many} letters to a captain {where}." for many in "two few" for where in ("here", "there")]

@@ -12,6 +12,7 @@ from mixlm.data.vocabularies.special_tokens import Held, Layout
 
 OFFSET, SIZE = 3, 259  # as in arXiv 2105.13626 and seqio.ByteVocabulary
 HELD = Held(SIZE, {"<pad>": 0, "</s>": 1, "<unk>": 2}, zero_is_text=False)
+BYT5_HELD = Held(SIZE, {**HELD.names, "<s>": 0}, zero_is_text=False)  # its decoder begins with padding, as T5's
 
 
 class ByteVocabulary(Vocabulary):

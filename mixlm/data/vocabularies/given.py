@@ -18,7 +18,7 @@ from mixlm.errors import NotHere, UserError, nearest
 from mixlm.paths import local
 from mixlm.tokens import TokenIds
 
-BYTES = "bytes"
+BYTES, BYT5 = "bytes", "byt5"
 ROUNDED_TO = 128  # T5 rounds the rows of its embedding up to a multiple of 128, which a TPU's tiles divide
 
 
@@ -26,15 +26,16 @@ ROUNDED_TO = 128  # T5 rounds the rows of its embedding up to a multiple of 128,
 class GivenVocabulary:
     """A SentencePiece model, a `tokenizer.json`, or "bytes": `path` alone says which, and what its special ids are.
 
-    Special tokens are those that the file names, and what it lacks is appended behind its ids, at last `sentinels`
-    sentinels where it has none (see `special_tokens.layout`). Raises UserError for a file of no such kind.
+    "byt5" is bytes with padding for BOS, as ByT5's decoder begins. Special tokens are those that the file names, and
+    what it lacks is appended behind its ids, at last `sentinels` sentinels where it has none (see
+    `special_tokens.layout`). Raises UserError for a file of no such kind.
     """
 
     path: str = field(repr=False)  # the fingerprint covers its content
     sentinels: int = 100
 
     def __post_init__(self) -> None:
-        if self.path != BYTES:
+        if self.path not in (BYTES, BYT5):
             local(self.path, "VOCAB_MODEL")
         if not 0 <= self.sentinels <= 10_000:
             raise UserError(f"SENTINELS is a whole number from 0 to 10,000, not {self.sentinels!r}.")
@@ -74,7 +75,7 @@ class GivenVocabulary:
     def _content(self) -> bytes:
         if not self.path:
             raise NotHere("No vocabulary was given: say --gin.VOCAB_MODEL=FILE, or --gin.VOCAB_MODEL=bytes.")
-        if self.path == BYTES:
+        if self.path in (BYTES, BYT5):
             return b""
         path = local(self.path)
         if not os.path.exists(path):
@@ -97,8 +98,8 @@ def network_size(path: str, sentinels: int = 100, multiple: int = ROUNDED_TO) ->
 def _read(path: str, content: bytes, sentinels: int) -> tuple[str, Layout]:
     """The kind of a vocabulary file by its content, and its special ids."""
     where = f"The vocabulary {path!r}"
-    if path == BYTES:
-        return BYTES, layout(byte.HELD, sentinels, where)
+    if path in (BYTES, BYT5):
+        return BYTES, layout(byte.HELD if path == BYTES else byte.BYT5_HELD, sentinels, where)
     if content.lstrip()[:1] == b"{":
         return "json", layout(tokenizer_json.held_by(_json(content, where), where), sentinels, where)
     return "sentencepiece", layout(sentencepiece.held_by(_proto(content, where)), sentinels, where)

@@ -30,12 +30,12 @@ class TokenizerJson(Vocabulary):
         self.token_ids = given.token_ids
         self.path = path
         self.fingerprint = digest("tokenizers", hashlib.sha256(content).hexdigest(), asdict(given.token_ids))
-        self._given = given
+        self.given = given
         self._names = _names(parsed, given)
         self._special = special | {
             given.here(added["id"]) for added in parsed["added_tokens"] if added["special"] or added["id"] in there
         }
-        self._bytes = _byte_alphabet() if _is_byte_level(parsed) else None
+        self._bytes = byte_alphabet() if _is_byte_level(parsed) else None
         self._added = {given.here(added["id"]) for added in parsed["added_tokens"]}
         probe = self._tokenizer.encode("x", add_special_tokens=False).ids
         # A tokenizer that puts a space before a text, of which its decoder knows nothing.
@@ -108,14 +108,14 @@ class TokenizerJson(Vocabulary):
         return token in self._special or token not in self._names
 
     def _here(self, tokens: list[int]) -> list[int]:
-        return [self._given.here(token) for token in tokens] if self._given.zero else tokens
+        return [self.given.here(token) for token in tokens] if self.given.zero else tokens
 
 
 def held_by(parsed: Any, where: str) -> Held:
     """What a `tokenizer.json` holds; UserError, with `where`, for one that loses what it does not know."""
     pieces, added = _pieces(parsed["model"]), {each["content"]: each for each in parsed["added_tokens"]}
     ids = pieces | {name: each["id"] for name, each in added.items()}
-    model, alphabet = parsed["model"], _byte_alphabet() if _is_byte_level(parsed) else {}
+    model, alphabet = parsed["model"], byte_alphabet() if _is_byte_level(parsed) else {}
     all_bytes = set(alphabet) or {f"<0x{byte:02X}>" for byte in range(256)}
     lacks = len(all_bytes - pieces.keys()) if alphabet or model.get("byte_fallback") else 256
     unknown = model.get("unk_id", ids.get(model.get("unk_token")))
@@ -159,7 +159,7 @@ def _is_byte_level(parsed: Any) -> bool:
     return "ByteLevel" in kinds(parsed.get("pre_tokenizer")) | kinds(parsed.get("decoder"))
 
 
-def _byte_alphabet() -> dict[str, int]:
+def byte_alphabet() -> dict[str, int]:
     """The character that stands for each byte in byte-level BPE: itself where it is printed, else U+0100 and up."""
     printed = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = [byte for byte in range(256) if byte not in printed]

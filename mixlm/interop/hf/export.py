@@ -10,12 +10,15 @@ from mixlm import files
 from mixlm.api.run import Run
 from mixlm.checkpoints.load import check_networks, load_params
 from mixlm.checkpoints.safetensors import write_safetensors
+from mixlm.data.vocabularies.byte import ByteVocabulary
 from mixlm.data.vocabularies.sentencepiece import SentencePieceVocabulary
+from mixlm.data.vocabularies.special_tokens import Layout
+from mixlm.data.vocabularies.tokenizer_json import TokenizerJson
 from mixlm.errors import UserError
 from mixlm.interop.hf.architectures import MODELING, Architecture, architecture_of
 from mixlm.interop.hf.card import model_card
 from mixlm.interop.hf.tokenizer import as_json, tokenizer_files
-from mixlm.interop.hf.weights import to_theirs
+from mixlm.interop.hf.weights import fitted_rows, to_theirs
 from mixlm.paths import local, make_within, within
 
 WEIGHTS = "model.safetensors"
@@ -42,11 +45,16 @@ def export(
     vocabulary = recipe.dataset.load_vocabulary(lambda line: None)
     step, params = load_params(recipe, (network,), vocabulary.fingerprint)
     untrained = architecture is not None and step == 0
+    given = vocabulary.given if isinstance(vocabulary, TokenizerJson) else Layout(vocabulary.token_ids)
     if architecture is None or step:
-        architecture = architecture_of(recipe, network)
+        architecture = in_ids_of(given, architecture_of(recipe, network))
     weights = to_theirs(architecture.kind, params[network])
+    if given.zero:
+        kind, zero = architecture.kind, given.zero
+        weights = {name: fitted_rows(name, value, kind, 0, zero) for name, value in weights.items()}
     contents = {path.name: files.read_bytes(path) for path in sorted(kept.iterdir())} if untrained else {}
-    contents |= tokenizer_files(vocabulary, decoder=architecture.kind != "t5")
+    if not untrained or not isinstance(vocabulary, ByteVocabulary):  # ByT5's own tokenizer has no file
+        contents |= tokenizer_files(vocabulary, decoder=architecture.kind != "t5")
     if not untrained:
         contents |= {"generation_config.json": as_json(generation(architecture))}
         if isinstance(vocabulary, SentencePieceVocabulary):
@@ -58,6 +66,14 @@ def export(
     write_folder(folder, contents, weights)
     say(f"{run.folder}, step {step}: {architecture.config['architectures'][0]} in {folder}")
     return folder
+
+
+def in_ids_of(given: Layout, architecture: Architecture) -> Architecture:
+    """The architecture with special ids as the tokenizer's file has them, whose id 0 may be text."""
+    config = {
+        name: given.here(value) if name.endswith("_token_id") else value for name, value in architecture.config.items()
+    }
+    return Architecture(architecture.kind, config)
 
 
 def kept_architecture(run: Run) -> Architecture:

@@ -13,18 +13,20 @@ from mixlm.checkpoints.manager import Checkpoints
 from mixlm.checkpoints.run_dir import RunDir
 from mixlm.checkpoints.safetensors import read_safetensors
 from mixlm.checkpoints.warm_start import placed
-from mixlm.data.vocabularies.given import GivenVocabulary
+from mixlm.data.vocabularies.given import BYT5, GivenVocabulary
+from mixlm.data.vocabularies.kept import keep
 from mixlm.data.vocabulary import SentencePieceFile
 from mixlm.errors import UserError
 from mixlm.gin_config.build import load
 from mixlm.interop.hf.export import KEPT, WEIGHTS, new_folder
 from mixlm.interop.hf.networks import Described, described, gin_text
 from mixlm.interop.hf.tokenizer import tokenizer_files
-from mixlm.interop.hf.weights import EMBEDDINGS, from_theirs
+from mixlm.interop.hf.weights import fitted_rows, from_theirs
 from mixlm.paths import local, make_within, within
 from mixlm.training.initial_state import initial_state
 
 INDEX, TOKENIZER, CONFIG = f"{WEIGHTS}.index.json", "tokenizer.json", "config.json"
+TOKENIZER_CONFIG, BYT5_TOKENIZER = "tokenizer_config.json", "ByT5Tokenizer"
 MODELS = ("spiece.model", "tokenizer.model")  # SentencePiece's, of T5 and of Llama
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 LONGEST = 512  # Ours: tokens of a row in training, where the network reads so many.
@@ -44,7 +46,7 @@ def import_folder(source: str | Path, out: str | Path, sentinels: int = 0, say: 
     weights = read_weights(folder)
     made = not place.exists()
     try:
-        vocabulary = keep_files(folder, place, found)
+        vocabulary = keep_files(folder, place, found, config)
         run = _import(found, config, weights, place, vocabulary, sentinels, str(folder))
     except BaseException as error:
         if made:
@@ -77,10 +79,11 @@ def read_weights(folder: Path) -> dict[str, np.ndarray]:
     raise UserError(f"{folder} holds no weights ({WEIGHTS}, or {INDEX} for several files).")
 
 
-def keep_files(folder: Path, place: Path, found: Described) -> Path:
-    """Copies what lies beside the weights into the run, and returns the file of the vocabulary.
+def keep_files(folder: Path, place: Path, found: Described, config: Mapping[str, Any]) -> str:
+    """Copies what lies beside the weights into the run, and returns the vocabulary's path, or its name.
 
-    A tokenizer.json is used as it is; T5's SentencePiece model alone becomes one, with the 100 sentinels of T5.
+    A tokenizer.json is used as it is; T5's SentencePiece model alone becomes one, with the 100 sentinels of T5. A
+    ByT5Tokenizer has no file: it is the vocabulary "byt5".
     """
     kept = make_within(make_within(place.parent, place.name), KEPT)
     for path in sorted(folder.iterdir()):
@@ -90,15 +93,23 @@ def keep_files(folder: Path, place: Path, found: Described) -> Path:
                 _write(kept / path.name, content)
     models = [kept / name for name in MODELS if (kept / name).exists()]
     if (kept / TOKENIZER).exists():
-        return kept / TOKENIZER
+        return str((kept / TOKENIZER).absolute())
+    if not models and BYT5_TOKENIZER in (config.get("tokenizer_class"), tokenizer_class(kept)):
+        return BYT5
     if not models:
         raise UserError(f"{folder} holds no tokenizer ({TOKENIZER}, {' or '.join(MODELS)}).")
     if found.kind == "t5":
         vocabulary = SentencePieceFile(str(models[0])).load(tuple, "", kept, lambda line: None)
         for name, content in tokenizer_files(vocabulary, decoder=False).items():
             _write(kept / name, content)
-        return kept / TOKENIZER
-    return models[0]
+        return str((kept / TOKENIZER).absolute())
+    return str(models[0].absolute())
+
+
+def tokenizer_class(folder: Path) -> Any:
+    """The class that tokenizer_config.json names, None where there is none."""
+    path = folder / TOKENIZER_CONFIG
+    return files.read_json(path).get("tokenizer_class") if path.exists() else None
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -111,11 +122,11 @@ def _import(
     config: Mapping[str, Any],
     weights: dict[str, np.ndarray],
     place: Path,
-    vocabulary: Path,
+    vocabulary: str,
     sentinels: int,
     source: str,
 ) -> Run:
-    given = GivenVocabulary(str(vocabulary.absolute()), sentinels)
+    given = GivenVocabulary(vocabulary, sentinels)
     size, tokens, appended = config["vocab_size"], given.token_ids, len(given.layout.appended)
     if tokens.vocab_size - appended > size:
         raise UserError(
@@ -123,7 +134,7 @@ def _import(
             "belong together."
         )
     grown = max(size, tokens.vocab_size)
-    text = gin_text(found, grown, str(vocabulary.absolute()), sentinels, source)
+    text = gin_text(found, grown, vocabulary, sentinels, source)
     _write(place / "network.gin", text.encode())
     recipe = _recipe(found, place)
     layout = recipe.partitioning.layout()
@@ -134,6 +145,7 @@ def _import(
     folder = RunDir(place)
     try:
         folder.acquire(recipe.identity() | {"vocabulary": given.load().fingerprint}, recipe.config)
+        keep(Path(vocabulary), place)
         checkpoints = Checkpoints(folder.checkpoints)
         checkpoints.save(0, state)
         checkpoints.close()
@@ -148,15 +160,3 @@ def _recipe(found: Described, place: Path) -> Any:
     if found.length is not None:
         changes["TASK_FEATURE_LENGTHS"] = {"targets": min(found.length, LONGEST)}
     return load(base, place / "network.gin", **changes)
-
-
-def fitted_rows(name: str, value: np.ndarray, kind: str, rows: int, zero: int) -> np.ndarray:
-    """An embedding's or a head's array with `rows` rows, the new ones their mean; row 0 and `zero` change places."""
-    if name not in EMBEDDINGS[kind] or value.ndim == 0 or (len(value) == rows and not zero):
-        return value
-    wide = np.asarray(value, np.float32)
-    new = np.broadcast_to(wide.mean(axis=0), (max(rows - len(wide), 0), *wide.shape[1:]))
-    wide = np.concatenate([wide, new])
-    if zero:
-        wide[[0, zero]] = wide[[zero, 0]]
-    return wide

@@ -8,9 +8,9 @@ from typing import Any
 from mixlm import files
 from mixlm.data.plain_text import parse_model
 from mixlm.data.vocabularies.base import SPACE, Vocabulary, special_ids
-from mixlm.data.vocabularies.given import GivenVocabulary
+from mixlm.data.vocabularies.byte import OFFSET, SIZE
 from mixlm.data.vocabularies.sentencepiece import SentencePieceVocabulary
-from mixlm.data.vocabularies.tokenizer_json import TokenizerJson
+from mixlm.data.vocabularies.tokenizer_json import TokenizerJson, byte_alphabet, import_tokenizers
 from mixlm.errors import UserError
 from mixlm.tokens import TokenIds
 
@@ -26,7 +26,7 @@ def tokenizer_files(vocabulary: Vocabulary, decoder: bool) -> dict[str, bytes]:
     The names of special ids, such as `<mask>` and `<extra_id_0>`, are special wherever they stand in a text, as
     everywhere in transformers; `Vocabulary.encode` alone reads them as text. With special tokens a text of a `decoder`
     begins with BOS, unless that is padding, and one of an encoder-decoder ends in EOS, as T5's. A `tokenizer.json` is
-    kept as it is, with the special tokens that were appended to it. Raises UserError for a vocabulary of bytes.
+    kept as it is, with the special tokens that were appended to it. Bytes have the ids of transformers' ByT5Tokenizer.
     """
     ids, names = vocabulary.token_ids, vocabulary.pieces(range(vocabulary.token_ids.vocab_size))
     config = as_json(_config(names, ids))
@@ -35,11 +35,13 @@ def tokenizer_files(vocabulary: Vocabulary, decoder: bool) -> dict[str, bytes]:
         if beside.exists():
             config = files.read_bytes(beside)
         return {"tokenizer.json": _extended(vocabulary), "tokenizer_config.json": config}
-    if not isinstance(vocabulary, SentencePieceVocabulary):
-        raise UserError("A vocabulary of bytes is not exported, only SentencePiece models and tokenizer.json.")
-    tokenizer = fast_tokenizer(parse_model(files.read_bytes(vocabulary.path)), names, ids)
+    if isinstance(vocabulary, SentencePieceVocabulary):
+        tokenizer = fast_tokenizer(parse_model(files.read_bytes(vocabulary.path)), names, ids)
+    else:
+        tokenizer = byte_tokenizer(names)
     begins = decoder and ids.bos != ids.pad
-    _add_special(tokenizer, names, ids)
+    # The space before a sentinel belongs to its piece, where there are pieces.
+    _add_special(tokenizer, names, ids, lstrip=isinstance(vocabulary, SentencePieceVocabulary))
     _add_template(tokenizer, names[ids.bos] if begins else None, None if decoder else names[ids.eos], ids)
     return {"tokenizer.json": tokenizer.to_str(pretty=True).encode(), "tokenizer_config.json": config}
 
@@ -64,11 +66,8 @@ def _config(names: list[str], ids: TokenIds) -> dict[str, Any]:
 
 
 def _extended(vocabulary: TokenizerJson) -> bytes:
-    """The file with what was appended to it as special tokens; UserError where its id 0 was moved."""
-    content = files.read_bytes(vocabulary.path)
-    layout = GivenVocabulary(str(vocabulary.path), vocabulary.token_ids.sentinels).layout
-    if layout.zero:
-        raise UserError(f"Id 0 of {vocabulary.path} is text, which padding changed places with, so it is not exported.")
+    """The file with what was appended to it as special tokens, under the file's own ids."""
+    content, layout = files.read_bytes(vocabulary.path), vocabulary.given
     if not layout.appended:
         return content
     parsed = json.loads(content)
@@ -76,6 +75,17 @@ def _extended(vocabulary: TokenizerJson) -> bytes:
     first = vocabulary.token_ids.vocab_size - len(layout.appended)
     added = [{"id": token, "content": name, **plain} for token, name in enumerate(layout.appended, first)]
     return as_json(parsed | {"added_tokens": [*parsed.get("added_tokens", ()), *added]})
+
+
+def byte_tokenizer(names: list[str]) -> Any:
+    """A `tokenizers.Tokenizer` whose tokens are bytes; `names` has the special ids around them by name."""
+    tokenizers = import_tokenizers()
+    special = {name: token for token, name in enumerate(names) if not OFFSET <= token < SIZE}
+    vocab = special | {character: byte + OFFSET for character, byte in byte_alphabet().items()}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocab, []))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    return tokenizer
 
 
 def fast_tokenizer(proto: Any, names: list[str], ids: TokenIds) -> Any:
@@ -157,14 +167,13 @@ def merges(proto: Any) -> list[tuple[str, str]]:
     return [(left, right) for _, _, left, right in sorted(found)]
 
 
-def _add_special(tokenizer: Any, names: list[str], ids: TokenIds) -> None:
+def _add_special(tokenizer: Any, names: list[str], ids: TokenIds, lstrip: bool) -> None:
     from tokenizers import AddedToken
 
     sentinels = range(ids.vocab_size - ids.sentinels, ids.vocab_size)
     plain = sorted({ids.pad, ids.eos, ids.unk, ids.bos, ids.mask} - set(sentinels))
     tokenizer.add_special_tokens([AddedToken(names[token], normalized=False, special=True) for token in plain])
-    # The space before a sentinel belongs to its piece.
-    marks = [AddedToken(names[token], lstrip=True, normalized=False, special=True) for token in sentinels]
+    marks = [AddedToken(names[token], lstrip=lstrip, normalized=False, special=True) for token in sentinels]
     tokenizer.add_special_tokens(marks)
 
 

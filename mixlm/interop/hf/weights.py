@@ -147,3 +147,18 @@ def _check_left(architecture: str, left: Mapping[str, Any], weights: Mapping[str
         if architecture in LEFT_OUT and LEFT_OUT[architecture].fullmatch(name):
             continue
         raise UserError(f"The weight {name!r} is unexpected: config.json describes a network without it.")
+
+
+def fitted_rows(name: str, value: np.ndarray, kind: str, rows: int, zero: int) -> np.ndarray:
+    """An embedding's or a head's array with at least `rows` rows, the new ones their mean.
+
+    Row 0 and row `zero` change places.
+    """
+    if name not in EMBEDDINGS[kind] or value.ndim == 0 or (len(value) == rows and not zero):
+        return value
+    wide = np.asarray(value, np.float32)
+    new = np.broadcast_to(wide.mean(axis=0), (max(rows - len(wide), 0), *wide.shape[1:]))
+    wide = np.concatenate([wide, new])
+    if zero:
+        wide[[0, zero]] = wide[[zero, 0]]
+    return wide

@@ -1,0 +1,78 @@
+"""T5X itself, where it is installed: its trainer takes ten steps, and its checkpointer reads what is exported."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.core import unfreeze
+from support.decoder_runs import TOKENS
+from support.decoder_runs import recipe as decoder_recipe
+from support.hf_networks import our_logits, rows
+from support.runs import DEVICES
+
+from mixlm.api.run import Run
+from mixlm.interop.t5x.export import export
+from mixlm.interop.t5x.trainer import train
+from mixlm.models.t5 import EncoderDecoder
+from mixlm.objectives.curriculum import Curriculum, Stage
+from mixlm.objectives.span_corruption import SpanCorruption
+from mixlm.optim.adafactor import Adafactor
+from mixlm.optim.optimizer import Optimizer
+from mixlm.schedules import Constant
+from mixlm.training import run as loop
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+SIZE = {"vocab_size": 112, "emb_dim": 160, "num_heads": 4, "head_dim": 40, "mlp_dim": 136}
+
+
+@pytest.fixture(autouse=True)
+def t5x():
+    return pytest.importorskip("t5x")
+
+
+def test_ten_steps_of_t5xs_trainer(tmp_path, corpus):
+    said = []
+    made = decoder_recipe(corpus, tmp_path, train_steps=10, optimizer=Optimizer(Adafactor(), Constant(0.03)))
+    state = train(made, lambda line: said.append(line))
+    losses = [float(line.rpartition(" ")[2]) for line in said if line.startswith("step ")]
+    assert len(losses) == 10 and int(state.step) == 10
+    assert losses[-1] < losses[0] - 0.3 and abs(losses[0] - np.log(112)) < 1
+
+
+def test_t5x_reads_what_is_exported(tmp_path, corpus, monkeypatch):
+    """Its checkpointer restores parameters and Adafactor's state, and its network gives the same logits."""
+    monkeypatch.setattr(jax, "devices", lambda *_: DEVICES[:1])
+    network = EncoderDecoder(**SIZE, num_encoder_layers=1, num_decoder_layers=2)
+    made = decoder_recipe(
+        corpus,
+        tmp_path / "run",
+        networks={"model": network},
+        curriculum=Curriculum((Stage(0, SpanCorruption(TOKENS)),)),
+        lengths={"inputs": 32, "targets": 16},
+        optimizer=Optimizer(Adafactor(), Constant(0.01)),
+    )
+    loop.train(made, lambda line: None)
+    run = Run(tmp_path / "run", made)
+    place = export(run, tmp_path / "out", say=lambda line: None)
+    from t5x import adafactor, models, partitioning, utils
+    from t5x.examples.t5 import network as theirs
+
+    sizes = theirs.T5Config(**SIZE, num_encoder_layers=1, num_decoder_layers=2, mlp_activations=("gelu", "linear"))
+    model = models.EncoderDecoderModel(theirs.Transformer(sizes), None, None, adafactor.Adafactor())
+    shapes = {"encoder_input_tokens": (2, 30), "decoder_input_tokens": (2, 45)}
+    partitioner = partitioning.PjitPartitioner(num_partitions=1)
+    types = dict.fromkeys(shapes, jnp.int32)
+    beginning = utils.TrainStateInitializer(
+        model.optimizer_def, model.get_initial_variables, shapes, partitioner, types
+    )
+    where = utils.RestoreCheckpointConfig(path=str(place), mode="specific", use_orbax=False)
+    state = beginning.from_checkpoint([where], init_rng=jax.random.PRNGKey(0))
+    assert int(state.step) == 3
+    ours = run.params["model"]
+    jax.tree.map(np.testing.assert_array_equal, unfreeze(state.params), jax.tree.map(np.asarray, ours))
+    batch = {"encoder_input_tokens": rows(2)[:, :30], "decoder_input_tokens": rows(), "decoder_target_tokens": rows()}
+    logits = model._compute_logits(state.params, {name: jnp.asarray(value) for name, value in batch.items()})
+    np.testing.assert_allclose(our_logits(network, ours, 1), logits, atol=1e-4)
+    wi = unfreeze(state.param_states)["encoder"]["layers_0"]["mlp"]["wi_0"]["kernel"]
+    assert np.asarray(wi.v_row).shape == (160,) or np.asarray(wi.v_row).shape == (136,)
+    assert float(np.sum(np.asarray(wi.v_row))) > 0

@@ -24,7 +24,7 @@ def write_checkpoint(folder: Path, step: int, params: Any, param_states: Any = N
     them, such as {"v_row": ..., "v_col": ..., "v": ..., "m": ...}, or None for a checkpoint without one. An array of
     one entry, which stands for nothing, and the step lie in the index itself. Raises UserError where the disk refuses.
     """
-    state = {"step": np.int32(step).reshape(())}
+    state = {"step": np.asarray(step, np.int32)}
     arrays = {("target", *path): value for path, value in flatten_dict(params).items()}
     if param_states is not None:
         arrays |= {("state", "param_states", *path): value for path, value in flatten_dict(param_states).items()}

@@ -1,7 +1,6 @@
 """A run goes out as T5X wrote it, comes back to the bit, and has the tree of T5X's own networks."""
 
 import json
-import re
 
 import jax
 import numpy as np
@@ -81,7 +80,7 @@ def test_the_tree_is_that_of_t5x(name, network):
     shapes = meta.unbox(jax.eval_shape(network.init, jax.random.key(0), *network.inputs())["params"])
     flat = flatten_dict(unstack_layers(shapes), sep="/")
     assert {name: list(leaf.shape) for name, leaf in flat.items()} == TREES[name]
-    assert re.fullmatch(r"(\d+, )*\d+", str(network.num_heads)) and "vocab_size = 96" in network_gin(network)
+    assert "  vocab_size = 96\n" in network_gin(network)
 
 
 def test_chunks_divide_an_array_evenly_and_stay_below_the_bound():

@@ -27,7 +27,8 @@ SIZE = {"vocab_size": 112, "emb_dim": 160, "num_heads": 4, "head_dim": 40, "mlp_
 
 @pytest.fixture(autouse=True)
 def t5x():
-    return pytest.importorskip("t5x")
+    with jax.numpy_rank_promotion("allow"):  # T5X's networks promote
+        yield pytest.importorskip("t5x")
 
 
 def test_ten_steps_of_t5xs_trainer(tmp_path, corpus):

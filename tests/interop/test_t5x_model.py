@@ -6,7 +6,7 @@ constructed with. test_t5x_installed.py runs T5X itself.
 
 import dataclasses
 import sys
-from types import SimpleNamespace
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -75,6 +75,7 @@ def test_every_parameter_has_logical_axes_that_t5x_has(variables):
         assert len(names) == leaf.ndim and set(names) <= THEIR_AXES | {None}
 
 
+@pytest.mark.slow
 def test_a_prediction_is_the_likeliest_next_token_of_a_prefix(model, variables):
     """Also of a shorter row, whose prefix is moved to the right, where the new text follows."""
     rows = batch()
@@ -89,6 +90,7 @@ def test_a_prediction_is_the_likeliest_next_token_of_a_prefix(model, variables):
         model.predict_batch_with_aux(variables["params"], rows)
 
 
+@pytest.mark.slow
 def test_noise_is_that_of_the_trainers_key(tmp_path):
     given = recipe(tmp_path, tmp_path, curriculum=Curriculum((Stage(0, CAUSAL), Stage(2, MASKED))))
     made = Model(given, None, stage=1)
@@ -104,9 +106,14 @@ def test_what_t5x_cannot_train_is_named(tmp_path):
 
     with pytest.raises(UserError, match=r"Paced\.pace is a Linear, and T5X tells a loss no step"):
         Model(recipe(tmp_path, tmp_path, curriculum=Curriculum((Stage(0, Paced(TOKENS)),))), None)
-    pairs = SimpleNamespace(networks=("model",), pairs=True)
-    given = SimpleNamespace(curriculum=SimpleNamespace(distinct=(pairs,)), networks={"model": None}, tokens=TOKENS)
-    with pytest.raises(UserError, match="reads pairs"):
+
+    @dataclasses.dataclass(frozen=True)
+    class Paired(type(CAUSAL)):
+        pairs: ClassVar[bool] = True
+
+    given = recipe(tmp_path, tmp_path)
+    object.__setattr__(given, "curriculum", Curriculum((Stage(0, Paired(TOKENS)),)))  # refused for text, too
+    with pytest.raises(UserError, match="Paired reads pairs"):
         Model(given, None)
 
 

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from mixlm import files
+from mixlm.data.vocabularies.given import BYT5, BYTES
 from mixlm.paths import local, make_within, within
 
 FOLDER = "vocabulary"
@@ -12,7 +13,7 @@ FOLDER = "vocabulary"
 def keep(path: Path, run: Path) -> None:
     """Copies a vocabulary file into `run`/vocabulary, once; what is no file, such as bytes, has no copy."""
     copy = run / FOLDER / path.name
-    if not path.is_file() or copy.exists():
+    if str(path) in (BYTES, BYT5) or not path.is_file() or copy.exists():
         return
     content = files.read_bytes(path)
     with files.replacing(within(make_within(run, FOLDER), path.name), "wb") as file:

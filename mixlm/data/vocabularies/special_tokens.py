@@ -62,7 +62,8 @@ def layout(held: Held, sentinels: int, where: str) -> Layout:
     appended: list[str] = []
     in_use = {roles[role] for role in ("eos", "bos", "mask")} - {roles["pad"]}
     if held.zero_is_text or 0 in in_use:
-        roles["pad"] = _else(roles["pad"], _appended(appended, held, "pad"))
+        if roles["pad"] is None:
+            roles["pad"] = _appended(appended, held, "pad")
         zero = roles["pad"] or 0
     else:
         roles["pad"], zero = 0, 0

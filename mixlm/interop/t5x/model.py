@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -125,7 +125,7 @@ class ObjectiveModel:
         if "encoder_input_tokens" in batch:
             first = jnp.full((inputs.shape[0], 1), self.tokens.bos, jnp.int32)
             prompt = context_example(first, jnp.ones_like(first))
-            prompt = prompt.replace(encoder_input_tokens=batch["encoder_input_tokens"])  # type: ignore[attr-defined]
+            prompt = replace(prompt, encoder_input_tokens=batch["encoder_input_tokens"])
         elif "decoder_causal_attention" in batch:
             prompt = context_example(*to_the_right(inputs, batch["decoder_causal_attention"]))
         else:

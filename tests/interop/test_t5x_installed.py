@@ -1,5 +1,7 @@
 """T5X itself, where it is installed: its trainer takes ten steps, and its checkpointer reads what is exported."""
 
+import importlib.util
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,12 +9,12 @@ import pytest
 from flax.core import unfreeze
 from support.decoder_runs import TOKENS
 from support.decoder_runs import recipe as decoder_recipe
+from support.from_outside import run
 from support.hf_networks import our_logits, rows
 from support.runs import DEVICES
 
 from mixlm.api.run import Run
 from mixlm.interop.t5x.export import export
-from mixlm.interop.t5x.trainer import train
 from mixlm.models.t5 import EncoderDecoder
 from mixlm.objectives.curriculum import Curriculum, Stage
 from mixlm.objectives.span_corruption import SpanCorruption
@@ -27,17 +29,17 @@ SIZE = {"vocab_size": 112, "emb_dim": 160, "num_heads": 4, "head_dim": 40, "mlp_
 
 @pytest.fixture(autouse=True)
 def t5x():
+    if importlib.util.find_spec("t5x") is None:
+        pytest.skip("T5X is not installed; it is on GitHub alone.")
     with jax.numpy_rank_promotion("allow"):  # T5X's networks promote
-        yield pytest.importorskip("t5x")
+        yield
 
 
 def test_ten_steps_of_t5xs_trainer(tmp_path, corpus):
-    said = []
-    made = decoder_recipe(corpus, tmp_path, train_steps=10, optimizer=Optimizer(Adafactor(), Constant(0.03)))
-    state = train(made, lambda line: said.append(line))
-    losses = [float(line.rpartition(" ")[2]) for line in said if line.startswith("step ")]
-    assert len(losses) == 10 and int(state.step) == 10
-    assert losses[-1] < losses[0] - 0.3 and abs(losses[0] - np.log(112)) < 1
+    """In a process of its own with one device, all of which T5X gives to the model's axis on a CPU."""
+    asked = ("t5x_steps", "--gin_file=tiny.gin", "--gin.TRAIN_STEPS=10")
+    losses = [float(line.rpartition(" ")[2]) for line in run(tmp_path, corpus, {}, asked)[0] if "loss" in line]
+    assert len(losses) == 10 and abs(losses[0] - np.log(112)) < 1 and losses[-1] < losses[0]
 
 
 def test_t5x_reads_what_is_exported(tmp_path, corpus, monkeypatch):
@@ -49,12 +51,12 @@ def test_t5x_reads_what_is_exported(tmp_path, corpus, monkeypatch):
         tmp_path / "run",
         networks={"model": network},
         curriculum=Curriculum((Stage(0, SpanCorruption(TOKENS)),)),
-        lengths={"inputs": 32, "targets": 16},
+        lengths={"inputs": 32, "targets": 8},
         optimizer=Optimizer(Adafactor(), Constant(0.01)),
     )
     loop.train(made, lambda line: None)
-    run = Run(tmp_path / "run", made)
-    place = export(run, tmp_path / "out", say=lambda line: None)
+    trained = Run(tmp_path / "run", made)
+    place = export(trained, tmp_path / "out", say=lambda line: None)
     from t5x import adafactor, models, partitioning, utils
     from t5x.examples.t5 import network as theirs
 
@@ -69,7 +71,7 @@ def test_t5x_reads_what_is_exported(tmp_path, corpus, monkeypatch):
     where = utils.RestoreCheckpointConfig(path=str(place), mode="specific", use_orbax=False)
     state = beginning.from_checkpoint([where], init_rng=jax.random.PRNGKey(0))
     assert int(state.step) == 3
-    ours = run.params["model"]
+    ours = trained.params["model"]
     jax.tree.map(np.testing.assert_array_equal, unfreeze(state.params), jax.tree.map(np.asarray, ours))
     batch = {"encoder_input_tokens": rows(2)[:, :30], "decoder_input_tokens": rows(), "decoder_target_tokens": rows()}
     logits = model._compute_logits(state.params, {name: jnp.asarray(value) for name, value in batch.items()})

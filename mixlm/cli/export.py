@@ -20,10 +20,12 @@ def main() -> None:
     given = parse(sys.argv[1:])
     from mixlm.api.run import Run
 
-    if given.to == "hf":
-        from mixlm.interop.hf.export import export
-    else:
-        from mixlm.interop.t5x.export import export
+    if given.to == "t5x":
+        from mixlm.interop.t5x.export import export as export_to_t5x
+
+        export_to_t5x(Run(given.run), given.out, given.network)
+        return
+    from mixlm.interop.hf.export import export
 
     export(Run(given.run), given.out, given.network)
 

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from mixlm.data.loader.batches import Batches
+from mixlm.errors import UserError
 from mixlm.interop.t5x.model import model_class
 from mixlm.recipe import Recipe
 
@@ -17,7 +18,9 @@ def train(recipe: Recipe, say: Callable[[str], Any] = print, log_every: int = 1)
     The data, the batch size and the learning rate are the recipe's; the partitioner is T5X's, for one model partition.
     Nothing is saved. Raises UserError where T5X is not installed.
     """
-    kind = model_class()
+    kind, steps = model_class(), recipe.train_steps
+    if steps is None:
+        raise UserError("T5X's trainer takes steps and no epochs: give TRAIN_STEPS.")
     from t5x import adafactor, partitioning, trainer, utils
 
     model = kind(recipe, adafactor.Adafactor())
@@ -41,11 +44,11 @@ def train(recipe: Recipe, say: Callable[[str], Any] = print, log_every: int = 1)
         num_microbatches=None,
     ) as t5x_trainer:
         given = rows(recipe, say)
-        for first in range(0, recipe.train_steps, log_every):
-            steps = min(log_every, recipe.train_steps - first)
-            figures = t5x_trainer.train(given, steps, start_step=first).result()
+        for first in range(0, steps, log_every):
+            count = min(log_every, steps - first)
+            figures = t5x_trainer.train(given, count, start_step=first).result()
             loss = float(np.asarray(figures["loss"].value))
-            say(f"step {first + steps}: loss {loss:.4f}")
+            say(f"step {first + count}: loss {loss:.4f}")
         return t5x_trainer.train_state
 
 

@@ -103,7 +103,7 @@ def test_a_network_that_transformers_has_not_is_named(network, sentence, tmp_pat
     ("arguments", "sentence"),
     [
         ("", "An export needs a run, a format and a new folder: mixlm export RUN --to=hf OUT"),
-        ("a b --to=hff", "no format 'hff', only hf. Did you mean 'hf'"),
+        ("a b --to=hff", "no format 'hff', only hf, t5x. Did you mean 'hf'"),
         ("a b c --to=hf", "one run into one folder: leave 'c' out"),
         ("a b --tto=hf", "no flag '--tto'. Did you mean '--to'"),
         ("nowhere b --to=hf", "There is no run in nowhere"),

@@ -107,7 +107,8 @@ def evaluate(
       minimal_pairs: a folder of BLiMP's JSONL files, `"tfds:NAME"` or `"made:SEED"`.
       modes: names of modes, such as `["causal", "prefix"]`; None is all that the network has.
       say: is called while the data are prepared.
-      **settings: `rows` of the validation split, `samples` of a diffusion bound, `pairs` of each paradigm,
+      **settings: `rows` of the validation split, `positions` of each piece of text where one is masked at a time (None:
+        every one, as by default of a `text`), `samples` of a diffusion bound, `pairs` of each paradigm,
         `pair_normalisation`, `context` and `ties`, `resamples` of the bootstrap, `seed`, `batch_tokens` and `network`,
         as gin/evaluate.gin describes them.
 
@@ -125,6 +126,7 @@ def evaluate(
             raise UserError(f"evaluate has no setting {name!r}, only {', '.join(known)}.{nearest(name, known)}")
     if text is not None and "rows" in settings:
         raise UserError("rows are those of the validation split, and a text is scored whole: give one of them.")
+    settings = ({} if text is None else {"positions": None}) | settings
     chosen = modes if modes is None or isinstance(modes, str) else tuple(modes)
     scoring = Scoring(None if minimal_pairs is None else os.fspath(minimal_pairs), modes=chosen, **settings)
     recipe = recipe_of(run)

@@ -3,7 +3,8 @@
 
 --gin.MINIMAL_PAIRS=FOLDER adds minimal pairs, and --gin.EXACT_MATCH='@exact_match.ExactMatch()' decodes the pairs of a
 supervised run, instead. gin/evaluate.gin lists what else can be set. --scores=FILE.jsonl (or .parquet) writes the score
-of every sentence in every mode, and with --token_scores that of each of its tokens.
+of every sentence in every mode, and with --token_scores that of each of its tokens. Where a mode masks one token at a
+time, 16 of each piece of the text are drawn (--gin.SCORED_POSITIONS); --all scores every one, as --scores does.
 """
 
 import sys
@@ -19,15 +20,17 @@ from mixlm.paths import local
 if TYPE_CHECKING:
     from mixlm.recipe import Recipe
 
-SCORES, TOKENS = "--scores", "--token_scores"
+SCORES, TOKENS, ALL, POSITIONS = "--scores", "--token_scores", "--all", "--gin.SCORED_POSITIONS"
 
 
 def main() -> None:
     """Builds the recipe and what to score from the command line, and scores, explains or prints it."""
     scores, tokens, others = item_flags(sys.argv[1:])
-    flags = of_run(parse_flags(others, __doc__, programs=True))
+    whole = ALL in others
+    flags = of_run(parse_flags(every_position(others, scores is not None), __doc__, programs=True))
     from mixlm.evaluation.item_scores import check_file, items, write_items
-    from mixlm.evaluation.run import Scoring, explanation, prepare, report, score, summary, write
+    from mixlm.evaluation.report import explanation, report, summary
+    from mixlm.evaluation.run import Scoring, prepare, score, write
     from mixlm.gin_config.build import config_text, configured_all
     from mixlm.recipe import Recipe
 
@@ -39,10 +42,16 @@ def main() -> None:
         check_file(scores)
     recipe, scoring = configured_all(flags, (Recipe, Scoring), files)
     from mixlm.perf.compilation_cache import EXECUTABLES, kept_in
+    from mixlm.perf.malloc import keep_freed
 
+    keep_freed()
     say = partial(print, flush=True)
     if scores is not None and (scoring.exact_match is not None or recipe.dataset.pairs is not None):
         raise UserError(f"{SCORES} is for runs on text: what a supervised run says of each pair is kept as JSON lines.")
+    if whole and (scoring.exact_match is not None or recipe.dataset.pairs is not None):
+        raise UserError(
+            f"{ALL} is for runs on text: of a supervised run all pairs are judged unless TASK_EXAMPLES says."
+        )
     if scoring.exact_match is not None:
         for line in scoring.exact_match.report(scoring.exact_match(recipe, say)):
             say(line)
@@ -83,6 +92,16 @@ def item_flags(argv: Sequence[str]) -> tuple[Path | None, bool, list[str]]:
     if tokens and scores is None:
         raise UserError(f"{TOKENS} goes into the file of {SCORES}: give {SCORES}=FILE.jsonl as well.")
     return scores, tokens, others
+
+
+def every_position(argv: Sequence[str], scores: bool) -> list[str]:
+    """The arguments with --all, which --scores implies, as the macro's value; UserError where they say another."""
+    if ALL not in argv and not scores:
+        return list(argv)
+    flag = ALL if ALL in argv else SCORES
+    if any(argument.partition("=")[0] == POSITIONS for argument in argv):
+        raise UserError(f"{flag} scores every position of the text: leave out {POSITIONS}.")
+    return [*(argument for argument in argv if argument != ALL), f"{POSITIONS}=None"]
 
 
 def judge(recipe: "Recipe", examples: int | None, flags: Flags, say: Callable[[str], None]) -> None:

@@ -12,7 +12,7 @@ from jaxtyping import Float64, Int, Int32
 from mixlm.errors import UserError
 from mixlm.evaluation.base import Mode
 from mixlm.evaluation.likelihood import Fused
-from mixlm.evaluation.scorer import Scores, Sentences
+from mixlm.evaluation.scorer import Scores, Sentences, counts_of
 from mixlm.tokens import TokenIds
 
 
@@ -21,8 +21,9 @@ class TextFigures:
     """The figures of some rows of text in one mode; errors are standard errors over the rows, NaN for a single row.
 
     `bytes` are those of the documents that the scored tokens cover, and `unknown` is the share of them that is <unk>;
-    all that rests on them is None where they are not known. `noise_error` is the part of `nats_error` that comes from a
-    diffusion bound's samples, and would shrink with more.
+    all that rests on them is None where they are not known. `read` counts the rows that the network read. Where they
+    were drawn, figures are estimates for all `tokens`. `noise_error` is the part of `nats_error` that comes from what
+    was drawn, positions or a diffusion bound's samples, and would shrink with more.
     """
 
     kind: str
@@ -35,6 +36,7 @@ class TextFigures:
     bits_error: float | None
     noise_error: float | None = None
     unknown: float | None = None
+    read: int | None = None
 
     @property
     def perplexity(self) -> float:
@@ -134,7 +136,9 @@ def text_figures(
 ) -> TextFigures | None:
     """Scores rows of text, in which `unk` is the unknown token; None for a sum of modes, which is no figure of a text.
 
-    A network that has diverged may find a token impossible: figures are infinite then, and their errors NaN.
+    Where a row's positions are drawn, its cost is an unbiased estimate with independent noise, so that the spread over
+    rows, the clusters, holds both what rows differ by and what was drawn of them; the number of tokens is known. A
+    network that has diverged may find a token impossible: figures are infinite then, and their errors NaN.
     """
     if isinstance(mode, Fused):
         return None
@@ -153,6 +157,7 @@ def text_figures(
     return TextFigures(
         mode.kind, len(cost), int(scored.sum()), size, nats, nats_error, bits, bits_error,
         None if scores.samples is None else _total_noise(scores.samples) / float(scored.sum()), share,
+        int(counts_of(mode, sentences).sum()),
     )  # fmt: skip
 
 
@@ -170,10 +175,10 @@ def ratio(numbers: Any, sizes: Any) -> tuple[float, float]:
 
 
 def noise_errors(samples: Float64[np.ndarray, "N S"]) -> Float64[np.ndarray, " N"]:
-    """The standard error of each sentence's mean over its noise samples, `sqrt(sum_j (y_2j - y_2j+1)^2) / S`.
+    """The standard error of each sentence's mean over its samples, `sqrt(sum_j (y_2j - y_2j+1)^2) / S`.
 
-    The samples' levels are stratified, so the plain standard error would be far too large; this one takes two
-    neighbouring strata for one, and is a little too large.
+    The samples' levels or positions are stratified, so the plain standard error would be far too large; this one takes
+    two neighbouring strata for one, and is a little too large.
     """
     with np.errstate(invalid="ignore", over="ignore"):  # infinite estimates have no error
         return np.sqrt(np.sum((samples[:, ::2] - samples[:, 1::2]) ** 2, axis=1)) / samples.shape[1]

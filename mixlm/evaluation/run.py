@@ -1,8 +1,7 @@
 """Scores a trained run in every mode of its network: text, and minimal pairs where they are given."""
 
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,9 @@ from mixlm.checkpoints.load import check_held_out, check_networks, check_run, lo
 from mixlm.data.loader.batches import as_batch
 from mixlm.data.store.fingerprint_cache import caching_in
 from mixlm.errors import UserError
-from mixlm.evaluation.base import Mode, NamedMode, copies_of
+from mixlm.evaluation.base import Mode, NamedMode
 from mixlm.evaluation.conventions import Convention
+from mixlm.evaluation.drawn import Draw
 from mixlm.evaluation.exact_match import ExactMatch
 from mixlm.evaluation.folders import FOLDER, LATEST, evaluation_folder, folder_name, link_latest
 from mixlm.evaluation.likelihood import Fused
@@ -24,20 +24,17 @@ from mixlm.evaluation.reading import Context
 from mixlm.evaluation.scorer import Scorer, Sentences
 from mixlm.evaluation.tables import (
     draw,
-    pair_rows,
     pairs_content,
-    table,
     text_content,
-    text_rows,
     write_csv,
     write_json,
 )
+from mixlm.evaluation.watch import Watch
 from mixlm.recipe import Recipe
 from mixlm.tokens import TokenIds
 from mixlm.values import check_whole
 
 Say = Callable[[str], Any]
-TERMINAL = (110, 24)  # where no terminal says how wide it is
 
 
 @dataclass(frozen=True)
@@ -47,8 +44,10 @@ class Scoring:
     `minimal_pairs` is a folder of JSONL files, "tfds:NAME" or "made:SEED", of which the first `pairs` of each paradigm
     are taken (None: all); `pair_normalisation`, `context` and `ties` are the `Convention` by which they are judged.
     `modes` are names, as a tuple or with commas (None: all that there are): those of the network and those of
-    `extra_modes`, which come from outside of the package. `rows` of the validation text are scored. `samples` is the
-    number of noise samples of a diffusion bound, and `batch_tokens` the size of a batch. The bootstrap draws
+    `extra_modes`, which come from outside of the package. `rows` of the validation text are scored. `positions` bounds
+    how often a row of text is read in a mode that masks one position, or span, at a time (None: every one; see
+    `evaluation.drawn`); sentences of pairs are always scored whole. `samples` is the number of noise samples of a
+    diffusion bound, and `batch_tokens` the size of a batch. The bootstrap draws
     `resamples`. Everything random is a function of `seed`. `exact_match` decodes pairs as well, where it is given.
     Where rows are pairs, `task_examples` of each task's validation split (None: all) are judged by the task's own
     metrics instead (see `evaluation.tasks.run`).
@@ -58,6 +57,7 @@ class Scoring:
     pairs: int | None = None
     modes: str | tuple[str, ...] | None = None
     rows: int = 64
+    positions: int | None = 16
     samples: int = 16
     resamples: int = 1000
     seed: int = 0
@@ -75,8 +75,13 @@ class Scoring:
         """The convention by which minimal pairs are judged."""
         return Convention(self.pair_normalisation, self.context, self.ties)
 
+    @property
+    def draw(self) -> Draw | None:
+        """The draw among the positions of the text."""
+        return None if self.positions is None else Draw(self.positions, self.seed)
+
     def __post_init__(self) -> None:
-        _ = self.convention
+        _ = self.convention, self.draw
         for name, least in (("rows", 1), ("samples", 2), ("resamples", 1), ("seed", 0), ("batch_tokens", 1)):
             check_whole(self, name, least)
         for name in ("pairs", "task_examples"):
@@ -152,7 +157,7 @@ def prepare(
         scorer=Scorer(module, params[scoring.network], recipe.partitioning.mesh(), scoring.batch_tokens),
         modes=modes,
         pair_modes=pair_modes,
-        text=text,
+        text=replace(text, sentences=replace(text.sentences, draw=scoring.draw)),
         data=data.summary.fingerprint,
         paradigms=paradigms,
         pairs=pairs,
@@ -169,52 +174,26 @@ def _modes(module: Any, tokens: TokenIds, scoring: Scoring, context: Context | N
     return found
 
 
-def summary(prepared: Prepared) -> list[str]:
-    """The lines that describe what is scored."""
-    recipe, scorer = prepared.recipe, prepared.scorer
-    text = prepared.text
-    lines = [
-        f"run      {recipe.folder}, step {prepared.step}, network {prepared.scoring.network} "
-        f"({type(scorer.module).__name__})",
-        f"text     {int(text.sentences.lengths.sum()):,} tokens in {len(np.unique(text.rows))} validation rows, "
-        f"{_bytes_said(text, recipe.tokens.unk)}",
-    ]
-    if prepared.pairs is not None:
-        pairs = sum(len(paradigm.pairs) for paradigm in prepared.paradigms)
-        lines.append(f"pairs    {pairs:,} in {len(prepared.paradigms)} paradigms of {prepared.scoring.minimal_pairs}")
-        lines.append(f"judged   {prepared.scoring.convention}")
-    return lines
-
-
-def _bytes_said(text: Text, unk: int) -> str:
-    covered = text.bytes_of(text.sentences.lengths, unk)
-    if covered is None:
-        return "of how many bytes is not known"
-    size, unknown = (int(part.sum()) for part in covered)
-    return f"{size:,} bytes, {unknown / max(size, 1):.2%} of them <unk>"
-
-
-def explanation(prepared: Prepared) -> list[str]:
-    """The summary, and how many rows and tokens the network reads in each mode; nothing is scored."""
-    lines = [*summary(prepared), ""]
-    for name, mode in prepared.modes.items():
-        for_pairs = prepared.pair_modes[name]
-        if isinstance(mode, Fused) or isinstance(for_pairs, Fused):
-            lines.append(f"{name}: the sum of two of the others")
-            continue
-        parts = []
-        for what, each, sentences in (("text", mode, prepared.text.sentences), ("pairs", for_pairs, prepared.pairs)):
-            if sentences is not None:
-                copies = copies_of(each, sentences.lengths, sentences.prefixes)
-                parts.append(
-                    f"{int(copies.sum()):,} rows ({int((copies * sentences.lengths).sum()):,} tokens) of {what}"
-                )
-        lines.append(f"{name}: {', '.join(parts)}")
-    return lines
-
-
 def score(prepared: Prepared) -> tuple[dict[str, TextFigures | None], dict[str, Accuracies]]:
     """Scores everything: the figures of the text by mode, and the accuracies on minimal pairs, {} without any."""
+    with Watch(_to_read(prepared)) as watch:
+        return _score(replace(prepared, scorer=replace(prepared.scorer, watch=watch)))
+
+
+def _to_read(prepared: Prepared) -> int:
+    """The tokens that the network reads, a mode that others are made of once."""
+    parts = [(prepared.text.sentences, [mode for mode in prepared.modes.values() if not isinstance(mode, Fused)])]
+    if prepared.pairs is not None:
+        parts.append((prepared.pairs, list(prepared.pair_modes.values())))
+    found: dict[Any, int] = {}
+    for sentences, modes in parts:
+        for mode in modes:
+            read = prepared.scorer.read(mode, sentences)
+            found |= {(sentences, part): tokens for part, tokens in read.items()}
+    return sum(found.values())
+
+
+def _score(prepared: Prepared) -> tuple[dict[str, TextFigures | None], dict[str, Accuracies]]:
     scoring, scorer = prepared.scoring, prepared.scorer
     figures = {
         name: text_figures(scorer, mode, prepared.text, prepared.recipe.tokens.unk, name)
@@ -231,45 +210,12 @@ def score(prepared: Prepared) -> tuple[dict[str, TextFigures | None], dict[str, 
     return figures, found
 
 
-def report(
-    prepared: Prepared, figures: Mapping[str, TextFigures | None], accuracies: Mapping[str, Accuracies]
-) -> list[str]:
-    """The lines of one table with a column per mode, as wide as the terminal, and what its rows mean."""
-    # A sum of two modes judges pairs and says nothing of the text.
-    names = [name for name, figure in figures.items() if accuracies or figure is not None] or list(figures)
-    sections = {"text": text_rows({name: figures[name] for name in names})}
-    if accuracies:
-        sections["pairs: acceptable sentence preferred, %"] = pair_rows(accuracies)
-    width = shutil.get_terminal_size(TERMINAL).columns
-    return ["", *table(names, sections, width), "", *_notes(prepared)]
-
-
-def _notes(prepared: Prepared) -> list[str]:
-    kinds = {mode.kind for mode in prepared.modes.values()}
-    notes = []
-    if "pseudo" in kinds:
-        notes.append(
-            "pseudo: each token given all others, no likelihood of the text; compare it among such modes only."
-        )
-    if "bound" in kinds:
-        notes.append("bound: at least what the text costs under masked diffusion.")
-    if any(isinstance(mode, Fused) for mode in prepared.modes.values()) and prepared.pairs is None:
-        notes.append("fused: the sum of two modes, for minimal pairs alone.")
-    if prepared.text.sizes is None:
-        notes.append("bits per byte: not known, since the data's task does not say which text its tokens cover.")
-    if "prefix" in prepared.modes:
-        notes.append("prefix: the second half of a row given its first, or a sentence given what its pair begins with.")
-    if prepared.pairs is not None:
-        notes.append(f"pairs: {prepared.scoring.convention}")
-        notes.append("overall: the mean over paradigms, as BLiMP's; intervals resample the pairs of each paradigm.")
-    return notes
-
-
 def write(prepared: Prepared, figures: Mapping[str, TextFigures | None], accuracies: Mapping[str, Accuracies]) -> str:
     """Writes the figures into a folder of their own in the run's `evaluation/`; returns the line that says where."""
     recipe, scoring = prepared.recipe, prepared.scoring
     name = _folder_name(prepared)
     head = {"recipe": recipe.name, "step": prepared.step, "network": scoring.network, "seed": scoring.seed}
+    head |= {"positions": scoring.positions}
     with evaluation_folder(recipe.folder, name) as folder:
         write_json(folder / "text.json", head | {"modes": text_content(figures)})
         if accuracies:

@@ -1,9 +1,9 @@
-"""Batched scoring: sentences are sorted by length and padded to a multiple of 8, one executable per shape."""
+"""Batched scoring: sentences are sorted by length and padded to few lengths, one executable for each."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import flax.linen as nn
@@ -14,6 +14,8 @@ from jaxtyping import Array, Bool, Float, Float64, Int
 
 from mixlm.errors import UserError
 from mixlm.evaluation.base import Mode, SampledMode, TokenMode, copies_of
+from mixlm.evaluation.buckets import padded_lengths
+from mixlm.evaluation.drawn import Draw, every
 from mixlm.evaluation.likelihood import Fused
 from mixlm.evaluation.reading import Predicted, Rows
 from mixlm.network import Net
@@ -21,15 +23,14 @@ from mixlm.parallel.mesh import batch_sharding
 from mixlm.perf.memory import Need, check_fits, host_bytes
 from mixlm.reports.metrics import progress_bar
 
-BUCKET = 8  # Ours: of the lengths 4 to 16 that most test sentences have, two or three shapes.
-
 
 @dataclass(frozen=True, eq=False)
 class Sentences:
     """Sentences to score: tokens, and for each the length of its prefix, the number of its noise, and what it follows.
 
     `previous` is the token before each in its text, 0 (None: everywhere) where it begins one and is read after bos.
-    `words` are the number of each token's word, which modes that mask the rest of a word ask for.
+    `words` are the number of each token's word, which modes that mask the rest of a word ask for. With a `draw` rows
+    of each sentence are drawn, but for a diffusion bound, whose rows are noise samples already.
     """
 
     tokens: Sequence[Sequence[int]]
@@ -37,6 +38,7 @@ class Sentences:
     noise: Int[np.ndarray, " N"]
     previous: Int[np.ndarray, " N"] | None = None
     words: Sequence[Sequence[int]] | None = None
+    draw: Draw | None = None
 
     @property
     def lengths(self) -> Int[np.ndarray, " N"]:
@@ -46,7 +48,7 @@ class Sentences:
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """A log-probability for each sentence, in nats; for a diffusion bound also the estimate of each noise sample."""
+    """A log-probability for each sentence, in nats; of rows that are drawn, or noise samples, the estimate of each."""
 
     total: Float64[np.ndarray, " N"]
     samples: Float64[np.ndarray, "N S"] | None = None
@@ -73,13 +75,15 @@ class TokenScores:
 class Scorer:
     """A network with its parameters; a mode's scores are kept for fused modes, which add them up.
 
-    `batch_tokens` is the size of a batch, padding included; its rows are shared by the devices of the mesh.
+    `batch_tokens` is the size of a batch, padding included; its rows are shared by the devices of the mesh. `watch` is
+    told the mode's name and the tokens of each batch; without it every mode has a bar of its own.
     """
 
     module: nn.Module
     params: Any
     mesh: Mesh
     batch_tokens: int = 1024
+    watch: Callable[[str, int], Any] | None = None
     _found: dict[tuple[Mode, Sentences], Scores] = field(default_factory=dict)
 
     def __call__(self, mode: Mode | Fused, sentences: Sentences, name: str = "") -> Scores:
@@ -94,7 +98,8 @@ class Scorer:
     def tokens(self, mode: Mode | Fused, sentences: Sentences, name: str = "") -> TokenScores:
         """Scores every token of every sentence; a fused mode adds up its parts, and `likeliest` is its first one's.
 
-        Raises UserError for a mode from outside that knows sums alone, and where a score is no number.
+        Every row is read, none drawn. Raises UserError for a mode from outside that knows sums alone, and where a score
+        is no number.
         """
         if isinstance(mode, Fused):
             parts = [self.tokens(part, sentences, name) for part in mode.parts]
@@ -107,7 +112,7 @@ class Scorer:
         need = Need(f"{lengths.size * longest:,} tokens to be scored", 8 * lengths.size * longest, "score fewer rows")
         check_fits(f"The mode {name or type(mode).__name__}", [need], host_bytes(), "this machine")
         total, missed = np.zeros((len(lengths), longest)), np.zeros(len(lengths), bool)
-        for places, (log_p, wrong) in self._computed(row_predictions, mode, sentences, copies, name):
+        for places, (log_p, wrong) in self._computed(row_predictions, mode, sentences, copies, every(copies), name):
             added, width = np.zeros((len(places), longest)), min(log_p.shape[1], longest)
             added[:, :width] = log_p[: len(places), :width]
             np.add.at(total, owner[places], added)
@@ -118,16 +123,30 @@ class Scorer:
         of_tokens = [np.r_[np.full(start, np.nan), row[start:end]] for row, start, end in zip(total, starts, lengths)]
         return TokenScores(of_tokens, ~missed)
 
+    def read(self, mode: Mode | Fused, sentences: Sentences) -> dict[Mode, int]:
+        """The tokens that the network reads in a mode, padding included, or in each part of a fused one."""
+        found = {}
+        for part in mode.parts if isinstance(mode, Fused) else (mode,):
+            lengths, counts = sentences.lengths, counts_of(part, sentences)
+            found[part] = int((counts * padded_lengths(lengths, counts)).sum())
+        return found
+
     def _score(self, mode: Mode, sentences: Sentences, name: str) -> Scores:
         copies = copies_of(mode, sentences.lengths, sentences.prefixes)
-        rows = int(copies.sum())
+        draw = _draw(mode, sentences)
+        counts = counts_of(mode, sentences)
+        rows = int(counts.sum())
         # Its value, its sentence and its number among the sentence's rows, sorted by length.
         need = Need(f"{rows:,} rows to be scored", 40 * rows, "lower NOISE_SAMPLES or SCORED_ROWS")
         check_fits(f"The mode {name or type(mode).__name__}", [need], host_bytes(), "this machine")
         values = np.zeros(rows)
-        for places, (found,) in self._computed(row_scores, mode, sentences, copies, name):
+        numbers = every(counts) if draw is None else draw.numbers(copies)
+        for places, (found,) in self._computed(row_scores, mode, sentences, counts, numbers, name):
             values[places] = found[: len(places)]
         self._check(values, mode, name)
+        if draw is not None:
+            samples = draw.samples(values, copies)
+            return Scores(samples.mean(axis=1), samples if rows < copies.sum() else None)
         sentence = np.repeat(np.arange(len(copies)), copies)
         total = np.bincount(sentence, weights=values, minlength=len(copies)).astype(np.float64)
         if not isinstance(mode, SampledMode):
@@ -137,18 +156,27 @@ class Scorer:
         return Scores(total, samples)
 
     def _computed(
-        self, function: Any, mode: Mode, sentences: Sentences, copies: Int[np.ndarray, " N"], name: str
+        self,
+        function: Any,
+        mode: Mode,
+        sentences: Sentences,
+        counts: Int[np.ndarray, " N"],
+        numbers: Int[np.ndarray, " R"],
+        name: str,
     ) -> Iterator[tuple[Int[np.ndarray, " R"], list[np.ndarray]]]:
         """The places of each batch's rows, and the arrays that `function` makes of it, fetched one batch late."""
         late: list[tuple[Any, Any]] = []
-        total = int(copies.sum())
-        with progress_bar(total=total, desc=name, unit=" rows", unit_scale=True, leave=False) as bar:
-            for places, batch in self._batches(sentences, sentences.lengths, copies):
+        bar = {"total": len(numbers), "desc": name, "unit": " rows", "unit_scale": True, "leave": False}
+        with progress_bar(**bar) if self.watch is None else nullcontext() as shown:
+            for places, batch in self._batches(sentences, sentences.lengths, counts, numbers):
                 late.append((places, function(self.module, mode, self.params, batch)))
                 if len(late) > 1:
                     before, found = late.pop(0)
                     yield before, [np.asarray(leaf) for leaf in jax.tree.leaves(found)]
-                bar.update(len(places))
+                if self.watch is not None:
+                    self.watch(name, len(places) * batch.tokens.shape[1])
+                else:
+                    shown.update(len(places))
             for before, found in late:
                 yield before, [np.asarray(leaf) for leaf in jax.tree.leaves(found)]
 
@@ -160,15 +188,18 @@ class Scorer:
             )
 
     def _batches(
-        self, sentences: Sentences, lengths: Int[np.ndarray, " N"], copies: Int[np.ndarray, " N"]
+        self,
+        sentences: Sentences,
+        lengths: Int[np.ndarray, " N"],
+        counts: Int[np.ndarray, " N"],
+        numbers: Int[np.ndarray, " R"],
     ) -> Iterator[tuple[Int[np.ndarray, " R"], Rows]]:
         """Batches, each with the places of its rows, dummies left out, among all rows in the order of sentences."""
-        padded = _padded(lengths, copies, self.batch_tokens)
+        padded = padded_lengths(lengths, counts)
         parts = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         put = partial(jax.device_put, device=batch_sharding(self.mesh))
-        owner = np.repeat(np.arange(len(lengths)), copies)
-        copy = np.arange(len(owner)) - np.repeat(np.cumsum(copies) - copies, copies)
-        for length in np.unique(padded[copies > 0]):
+        owner = np.repeat(np.arange(len(lengths)), counts)
+        for length in np.unique(padded[counts > 0]):
             bucket = np.flatnonzero(padded[owner] == length)
             # A batch is no larger than its rows, rounded up so that few sizes are compiled.
             each = min(self.batch_tokens // int(length) // parts, 1 << (len(bucket) - 1).bit_length())
@@ -181,7 +212,7 @@ class Scorer:
                     for text, given in zip(rows, texts):
                         if given is not None:
                             text[row, : lengths[sentence]] = given[sentence]
-                columns = [lengths[member], sentences.prefixes[member], copy[places], sentences.noise[member]]
+                columns = [lengths[member], sentences.prefixes[member], numbers[places], sentences.noise[member]]
                 columns += [] if sentences.previous is None else [sentences.previous[member]]
                 batch = Rows(put(rows[0]), *(put(np.pad(column, dummies).astype(np.int32)) for column in columns))
                 yield places, batch if sentences.words is None else replace(batch, words=put(rows[1]))
@@ -192,14 +223,15 @@ def _added(scores: Sequence[Float64[np.ndarray, " T"]]) -> Float64[np.ndarray, "
     return np.where(np.all(np.isnan(scores), axis=0), np.nan, np.nansum(scores, axis=0))
 
 
-def _padded(lengths: Int[np.ndarray, " N"], copies: Int[np.ndarray, " N"], batch_tokens: int) -> Int[np.ndarray, " N"]:
-    """Padded length of each sentence; those that would not fill a batch join the next longer ones."""
-    padded = -(-lengths // BUCKET) * BUCKET
-    used = np.unique(padded[copies > 0])
-    for length, longer in pairwise(used):
-        if copies[padded == length].sum() * length < batch_tokens:
-            padded[padded == length] = longer
-    return padded
+def counts_of(mode: Mode, sentences: Sentences) -> Int[np.ndarray, " N"]:
+    """Rows of each sentence that the network reads."""
+    copies, draw = copies_of(mode, sentences.lengths, sentences.prefixes), _draw(mode, sentences)
+    return copies if draw is None else draw.counts(copies)
+
+
+def _draw(mode: Mode, sentences: Sentences) -> Draw | None:
+    """The draw among a mode's rows; None where all are read."""
+    return None if isinstance(mode, SampledMode) else sentences.draw
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -33,11 +33,12 @@ def text_rows(figures: Mapping[str, TextFigures | None]) -> list[Row]:
     rows = [
         row("kind of figure", lambda f: f.kind),
         row("tokens scored", lambda f: f"{f.tokens:,}"),
+        row("rows read", lambda f: NONE if f.read is None else f"{f.read:,}"),
         row("nats per token", lambda f: _number(f.nats_per_token)),
         row("  standard error", lambda f: _number(f.nats_error)),
     ]
     if any(figure is not None and figure.noise_error is not None for figure in figures.values()):
-        rows.append(row("  of it by noise", lambda f: _number(f.noise_error)))
+        rows.append(row("  of it by sampling", lambda f: _number(f.noise_error)))
     return [
         *rows,
         row("perplexity", lambda f: _number(f.perplexity, 1)),

@@ -200,6 +200,11 @@ class Progress:
                 bar_format=f"{{n_fmt}}/{{total_fmt}} |{bar}| {{remaining}} left  {{desc}}",
             )
 
+    @property
+    def watched(self) -> bool:
+        """True where there is a bar."""
+        return self._bar is not None
+
     def advance(self, step: int) -> None:
         """`step` steps are done; moves the bar, prints no line."""
         if self._bar is not None:

@@ -25,7 +25,7 @@ from mixlm.evaluation.likelihood import (
 )
 from mixlm.evaluation.modes import modes_of, select_modes, with_extra
 from mixlm.evaluation.perplexity import noise_errors, pieces_of_documents, pieces_of_rows, ratio, text_figures
-from mixlm.evaluation.scorer import Scorer, Scores, Sentences, _padded
+from mixlm.evaluation.scorer import Scorer, Scores, Sentences
 from mixlm.evaluation.span_likelihood import AfterPrefix, EachSpan, Everything, SpanFilling
 from mixlm.evaluation.tables import as_json, text_content, text_rows
 from mixlm.example import Example, smallest_example
@@ -206,13 +206,6 @@ def test_uniform_logits_cost_log_v_in_every_calibrated_mode():
                 scored = mode.scored(short.lengths, short.prefixes)
                 found = scorer(module)(mode, short).total
                 np.testing.assert_allclose(found, -scored * np.log(32), rtol=1e-5, err_msg=name)
-
-
-def test_few_sentences_are_padded_with_longer_ones():
-    lengths, copies = np.asarray([3, 5, 8, 9, 10, 17, 40]), np.ones(7, np.int64)
-    assert _padded(lengths, copies, 1).tolist() == [8, 8, 8, 16, 16, 24, 40]
-    assert _padded(lengths, copies, 25).tolist() == [16, 16, 16, 16, 16, 40, 40]
-    assert _padded(lengths, copies, 999).tolist() == [40] * 7
 
 
 def test_a_fused_score_is_the_sum():

@@ -7,7 +7,8 @@ import pytest
 from mixlm.evaluation.likelihood import CausalLikelihood, Fused
 from mixlm.evaluation.minimal_pairs import Accuracies, Interval
 from mixlm.evaluation.perplexity import TextFigures
-from mixlm.evaluation.run import Prepared, report
+from mixlm.evaluation.report import report
+from mixlm.evaluation.run import Prepared
 from mixlm.tokens import TokenIds
 
 TOKENS = TokenIds(vocab_size=32, mask=4, bos=3, sentinels=6)

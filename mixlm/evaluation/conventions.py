@@ -12,7 +12,8 @@ from mixlm.errors import UserError, nearest
 from mixlm.evaluation.base import Mode
 from mixlm.evaluation.likelihood import Fused
 from mixlm.evaluation.reading import Context
-from mixlm.evaluation.scorer import Scores, Sentences
+from mixlm.evaluation.scorer import Scores
+from mixlm.evaluation.sentences import Sentences
 from mixlm.tokens import TokenIds
 
 # bos is also the CLS of a vocabulary, and eos its SEP: SentencePiece has no others.

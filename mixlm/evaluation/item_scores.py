@@ -11,7 +11,7 @@ from mixlm.evaluation.base import Mode, TokenMode
 from mixlm.evaluation.conventions import scores_of
 from mixlm.evaluation.likelihood import Fused
 from mixlm.evaluation.run import Prepared
-from mixlm.evaluation.scorer import Sentences
+from mixlm.evaluation.sentences import Sentences
 from mixlm.evaluation.tables import strict, write
 
 ENDINGS = (".jsonl", ".parquet")

@@ -130,6 +130,10 @@ class PseudoLikelihood(_InContext):
             near |= rows.words == jnp.take_along_axis(rows.words, token[:, None], axis=1)
         return (after >= 0) & near
 
+    def hidden_tokens(self, rows: Rows) -> Bool[Array, "B L"]:
+        """Mask of the masked tokens."""
+        return self.masked(rows, rows.copies + self.start(rows))
+
     def predict(self, net: Any, rows: Rows) -> Predicted:
         token = rows.copies + self.start(rows)
         masked = self.masked(rows, token)
@@ -187,6 +191,10 @@ class DiffusionBound(_InContext):
         candidates = rows.from_token(self.start(rows)[:, None])
         rank = jnp.argsort(jnp.argsort(jnp.where(candidates, rank, jnp.inf), axis=1), axis=1)
         return (rank < count[:, None]) & candidates, count
+
+    def hidden_tokens(self, rows: Rows) -> Bool[Array, "B L"]:
+        """Mask of the masked tokens."""
+        return self.masks(rows)[0]
 
     def predict(self, net: Any, rows: Rows) -> Predicted:
         masked, count = self.masks(rows)

@@ -14,7 +14,8 @@ from mixlm.evaluation.conventions import TIES, Convention, scores_of
 from mixlm.evaluation.likelihood import Fused
 from mixlm.evaluation.pair_files import SENTENCES, Paradigm
 from mixlm.evaluation.perplexity import noise_errors
-from mixlm.evaluation.scorer import Scores, Sentences
+from mixlm.evaluation.scorer import Scores
+from mixlm.evaluation.sentences import Sentences
 from mixlm.perf.memory import Need, check_fits, host_bytes
 
 LEVEL = 0.95  # of the intervals
@@ -54,7 +55,10 @@ def pair_sentences(paradigms: Sequence[Paradigm], encode: Callable[[str], list[i
     good, bad = ([encode(pair[side]) for pair in pairs] for side in (0, 1))
     common = [max(min(_common(a, b), len(a) - 1, len(b) - 1), 0) for a, b in zip(good, bad)]
     number = np.arange(len(pairs))
-    return Sentences([*good, *bad], np.asarray([*common, *common], np.int64), np.concatenate([number, number]))
+    equal = np.asarray([len(a) == len(b) for a, b in zip(good, bad)], bool)
+    twins = np.concatenate([np.where(equal, number + len(pairs), -1), np.where(equal, number, -1)])
+    prefixes, noise = np.asarray([*common, *common], np.int64), np.concatenate([number, number])
+    return Sentences([*good, *bad], prefixes, noise, twins=twins)
 
 
 def check_scored(

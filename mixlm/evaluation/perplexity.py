@@ -12,7 +12,8 @@ from jaxtyping import Float64, Int, Int32
 from mixlm.errors import UserError
 from mixlm.evaluation.base import Mode
 from mixlm.evaluation.likelihood import Fused
-from mixlm.evaluation.scorer import Scores, Sentences, counts_of
+from mixlm.evaluation.scorer import Scores
+from mixlm.evaluation.sentences import Sentences, counts_of
 from mixlm.tokens import TokenIds
 
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from mixlm.errors import UserError
-from mixlm.evaluation.scorer import Sentences
+from mixlm.evaluation.sentences import Sentences
 
 
 @runtime_checkable

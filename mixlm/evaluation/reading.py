@@ -18,7 +18,7 @@ class Rows:
     `copies` says which of a sentence's rows this is. `noise` names the noise, one number for both sentences of a pair.
     A row of length 0 is a dummy. `previous` is the token before each sentence in its text, which is read in place of
     the last one of the context; 0 where it begins one, and None where all do. `words` is the number of each token's
-    word, None where no mode asks for it.
+    word, None where no mode asks for it, and `others` are the tokens of a sentence that may share the row.
     """
 
     tokens: Int[Array, "B L"]
@@ -28,6 +28,7 @@ class Rows:
     noise: Int[Array, " B"]
     previous: Int[Array, " B"] | None = None
     words: Int[Array, "B L"] | None = None
+    others: Int[Array, "B L"] | None = None
 
     @property
     def present(self) -> Bool[Array, "B L"]:

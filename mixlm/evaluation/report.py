@@ -10,7 +10,6 @@ from mixlm.evaluation.likelihood import Fused
 from mixlm.evaluation.minimal_pairs import Accuracies
 from mixlm.evaluation.perplexity import Text, TextFigures
 from mixlm.evaluation.run import Prepared
-from mixlm.evaluation.scorer import counts_of
 from mixlm.evaluation.tables import pair_rows, table, text_rows
 
 TERMINAL = (110, 24)  # where no terminal says how wide it is
@@ -52,7 +51,7 @@ def explanation(prepared: Prepared) -> list[str]:
         parts = []
         for what, each, sentences in (("text", mode, prepared.text.sentences), ("pairs", for_pairs, prepared.pairs)):
             if sentences is not None:
-                counts = counts_of(each, sentences)
+                counts = prepared.scorer.plan(each, sentences).counts
                 parts.append(
                     f"{int(counts.sum()):,} rows ({int((counts * sentences.lengths).sum()):,} tokens) of {what}"
                 )

@@ -21,7 +21,8 @@ from mixlm.evaluation.modes import modes_of, select_modes, with_extra
 from mixlm.evaluation.pair_files import Paradigm, read_pairs
 from mixlm.evaluation.perplexity import Text, TextFigures, pieces_of_documents, pieces_of_rows, text_figures
 from mixlm.evaluation.reading import Context
-from mixlm.evaluation.scorer import Scorer, Sentences
+from mixlm.evaluation.scorer import Scorer
+from mixlm.evaluation.sentences import Sentences
 from mixlm.evaluation.tables import (
     draw,
     pairs_content,

@@ -15,35 +15,15 @@ from jaxtyping import Array, Bool, Float, Float64, Int
 from mixlm.errors import UserError
 from mixlm.evaluation.base import Mode, SampledMode, TokenMode, copies_of
 from mixlm.evaluation.buckets import padded_lengths
-from mixlm.evaluation.drawn import Draw, every
+from mixlm.evaluation.drawn import every
 from mixlm.evaluation.likelihood import Fused
 from mixlm.evaluation.reading import Predicted, Rows
+from mixlm.evaluation.sentences import Sentences, counts_of, draw_of
+from mixlm.evaluation.shared_rows import Plan, plan_of, scores_of_both
 from mixlm.network import Net
 from mixlm.parallel.mesh import batch_sharding
 from mixlm.perf.memory import Need, check_fits, host_bytes
 from mixlm.reports.metrics import progress_bar
-
-
-@dataclass(frozen=True, eq=False)
-class Sentences:
-    """Sentences to score: tokens, and for each the length of its prefix, the number of its noise, and what it follows.
-
-    `previous` is the token before each in its text, 0 (None: everywhere) where it begins one and is read after bos.
-    `words` are the number of each token's word, which modes that mask the rest of a word ask for. With a `draw` rows
-    of each sentence are drawn, but for a diffusion bound, whose rows are noise samples already.
-    """
-
-    tokens: Sequence[Sequence[int]]
-    prefixes: Int[np.ndarray, " N"]
-    noise: Int[np.ndarray, " N"]
-    previous: Int[np.ndarray, " N"] | None = None
-    words: Sequence[Sequence[int]] | None = None
-    draw: Draw | None = None
-
-    @property
-    def lengths(self) -> Int[np.ndarray, " N"]:
-        """Tokens of each sentence."""
-        return np.asarray([len(tokens) for tokens in self.tokens], np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +65,7 @@ class Scorer:
     batch_tokens: int = 1024
     watch: Callable[[str, int], Any] | None = None
     _found: dict[tuple[Mode, Sentences], Scores] = field(default_factory=dict)
+    _plans: dict[tuple[Mode, Sentences], Plan] = field(default_factory=dict)
 
     def __call__(self, mode: Mode | Fused, sentences: Sentences, name: str = "") -> Scores:
         """Scores every sentence, an impossible one -inf; raises UserError where a score is no number."""
@@ -127,22 +108,31 @@ class Scorer:
         """The tokens that the network reads in a mode, padding included, or in each part of a fused one."""
         found = {}
         for part in mode.parts if isinstance(mode, Fused) else (mode,):
-            lengths, counts = sentences.lengths, counts_of(part, sentences)
-            found[part] = int((counts * padded_lengths(lengths, counts)).sum())
+            counts = self.plan(part, sentences).counts
+            found[part] = int((counts * padded_lengths(sentences.lengths, counts)).sum())
         return found
+
+    def plan(self, mode: Mode, sentences: Sentences) -> Plan:
+        """The rows to read in a mode; UserError for more than this machine holds."""
+        if (mode, sentences) not in self._plans:
+            rows = int(counts_of(mode, sentences).sum())
+            # The values, the sentence, number and twin of each row, and its place sorted by length.
+            need = Need(f"{rows:,} rows to be scored", 64 * rows, "lower NOISE_SAMPLES or SCORED_ROWS")
+            check_fits(f"The mode {type(mode).__name__}", [need], host_bytes(), "this machine")
+            self._plans[mode, sentences] = plan_of(mode, sentences)
+        return self._plans[mode, sentences]
 
     def _score(self, mode: Mode, sentences: Sentences, name: str) -> Scores:
         copies = copies_of(mode, sentences.lengths, sentences.prefixes)
-        draw = _draw(mode, sentences)
-        counts = counts_of(mode, sentences)
-        rows = int(counts.sum())
-        # Its value, its sentence and its number among the sentence's rows, sorted by length.
-        need = Need(f"{rows:,} rows to be scored", 40 * rows, "lower NOISE_SAMPLES or SCORED_ROWS")
-        check_fits(f"The mode {name or type(mode).__name__}", [need], host_bytes(), "this machine")
-        values = np.zeros(rows)
-        numbers = every(counts) if draw is None else draw.numbers(copies)
-        for places, (found,) in self._computed(row_scores, mode, sentences, counts, numbers, name):
-            values[places] = found[: len(places)]
+        draw = draw_of(mode, sentences)
+        plan, rows = self.plan(mode, sentences), int(counts_of(mode, sentences).sum())
+        values, others = np.zeros((2, rows))
+        function = row_scores if plan.twin is None else scores_of_both
+        for places, found in self._computed(function, mode, sentences, plan.counts, plan.numbers, name):
+            for kept, each in zip((values, others), found):
+                kept[plan.places[places]] = each[: len(places)]
+        if plan.twin is not None:
+            values = np.where(plan.twin < 0, values, others[plan.twin])
         self._check(values, mode, name)
         if draw is not None:
             samples = draw.samples(values, copies)
@@ -199,6 +189,7 @@ class Scorer:
         parts = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         put = partial(jax.device_put, device=batch_sharding(self.mesh))
         owner = np.repeat(np.arange(len(lengths)), counts)
+        texts = (sentences.tokens, sentences.words, sentences.others)
         for length in np.unique(padded[counts > 0]):
             bucket = np.flatnonzero(padded[owner] == length)
             # A batch is no larger than its rows, rounded up so that few sizes are compiled.
@@ -207,7 +198,7 @@ class Scorer:
             for start in range(0, len(bucket), size):
                 places = bucket[start : start + size]
                 member, dummies = owner[places], (0, size - len(places))
-                rows, texts = np.zeros((2, size, length), np.int32), (sentences.tokens, sentences.words)
+                rows = np.zeros((len(texts), size, length), np.int32)
                 for row, sentence in enumerate(member.tolist()):
                     for text, given in zip(rows, texts):
                         if given is not None:
@@ -215,23 +206,13 @@ class Scorer:
                 columns = [lengths[member], sentences.prefixes[member], numbers[places], sentences.noise[member]]
                 columns += [] if sentences.previous is None else [sentences.previous[member]]
                 batch = Rows(put(rows[0]), *(put(np.pad(column, dummies).astype(np.int32)) for column in columns))
-                yield places, batch if sentences.words is None else replace(batch, words=put(rows[1]))
+                named = zip(("words", "others"), texts[1:], rows[1:])
+                yield places, replace(batch, **{name: put(row) for name, given, row in named if given is not None})
 
 
 def _added(scores: Sequence[Float64[np.ndarray, " T"]]) -> Float64[np.ndarray, " T"]:
     """The sum of a sentence's token scores in several modes, of those that score the token."""
     return np.where(np.all(np.isnan(scores), axis=0), np.nan, np.nansum(scores, axis=0))
-
-
-def counts_of(mode: Mode, sentences: Sentences) -> Int[np.ndarray, " N"]:
-    """Rows of each sentence that the network reads."""
-    copies, draw = copies_of(mode, sentences.lengths, sentences.prefixes), _draw(mode, sentences)
-    return copies if draw is None else draw.counts(copies)
-
-
-def _draw(mode: Mode, sentences: Sentences) -> Draw | None:
-    """The draw among a mode's rows; None where all are read."""
-    return None if isinstance(mode, SampledMode) else sentences.draw
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -15,7 +15,8 @@ from mixlm.errors import UserError
 from mixlm.evaluation.likelihood import CausalLikelihood, DiffusionBound, PseudoLikelihood
 from mixlm.evaluation.questions import Answer, answer_sentences, window_sentences, words_of
 from mixlm.evaluation.reading import Rows
-from mixlm.evaluation.scorer import Scorer, Sentences
+from mixlm.evaluation.scorer import Scorer
+from mixlm.evaluation.sentences import Sentences
 from mixlm.evaluation.span_likelihood import EachSpan, Everything, SpanFilling
 from mixlm.models.llama import Llama
 from mixlm.models.t5 import EncoderDecoder

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.slow_scores import SlowScores
 
+from mixlm.cli.evaluate import every_position
 from mixlm.errors import UserError
 from mixlm.evaluation import watch
 from mixlm.evaluation.buckets import padded_lengths
@@ -21,7 +22,8 @@ from mixlm.evaluation.drawn import Draw, every
 from mixlm.evaluation.likelihood import CausalLikelihood, DiffusionBound, Fused, PseudoLikelihood
 from mixlm.evaluation.perplexity import Text, noise_errors, ratio, text_figures
 from mixlm.evaluation.run import Scoring
-from mixlm.evaluation.scorer import Scorer, Sentences, row_scores
+from mixlm.evaluation.scorer import Scorer, row_scores
+from mixlm.evaluation.sentences import Sentences
 from mixlm.evaluation.watch import Watch
 from mixlm.models.llama import Llama
 from mixlm.parallel.mesh import Partitioning
@@ -140,6 +142,15 @@ def test_positions_are_an_even_number(rows):
     with pytest.raises(UserError, match=f"SCORED_POSITIONS is an even number above 0, or None .* not {rows}"):
         Scoring(positions=rows)
     assert Scoring(positions=None).draw is None and Scoring(seed=7).draw == Draw(16, 7)
+
+
+def test_flags_that_ask_for_every_position_are_the_macro_and_refuse_another():
+    assert every_position(["--gin_file=a", "--all"], False) == ["--gin_file=a", "--gin.SCORED_POSITIONS=None"]
+    assert every_position(["--gin_file=a"], True) == ["--gin_file=a", "--gin.SCORED_POSITIONS=None"]
+    assert every_position(["--gin.SCORED_POSITIONS=4"], False) == ["--gin.SCORED_POSITIONS=4"]
+    for argv, scores, flag in ((["--all"], False, "--all"), ([], True, "--scores")):
+        with pytest.raises(UserError, match=f"{flag} scores every position of the text: leave out --gin.SCORED_POS"):
+            every_position([*argv, "--gin.SCORED_POSITIONS=4"], scores)
 
 
 # Executables

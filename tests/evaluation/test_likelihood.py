@@ -25,7 +25,8 @@ from mixlm.evaluation.likelihood import (
 )
 from mixlm.evaluation.modes import modes_of, select_modes, with_extra
 from mixlm.evaluation.perplexity import noise_errors, pieces_of_documents, pieces_of_rows, ratio, text_figures
-from mixlm.evaluation.scorer import Scorer, Scores, Sentences
+from mixlm.evaluation.scorer import Scorer, Scores
+from mixlm.evaluation.sentences import Sentences
 from mixlm.evaluation.span_likelihood import AfterPrefix, EachSpan, Everything, SpanFilling
 from mixlm.evaluation.tables import as_json, text_content, text_rows
 from mixlm.example import Example, smallest_example

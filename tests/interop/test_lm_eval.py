@@ -11,7 +11,7 @@ import mixlm
 from mixlm.cli import lm_eval as command
 from mixlm.evaluation.modes import modes_of
 from mixlm.evaluation.questions import noise_of
-from mixlm.evaluation.scorer import Sentences
+from mixlm.evaluation.sentences import Sentences
 from mixlm.interop.lm_eval.model import model_class, register
 
 # The libraries of the harness warn of their own.

@@ -15,7 +15,7 @@ from mixlm.evaluation.conventions import CONTEXTS
 from mixlm.evaluation.likelihood import PseudoLikelihood
 from mixlm.evaluation.modes import modes_of, select_modes
 from mixlm.evaluation.questions import Answer, answer_sentences
-from mixlm.evaluation.scorer import Sentences
+from mixlm.evaluation.sentences import Sentences
 from mixlm.evaluation.tables import write, write_json
 from mixlm.files import read_json
 from mixlm.interop.babylm.suites import DATA, SPLITS, SUITES, Choice, Suite, choices

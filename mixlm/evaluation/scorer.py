@@ -1,7 +1,6 @@
 """Batched scoring: sentences are sorted by length and padded to few lengths, one executable for each."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -157,16 +156,15 @@ class Scorer:
         """The places of each batch's rows, and the arrays that `function` makes of it, fetched one batch late."""
         late: list[tuple[Any, Any]] = []
         bar = {"total": len(numbers), "desc": name, "unit": " rows", "unit_scale": True, "leave": False}
-        with progress_bar(**bar) if self.watch is None else nullcontext() as shown:
+        with progress_bar(**bar | ({} if self.watch is None else {"disable": True})) as shown:
             for places, batch in self._batches(sentences, sentences.lengths, counts, numbers):
                 late.append((places, function(self.module, mode, self.params, batch)))
                 if len(late) > 1:
                     before, found = late.pop(0)
                     yield before, [np.asarray(leaf) for leaf in jax.tree.leaves(found)]
+                shown.update(len(places))
                 if self.watch is not None:
                     self.watch(name, len(places) * batch.tokens.shape[1])
-                else:
-                    shown.update(len(places))
             for before, found in late:
                 yield before, [np.asarray(leaf) for leaf in jax.tree.leaves(found)]
 

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
@@ -73,8 +74,9 @@ def _twins(
         size = min(AT_ONCE, 1 << (len(later) - 1).bit_length())
         sentence = owner[part]
         given = (numbers[part] if column is None else column[sentence] for column in columns)
-        padded = (np.pad(each, (0, size - len(part))).astype(np.int32) for each in given)
-        hidden = np.asarray(_hidden(mode, Rows(np.zeros((size, longest), np.int32), *padded)))[: len(part)]
+        padded = (jnp.asarray(np.pad(each, (0, size - len(part))).astype(np.int32)) for each in given)
+        rows = Rows(jnp.asarray(np.zeros((size, longest), np.int32)), *padded)
+        hidden = np.asarray(_hidden(mode, rows))[: len(part)]
         differs = np.zeros((len(part), longest), bool)
         for row, one in enumerate(sentence.tolist()):
             differs[row, : len(tokens[one])] = np.not_equal(tokens[one], tokens[twins[one]])

@@ -54,7 +54,7 @@ def slow_count(mode, found):
     return count
 
 
-@pytest.mark.parametrize("mode", [PLL, BOUND])
+@pytest.mark.parametrize("mode", [PLL, BOUND], ids=["pll", "bound"])
 def test_shared_rows_are_read_once_and_change_no_score(mode):
     pairs = sentences()
     plan, alone = plan_of(mode, pairs), plan_of(mode, replace(pairs, twins=None))

@@ -1,6 +1,6 @@
 """Rows that both sentences of a pair share: masked wherever they differ, they read the same, and are read once."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
@@ -108,4 +108,4 @@ class _ReadOnce:
 def scores_of_both(module: Any, mode: Mode, params: Any, rows: Rows) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
     """What each row adds to its sentence's score, and what it would add to that of its twin, the `others`."""
     net, others = _ReadOnce(Net(module, params)), rows.others
-    return mode(net, rows), mode(net, rows.replace(tokens=others))
+    return mode(net, rows), mode(net, replace(rows, tokens=others))

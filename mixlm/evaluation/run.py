@@ -183,12 +183,13 @@ def score(prepared: Prepared) -> tuple[dict[str, TextFigures | None], dict[str, 
 
 def _to_read(prepared: Prepared) -> int:
     """The tokens that the network reads, a mode that others are made of once."""
-    parts = [(prepared.text.sentences, [mode for mode in prepared.modes.values() if not isinstance(mode, Fused)])]
+    modes: list[Mode | Fused] = [mode for mode in prepared.modes.values() if not isinstance(mode, Fused)]
+    parts = [(prepared.text.sentences, modes)]
     if prepared.pairs is not None:
         parts.append((prepared.pairs, list(prepared.pair_modes.values())))
     found: dict[Any, int] = {}
-    for sentences, modes in parts:
-        for mode in modes:
+    for sentences, asked in parts:
+        for mode in asked:
             read = prepared.scorer.read(mode, sentences)
             found |= {(sentences, part): tokens for part, tokens in read.items()}
     return sum(found.values())

@@ -107,5 +107,6 @@ class _ReadOnce:
 @partial(jax.jit, static_argnums=(0, 1))
 def scores_of_both(module: Any, mode: Mode, params: Any, rows: Rows) -> tuple[Float[Array, " B"], Float[Array, " B"]]:
     """What each row adds to its sentence's score, and what it would add to that of its twin, the `others`."""
-    net, others = _ReadOnce(Net(module, params)), rows.others
-    return mode(net, rows), mode(net, replace(rows, tokens=others))
+    net = _ReadOnce(Net(module, params))
+    assert rows.others is not None
+    return mode(net, rows), mode(net, replace(rows, tokens=rows.others))

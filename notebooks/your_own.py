@@ -23,10 +23,10 @@ RATES = (0.0, 0.5)
 import importlib
 from pathlib import Path
 
-MODULES = "argparse array ast asyncio base64 bisect calendar cmath collections configparser contextlib copy csv ctypes"
+MODULES = "argparse array asyncio base64 bisect calendar cmath collections configparser contextlib copy csv ctypes"
 MODULES += " datetime decimal difflib email enum fractions functools glob gzip hashlib heapq http inspect io itertools"
-MODULES += " json logging math os pathlib pickle queue random re shutil signal socket sqlite3 ssl statistics string"
-MODULES += " struct subprocess tarfile tempfile textwrap threading time traceback typing unittest urllib uuid zipfile"
+MODULES += " json logging math os pathlib pickle queue random re shutil signal socket statistics string"
+MODULES += " struct subprocess tarfile tempfile textwrap threading time traceback types urllib uuid zipfile"
 Path("texts").mkdir(exist_ok=True)
 for name in MODULES.split():
     module = importlib.import_module(name)

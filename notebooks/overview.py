@@ -68,7 +68,7 @@ mixlm.corrupt(spactor, SENTENCE, rows=1)
 
 # %% [markdown]
 # `gpt_bert` masks in 15 of 16 rows and predicts the masked tokens one position earlier, as a causal model would;
-# `ar2diff` trains causally first, then on texts that are noised all over.
+# `ar2diff` continues prefixes first, then unrolls diffusion: any token may be noise, and all are scored.
 
 # %%
 others = {name: mixlm.load_recipe(f"{name}.gin") for name in ("gpt_bert", "ar2diff")}
@@ -117,8 +117,8 @@ run.examples(rows=1)
 # %% [markdown]
 # ## Scored
 #
-# The network can be read causally, by a prefix or masked, whatever it was trained for. It was trained causally, so the
-# other modes are worse.
+# The network can be read causally, by a prefix or masked, whatever it was trained for. `prefix` scores the second half
+# of each row given the first, so its tokens are others than those of `causal`.
 
 # %%
 mixlm.evaluate(run, modes=["causal", "prefix"], rows=16)

@@ -108,6 +108,11 @@ class PairDiffusion(OfPairs, Unrolling):
         check_number(self, "temperature", 0)
         check_rate(self, "bidirectional")
 
+    @property
+    def decodings(self) -> tuple[Decoding, ...]:
+        """Unrolled, with the prompt as the inputs."""
+        return (Decoding("unrolled", {"shifted": False}, self.network),)
+
     def first(self, keys: Key[Array, " B"], batch: Batch, step: Step = 0) -> FirstPass:
         """Tokens [B, S + T] -> the first pass, and noise [B, S + T] to sample the second with."""
         share_keys, place_keys, token_keys, block_keys, sample_keys = subkeys(keys, 5)

@@ -1,4 +1,20 @@
 # %% [markdown]
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/mixlm/blob/main/notebooks/mile.ipynb)
+
+# %%
+# Installs mixlm where it is missing, such as on Colab; what the runtime already has keeps its version.
+import importlib.metadata
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("mixlm") is None:
+    kept = {"jax", "jaxlib", "flax", "numpy", "tensorflow"}
+    pins = [f"{each.name}=={each.version}" for each in importlib.metadata.distributions() if each.name in kept]
+    source = "mixlm[report] @ git+https://github.com/OWNER/mixlm"
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", source, *pins], check=True)
+
+# %% [markdown]
 # # MiLe: tokens weighted by the entropy of their prediction
 #
 # [MiLe](https://arxiv.org/abs/2310.19531) scales each token's cross-entropy by `(1 + H)^gamma`, normalised by its mean,
@@ -49,7 +65,8 @@ found.table("validation/causal/cross_entropy")
 # ## Loss by token frequency
 #
 # The validation text in eight equal parts, from the tokens that are rarest in the training text to the most frequent.
-# On the right, the difference that gamma makes.
+# On the right, the difference that gamma makes. After so few steps both networks hardly know more than how frequent a
+# token is; the study below says what 1,200 steps bring.
 
 # %%
 cells = {f"gamma {gamma:g}": trained[cell.name] for gamma, cell in zip(GAMMAS, study.cells)}

@@ -1,4 +1,20 @@
 # %% [markdown]
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/mixlm/blob/main/notebooks/your_own.ipynb)
+
+# %%
+# Installs mixlm where it is missing, such as on Colab; what the runtime already has keeps its version.
+import importlib.metadata
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("mixlm") is None:
+    kept = {"jax", "jaxlib", "flax", "numpy", "tensorflow"}
+    pins = [f"{each.name}=={each.version}" for each in importlib.metadata.distributions() if each.name in kept]
+    source = "mixlm[report] @ git+https://github.com/OWNER/mixlm"
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", source, *pins], check=True)
+
+# %% [markdown]
 # # Your text, your objective, your sweep
 #
 # A paper's worth of work at a small size: a text of yours, an objective in one cell, a sweep over its rate, and the
@@ -118,8 +134,8 @@ print(runtime)
 runtime.estimate(one_cell=recipe)
 
 # %% [markdown]
-# What it makes of a sentence, before anything is trained. Inputs are shifted by one, so all of a moved row looks
-# replaced:
+# What it makes of a sentence, before anything is trained: in one of two copies the middle stands last, and the
+# sentinels before the three parts are not scored.
 
 # %%
 SENTENCE = "Return a new list with the items of the iterable in ascending order."

@@ -121,7 +121,7 @@ def loss_terms(recipe: Given, text: str, rows: int = 2) -> Table:
             nets = bind(dict(whole.modules), {name: params[name] for name in objective.networks})
             return objective(nets, batch, keys, step)
 
-        for name, term in jax.device_get(jax.jit(terms)(params, batch, keys, step)).items():
+        for name, term in jax.jit(terms)(params, batch, keys, step).items():
             figures = {"weight": float(term.weight), "total": float(term.total), "count": float(term.count)}
             mean = float(term.value)
             row = {"objective": objective.name, "term": name} | figures

@@ -1,5 +1,6 @@
 """Figures from plain values: masks by the networks' own rule, losses by frequency."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
@@ -16,7 +17,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 @pytest.mark.parametrize("segments", [[1, 1, 1, 1, 1], [1, 1, 2, 2, 0]])
 def test_the_mask_that_is_drawn_is_the_one_of_the_networks(mask_ar, segments):
     mask_ar, segments = np.array(mask_ar, np.int32), np.array(segments, np.int32)
-    networks = self_mask(mask_ar[None], segments[None]).dense()[0]
+    networks = self_mask(jnp.asarray(mask_ar[None]), jnp.asarray(segments[None])).dense()[0]
     np.testing.assert_array_equal(attended(mask_ar, segments), networks)
 
 

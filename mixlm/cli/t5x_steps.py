@@ -12,8 +12,18 @@ from mixlm.gin_config.flags import parse_flags
 def main() -> None:
     """Builds the recipe from the command line, and prints the loss of every step."""
     flags = parse_flags(sys.argv[1:], __doc__)
-    from mixlm.gin_config.build import configured
-    from mixlm.interop.t5x.trainer import train
+    from mixlm.gin_config.build import config_text, configured
     from mixlm.recipe import Recipe
 
-    train(configured(flags, Recipe), partial(print, flush=True))
+    if flags.print_config:
+        print(config_text(flags, Recipe), end="")
+        return
+    recipe, say = configured(flags, Recipe), partial(print, flush=True)
+    if flags.explain:
+        from mixlm.training.run import explain
+
+        say(str(explain(recipe, say)))
+        return
+    from mixlm.interop.t5x.trainer import train
+
+    train(recipe, say)

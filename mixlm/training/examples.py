@@ -15,13 +15,14 @@ from mixlm.decoding.autoregressive import fill_spans
 from mixlm.decoding.text import spans
 from mixlm.example import Example
 from mixlm.network import CachedNetwork, EncoderDecoderNetwork, bind
-from mixlm.objectives.base import NamesTargets, Nets, Objective, RowObjective, ShowsExamples, targets_of
+from mixlm.objectives.base import NamesTargets, Nets, Objective, RowObjective, ShowsExamples
 from mixlm.recipe import Recipe
 from mixlm.reports.examples import Examples, ExampleText, Fill, Kind, Piece
 from mixlm.rng import row_keys
 from mixlm.schedules import Step
 from mixlm.tokens import TokenIds
 from mixlm.training import traced_hparams
+from mixlm.training.targets import targets_by_term
 
 SPACE = "\u2581"  # SentencePiece's mark of a space before a piece
 
@@ -126,8 +127,8 @@ def row_parts(objective: Objective, keys: Any, batch: Mapping[str, Any], step: i
     """Each row's objective in a mixture by rows: the term that alone scores something in it; "" elsewhere."""
     if not isinstance(objective, NamesTargets):
         return []  # one term
-    found = jax.jit(partial(targets_of, objective, step=step))(keys, batch=dict(batch))
-    scored = np.array([np.asarray(each.scored).any(axis=1) for each in found.values()]).reshape(len(found), -1)
+    found = targets_by_term(objective, keys, batch, step)
+    scored = np.array([np.asarray(scored).any(axis=1) for _, scored in found.values()]).reshape(len(found), -1)
     names = list(found)
     alone = len(names) > 1
     return [names[int(row.argmax())] if alone and row.sum() == 1 else "" for row in scored.T]

@@ -18,17 +18,15 @@ text and `majority` the accuracy of who always says the more frequent label, bot
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Bool, Int64
 
 from mixlm.data.loader.batches import as_batch
-from mixlm.objectives.base import Objective, targets_of
+from mixlm.objectives.base import Objective
 from mixlm.rng import row_keys
-from mixlm.training import traced_hparams
+from mixlm.training.targets import targets_by_term
 
 YARDSTICK = "yardstick/"
 COUNTED = 2**20  # Ours: tokens of training rows, gone through in seconds.
@@ -133,22 +131,12 @@ def _training_rows(prepared: Any) -> Iterator[Mapping[str, np.ndarray]]:
 
 def _targets_by_term(objective: Objective, recipe: Any, batches: Iterable[Mapping[str, Any]]) -> dict[str, Pairs]:
     """The pairs of each term in some rows, corrupted with the noise of their number."""
-    static, numbers = traced_hparams.hoist(objective)
-    scalars = tuple(map(np.float32, numbers))
     found: dict[str, list[Pairs]] = {}
     for index, batch in enumerate(batches):
         keys = row_keys(recipe.seed, index, len(batch["tokens"]))
-        for name, (tokens, scored) in jax.device_get(
-            _targets(static, np.int32(recipe.steps), keys, dict(batch), scalars)
-        ).items():
+        for name, (tokens, scored) in targets_by_term(objective, keys, batch, recipe.steps).items():
             found.setdefault(name, []).append(_pairs(tokens, scored, batch, recipe.tokens.pad))
     return {name: _joined(parts) for name, parts in found.items()}
-
-
-@partial(jax.jit, static_argnums=0)  # cells of one study share it
-def _targets(static, step, keys, batch, numbers):
-    found = targets_of(traced_hparams.bind(static, numbers), keys, batch, step)
-    return {name: (each.tokens, each.scored) for name, each in found.items()}
 
 
 def _pairs(tokens: np.ndarray, scored: np.ndarray | None, batch: Mapping[str, Any], pad: int) -> Pairs:

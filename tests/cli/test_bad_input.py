@@ -49,7 +49,7 @@ def complain(monkeypatch, capsys, tmp_path):
         ([*SPACTOR, "--gin.SpakTor.lambda1=3"], ["SpakTor", "Did you mean 'SpacTor'?"]),
         ([*SPACTOR, "--gin.TRAIN_STEPS=many"], ["TRAIN_STEPS", "a whole number", "'many'"]),
         ([*SPACTOR, "--gin.LAMBDA1=-1"], ["SpacTor", "negative"]),
-        ([*SPACTOR, "--gin.TAU=7000"], ["7000", "TAU", "900", "TRAIN_STEPS"]),
+        ([*SPACTOR, "--gin.TAU=7000"], ["7000", "TAU", "1200", "TRAIN_STEPS"]),
         ([*SPACTOR, "--gin.NOISE_DENSITY=1.5"], ["noise_density", "1.5"]),
         (
             [*SPACTOR, '--gin.TASK_FEATURE_LENGTHS={"inputs": 128, "targets": 30}'],

@@ -51,6 +51,7 @@ def test_the_wheel_names_the_command_and_carries_readme_and_licence(installed):
     assert metadata.get_payload().strip() == (ROOT / "README.md").read_text(encoding="utf-8").strip()
     assert set(metadata.get_all("Provides-Extra")) == {
         "slurm",
+        "notebooks",
         "peers",
         "cuda12",
         "cuda13",

@@ -93,7 +93,7 @@ DATA = {
     ),
     "vocabulary_file": (SotU(), SentencePieceFile("t5.model", mask=32000), T5),
 }
-OTHERS = {"seqio_task", "seqio_mixture", "mixture", "made_pairs"}
+OTHERS = {"seqio_task", "seqio_mixture", "mixture", "made_pairs", "translation_pairs"}
 GIVEN = {name: ["--gin.TEXT=here"] for name in ("text", "jsonl", "tfrecord", "parquet", "arrow", "babylm")}
 GIVEN["hub"] = ["--gin.HUB_NAME=here"]
 
@@ -101,10 +101,7 @@ GIVEN["hub"] = ["--gin.HUB_NAME=here"]
 @pytest.mark.parametrize("bos", [False, True])
 @pytest.mark.parametrize(
     "name",
-    sorted(
-        {path.stem for path in (GIN / "data").glob("*.gin")}
-        - {"seqio_task", "seqio_mixture", "mixture", "made_pairs", "vocabulary"}
-    ),
+    sorted({path.stem for path in (GIN / "data").glob("*.gin")} - {*OTHERS, "vocabulary"}),
 )
 def test_data_is_what_its_file_names(name, bos):
     source, vocabulary, tokens = DATA[name]

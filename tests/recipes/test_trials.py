@@ -84,7 +84,7 @@ def test_microbatches_of_a_smaller_batch_hold_no_more_rows():
 def test_at_its_own_length_a_recipe_has_the_numbers_that_its_runs_recorded():
     mile, spactor = built("gin_file=mile.gin"), built("gin_file=spactor.gin")
     assert "Cosine(peak=0.003, total_steps=1000, warmup_steps=100, final_fraction=0.1," in mile.identity()["optimizer"]
-    assert [start for start in re.findall(r"Stage\(start=(\d+)", spactor.identity()["curriculum"])] == ["0", "750"]
+    assert [start for start in re.findall(r"Stage\(start=(\d+)", spactor.identity()["curriculum"])] == ["0", "1000"]
     antlm = built("gin_file=antlm.gin")
     assert "total_steps=None, warmup_steps=100, " in antlm.identity()["optimizer"]
     assert antlm.settled(340_000).optimizer.learning_rate.warmup_steps == 100
@@ -101,7 +101,7 @@ def test_what_the_user_sets_is_not_scaled():
         built("gin_file=mile.gin", "gin.TRAIN_STEPS=4", "gin.WARMUP_STEPS=100")
     with pytest.raises(UserError, match=r"starts at step 9 \(TAU\), past the last of 4 steps"):
         built("gin_file=ar2diff.gin", "gin.TRAIN_STEPS=4", "gin.TAU=9")
-    assert built("gin_file=spactor.gin", "gin.TRAIN_STEPS=4").scaled == ("Stage.start 750 -> 3",)
+    assert built("gin_file=spactor.gin", "gin.TRAIN_STEPS=4").scaled == ("Stage.start 1000 -> 3",)
 
 
 @pytest.mark.parametrize(

@@ -243,7 +243,7 @@ def test_arms_may_be_recipes_and_begin_from_stems_that_are_as_their_files_say(re
     assert [cell["cell"] for cell in sweep.content["cells"]] == list(recipes)[2:]
     assert [(recipes[name].train_steps, recipes[name].batch_size, recipes[name].seed) for name in stems] == [
         (1000, 16, 3),
-        (900, 32, 3),
+        (1200, 32, 3),
     ]
     for name, recipe in list(recipes.items())[2:]:
         arm, begins, seed = name.split(",")

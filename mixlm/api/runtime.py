@@ -15,8 +15,8 @@ from mixlm.reports.units import count
 SIDE = 1024  # Ours: of the matrices that are multiplied, large enough that their product and not its start is timed
 CHAIN = 200  # Ours: products one after the other that are too small to take any time but that of their start
 TRIES = 5  # the fastest counts: whatever else the machine does makes it slower
-# Ours: small recipes reach a third to a half of what a large product does (2 cores, 2026), and one step starts some
-# hundred operations for each layer, forward and backward.
+# Ours: the default recipes reach 0.38 to 0.62 of what a large product does on two idle cores (benchmarks/NOTES.md), and
+# smaller steps less; one step starts some hundred operations for each layer, forward and backward.
 SHARE, STARTS = 0.35, 400
 
 

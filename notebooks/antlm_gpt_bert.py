@@ -1,0 +1,107 @@
+# %% [markdown]
+# # AntLM and GPT-BERT: causal and masked, in turn or at once
+#
+# [AntLM](https://arxiv.org/abs/2412.03275) alternates blocks of causal and masked epochs, each with its own attention
+# mask. [GPT-BERT](https://arxiv.org/abs/2410.24159) mixes both in every batch, one causal row to fifteen masked ones.
+# Here both are trained on a made language whose agreement is known, and you judge a minimal pair of your own.
+#
+# On two idle cores the kept sizes take about two minutes; with `MIXLM_FAST=1` everything runs, and nothing is learned.
+
+# %%
+import os
+
+import mixlm
+
+FAST = os.environ.get("MIXLM_FAST") == "1"
+UNIQUE, SCHEDULE, PERIOD = (1000, "1 clm, 1 mlm, 1 clm", 1) if FAST else (10000, "1 clm, 4 mlm, 1 clm", 5)
+SIZES = {
+    "BATCH_SIZE": 16,
+    "TASK_FEATURE_LENGTHS": {"targets": 64},
+    "EVAL_PERIOD": PERIOD,
+    "EVAL_BATCHES": 2,
+    "LOG_PERIOD": PERIOD,
+    "UNIQUE_TOKENS": UNIQUE,
+    "MADE_DOCUMENTS": 400,
+}
+
+# %% [markdown]
+# ## Blocks of epochs
+#
+# The schedule is text: so many epochs of one objective, then of the other. The optimizer goes on over a switch.
+
+# %%
+antlm = mixlm.train(
+    mixlm.load_recipe("antlm.gin", "data/made.gin", SCHEDULE=SCHEDULE, MODEL_DIR="runs/antlm", **SIZES),
+    say=lambda line: None,
+)
+print(antlm)
+
+# %% [markdown]
+# ## Both at once
+#
+# As many steps of GPT-BERT's mixture, in its own network: one row in sixteen is causal.
+
+# %%
+gpt_bert = mixlm.train(
+    mixlm.load_recipe("gpt_bert.gin", "data/made.gin", TRAIN_STEPS=antlm.step, MODEL_DIR="runs/gpt_bert", **SIZES),
+    say=lambda line: None,
+)
+print(gpt_bert)
+
+# %% [markdown]
+# ## Validation by mode
+#
+# Each run is validated in both modes all along, whatever it is trained on just then. A diamond is a switch: watch what
+# the mode that is not trained does after it. The masked losses of the two recipes predict a token at its own place and
+# at the one before it, so compare each with itself.
+
+# %%
+mixlm.compare(
+    {"AntLM, in blocks": antlm, "GPT-BERT, 1 to 15": gpt_bert},
+    ["validation/causal", "validation/masked_lm"],
+    "epoch",
+)
+
+# %% [markdown]
+# ## A minimal pair of your own
+#
+# Change the two sentences: the made language knows words such as *king, sister, horse, tower, above, sleeps, waits*.
+# The likelier sentence wins, by reading it causally, and by masking each token in turn (pseudo-likelihood), shifted or
+# at its own place. Modes that a run was not trained in are there as well.
+
+# %%
+GOOD = "The king above the towers sleeps."
+BAD = "The king above the towers sleep."
+
+# %%
+mixlm.judge(antlm, GOOD, BAD)
+
+# %%
+mixlm.judge(gpt_bert, GOOD, BAD)
+
+# %% [markdown]
+# Token by token, where the pair is decided:
+
+# %%
+mixlm.judge(antlm, GOOD, BAD, "causal").shaded("causal")
+
+# %% [markdown]
+# ## The longer study
+#
+# 24 epochs, two networks, four schedules, three seeds, 1,600 minimal pairs: a table that comes with mixlm. Each switch
+# forgets what the other objective had learned.
+
+# %%
+longer = mixlm.results("antlm")
+longer.table("evaluation/pairs/causal/pairs")
+
+# %%
+longer.epochs("validation/masked_lm")
+
+# %%
+for row in longer.verdicts:
+    print(f"{row['verdict']:>9}  {row['claim']}")
+
+# %% [markdown]
+# **Try**: `SCHEDULE = "10 clm"` or the reverse, `CAUSAL_SHARE=0.5` for GPT-BERT, and pairs from a folder of BLiMP with
+# `mixlm.evaluate(antlm, minimal_pairs="FOLDER")`.

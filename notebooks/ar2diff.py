@@ -1,4 +1,20 @@
 # %% [markdown]
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/mixlm/blob/main/notebooks/ar2diff.ipynb)
+
+# %%
+# Installs mixlm where it is missing, such as on Colab; what the runtime already has keeps its version.
+import importlib.metadata
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("mixlm") is None:
+    kept = {"jax", "jaxlib", "flax", "numpy", "tensorflow"}
+    pins = [f"{each.name}=={each.version}" for each in importlib.metadata.distributions() if each.name in kept]
+    source = "mixlm[report] @ git+https://github.com/OWNER/mixlm"
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", source, *pins], check=True)
+
+# %% [markdown]
 # # AR2Diff: text diffusion from an autoregressive model
 #
 # [AR2Diff](https://arxiv.org/abs/2401.17181) trains a decoder autoregressively, goes on with text diffusion, and then

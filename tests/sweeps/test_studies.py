@@ -19,7 +19,7 @@ STUDIES = sorted(path.stem for path in (ROOT / "studies").glob("*.gin"))
 GRIDS = {
     "antlm": ({"BabyLlama": 12, "LTG-BERT": 12}, [12, 12]),
     "ar2diff": ({"ar": 3, "ar2diff": 12, "scratch": 3}, [3, 3, 3, 9]),
-    "ar2diff_wmt": ({"ar": 3, "ar2diff": 6, "scratch": 3}, [3, 3, 3, 3]),
+    "ar2diff_wmt": ({"ar": 3, "ar2diff": 6, "scratch": 3}, [3, 9]),
     "dual": ({"": 72}, [72]),
     "finetuning": (
         dict.fromkeys(("T5", "T5 decoder", "Llama, dual", "Llama, causal", "LTG-BERT", "GPT-BERT"), 18),
@@ -36,7 +36,7 @@ TINY = {
     "mile": ["TRAIN_STEPS=4"],
     "spactor": ["TRAIN_STEPS=400", "EMB_DIM=16", "BATCH_SIZE=8"],
 }
-TINY["ar2diff_wmt"] = [*TINY["ar2diff"][:3], "DATA=wmt"]
+TINY["ar2diff_wmt"] = [*TINY["ar2diff"][:3], "DATA=wmt", "VOCAB_SIZE=320"]
 TINY["finetuning"] = ["SMALL=True", "DATA=glue"]
 TINY["ar2diff_wmt"] += ["WARMUP_STEPS=1", 'DECODINGS=("autoregressive","unrolled steps=2 samples=2")']
 TINY["ar2diff"] += ["WARMUP_STEPS=1", 'DECODINGS=("autoregressive","unrolled steps=2 samples=2")']
@@ -44,7 +44,7 @@ AXES = {
     "antlm": [],
     "ar2diff": ["ADAPT=0.0,0.5"],
     "ar2diff_wmt": ["ADAPT=0.0,1.0"],
-    "finetuning": ["TASK=sst2"],
+    "finetuning": ["TASK=sst2", "INIT_FROM=scratch"],  # what cells begin from is pretrained at its whole size
     "dual": ["ALPHA=1.0,0.0", "REPEATS=4"],
     "mile": ["GAMMA=0.0,1.0"],
     "spactor": ["TAU=0,400"],

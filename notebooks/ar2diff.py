@@ -48,6 +48,7 @@ study = mixlm.load_study(
     seeds=1,
     STUDY_FOLDER="runs/ar2diff",
     STEM_STEPS=STEM,
+    WARMUP_STEPS=STEM // 2,
     FINE_STEPS=FINE,
     BATCH_SIZE=16,
     MADE_PAIRS=1000,

@@ -25,10 +25,10 @@ RUN --mount=from=wheel,source=/wheel,target=/wheel \
     pip install --no-cache-dir --no-deps /wheel/*.whl
 
 # Any user may write into the volumes: `docker run --user` names whose the runs shall be.
-RUN useradd --create-home mixlm && install -d -m 1777 /work /work/runs /cache
-ENV HOME=/work MIXLM_CACHE=/cache MPLCONFIGDIR=/cache/matplotlib
-VOLUME ["/work/runs", "/cache"]
-WORKDIR /work
+RUN useradd --create-home mixlm && install -d -m 1777 /mixlm /mixlm/runs /cache
+ENV HOME=/mixlm MIXLM_CACHE=/cache MPLCONFIGDIR=/cache/matplotlib
+VOLUME ["/mixlm/runs", "/cache"]
+WORKDIR /mixlm
 # Root where what is mounted is root's alone, such as a new Filestore: --build-arg=RUN_AS=root.
 ARG RUN_AS=mixlm
 USER $RUN_AS

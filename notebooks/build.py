@@ -12,6 +12,7 @@ import os
 import re
 import sys
 import tempfile
+import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,32 +22,37 @@ import nbformat
 from nbclient import NotebookClient
 
 FOLDER = Path(__file__).resolve().parent
-# The one place of the public address, which no file of the repository knows yet: set it, then run with --heads.
-REPOSITORY = "OWNER/mixlm"
+ROOT = FOLDER.parent
 LARGEST = 1_500_000  # bytes of a file; GitHub shows no notebook that is much larger
 SECONDS = 1800  # of a cell, on a machine that does other things as well; a notebook promises ten minutes on an idle one
 COLAB = "https://colab.research.google.com"
-HEAD = (
-    (
-        "markdown",
-        "[![Open in Colab]({colab}/assets/colab-badge.svg)]"
-        "({colab}/github/{repository}/blob/main/notebooks/{name}.ipynb)",
-    ),
-    (
-        "code",
-        '''# Installs mixlm where it is missing, such as on Colab; what the runtime already has keeps its version.
+BADGE = "[![Open in Colab]({colab}/assets/colab-badge.svg)]({link})"
+# Where there is no public address, Colab's first page takes an upload.
+UPLOAD = """
+
+Upload this file there, and beside it a wheel of mixlm, which `pip wheel --no-deps -w dist .` makes in a checkout."""
+INSTALL = """# Installs mixlm where it is missing, such as on Colab; all that the runtime has keeps its version.
 import importlib.metadata
 import importlib.util
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 if importlib.util.find_spec("mixlm") is None:
-    kept = {{"jax", "jaxlib", "flax", "numpy", "tensorflow"}}
-    pins = [f"{{each.name}}=={{each.version}}" for each in importlib.metadata.distributions() if each.name in kept]
-    source = "mixlm[report] @ git+https://github.com/{repository}"
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", source, *pins], check=True)''',
-    ),
-)  # fmt: skip
+    published, here, has = "{address}", Path.cwd(), {{}}
+    near = [str(each) for each in (here, *here.parents) if (each / "mixlm" / "recipe.py").exists()]  # a checkout
+    near += sorted(map(str, here.glob("mixlm-*.whl")))
+    if not near and not published:
+        raise ModuleNotFoundError("mixlm is not installed: put a wheel of it beside this notebook and run this again.")
+    source = f"{{near[0]}}[report]" if near else f"mixlm[report] @ git+{{published}}"
+    for each in importlib.metadata.distributions():  # of two versions the first is imported
+        has.setdefault(re.sub("[-_.]+", "-", each.name or "").lower(), each.version or "")
+    kept = "".join(f"{{name}}=={{version}}\\n" for name, version in has.items() if re.match(r"\\d[\\w.+!]*$", version))
+    command = [sys.executable, "-m", "pip", "install", "-q", "--constraint=/dev/stdin", source]
+    subprocess.run(command, input=kept, text=True, check=True)
+    importlib.invalidate_caches()"""
+HEAD_CELLS = 2  # badge and installation
 # Warnings are errors, but those of the kernel about itself, which no notebook can help.
 KERNEL = ("ipykernel", "IPython", "jupyter_client", "tornado", "zmq")
 STRICT = f"""import warnings
@@ -71,17 +77,26 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.py") if path.name != Path(__file__).name)
 
 
+def address() -> str:
+    """The public address of the repository: `Repository` in pyproject.toml's urls, "" until it is published."""
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        found: str = tomllib.load(file)["project"]["urls"].get("Repository", "")
+    return found.removesuffix("/")
+
+
 def head(name: str) -> list[Any]:
     """The cells that every notebook begins with: the badge, and the installation."""
-    values = {"name": name, "repository": REPOSITORY, "colab": COLAB}
-    made = {"markdown": nbformat.v4.new_markdown_cell, "code": nbformat.v4.new_code_cell}
-    return [made[kind](text.format(**values)) for kind, text in HEAD]
+    published = address()
+    repository = published.removeprefix("https://github.com/")
+    link = f"{COLAB}/github/{repository}/blob/main/notebooks/{name}.ipynb" if published else COLAB
+    badge = BADGE.format(colab=COLAB, link=link) + ("" if published else UPLOAD)
+    return [nbformat.v4.new_markdown_cell(badge), nbformat.v4.new_code_cell(INSTALL.format(address=published))]
 
 
 def read_source(name: str) -> Any:
     """The cells of NAME.py, under the head that is valid now."""
     found = jupytext.read(FOLDER / f"{name}.py", fmt="py:percent")
-    begins = len(HEAD) if found.cells and "colab-badge" in found.cells[0].source else 0
+    begins = HEAD_CELLS if found.cells and "colab-badge" in found.cells[0].source else 0
     cells = [*head(name), *found.cells[begins:]]
     for number, cell in enumerate(cells):
         cell.id, cell.metadata = f"cell-{number:02}", {}
@@ -142,7 +157,7 @@ def _digest(value: Any) -> str:
 
 def source_digest(notebook: Any) -> str:
     """A fingerprint of the code below the head, on which the outputs depend."""
-    return _digest([cell.source for cell in notebook.cells[len(HEAD) :] if cell.cell_type == "code"])
+    return _digest([cell.source for cell in notebook.cells[HEAD_CELLS:] if cell.cell_type == "code"])
 
 
 def output_digest(notebook: Any) -> str:

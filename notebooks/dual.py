@@ -1,18 +1,30 @@
 # %% [markdown]
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/mixlm/blob/main/notebooks/dual.ipynb)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com)
+#
+# Upload this file there, and beside it a wheel of mixlm, which `pip wheel --no-deps -w dist .` makes in a checkout.
 
 # %%
-# Installs mixlm where it is missing, such as on Colab; what the runtime already has keeps its version.
+# Installs mixlm where it is missing, such as on Colab; all that the runtime has keeps its version.
 import importlib.metadata
 import importlib.util
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 if importlib.util.find_spec("mixlm") is None:
-    kept = {"jax", "jaxlib", "flax", "numpy", "tensorflow"}
-    pins = [f"{each.name}=={each.version}" for each in importlib.metadata.distributions() if each.name in kept]
-    source = "mixlm[report] @ git+https://github.com/OWNER/mixlm"
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", source, *pins], check=True)
+    published, here, has = "", Path.cwd(), {}
+    near = [str(each) for each in (here, *here.parents) if (each / "mixlm" / "recipe.py").exists()]  # a checkout
+    near += sorted(map(str, here.glob("mixlm-*.whl")))
+    if not near and not published:
+        raise ModuleNotFoundError("mixlm is not installed: put a wheel of it beside this notebook and run this again.")
+    source = f"{near[0]}[report]" if near else f"mixlm[report] @ git+{published}"
+    for each in importlib.metadata.distributions():  # of two versions the first is imported
+        has.setdefault(re.sub("[-_.]+", "-", each.name or "").lower(), each.version or "")
+    kept = "".join(f"{name}=={version}\n" for name, version in has.items() if re.match(r"\d[\w.+!]*$", version))
+    command = [sys.executable, "-m", "pip", "install", "-q", "--constraint=/dev/stdin", source]
+    subprocess.run(command, input=kept, text=True, check=True)
+    importlib.invalidate_caches()
 
 # %% [markdown]
 # # Dual: one network, causal rows and diffusion rows

@@ -13,7 +13,7 @@ from mixlm.evaluation.run import Scoring, prepare
 from mixlm.files import check_text
 from mixlm.perf.compilation_cache import EXECUTABLES, kept_in
 from mixlm.recipe import Recipe
-from mixlm.reports.shading import ShadedToken, ShadedTokens, range_of
+from mixlm.reports.shading import ShadedToken, ShadedTokens
 from mixlm.reports.table import Table
 
 
@@ -41,7 +41,7 @@ class Judgement(Table):
         if mode not in self["mode"]:
             raise UserError(f"The pair was not judged in a mode {mode!r}.{nearest(mode, self['mode'])}")
         rows = tuple(tuple(_token(token, mode) for token in each["tokens"]) for each in self._records)
-        return ShadedTokens(rows, f"cost of a token in the mode {mode}, nats", 0.0, range_of(rows)[1], titles=SIDES)
+        return ShadedTokens(rows, f"cost of a token in the mode {mode}, nats", titles=SIDES)
 
 
 def judge(

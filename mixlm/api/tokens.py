@@ -14,7 +14,7 @@ from mixlm.api.functions import recipe_of
 from mixlm.api.run import Run
 from mixlm.api.settled import settled, text_batch
 from mixlm.errors import UserError, nearest
-from mixlm.reports.shading import ShadedToken, ShadedTokens, range_of
+from mixlm.reports.shading import ShadedToken, ShadedTokens
 from mixlm.reports.table import Table
 
 Given = Run | str | os.PathLike[str]
@@ -30,7 +30,7 @@ class TokenScores(Table):
         if by not in FIGURES:
             raise UserError(f"Tokens are shaded by {', '.join(FIGURES)}, not {by!r}.{nearest(by, FIGURES)}")
         row = tuple(ShadedToken(text, float(value)) for text, value in zip(self["text"], self[by]))
-        return ShadedTokens((row,), FIGURES[by], 0.0, range_of([row])[1])
+        return ShadedTokens((row,), FIGURES[by])
 
 
 def token_scores(run: Given, text: str) -> TokenScores:

@@ -1,8 +1,9 @@
 """Tokens shaded by a figure of each, such as an entropy or a probability, as text or as HTML."""
 
 import html
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
+from functools import cached_property
 
 # White to Okabe & Ito's sky blue, under dark text; a mark is their vermilion, told apart under every colour blindness.
 FULL = (86, 180, 233)
@@ -31,17 +32,22 @@ class ShadedToken:
 
 @dataclass(frozen=True)
 class ShadedTokens:
-    """Rows of tokens, whose values from `low` to `high` are shades; `label` says what they are, and in which unit.
+    """Rows of tokens, whose values are shades from their lowest to their highest; `label` is what they are, with unit.
 
-    `meaning` says what a mark is; `titles` stand before the rows, one each.
+    `meaning` says what a mark is; `titles` stand before the rows, one each. The legend has the values of five shades.
     """
 
     rows: tuple[tuple[ShadedToken, ...], ...]
     label: str
-    low: float
-    high: float
     meaning: str = ""
     titles: tuple[str, ...] = ()
+
+    @cached_property
+    def ends(self) -> tuple[float, float]:
+        """The lowest and the highest value of the tokens, white and the full colour; (0, 0) where none has one."""
+        values = [token.value for row in self.rows for token in row if token.value is not None]
+        values = [value for value in values if math.isfinite(value)]
+        return (min(values), max(values)) if values else (0.0, 0.0)
 
     def __str__(self) -> str:
         titles = self.titles or ("",) * len(self.rows)
@@ -62,14 +68,15 @@ class ShadedTokens:
         return f'<div style="line-height:1.8">{self._legend()}<table style="margin:0 0 1em 0">{body}</table></div>'
 
     def _legend(self) -> str:
-        values = [self.low + (self.high - self.low) * step / (STEPS - 1) for step in range(STEPS)]
+        low, high = self.ends
+        values = [low + (high - low) * step / (STEPS - 1) for step in range(STEPS)]
         swatches = "".join(_shaded(f"{value:.3g}", self._share(value), f"{value:.3g}") for value in values)
         mark = f" &nbsp; {_shaded(self.meaning, None, '', marked=True)}" if self.meaning else ""
-        return f"<p>{html.escape(self.label)} {swatches}{mark}</p>"
+        return f"<p>{html.escape(self.label)}, from the lowest here to the highest: {swatches}{mark}</p>"
 
     def _share(self, value: float) -> float:
-        span = self.high - self.low
-        return min(max((value - self.low) / span, 0.0), 1.0) if span > 0 else 0.0
+        low, high = self.ends
+        return min(max(0.0, (value - low) / (high - low)), 1.0) if high > low else 0.0  # NaN is white
 
     def _span(self, token: ShadedToken) -> str:
         if token.value is None and not token.marked:
@@ -89,9 +96,3 @@ def _shaded(text: str, share: float | None, title: str, marked: bool = False, be
         style += f";border-bottom:3px solid {MARK}"
     old = f"<s>{html.escape(before)}</s> " if before else ""
     return f'<span style="{style}" title="{html.escape(title)}">{old}{html.escape(text)}</span>'
-
-
-def range_of(rows: Sequence[Sequence[ShadedToken]]) -> tuple[float, float]:
-    """The lowest and the highest value of tokens; (0, 1) where none has one."""
-    values = [token.value for row in rows for token in row if token.value is not None]
-    return (min(values), max(values)) if values else (0.0, 1.0)

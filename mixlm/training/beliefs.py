@@ -35,8 +35,6 @@ def beliefs(
     return ShadedTokens(
         tuple(_row(vocabulary, recipe, *each) for each in zip(read, corrupted.before, corrupted.replaced, chance)),
         "probability of having been replaced",
-        0.0,
-        1.0,
         "replaced by the generator",
     )
 

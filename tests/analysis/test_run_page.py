@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
 from html.parser import HTMLParser
 
 import pytest
@@ -13,7 +12,6 @@ from support.made_up_study import rows_of, study_of, written
 from mixlm.analysis import cell_curves, charts
 from mixlm.analysis.cells import read_cells
 from mixlm.analysis.document import Document, Text
-from mixlm.analysis.run_page import page
 from mixlm.analysis.run_page.examples import thinned
 from mixlm.api.report import report
 from mixlm.cli.report import parse
@@ -171,37 +169,3 @@ def test_the_curves_of_cells_are_those_of_the_table(tmp_path):
 def test_items_are_a_list_and_a_paragraph_is_none():
     document = Document([Text("- a `b`\n- <c>"), Text("- d\ne")])
     assert "<ul><li>a <code>b</code></li><li>&lt;c&gt;</li></ul>\n<p>- d\ne</p>" in document.html()
-
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking "
-FLAGS += "disable-component-update disable-sync hide-scrollbars enable-logging=stderr virtual-time-budget=10000"
-# What a page says of itself once it is drawn: its width, how much wider its content is, and that of its curves.
-PROBE = """<script>addEventListener("load", () => setTimeout(() => {
-  const root = document.documentElement, chart = document.querySelector(".chart");
-  const drawn = chart.querySelector(".main-svg").getBoundingClientRect().width;
-  console.log(`PROBE ${innerWidth} ${root.scrollWidth - innerWidth} ${Math.round(drawn - chart.clientWidth)}`);
-}, 4000));</script></body>"""
-# A window is 500 pixels wide at least, a frame as narrow as one likes.
-FRAME = '<body style="margin:0"><iframe src="{page}" style="border:0" width="{width}" height="3000"></iframe></body>'
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is at hand")
-@pytest.mark.parametrize("width", [400, 1400])
-@pytest.mark.parametrize("scheme", ["dark", "light"])
-def test_a_browser_draws_the_page_without_an_error_and_within_its_width(tmp_path, width, scheme):
-    pytest.importorskip("plotly")
-    path = report(made_up_run(tmp_path / "run")).path
-    content = path.read_text()
-    assert len(content.encode()) < page.MOST
-    path.write_text(content.replace("</body>", PROBE))
-    frame = tmp_path / "frame.html"
-    frame.write_text(FRAME.format(page=path.as_uri(), width=width))
-    flags = [f"--{flag}" for flag in FLAGS.split()]
-    flags += [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1400,3000"]
-    flags += [f"--blink-settings=preferredColorScheme={['dark', 'light'].index(scheme)}"]
-    command = ["nice", "-n", "10", CHROMIUM, *flags, "--dump-dom", frame.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
-    said = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    assert len(said) == 1 and f'"PROBE {width} 0 0"' in said[0], said

@@ -1,6 +1,8 @@
 """Notebooks and their sources are pairs, their outputs are those of their code, and every one of them runs."""
 
 import importlib.util
+import re
+import tomllib
 
 import pytest
 from support.places import ROOT
@@ -81,12 +83,31 @@ def test_a_stale_output_and_a_changed_cell_are_seen(pair):
     assert "have different cells" in faults and "are not those of its code" in faults
 
 
-def test_a_new_address_needs_no_build(pair, monkeypatch):
-    pair()
-    monkeypatch.setattr(build, "REPOSITORY", "somebody/mixlm")
+def test_a_new_address_needs_no_build(pair, monkeypatch, tmp_path):
+    source, _ = pair()
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    address = "https://github.com/somebody/mixlm"
+    text = text.replace("[project.urls]", f'[project.urls]\nRepository = "{address}"')
+    (tmp_path / "pyproject.toml").write_text(text, encoding="utf-8")
+    monkeypatch.setattr(build, "ROOT", tmp_path)
     assert any("--heads" in fault for fault in build.faults("one"))
     build.rewrite_head("one")
     assert list(build.faults("one")) == []
+    text = source.read_text(encoding="utf-8")
+    assert f'published, here, has = "{address}"' in text
+    assert "com/github/somebody/mixlm/blob/main/notebooks/one.ipynb)" in text and "Upload" not in text
+
+
+def test_mixlm_asks_for_nothing_that_colab_has_in_another_version():
+    # What other packages ask for in turn, pip alone can tell: .ci/colab.py.
+    requirements = pytest.importorskip("packaging.requirements")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    listed = (ROOT / "tests" / "notebooks" / "colab.txt").read_text(encoding="utf-8")
+    has = {name.lower(): version for name, version in re.findall(r"^([\w.-]+)==(\S+)$", listed, re.M)}
+    asked = map(requirements.Requirement, project["dependencies"] + project["optional-dependencies"]["report"])
+    found = [(each, has[each.name]) for each in asked if each.name in has]
+    assert {"jax", "tensorflow", "numpy", "plotly"} <= {each.name for each, _ in found}
+    assert [f"{each}, and Colab has {version}" for each, version in found if version not in each.specifier] == []
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The exception that a user's mistake raises, the nearest known name for a wrong one, and what kind a value is of."""
+"""What ends a command before its time, with its exit code; the nearest known name for a wrong one; kinds of values."""
 
 import dataclasses
 import difflib
@@ -9,11 +9,27 @@ from functools import cache
 from types import FunctionType, UnionType
 from typing import Any, Protocol
 
+# Exit codes. UNFINISHED is EX_TEMPFAIL of sysexits.h: the run is not over and the same command goes on with it, so a
+# scheduler may start it again.
+MISTAKE, UNFINISHED = 2, 75
 _MISSING = object()
 
 
 class UserError(ValueError):
     """A mistake in what the user asked for; its message is one sentence that names the thing and the way out."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal that came before the end of a run, by its name; `outcome` tells what is kept.
+
+    With `everywhere`, all processes of the run have stopped after the same step, and saved it.
+    """
+
+    code = UNFINISHED
+
+    def __init__(self, name: str, outcome: str, everywhere: bool = False):
+        super().__init__(f"{name} came: {outcome}; the same command goes on from there.")
+        self.name, self.outcome, self.everywhere = name, outcome, everywhere
 
 
 class NotHere(UserError):

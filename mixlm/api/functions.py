@@ -39,10 +39,11 @@ def train(recipe: Recipe, say: Callable[[str], Any] = print, profile: str | None
       profile: `"START:STOP"`, the steps to trace into the folder's `profile`.
 
     Returns:
-      The run, unfinished where it was interrupted: the state is saved, and training the same recipe goes on from there.
+      The run.
 
     Raises:
       UserError: for a folder that holds another run, and for a loss that is not finite; nothing is lost.
+      Stopped: a KeyboardInterrupt, for a signal; the state is saved, and training the same recipe goes on from there.
 
     Example: `train(load_recipe("dual.gin", TRAIN_STEPS=50))`.
     """

@@ -3,13 +3,14 @@
 import argparse
 import ast
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from mixlm.checkpoints.orbax_io import silence_orbax
-from mixlm.errors import UserError, nearest
+from mixlm.errors import MISTAKE, Stopped, UserError, nearest
 from mixlm.paths import RunRef
 from mixlm.perf.profiler import Profile
 
@@ -129,18 +130,18 @@ def of_run(flags: Flags) -> Flags:
 
 
 def run_or_explain_error(main: Callable[[], None]) -> None:
-    """Calls `main`; a UserError becomes one line on stderr and exit code 2, a signal its line and 128 + its number."""
+    """Calls `main`; a mistake becomes one line on stderr and exit code 2, a signal its line and 75."""
     silence_orbax()
     try:
         main()
     except UserError as error:
         print("error:", str(error).replace("\n", " "), file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt as signal:
-        print(str(signal) or "interrupted", file=sys.stderr, flush=True)
+        sys.exit(MISTAKE)
+    except KeyboardInterrupt as interrupt:
+        print(str(interrupt) or "interrupted", file=sys.stderr, flush=True)
         sys.stdout.flush()
         # Not sys.exit, which would wait for background compilations.
-        os._exit(getattr(signal, "code", 130))
+        os._exit(interrupt.code if isinstance(interrupt, Stopped) else 128 + signal.SIGINT)
 
 
 def _split_bindings(argv: Sequence[str]) -> tuple[list[str], list[str]]:

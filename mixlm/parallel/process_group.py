@@ -8,12 +8,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from mixlm.errors import UserError
+from mixlm.errors import MISTAKE, UNFINISHED, Stopped, UserError
 from mixlm.parallel.control_channel import ControlChannel, Message
 
-# sysexits.h, "temporary failure": the same command may succeed, so a scheduler may start it again.
-LOST = 75
-MISTAKE = 2
 HEARSAY = 1.0  # Ours: seconds after which the channel has surely reported a process that was killed.
 FAREWELL = 10.0  # Ours: seconds that process 0 waits for the others to hang up.
 
@@ -140,7 +137,7 @@ class ProcessGroup:
 
     def _gone(self, index: int, why: str) -> None:
         if index not in self._finished:
-            self._leave(f"Process {index} of {self.count} is gone: {why}.", LOST)
+            self._leave(f"Process {index} of {self.count} is gone: {why}.", UNFINISHED)
 
     def _leave(self, why: str, code: int) -> None:
         """Ends the process from the channel's thread: the main one may be held in a collective that will never end."""
@@ -151,7 +148,7 @@ class ProcessGroup:
         if self.is_main:
             self.channel.send({"leave": [why, code]})
         try:
-            kept = self.describe_kept() if code == LOST else ""
+            kept = self.describe_kept() if code == UNFINISHED else ""
         except (OSError, UserError):
             kept = "what was kept cannot be read"
         sentence = f"{why} {kept[0].upper()}{kept[1:]}; the same command goes on from there." if kept else why
@@ -172,8 +169,12 @@ class ProcessGroup:
     def fail(self, error: BaseException) -> int:
         """Tells the others why this process ends, and returns its exit code; the main thread calls it.
 
-        It does not return where another process was the first to end: that one's reason is the one to be said.
+        It does not return where another process was the first to end: that one's reason is the one to be said. All that
+        have stopped after the same step finish together.
         """
+        if isinstance(error, Stopped) and error.everywhere:
+            self.finish()
+            return error.code
         self._mistaken = isinstance(error, UserError)
         if not isinstance(error, KeyboardInterrupt):
             # A collective fails when a process is killed; the channel knows which one it was.
@@ -192,8 +193,10 @@ class ProcessGroup:
 
 def _reason(error: BaseException) -> tuple[int, str]:
     """The exit code and the line for what ends a process."""
+    if isinstance(error, Stopped):
+        return error.code, f"{error.name} came."
     if isinstance(error, KeyboardInterrupt):
-        return getattr(error, "code", 130), str(error) or "interrupted"
+        return 130, "interrupted"
     if isinstance(error, UserError):
         return MISTAKE, " ".join(str(error).split())
     first_line = str(error).strip().partition("\n")[0]

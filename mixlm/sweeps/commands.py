@@ -4,8 +4,10 @@ import shlex
 import sys
 from collections.abc import Sequence
 
+from mixlm.errors import UNFINISHED
 from mixlm.sweeps.states import DONE, state_in
 from mixlm.sweeps.sweep import Sweep
+from mixlm.training.signals import SIGNALS, WARNINGS
 
 # Flags that say where cells are run, which a command of one cell leaves out.
 PLACES = ("--jobs", "--print_commands", "--dry_run", "--slurm", "--slurm_partition", "--slurm_time", "--slurm_parallel",
@@ -35,3 +37,8 @@ def command_lines(sweep: Sweep, argv: Sequence[str]) -> list[str]:
 def process_command(argv: Sequence[str], *flags: str) -> list[str]:
     """The same command as a process of this Python."""
     return [sys.executable, "-m", "mixlm", "sweep", *without_places(argv), *flags]
+
+
+def was_stopped(code: int) -> bool:
+    """True for the exit code of such a process that somebody asked to stop: its cell has not failed."""
+    return code == UNFINISHED or -code in SIGNALS + WARNINGS

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mixlm.errors import UserError
-from mixlm.sweeps.commands import process_command
-from mixlm.sweeps.states import DONE, FAILED, state_in
+from mixlm.errors import Stopped, UserError
+from mixlm.sweeps.commands import process_command, was_stopped
+from mixlm.sweeps.states import DONE, FAILED, MISSING, state_in
 from mixlm.sweeps.sweep import Sweep
 from mixlm.training.signals import Signals
 
@@ -22,14 +22,16 @@ MEMORY_SHARE = 0.9  # Ours: of a GPU that several processes share; XLA takes thr
 def run_jobs(sweep: Sweep, argv: Sequence[str], jobs: int, say: Callable[[str], Any] = print) -> None:
     """Trains the missing cells in `jobs` processes; the cell of a process that is killed is marked as failed.
 
-    Raises UserError for a mistake in any cell, before a process is started, and Stopped for a signal, which the
-    processes get as well: each saves its cell.
+    Raises UserError for a mistake in any cell, before a process is started, and where cells are left since a process
+    failed; Stopped for a signal, which the processes get as well, so that each saves its cell, and where cells are left
+    since a process alone got one.
     """
     sweep.check()
     sweep.folder.write(sweep.content)
     signals = Signals()
     signals.outcome = lambda: f"what was trained is in {sweep.folder}"
     running: dict[int, subprocess.Popen[bytes]] = {}
+    stopped = False
     with signals.handled():
         try:
             for index in range(jobs):
@@ -37,19 +39,28 @@ def run_jobs(sweep: Sweep, argv: Sequence[str], jobs: int, say: Callable[[str], 
             while running:
                 time.sleep(PAUSE)
                 for index, process in list(running.items()):
-                    if process.poll() is not None:
-                        del running[index]
-                        if process.returncode < 0 and _mark_killed(sweep, process, say):
-                            running[index] = _start(argv, index, jobs)
+                    if process.poll() is None:
+                        continue
+                    del running[index]
+                    if was_stopped(process.returncode):
+                        stopped = True
+                    elif process.returncode < 0 and _mark_killed(sweep, process, say):
+                        running[index] = _start(argv, index, jobs)
         finally:
             for process in running.values():
                 process.send_signal(signal.SIGTERM)
             for process in running.values():
                 process.wait()
+    left = [cell.name for cell in sweep.cells if state_in(sweep.folder, cell.name) == MISSING]
+    if left and stopped:
+        raise Stopped("A signal to one of the processes", signals.outcome())
+    if left:
+        raise UserError(f"{len(left)} of {len(sweep.cells)} cells are not done, the first {left[0]}: a process failed.")
 
 
 def _start(argv: Sequence[str], index: int, jobs: int) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(process_command(argv, f"--share={index}/{jobs}"))
+    # In a group of its own: Ctrl-C goes to all of a terminal's group, and a second signal ends a process at once.
+    return subprocess.Popen(process_command(argv, f"--share={index}/{jobs}"), process_group=0)
 
 
 def _mark_killed(sweep: Sweep, process: subprocess.Popen[bytes], say: Callable[[str], Any]) -> bool:

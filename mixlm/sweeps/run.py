@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from mixlm.errors import UserError
-from mixlm.parallel.processes import group
+from mixlm.errors import Stopped, UserError
 from mixlm.recipe import Recipe
 from mixlm.reports.metrics import duration
 from mixlm.sweeps.cells import Cell
@@ -18,7 +17,7 @@ from mixlm.sweeps.sweep import Sweep
 from mixlm.training import programs
 from mixlm.training.origin import origin
 from mixlm.training.run import train
-from mixlm.training.signals import Signals, Stopped
+from mixlm.training.signals import Signals
 from mixlm.training.together import groups, train_together
 
 Say = Callable[[str], Any]
@@ -125,12 +124,12 @@ def _attempt(sweep: Sweep, cells: Sequence[Cell], recipes: dict[str, Recipe], sa
             errors |= {cell.name: error for cell, error in zip(untrained, found) if error is not None}
         elif untrained:
             train(recipes[untrained[0].name], _silent)
+    except Stopped as stopped:  # These cells are neither done nor failed.
+        raise Stopped(stopped.name, f"{untrained[0].name}, {stopped.outcome}") from None
     except Exception as error:  # Whatever ends these cells, the others go on.
         errors |= {cell.name: error for cell in untrained}
     took = (time.monotonic() - begun) / max(len(untrained), 1)
     for cell in untrained:
-        if cell.name not in errors and not folder.run(cell.name).curves.exists():
-            raise Stopped(group().stop_reason or "SIGTERM", f"cell {cell.name} is saved")
         folder.note(cell.name, seconds=round(before[cell.name] + took, 3))
     for cell in cells:
         _finish(sweep, cell, errors.get(cell.name), say)

@@ -1,13 +1,15 @@
 """A study as a SLURM array through submitit (extra `slurm`): a task for each cell that is not done."""
 
+import os
+import signal
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mixlm.errors import UserError
+from mixlm.errors import Stopped, UserError
 from mixlm.paths import make_within
-from mixlm.sweeps.commands import process_command
+from mixlm.sweeps.commands import process_command, was_stopped
 from mixlm.sweeps.states import DONE, state_in
 from mixlm.sweeps.sweep import Sweep
 
@@ -37,14 +39,48 @@ class Resources:
         return {name: value for name, value in found.items() if value is not None}
 
 
-@dataclass(frozen=True)
+@dataclass
 class CellTask:
-    """The work of a task of the array: one cell, as a process of its own; its exit code is not 0 where that failed."""
+    """The work of a task of the array: one cell, as a process of its own; raises where that failed or was stopped.
+
+    SLURM signals the task alone, not what it has started, and submitit passes over SIGTERM: the task hands it on, once,
+    as a second signal ends a process at once.
+    """
 
     argv: tuple[str, ...]
+    process: "subprocess.Popen[bytes] | None" = None
+    asked: bool = False  # to stop
 
     def __call__(self, cell: str) -> None:
-        subprocess.run(process_command(self.argv, f"--cell={cell}"), check=True)
+        command = process_command(self.argv, f"--cell={cell}")
+        before = signal.signal(signal.SIGTERM, lambda *_: self.stop())
+        try:
+            self.process = subprocess.Popen(command)
+            if self.asked:  # before there was a process
+                self.process.terminate()
+            code = self.process.wait()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        if was_stopped(code):
+            raise Stopped("A signal", f"what was trained of {cell} is saved")
+        if code:
+            raise subprocess.CalledProcessError(code, command)
+
+    def stop(self) -> None:
+        """Asks the process to save and to leave."""
+        if self.process is not None and not self.asked:
+            self.process.terminate()
+        self.asked = True
+
+    def checkpoint(self, cell: str) -> Any:
+        """The same task once more, with the cell saved: submitit asks at a preemption and ahead of the time limit."""
+        from submitit.helpers import DelayedSubmission
+
+        self.stop()
+        if self.process is not None:
+            # The call above waits for the process as well: it is not reaped here.
+            os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
+        return DelayedSubmission(CellTask(self.argv), cell)
 
 
 def submit(

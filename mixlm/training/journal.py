@@ -1,12 +1,13 @@
 """The start and the end of a run, as its journal has them."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import jax
 
 from mixlm.checkpoints.run_dir import RunDir
+from mixlm.errors import Stopped
 from mixlm.parallel.processes import is_main
 from mixlm.reports.journal import FINISHED, note_end, note_start
 from mixlm.training.origin import origin
@@ -21,19 +22,20 @@ def begin(prepared: PreparedRun, folder: RunDir, done: int, said: Sequence[str])
 
 
 @contextmanager
-def noted(prepared: PreparedRun, folder: RunDir, done: int, said: Sequence[str]) -> Iterator[Callable[[str], None]]:
-    """The start of a run, and its end: what it calls with a sentence, the error that it raises, or its completion."""
+def noted(prepared: PreparedRun, folder: RunDir, done: int, said: Sequence[str]) -> Iterator[None]:
+    """The start of a run, and its end: its completion, the signal that stopped it, or the error that it raises."""
     if not is_main():
-        yield lambda _: None
+        yield
         return
     begin(prepared, folder, done, said)
-    ends: list[str] = []
+    how = FINISHED
     try:
-        yield ends.append
+        yield
     except BaseException as error:
-        ends.append(f"{type(error).__name__}: {' '.join(str(error).split())}")
+        sentence = " ".join(str(error).split())
+        how = sentence if isinstance(error, Stopped) else f"{type(error).__name__}: {sentence}"
         raise
     finally:
         # What ended the run counts, not that a full disk does not take a word of it.
         with contextlib.suppress(OSError, ValueError):
-            note_end(folder.path, ends[0] if ends else FINISHED)
+            note_end(folder.path, how)

@@ -11,6 +11,7 @@ import jax
 from mixlm.checkpoints.manager import Checkpoints
 from mixlm.checkpoints.run_dir import RunDir
 from mixlm.data.loader.batches import Batches
+from mixlm.errors import Stopped
 from mixlm.parallel.processes import group, is_main
 from mixlm.perf.profiler import Profile, Tracer
 from mixlm.reports.metrics import Progress
@@ -42,8 +43,8 @@ class Loop:
         # All hosts of a run do the same work: the trace of process 0 stands for all.
         self.tracer = Tracer(profile if is_main() else None, folder.profile)
 
-    def run(self, begun: int, state: Any, note: Mapping[str, Any]) -> Any | None:
-        """Trains from `state`, `begun` steps old, and returns the last state, or None where a signal came first.
+    def run(self, begun: int, state: Any, note: Mapping[str, Any]) -> Any:
+        """Trains from `state`, `begun` steps old, and returns the last state; raises Stopped where a signal came first.
 
         The state is saved in both cases. `note` is that of the checkpoint that `state` was read from.
         """
@@ -64,8 +65,7 @@ class Loop:
                 self.checkpoints.wait()
         if stopped:
             what = f"saved after step {done}" if done else "no step was taken yet"
-            self.say(f"{group().stop_reason} came: {what}; the same command goes on from there.")
-            return None
+            raise Stopped(str(group().stop_reason), what, everywhere=True)
         return state
 
     def begin(self, begun: int, note: Mapping[str, Any], shown: ExitStack) -> None:

@@ -48,7 +48,7 @@ def train(recipe: Recipe, say: Say = print, profile: Profile | None = None) -> N
 
     The directory keeps `recipe.config` as config.gin. The steps of `profile` are traced into its `profile/`. Raises
     UserError, with nothing lost, for a directory that holds another run and for a loss that is not finite, and Stopped
-    for a signal that comes where there is no step to save.
+    for a signal that comes before its end, with what was trained saved.
     """
     if recipe.ref.which is not None:
         raise UserError(
@@ -110,17 +110,14 @@ def _train(recipe: Recipe, say: Say, signals: Signals, profile: Profile | None) 
             say(line)
         if done or latest:  # All of the run's checkpoints may have turned out to be corrupt.
             say(f"resuming after step {done}" if done else "compiling the first step")
-        with run_dir.written(signals.outcome), noted(prepared, run_dir, done, [*checkpoints.told, *said]) as note_stop:
+        with run_dir.written(signals.outcome), noted(prepared, run_dir, done, [*checkpoints.told, *said]):
             if done < ends:
                 broadcast(run_dir.remove_report)  # That of a shorter run is not this one's.
                 state = Loop(prepared, run_dir, checkpoints, say, signals, profile).run(done, state, note)
-            if state is not None:  # No signal ended the loop.
-                finish(prepared, run_dir, state, say)
-                _say_best(recipe, checkpoints, say)
-                if checkpoints.latest() != recipe.steps:
-                    say(f"Stopped early (PATIENCE = {recipe.patience}): {recipe.best_metric} did not improve.")
-            else:
-                note_stop(f"{group().stop_reason} came, and the run was saved")
+            finish(prepared, run_dir, state, say)
+            _say_best(recipe, checkpoints, say)
+            if checkpoints.latest() != recipe.steps:
+                say(f"Stopped early (PATIENCE = {recipe.patience}): {recipe.best_metric} did not improve.")
 
 
 def _say_best(recipe: Recipe, checkpoints: Checkpoints, say: Say) -> None:

@@ -1,19 +1,15 @@
-"""SIGINT and SIGTERM: the first one saves and stops after the step, the second one ends the process at once."""
+"""Signals that ask a run to stop: the first one saves and stops after the step, the second one ends it at once."""
 
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from mixlm.errors import Stopped
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-class Stopped(KeyboardInterrupt):
-    """A signal came outside of the training loop, where there is nothing to save; the message names what is kept."""
-
-    def __init__(self, name: str, outcome: str):
-        super().__init__(f"{name} came: {outcome}; the same command goes on from there.")
-        self.code = 128 + signal.Signals[name].value
+# Schedulers send one of them ahead of a time limit; they are taken only where nobody else has taken them.
+WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Signals:
@@ -29,8 +25,9 @@ class Signals:
     def handled(self) -> Iterator["Signals"]:
         """Installs the handlers; does nothing outside of the main thread, which alone can."""
         try:
-            for number in SIGNALS:
-                self._before[number] = signal.signal(number, self._come)
+            for number in SIGNALS + WARNINGS:
+                if number in SIGNALS or signal.getsignal(number) is signal.SIG_DFL:
+                    self._before[number] = signal.signal(number, self._come)
         except ValueError:
             pass
         try:

@@ -17,10 +17,10 @@ from mixlm.cli import babylm, export, import_, report
 from mixlm.data.dataset import PreparedData
 from mixlm.data.store.token_store import StoreSplit
 from mixlm.data.supervised import of_data
+from mixlm.errors import UNFINISHED
 from mixlm.gin_config.build import config_text, configured
 from mixlm.gin_config.flags import Flags
 from mixlm.interop.lm_eval.model import RunModel
-from mixlm.parallel.process_group import LOST
 from mixlm.recipe import Recipe
 
 RECIPES = sorted(path.stem for path in GIN.glob("*.gin") if "\nRECIPE = " in path.read_text())
@@ -148,7 +148,9 @@ def test_any_other_command_names_what_is_there(place, words):
         for path in (word for word in arguments if "/" in word):
             assert (ROOT / path).exists(), f"{place}: {path} does not exist"
     elif program == "if":
-        assert arguments[:4] == ["[", "$?", "-ge", str(LOST)], f"{place}: a lost process leaves with {LOST}"
+        assert arguments[:4] == ["[", "$?", "-ge", str(UNFINISHED)], (
+            f"{place}: a run that is not over leaves with {UNFINISHED}"
+        )
     elif program == "export":
         assert arguments in (["PYTHONPATH=."], ["MIXLM_CACHE=/shared/cache"])
     else:

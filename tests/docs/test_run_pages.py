@@ -8,7 +8,7 @@ import pytest
 from support.markdown import PAGES, PROGRAMS, blocks, commands, sent
 from support.places import ROOT
 
-from mixlm.parallel.process_group import LOST
+from mixlm.errors import MISTAKE, UNFINISHED
 from mixlm.parallel.processes import ProcessSpec, process_spec
 
 RUN = ROOT / "docs" / "run"
@@ -22,7 +22,7 @@ FLAGS = {
     "gcloud compute tpus tpu-vm ssh": "command worker zone",
     "gcloud compute tpus queued-resources create": "accelerator-type node-count node-prefix runtime-version zone",
     "gcloud compute tpus queued-resources ssh": "command node worker zone",
-    "sbatch": "dependency",
+    "sbatch": "",
     "#SBATCH": "gpus-per-node job-name nodes ntasks-per-node open-mode requeue signal time",
     "srun": "",
     "xpk cluster create": "cluster num-slices spot tpu-type",
@@ -98,18 +98,18 @@ def test_what_an_image_is_built_with_is_in_the_dockerfile():
         assert name in arguments and (name != "EXTRAS" or value in extras)
 
 
-def test_a_script_is_submitted_under_its_name_and_queued_again_where_a_process_was_lost():
+def test_a_script_is_submitted_under_its_name_and_queued_again_where_its_run_is_not_over():
     submitted = {words[-1] for _, words in FOUND if words[0] == "sbatch"}
     assert submitted == set(SCRIPTS) - {"deshuffling.py"} != set()
     for name in submitted:
         text = SCRIPTS[name].text
         assert text.startswith("#!/bin/bash\n#SBATCH ")
-        assert f"if [ $? -ge {LOST} ]; then scontrol requeue" in text
+        assert f"if [ $? -ge {UNFINISHED} ]; then scontrol requeue" in text
 
 
-def test_xpk_restarts_where_a_process_was_lost():
+def test_xpk_restarts_a_run_that_is_not_over():
     (words,) = [words for _, words in FOUND if words[:3] == ["xpk", "workload", "create"]]
-    assert f"--restart-on-exit-codes={LOST}" in words  # by default 42 and 127 to 255 alone
+    assert f"--restart-on-exit-codes={UNFINISHED}" in words  # by default 42 and 127 to 255 alone
 
 
 def test_the_pods_of_a_job_are_one_run(monkeypatch):
@@ -118,6 +118,10 @@ def test_the_pods_of_a_job_are_one_run(monkeypatch):
     service, job = yaml.safe_load_all(block.text)
     spec, pod = job["spec"], job["spec"]["template"]["spec"]
     assert service["spec"]["selector"] == {"job-name": job["metadata"]["name"]}
+    rules = {rule["action"]: rule["onExitCodes"] for rule in spec["podFailurePolicy"]["rules"]}
+    wanted = {"Ignore": [UNFINISHED], "FailJob": [MISTAKE]}
+    assert rules == {action: {"operator": "In", "values": codes} for action, codes in wanted.items()}
+    assert pod["restartPolicy"] == "Never"  # what a pod failure policy asks for
     assert pod["subdomain"] == service["metadata"]["name"] and service["spec"]["clusterIP"] == "None"
     (container,) = pod["containers"]
     for pod_index in range(spec["completions"]):

@@ -20,10 +20,10 @@ from support.process_runs import DEVICES, KILLED, STOPPED, Run, assert_equal_run
 from support.runs import lines
 from support.small_run import recipe
 
-from mixlm.errors import UserError
+from mixlm.errors import UNFINISHED, Stopped, UserError
 from mixlm.parallel import control_channel
 from mixlm.parallel.mesh import aligned_run
-from mixlm.parallel.process_group import LOST, ProcessGroup, SingleProcess
+from mixlm.parallel.process_group import ProcessGroup, SingleProcess
 from mixlm.parallel.processes import ProcessSpec, broadcast, main_first, process_spec
 from mixlm.training import run as loop
 
@@ -53,7 +53,7 @@ def story(alone, corpus, tmp_path_factory):
 @pytest.mark.slow
 def test_a_killed_process_ends_the_others_with_one_sentence(story):
     _, ((code, _, errors), (killed, _, _)), *_ = story
-    assert (code, killed) == (LOST, -9), errors
+    assert (code, killed) == (UNFINISHED, -9), errors
     (sentence,) = [line for line in errors.splitlines() if line.startswith("error:")]
     assert "Process 1 of 2 is gone" in sentence and "that of step 3" in sentence and "same command" in sentence
     assert "Traceback" not in errors and "stack trace" not in errors
@@ -62,7 +62,7 @@ def test_a_killed_process_ends_the_others_with_one_sentence(story):
 @pytest.mark.slow
 def test_a_killed_coordinator_ends_the_others_with_one_sentence(story):
     _, _, ((killed, said, left), (code, _, errors)), _ = story
-    assert (code, killed) == (LOST, -9), left + errors
+    assert (code, killed) == (UNFINISHED, -9), left + errors
     assert "resuming after step 3" in said
     (sentence,) = [line for line in errors.splitlines() if line.startswith("error:")]
     assert "Process 0 of 2 is gone" in sentence and "that of step 6" in sentence
@@ -72,7 +72,7 @@ def test_a_killed_coordinator_ends_the_others_with_one_sentence(story):
 @pytest.mark.slow
 def test_a_signal_to_one_process_saves_the_same_step_of_all(story):
     folder, _, _, ((first, said, left), (second, silence, errors)) = story
-    assert (first, second) == (0, 0), left + errors
+    assert (first, second) == (UNFINISHED, UNFINISHED), left + errors
     assert "resuming after step 6" in said and "SIGTERM to process 1 came" in said
     assert "same command goes on from there" in said
     # Process 0 alone speaks; Gloo's own words are not ours.
@@ -237,12 +237,27 @@ def test_a_mistake_of_one_is_said_by_all(left, capsys):
     assert capsys.readouterr().err.count("error: Process 2 of 3 ended: TEXT is empty.") == 2
 
 
+def test_a_signal_before_the_first_step_is_said_by_all(left, capsys):
+    here = group(3, left)
+    assert here[2].fail(Stopped("SIGTERM", "nothing was begun")) == UNFINISHED
+    assert awaited(left, 2) == [UNFINISHED] * 2
+    said = "error: Process 2 of 3 ended: SIGTERM came. Nothing was begun; the same command goes on from there.\n"
+    assert capsys.readouterr().err.count(said) == 2
+
+
+def test_all_that_have_stopped_after_the_same_step_leave_together(left, capsys):
+    stopped = Stopped("SIGTERM", "saved after step 3", everywhere=True)
+    here = group(3, left)
+    assert together(*(partial(each.fail, stopped) for each in here)) == [UNFINISHED] * 3
+    assert left == [] and capsys.readouterr().err == ""
+
+
 def test_a_silent_process_is_given_up(left, capsys, monkeypatch):
     monkeypatch.setattr(control_channel, "BEAT", 0.05)
     here = group(2, left)
     # Its machine hangs: the line stays open, and nothing comes.
     here[1].channel._loop.call_soon_threadsafe(threading.Event().wait, 3)
-    assert awaited(left, 1)[0] == LOST
+    assert awaited(left, 1)[0] == UNFINISHED
     assert "Process 1 of 2 is gone: nothing was heard of it for 1 s" in capsys.readouterr().err
 
 
@@ -282,7 +297,7 @@ def test_strangers_disturb_nobody():
 def test_who_sends_what_is_no_message_is_given_up_and_not_waited_for(left, capsys, line):
     here = group(2, left)
     here[1].channel.soon(lambda: here[1].channel._write(line + b"\n"))
-    assert awaited(left, 1)[0] == LOST
+    assert awaited(left, 1)[0] == UNFINISHED
     assert "Process 1 of 2 is gone: it sent " in capsys.readouterr().err
 
 

@@ -12,7 +12,7 @@ from support.runs import DEVICES, Killed, assert_same, final_state, lines, recip
 
 from mixlm.checkpoints.manager import Checkpoints
 from mixlm.checkpoints.run_dir import RunDir
-from mixlm.errors import UserError
+from mixlm.errors import Stopped, UserError
 from mixlm.optim.adafactor import Adafactor
 from mixlm.optim.optimizer import Optimizer
 from mixlm.reports.examples import Examples
@@ -141,10 +141,13 @@ def test_a_signal_saves_and_the_next_start_goes_on(whole, corpus, tmp_path, monk
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(loop.Loop, "settle", signalled)
-    loop.train(made, say=said.append)
+    with pytest.raises(
+        Stopped, match=r"^SIGTERM came: saved after step \d; the same command goes on from there\.$"
+    ) as caught:
+        loop.train(made, say=said.append)
     monkeypatch.setattr(loop.Loop, "settle", settle)
     assert any("SIGTERM" in line for line in said)
-    assert read_journal(made.folder)[-1]["how"] == "SIGTERM came, and the run was saved"
+    assert read_journal(made.folder)[-1]["how"] == str(caught.value)
     assert 2 <= final_state(made)[0] < 8
     loop.train(made, say=said.append)
     assert lines(made) == lines(whole[0])

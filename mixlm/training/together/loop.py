@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mixlm.errors import UserError
+from mixlm.errors import Stopped, UserError
 from mixlm.parallel.processes import group
 from mixlm.reports.journal import note_end
 from mixlm.reports.metrics import Progress
@@ -45,8 +45,8 @@ class CellsLoop:
         self.teams: list[Team] = []
         self.watched = {cell: Watched(cell.prepared, cell.folder, say) for cell in cells}
 
-    def run(self) -> bool:
-        """Trains and saves; returns False where a signal came first."""
+    def run(self) -> None:
+        """Trains and saves; raises Stopped where a signal came first."""
         with ExitStack() as opened:
             opened.callback(self.rows.close)
             opened.callback(self.programs.close)
@@ -63,11 +63,10 @@ class CellsLoop:
                     self.save(done, [cell for cell in self.cells if self.is_unsaved(cell, done)])
                 guarded(self.alive, lambda cell: cell.checkpoints.wait(), self.say)
         if group().stop_reason is not None and done < self.end:
-            self.say(f"{group().stop_reason} came: saved after step {done}; the same command goes on from there.")
+            stopped = Stopped(str(group().stop_reason), f"saved after step {done}")
             for cell in self.alive:
-                note_end(cell.folder.path, f"{group().stop_reason} came, and the run was saved")
-            return False
-        return True
+                note_end(cell.folder.path, str(stopped))
+            raise stopped
 
     @property
     def alive(self) -> list[Cell]:

@@ -28,7 +28,8 @@ def train_together(recipes: Sequence[Recipe], say: Say = print) -> list[UserErro
     Each folder ends as `train` of its recipe would have left it, to rounding, and goes on alone or together. A cell
     that is behind the others, since its newest checkpoint is older, catches up first. A run that is over is left alone.
     Returns for each recipe the error that ended it, None where there was none: a folder of another run, a loss that is
-    not finite. The others go on. Raises UserError, with nothing done, for recipes that are not of one group (`groups`).
+    not finite. The others go on. Raises UserError, with nothing done, for recipes that are not of one group (`groups`),
+    and Stopped for a signal that comes before their end, with what was trained saved.
     """
     check_together(recipes)
     if jax.process_count() > 1:
@@ -60,8 +61,9 @@ def _train(recipes: Sequence[Recipe], say: Say, signals: Signals, opened: ExitSt
         say(_described(cells))
         signals.outcome = lambda: f"{len(cells)} runs keep their newest checkpoints"
         training = [cell for cell in cells if cell.begun < cell.last]
-        if not training or CellsLoop(training, say, signals).run():
-            _report([cell for cell in cells if cell.error is None], say)
+        if training:
+            CellsLoop(training, say, signals).run()
+        _report([cell for cell in cells if cell.error is None], say)
     for index, cell in entered:
         errors[index] = cell.error
     return errors

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mixlm.checkpoints.manager import Checkpoints, size_in_bytes
+from mixlm.checkpoints.saving import Checkpoints, size_in_bytes
 from mixlm.models.t5_decoder import DecoderOnly
 from mixlm.objectives.causal import Causal
 from mixlm.optim.adamw import AdamW

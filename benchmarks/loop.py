@@ -61,8 +61,8 @@ def overhead(name: str, folder: Path, steps: int, rounds: int) -> dict[str, Any]
     """Tokens per second of the loop and of its step alone; the ratio is the median of the rounds."""
     import jax
 
-    from mixlm.checkpoints.manager import Checkpoints
     from mixlm.checkpoints.run_dir import RunDir
+    from mixlm.checkpoints.saving import Checkpoints
     from mixlm.data.loader.batches import Batches
     from mixlm.gin_config.build import configured
     from mixlm.gin_config.flags import parse_flags

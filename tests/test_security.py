@@ -19,8 +19,8 @@ from support.stores import DOCUMENTS, built, documents
 
 from mixlm.checkpoints import from_t5x
 from mixlm.checkpoints.load import load_params
-from mixlm.checkpoints.manager import Checkpoints
 from mixlm.checkpoints.run_dir import RunDir
+from mixlm.checkpoints.saving import Checkpoints
 from mixlm.checkpoints.warm_start import find_warm_start
 from mixlm.data.store.token_store import TokenStore, _checksum
 from mixlm.errors import UserError

@@ -38,7 +38,7 @@ KNOWN = {
     "mixlm/analysis/style.py": {"save"},
     "mixlm/api/run.py": {"savefig"},
     "mixlm/evaluation/tables.py": {"savefig"},
-    "mixlm/checkpoints/manager.py": {"save"},
+    "mixlm/checkpoints/saving.py": {"save"},
     "mixlm/interop/hf/imports.py": {"save"},
     "mixlm/training/ledger.py": {"save"},
     "mixlm/training/loop.py": {"save"},

@@ -140,7 +140,7 @@ def _state(made: Any) -> list[Any]:
     """The leaves of the newest checkpoint's parameters and optimizer state."""
     import jax
 
-    from mixlm.checkpoints.manager import Checkpoints
+    from mixlm.checkpoints.saving import Checkpoints
     from mixlm.training.initial_state import initial_state
 
     shapes = initial_state(dict(made.modules), made.optimizer, made.seed, made.partitioning.mesh())[1]

@@ -13,8 +13,8 @@ from typing import Any
 
 from mixlm import files
 from mixlm.checkpoints.load import check_run, load_params, nearest_run
-from mixlm.checkpoints.manager import Checkpoints
 from mixlm.checkpoints.run_dir import RunDir
+from mixlm.checkpoints.saving import Checkpoints
 from mixlm.data.loader.batches import as_batch
 from mixlm.errors import UserError, nearest
 from mixlm.evaluation.folders import latest_evaluation

@@ -8,9 +8,9 @@ import jax
 from flax.core import meta
 from jax.sharding import Mesh
 
-from mixlm.checkpoints.manager import Checkpoints
 from mixlm.checkpoints.orbax_io import quiet_orbax
 from mixlm.checkpoints.run_dir import RunDir, by_name, held_out_by_name
+from mixlm.checkpoints.saving import Checkpoints
 from mixlm.data.mixture import Mixture
 from mixlm.data.sources.auto import Text, source_of
 from mixlm.data.sources.text import TextFiles

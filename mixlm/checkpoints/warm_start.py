@@ -10,9 +10,9 @@ import jax
 import numpy as np
 
 from mixlm.checkpoints import from_t5x, from_torch, reader
-from mixlm.checkpoints.manager import Checkpoints
 from mixlm.checkpoints.run_dir import RETOKENISED, RunDir, by_name, was_retokenised
 from mixlm.checkpoints.safetensors import is_safetensors
+from mixlm.checkpoints.saving import Checkpoints
 from mixlm.errors import UserError, nearest
 from mixlm.paths import RunRef
 from mixlm.recipe import Recipe

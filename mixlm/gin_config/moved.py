@@ -10,7 +10,7 @@ MOVED = {
     "address": "paths",
     "axes": "parallel.logical_axes",
     "blockwise": "losses.chunked",
-    "checkpoint": "checkpoints.manager",
+    "checkpoint": "checkpoints.saving",
     "compiled": "training.executables",
     "contents": "checkpoints.compatibility",
     "corruption": "objectives.corruption rng",

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from mixlm.checkpoints.manager import Checkpoints
 from mixlm.checkpoints.run_dir import RunDir
+from mixlm.checkpoints.saving import Checkpoints
 from mixlm.checkpoints.warm_start import find_warm_start
 from mixlm.data.vocabularies.kept import keep
 from mixlm.parallel.processes import broadcast, check_agreement

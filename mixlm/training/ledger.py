@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from mixlm.checkpoints.manager import Checkpoints
 from mixlm.checkpoints.run_dir import RunDir
+from mixlm.checkpoints.saving import Checkpoints
 from mixlm.errors import UserError
 from mixlm.parallel.processes import broadcast, is_main
 from mixlm.perf.accounting import SPENT, Usage

@@ -8,8 +8,8 @@ from typing import Any
 
 import jax
 
-from mixlm.checkpoints.manager import Checkpoints
 from mixlm.checkpoints.run_dir import RunDir
+from mixlm.checkpoints.saving import Checkpoints
 from mixlm.data.loader.batches import Batches
 from mixlm.errors import Stopped
 from mixlm.parallel.processes import group, is_main

@@ -2,9 +2,9 @@
 
 from contextlib import ExitStack, closing
 
-from mixlm.checkpoints.manager import Checkpoints
 from mixlm.checkpoints.orbax_io import quiet_orbax
 from mixlm.checkpoints.run_dir import RunDir
+from mixlm.checkpoints.saving import Checkpoints
 from mixlm.checkpoints.warm_start import find_warm_start, step_of
 from mixlm.errors import NotHere, UserError
 from mixlm.parallel.processes import broadcast, check_agreement, group, is_main, main_first

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import jax
 
-from mixlm.checkpoints.manager import size_in_bytes
+from mixlm.checkpoints.saving import size_in_bytes
 from mixlm.data.loader.streaming import StreamedData
 from mixlm.parallel.mesh import bytes_per_device
 from mixlm.perf.memory import shortage

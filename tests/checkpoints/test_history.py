@@ -7,7 +7,7 @@ import pytest
 
 from mixlm.checkpoints import history
 from mixlm.checkpoints.history import HISTORY, Record, read_history, write_history
-from mixlm.checkpoints.manager import Checkpoints
+from mixlm.checkpoints.saving import Checkpoints
 
 
 def test_lines_that_are_added_later_are_not_in_it(tmp_path):

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixlm.checkpoints.manager import Checkpoints
 from mixlm.checkpoints.retention import Policy, Retention
+from mixlm.checkpoints.saving import Checkpoints
 from mixlm.errors import UserError
 from mixlm.paths import RunRef
 from mixlm.recipe import Recipe

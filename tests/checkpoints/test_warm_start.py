@@ -14,8 +14,8 @@ from support.runs import DEVICES, SIZE, Killed, assert_same, begun, final_state,
 
 from mixlm.checkpoints import from_t5x, reader
 from mixlm.checkpoints.load import load_params
-from mixlm.checkpoints.manager import Checkpoints
 from mixlm.checkpoints.run_dir import RunDir
+from mixlm.checkpoints.saving import Checkpoints
 from mixlm.checkpoints.warm_start import find_warm_start
 from mixlm.errors import UserError
 from mixlm.models.t5 import EncoderDecoder

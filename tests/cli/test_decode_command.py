@@ -11,8 +11,8 @@ import pytest
 from flax.core import meta
 
 from mixlm import files
-from mixlm.checkpoints.manager import Checkpoints
 from mixlm.checkpoints.run_dir import RunDir
+from mixlm.checkpoints.saving import Checkpoints
 from mixlm.cli import decode
 from mixlm.decoding.select import select
 from mixlm.decoding.strategies import Autoregressive, Masked, Spans, Unrolled

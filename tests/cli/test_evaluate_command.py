@@ -10,8 +10,8 @@ import jax
 import pytest
 
 import mixlm
-from mixlm.checkpoints.manager import Checkpoints
 from mixlm.checkpoints.run_dir import RunDir
+from mixlm.checkpoints.saving import Checkpoints
 from mixlm.cli import evaluate
 from mixlm.evaluation.run import Scoring, prepare
 from mixlm.gin_config.build import configured, operative_config

@@ -13,7 +13,7 @@ from support.decoder_runs import recipe
 from support.runs import DEVICES, lines
 from support.stores import split_of
 
-from mixlm.checkpoints.manager import Checkpoints
+from mixlm.checkpoints.saving import Checkpoints
 from mixlm.data.loader.batches import Batches
 from mixlm.data.loader.epochs import Repeated
 from mixlm.data.loader.interleave import Mixed

@@ -6,8 +6,8 @@ import pytest
 from flax.core import meta
 from support.small_run import recipe as small_recipe
 
-from mixlm.checkpoints.manager import Checkpoints
 from mixlm.checkpoints.run_dir import RunDir
+from mixlm.checkpoints.saving import Checkpoints
 from mixlm.decoding.run import decode_texts
 from mixlm.decoding.text import until_eos
 from mixlm.errors import UserError

@@ -6,7 +6,7 @@ import pytest
 from support.decoder_runs import CAUSAL, MASKED, TOKENS, recipe, text
 from support.runs import DEVICES, SIZE, final_state, lines
 
-from mixlm.checkpoints.manager import Checkpoints
+from mixlm.checkpoints.saving import Checkpoints
 from mixlm.errors import NotHere, UserError
 from mixlm.losses.token_losses import MiLe
 from mixlm.models.t5_decoder import DecoderOnly

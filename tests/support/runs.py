@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from mixlm.checkpoints.manager import Checkpoints
+from mixlm.checkpoints.saving import Checkpoints
 from mixlm.checkpoints.warm_start import find_warm_start
 from mixlm.data.dataset import Dataset
 from mixlm.data.tasks import TextFiles, TextTask

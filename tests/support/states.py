@@ -8,7 +8,7 @@ import numpy as np
 from flax import struct
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from mixlm.checkpoints.manager import Checkpoints
+from mixlm.checkpoints.saving import Checkpoints
 from mixlm.optim.adafactor import Adafactor
 from mixlm.optim.optimizer import Optimizer
 from mixlm.schedules import Constant

@@ -15,7 +15,7 @@ from support.places import TESTS
 from support.runs import assert_same, final_state, lines
 from support.small_run import recipe
 
-from mixlm.checkpoints.manager import Checkpoints
+from mixlm.checkpoints.saving import Checkpoints
 from mixlm.errors import UNFINISHED, Stopped, UserError
 from mixlm.training import run as loop
 
@@ -284,7 +284,7 @@ def filled(disk: Path, step: int, spare: int | None) -> str:
     """
     return f"""
 import os, pathlib
-from mixlm.checkpoints.manager import size_in_bytes
+from mixlm.checkpoints.saving import size_in_bytes
 settle = loop.Loop.settle
 def until(self, done, metrics, params=None):
     if done > {step}:

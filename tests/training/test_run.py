@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from support.runs import DEVICES, Killed, assert_same, final_state, lines, recipe
 
-from mixlm.checkpoints.manager import Checkpoints
 from mixlm.checkpoints.run_dir import RunDir
+from mixlm.checkpoints.saving import Checkpoints
 from mixlm.errors import Stopped, UserError
 from mixlm.optim.adafactor import Adafactor
 from mixlm.optim.optimizer import Optimizer

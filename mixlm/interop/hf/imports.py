@@ -9,9 +9,9 @@ import numpy as np
 
 from mixlm import files
 from mixlm.api.run import Run
-from mixlm.checkpoints.manager import Checkpoints
 from mixlm.checkpoints.run_dir import RunDir
 from mixlm.checkpoints.safetensors import read_safetensors
+from mixlm.checkpoints.saving import Checkpoints
 from mixlm.checkpoints.warm_start import placed
 from mixlm.data.vocabularies.given import BYT5, GivenVocabulary
 from mixlm.data.vocabularies.kept import keep

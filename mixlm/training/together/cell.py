@@ -6,8 +6,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from mixlm.checkpoints.manager import Checkpoints
 from mixlm.checkpoints.run_dir import RunDir
+from mixlm.checkpoints.saving import Checkpoints
 from mixlm.checkpoints.warm_start import WarmStart, find_warm_start, step_of
 from mixlm.errors import UserError
 from mixlm.recipe import Recipe

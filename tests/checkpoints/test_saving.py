@@ -14,7 +14,7 @@ import pytest
 from support.states import State, abstract, assert_same_bits, placed, some_state, tree_bytes, write
 
 from mixlm.checkpoints import reader
-from mixlm.checkpoints.manager import Checkpoints, size_in_bytes
+from mixlm.checkpoints.saving import Checkpoints, size_in_bytes
 from mixlm.errors import UserError
 from mixlm.models.heads import TokenHead
 from mixlm.models.t5_decoder import DecoderOnly
@@ -403,7 +403,7 @@ from mixlm.checkpoints.orbax_io import silence_orbax
 silence_orbax()  # first, as the commands do: nothing has imported absl yet
 import sys, jax, jax.numpy as jnp
 from mixlm.checkpoints import reader
-from mixlm.checkpoints.manager import Checkpoints
+from mixlm.checkpoints.saving import Checkpoints
 state = {"params": {"kernel": jnp.arange(300_000.0).reshape(300, 1000) * jnp.pi}, "step": jnp.int32(1)}
 asked = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
 checkpoints = Checkpoints(sys.argv[1], keep=1)
@@ -418,7 +418,7 @@ checkpoints.close()
 ENDLESS = """
 import itertools, sys, jax, jax.numpy as jnp
 from mixlm.checkpoints import reader
-from mixlm.checkpoints.manager import Checkpoints
+from mixlm.checkpoints.saving import Checkpoints
 checkpoints = Checkpoints(sys.argv[1], keep=2)
 for step in itertools.count(1):
     checkpoints.save(step, {"kernel": jnp.full((1000, 100), step)})

@@ -2,7 +2,7 @@
 
 Each is the whole command in a process of its own: cold, with an empty cache (a vocabulary is trained, the text is
 tokenised, every step is compiled), and with --warm once more with the cache that this left. The table has the last
-validation of every objective beside its yardsticks; --json=FILE keeps it.
+validation of every objective beside its yardsticks; --json=FILE keeps it, and --keep=FOLDER the runs.
 """
 
 import argparse
@@ -24,13 +24,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipes", nargs="*", choices=[*RECIPES, []], default=[], metavar="RECIPE")
     parser.add_argument("--warm", action="store_true", help="each once more, with a full cache")
+    parser.add_argument("--keep", type=Path, help="a folder for the runs that begin cold, FOLDER/RECIPE")
     parser.add_argument("--json", type=Path, help="a file for the figures, added to those it holds")
     given = parser.parse_args()
     found: dict[str, Any] = json.loads(given.json.read_text()) if given.json and given.json.exists() else {}
-    for name in given.recipes or RECIPES:
+    names = given.recipes or RECIPES
+    if given.keep and (held := [name for name in names if (given.keep / name).exists()]):
+        parser.error(f"{given.keep} holds a run of {', '.join(held)} already: give another folder.")
+    for name in names:
         with tempfile.TemporaryDirectory() as folder:
             os.environ["MIXLM_CACHE"] = str(Path(folder) / "cache")
-            seconds, scores = train(name, Path(folder) / "cold")
+            seconds, scores = train(name, given.keep / name if given.keep else Path(folder) / "cold")
             found[name] = {"cold_s": seconds, **scores}
             if given.warm:
                 found[name]["warm_s"] = train(name, Path(folder) / "warm")[0]

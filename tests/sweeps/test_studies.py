@@ -18,6 +18,7 @@ STUDIES = sorted(path.stem for path in (ROOT / "studies").glob("*.gin"))
 # The cells of each arm, and the sizes of the programs that train them together.
 GRIDS = {
     "antlm": ({"BabyLlama": 12, "LTG-BERT": 12}, [12, 12]),
+    "antlm_english": ({"BabyLlama": 12, "LTG-BERT": 12}, [12, 12]),
     "ar2diff": ({"ar": 3, "ar2diff": 12, "scratch": 3}, [3, 3, 3, 9]),
     "ar2diff_wmt": ({"ar": 3, "ar2diff": 6, "scratch": 3}, [3, 9]),
     "dual": ({"": 72}, [72]),
@@ -36,12 +37,14 @@ TINY = {
     "mile": ["TRAIN_STEPS=4"],
     "spactor": ["TRAIN_STEPS=400", "EMB_DIM=16", "BATCH_SIZE=8"],
 }
+TINY["antlm_english"] = ["UNIQUE_TOKENS=400", "PAIRS=2", "SCORED_ROWS=2", "BATCH_SIZE=8", "VOCAB_SIZE=320"]
 TINY["ar2diff_wmt"] = [*TINY["ar2diff"][:3], "DATA=wmt", "VOCAB_SIZE=320"]
 TINY["finetuning"] = ["SMALL=True", "DATA=glue"]
 TINY["ar2diff_wmt"] += ["WARMUP_STEPS=1", 'DECODINGS=("autoregressive","unrolled steps=2 samples=2")']
 TINY["ar2diff"] += ["WARMUP_STEPS=1", 'DECODINGS=("autoregressive","unrolled steps=2 samples=2")']
 AXES = {
     "antlm": [],
+    "antlm_english": ["SCHEDULE=24 clm"],
     "ar2diff": ["ADAPT=0.0,0.5"],
     "ar2diff_wmt": ["ADAPT=0.0,1.0"],
     "finetuning": ["TASK=sst2", "INIT_FROM=scratch"],  # what cells begin from is pretrained at its whole size
@@ -70,7 +73,11 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 # What a study needs of the reader's own.
-OWN = {"ar2diff_wmt": ["--gin.DATA=wmt"], "finetuning": ["--gin.DATA=glue"]}
+OWN = {
+    "antlm_english": ["--gin.BLIMP=made:0", "--gin.SUPPLEMENT=made:1"],
+    "ar2diff_wmt": ["--gin.DATA=wmt"],
+    "finetuning": ["--gin.DATA=glue"],
+}
 
 
 def study(name: str, *flags: str) -> Sweep:

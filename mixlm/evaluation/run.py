@@ -36,6 +36,7 @@ from mixlm.tokens import TokenIds
 from mixlm.values import check_whole
 
 Say = Callable[[str], Any]
+Modes = Mapping[str, Mode | Fused]
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,8 @@ class Prepared:
     scoring: Scoring
     step: int
     scorer: Scorer
-    modes: Mapping[str, Mode | Fused]
-    pair_modes: Mapping[str, Mode | Fused]
+    modes: Modes
+    pair_modes: Modes
     text: Text
     data: str
     paradigms: Sequence[Paradigm]
@@ -119,17 +120,9 @@ def prepare(
     The text that is scored is that of `documents`, all of it, or else `scoring.rows` of the validation split; the pairs
     are those of `paradigms`, or else of `scoring.minimal_pairs`.
     """
-    check_networks(recipe, (scoring.network,))
-    if recipe.dataset.pairs is not None:
-        raise UserError(
-            "Scoring reads rows of text, and the rows of this recipe's data are pairs of inputs and targets: evaluate "
-            "them by their tasks' metrics (mixlm evaluate)."
-        )
+    modes, pair_modes, own = settle(recipe, scoring)
+    paradigms = own or paradigms
     module = recipe.networks[scoring.network]
-    around = scoring.convention.context_of(recipe.tokens)
-    modes, pair_modes = (_modes(module, recipe.tokens, scoring, context) for context in (None, around))
-    if scoring.minimal_pairs is not None:
-        paradigms = read_pairs(scoring.minimal_pairs, scoring.pairs)
     # Whether there is a run is known at once; preparing its data may take a while.
     check_run(recipe)
     if documents is None:
@@ -166,7 +159,25 @@ def prepare(
     )
 
 
-def _modes(module: Any, tokens: TokenIds, scoring: Scoring, context: Context | None) -> dict[str, Mode | Fused]:
+def settle(recipe: Recipe, scoring: Scoring) -> tuple[Modes, Modes, Sequence[Paradigm]]:
+    """What is asked of a run that need not be there yet: modes of the text, modes of the pairs, and the pairs.
+
+    Raises UserError for a network, a mode or pairs that there are not.
+    """
+    check_networks(recipe, (scoring.network,))
+    if recipe.dataset.pairs is not None:
+        raise UserError(
+            "Scoring reads rows of text, and the rows of this recipe's data are pairs of inputs and targets: evaluate "
+            "them by their tasks' metrics (mixlm evaluate)."
+        )
+    module = recipe.networks[scoring.network]
+    around = scoring.convention.context_of(recipe.tokens)
+    modes, pair_modes = (_modes(module, recipe.tokens, scoring, context) for context in (None, around))
+    pairs = () if scoring.minimal_pairs is None else read_pairs(scoring.minimal_pairs, scoring.pairs)
+    return modes, pair_modes, pairs
+
+
+def _modes(module: Any, tokens: TokenIds, scoring: Scoring, context: Context | None) -> Modes:
     """The modes that were asked for, which read sentences in `context`, or each in its own."""
     own = modes_of(module, tokens, scoring.samples, scoring.seed, context)
     found = select_modes(with_extra(own, scoring.extra_modes), scoring.modes)

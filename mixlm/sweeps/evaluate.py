@@ -1,12 +1,12 @@
 """Evaluations at the end of a cell: text and pairs by the settings of `gin/evaluate.gin`, and tests."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mixlm.errors import UserError
-from mixlm.evaluation.run import Scoring, prepare, score, write
+from mixlm.evaluation.run import Scoring, prepare, score, settle, write
 from mixlm.evaluation.tables import pairs_content, text_content
 from mixlm.evaluation.tasks import run as tasks
 from mixlm.files import is_number
@@ -31,6 +31,20 @@ def is_evaluated(sweep: Sweep, cell: Cell) -> bool:
     """True where every evaluation of the study has been made of the cell, with today's settings."""
     held = sweep.folder.record(cell.name).get("evaluations", {})
     return all(held.get(name, {}).get("settings") == _settings(asked) for name, asked in _asked(sweep, cell).items())
+
+
+def check_evaluations(sweep: Sweep, cells: Sequence[Cell]) -> None:
+    """Raises UserError for modes or pairs that there are not, before any cell is trained; one of each arm."""
+    for cell in {cell.arm: cell for cell in cells if not is_evaluated(sweep, cell)}.values():
+        for name, asked in _asked(sweep, cell).items():
+            if not isinstance(asked, Mapping):
+                continue
+            recipe, scoring = sweep.variants_of(cell).build(sweep.text(cell, asked))
+            if recipe.dataset.pairs is None:
+                try:
+                    settle(recipe, scoring)
+                except UserError as error:
+                    raise UserError(f"Evaluation {name!r}: {error}") from None
 
 
 def _asked(sweep: Sweep, cell: Cell) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ from mixlm.errors import Stopped, UserError
 from mixlm.recipe import Recipe
 from mixlm.reports.metrics import duration
 from mixlm.sweeps.cells import Cell
-from mixlm.sweeps.evaluate import evaluate, is_evaluated
+from mixlm.sweeps.evaluate import check_evaluations, evaluate, is_evaluated
 from mixlm.sweeps.parts import parameters_of
 from mixlm.sweeps.states import DONE, FAILED, MISSING, settled_state, state_in
 from mixlm.sweeps.sweep import Sweep
@@ -34,8 +34,9 @@ def run_cells(
     running cell saved.
     """
     recipes = sweep.check()
-    sweep.folder.write(sweep.content)
     waiting = list(sweep.cells if cells is None else cells)
+    check_evaluations(sweep, waiting)
+    sweep.folder.write(sweep.content)
     signals = Signals()
     signals.outcome = lambda: f"what was trained is in {sweep.folder}"
     with signals.handled(), programs.kept():

@@ -38,6 +38,7 @@ TINY = {
     "spactor": ["TRAIN_STEPS=400", "EMB_DIM=16", "BATCH_SIZE=8"],
 }
 TINY["antlm_english"] = ["UNIQUE_TOKENS=2000", "PAIRS=2", "SCORED_ROWS=2", "BATCH_SIZE=8", "VOCAB_SIZE=320"]
+TINY["antlm_english"] += ['BLIMP="made:0"', 'SUPPLEMENT="made:1"']
 TINY["ar2diff_wmt"] = [*TINY["ar2diff"][:3], "DATA=wmt", "VOCAB_SIZE=320"]
 TINY["finetuning"] = ["SMALL=True", "DATA=glue"]
 TINY["ar2diff_wmt"] += ["WARMUP_STEPS=1", 'DECODINGS=("autoregressive","unrolled steps=2 samples=2")']

@@ -13,6 +13,8 @@ from mixlm.gin_config.flags import Flags
 from mixlm.sweeps.collect import collect
 from mixlm.sweeps.commands import command_lines, without_places
 from mixlm.sweeps.forks import Fork
+from mixlm.sweeps.jobs import run_jobs
+from mixlm.sweeps.run import run_cells
 from mixlm.sweeps.sweep import Texts, read_sweep
 
 STUDY = """
@@ -154,6 +156,18 @@ def test_a_folder_without_runs_is_a_table_of_missing_cells(read):
         and table["version"][failed] == "0.1"
     )
     assert json.loads(sweep.folder.study.read_text())["arms"] == ["", "focal"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [({"MINIMAL_PAIRS": "blimp"}, "Evaluation 'end': .*blimp"), ({"MODES": "casual"}, "Evaluation 'end': .*'causal'")],
+)
+@pytest.mark.parametrize("start", [run_cells, lambda sweep: run_jobs(sweep, [], 2)])
+def test_an_evaluation_that_cannot_be_made_ends_a_sweep_before_any_cell_is_trained(read, asked, sentence, start):
+    sweep = read(STUDY + f"study.Study.evaluations = {{'end': {asked!r}}}\n")
+    with pytest.raises(UserError, match=sentence):
+        start(sweep)
+    assert not sweep.folder.path.exists()
 
 
 def test_forks_leave_the_longest_stem_of_their_own_seed(read):

@@ -1,4 +1,4 @@
-"""Paths: those that users give, references to runs (RUN, RUN@STEP, RUN@best), and names read from files."""
+"""Paths: those that users give, references to runs (RUN, RUN@STEP, RUN@best, RUN@chck_10M), and names in files."""
 
 import errno
 import os
@@ -11,6 +11,8 @@ from typing import Any
 from mixlm.errors import UserError
 
 BEST = "best"
+# A checkpoint that is kept by its words, as BabyLM's pipeline calls it.
+NAME = r"chck_[0-9]{1,15}[KM]?"
 # Linux's NAME_MAX, and its PATH_MAX of 4,096 less (ours) what a run, a store or a checkpoint writes below a folder.
 NAME_BYTES, PATH_BYTES = 255, 3072
 _SHOWN = 80  # Ours: enough of a path to know it again.
@@ -67,22 +69,22 @@ def _fault(path: Path) -> str | None:
 
 @dataclass(frozen=True)
 class RunRef:
-    """A run's folder and which of its checkpoints: a step, "best", or None for the newest."""
+    """A run's folder and which of its checkpoints: a step, "best", a name ("chck_10M"), or None for the newest."""
 
     folder: Path
     which: int | str | None = None
 
     @staticmethod
     def parse(text: str | PathLike[str], name: str = "The run") -> "RunRef":
-        """Reads RUN, RUN@STEP or RUN@best; a folder that has an @ in its own name is that folder.
+        """Reads RUN, RUN@STEP, RUN@best or RUN@chck_10M; a folder that has an @ in its own name is that folder.
 
         RUN is a local path (see `local`), and `name` is what an error calls it.
         """
         path = local(text, name)
-        match = re.fullmatch(rf"(.+)@([0-9]{{1,18}}|{BEST})", str(path), re.DOTALL)
+        match = re.fullmatch(rf"(.+)@([0-9]{{1,18}}|{BEST}|{NAME})", str(path), re.DOTALL)
         if match is None or path.exists():
             return RunRef(path)
-        return RunRef(Path(match[1]), match[2] if match[2] == BEST else int(match[2]))
+        return RunRef(Path(match[1]), int(match[2]) if match[2].isdigit() else match[2])
 
     def __str__(self) -> str:
         return str(self.folder) if self.which is None else f"{self.folder}@{self.which}"

@@ -11,6 +11,7 @@ import flax.linen as nn
 from mixlm.data.dataset import Dataset
 from mixlm.data.judged import TaskMetrics
 from mixlm.data.mixture import Mixture
+from mixlm.data.words import check_counts
 from mixlm.errors import UserError, check_kind, nearest
 from mixlm.losses.token_losses import TokenLoss
 from mixlm.network import Initializable, LayeredNetwork
@@ -41,8 +42,9 @@ class Recipe:
     both are None, where the curriculum is made of blocks of epochs. A run begins with the parameters of the run (RUN or
     RUN@STEP), the T5X checkpoint or the safetensors file in `init_from`, if given; with `init_optimizer` it goes on
     from that step, with the optimizer's state. Beside the newest `keep` checkpoints, the `keep_best` with the best
-    `best_metric` of validation (see `best`) and that of every `keep_period`-th step are kept. After `patience`
-    validations without a better one, the run ends. Supervised tasks are validated by their own metrics, as
+    `best_metric` of validation (see `best`), that of every `keep_period`-th step and, by name, those at the first steps
+    by which the words in `keep_at_words` were read (see `WordsSeen`) are kept. After `patience` validations without a
+    better one, the run ends. Supervised tasks are validated by their own metrics, as
     `metrics` says. Validation reports the terms of `validation`, by default those of the trained objectives, and
     the plain cross-entropy of each band of token frequencies: `frequency_bands` are shares of the training tokens,
     from the most frequent on. `curves` are the x axes of curves.png. `config` is the gin text that built the
@@ -71,6 +73,7 @@ class Recipe:
     best_metric: str | None = setting(None)
     keep_best: int = setting(1)
     keep_period: int | None = setting(None)
+    keep_at_words: tuple[float, ...] = setting(())
     init_from: str | None = None
     init_optimizer: bool = added(False, repr=True)
     validation: tuple[Objective, ...] = setting(())
@@ -85,10 +88,11 @@ class Recipe:
     scaled: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False, metadata={"identity": False})
 
     def __post_init__(self) -> None:
-        for name in ("curves", "trackers"):
+        for name in ("curves", "trackers", "keep_at_words"):
             object.__setattr__(self, name, tuple(getattr(self, name)))  # gin writes lists
         _check_kinds(self)
         _check_numbers(self)
+        check_counts(self.keep_at_words, self.dataset)
         _check_length(self)
         if self.train_steps is not None:
             _scale_down(self, self.train_steps)

@@ -35,7 +35,7 @@ class Run:
     """A run by its folder; what is read from it is read when it is asked for, so a running one shows its latest state.
 
     Args:
-      folder: `runs/a`, or `runs/a@400` or `runs/a@best` for the parameters of one of its checkpoints.
+      folder: `runs/a`, or `runs/a@400`, `runs/a@best` or `runs/a@chck_1M` for the parameters of a checkpoint.
       recipe: the recipe that the run was trained with; by default it is built from the folder's config.gin.
 
     Raises:

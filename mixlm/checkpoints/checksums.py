@@ -13,6 +13,7 @@ from mixlm.paths import refuse_special, within
 
 CHECKSUMS = "checksums.json"
 FIGURES = "figures.json"  # Validation metrics of the state, where it was validated.
+NAMES = "names.json"  # The names of a checkpoint that is kept for good.
 # Orbax's own metadata of a step, completed after our checksums; without it Orbax complains on every reading.
 NOTE = "_CHECKPOINT_METADATA"
 # What Orbax takes its entries to be, where they are there; with another it opens none of a run's checkpoints.
@@ -84,7 +85,7 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
     for path in sorted(folder.rglob("*")):
         # Orbax may still write its notes in the folder itself; the arrays are all deeper.
-        if path.is_file() and (path.parent != folder or path.name in (FIGURES, HISTORY)):
+        if path.is_file() and (path.parent != folder or path.name in (FIGURES, HISTORY, NAMES)):
             yield path.relative_to(folder).as_posix(), path
 
 

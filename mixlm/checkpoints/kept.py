@@ -8,12 +8,12 @@ from typing import Any
 
 from jaxtyping import PyTree
 
-from mixlm.checkpoints.checksums import FIGURES, NOTE, find_corruption
+from mixlm.checkpoints.checksums import FIGURES, NAMES, NOTE, find_corruption
 from mixlm.checkpoints.history import read_history
 from mixlm.checkpoints.orbax_io import readable_errors
 from mixlm.checkpoints.reader import read_params
 from mixlm.checkpoints.retention import Retention
-from mixlm.errors import UserError
+from mixlm.errors import UserError, nearest
 from mixlm.files import is_number, read_json
 from mixlm.parallel.processes import broadcast, is_main
 from mixlm.paths import BEST, RunRef, refuse_special, within
@@ -30,6 +30,7 @@ class KeptCheckpoints:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder).absolute()
         self._figures: dict[int, dict[str, float]] = {}
+        self._names: dict[int, list[str]] = {}
 
     def wait(self) -> None:
         """Returns when nothing is being saved any more."""
@@ -100,8 +101,10 @@ class KeptCheckpoints:
 
         Raises UserError where that step is not kept, naming those that are, and where no figure says which is best.
         """
+        if not isinstance(ref.which, str):
+            return None if ref.which is None else self.kept(ref.which)
         if ref.which != BEST:
-            return self.kept(ref.which) if isinstance(ref.which, int) else None
+            return self._called(ref.which)
         if metric is None:
             raise UserError(f"Which checkpoint of {ref.folder} is best depends on BEST_METRIC: name a figure there.")
         best = self.best(metric)
@@ -122,6 +125,28 @@ class KeptCheckpoints:
                 found = {}
             self._figures[step] = found if all(map(is_number, found.values())) else {}
         return self._figures[step]
+
+    def names(self, step: int) -> list[str]:
+        """The names under which a checkpoint stays for good; [] where it has none."""
+        if step not in self._names:
+            try:
+                found = read_json(within(self.folder / str(step), NAMES), list)
+            except UserError:
+                found = []
+            self._names[step] = [name for name in found if isinstance(name, str)]
+        return self._names[step]
+
+    def named(self) -> dict[str, int]:
+        """The step of each checkpoint that has a name, in their order."""
+        self.wait()
+        return {name: step for step in sorted(self._steps()) for name in self.names(step)}
+
+    def _called(self, name: str) -> int:
+        named = self.named()
+        if name not in named:
+            known = ", ".join(named) or "none by a name (KEEP_AT_WORDS)"
+            raise UserError(f"{self.folder} keeps no checkpoint {name!r}, it keeps {known}.{nearest(name, named)}")
+        return named[name]
 
     def latest(self) -> int | None:
         """The newest step whose checkpoint has all of its files in full length, None without one."""

@@ -1,7 +1,7 @@
-"""Retention of checkpoints: the newest, the best by a validation metric, and one every so many steps."""
+"""Retention of checkpoints: the newest, the best by a validation metric, one every so many steps, and named ones."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,13 +45,21 @@ class Retention:
 
 
 class Policy:
-    """A Retention as Orbax's protocol PreservationPolicy; `figures_of(step)` returns a step's metrics."""
+    """A Retention as Orbax's protocol PreservationPolicy; a checkpoint that has a name stays, too.
 
-    def __init__(self, retention: Retention, figures_of: Any):
-        self._retention, self._figures_of = retention, figures_of
+    `figures_of(step)` returns a step's metrics, `names_of(step)` its names.
+    """
+
+    def __init__(
+        self,
+        retention: Retention,
+        figures_of: Callable[[int], Figures],
+        names_of: Callable[[int], Sequence[str]] = lambda _: (),
+    ):
+        self._retention, self._figures_of, self._names_of = retention, figures_of, names_of
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         """One answer for each of Orbax's records of a checkpoint."""
         steps = [checkpoint.step for checkpoint in checkpoints]
         kept = self._retention.kept({step: self._figures_of(step) for step in steps})
-        return [step in kept for step in steps]
+        return [step in kept or bool(self._names_of(step)) for step in steps]

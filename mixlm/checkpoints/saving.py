@@ -5,7 +5,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from mixlm.checkpoints.checksums import FIGURES, write_manifest
+from mixlm.checkpoints.checksums import FIGURES, NAMES, write_manifest
 from mixlm.checkpoints.compatibility import check_same_arrays
 from mixlm.checkpoints.history import Record, write_history
 from mixlm.checkpoints.kept import KeptCheckpoints, tell_torn
@@ -34,7 +34,7 @@ class Checkpoints(KeptCheckpoints):
     """The checkpoints of a run, saved and restored: the newest `keep` stay.
 
     Beside them stay the `keep_best` ones with the best `best_metric` of validation, by its name alone the lowest, and
-    those of every `keep_period`-th step.
+    those of every `keep_period`-th step, and those that were saved under a name.
 
     Nothing is written before the first save. Failures of the disk are raised as UserError, at the latest by `wait`.
     """
@@ -61,20 +61,21 @@ class Checkpoints(KeptCheckpoints):
         figures: Mapping[str, float] | None = None,
         note: Mapping[str, Any] | None = None,
         record: Path | None = None,
+        names: Sequence[str] = (),
     ) -> bool:
         """Begins to save `state` as the checkpoint of `step`; returns False when a whole one is there already.
 
         `figures` are those of the state's validation, by which the best is found; `note` is what else the checkpoint
         shall say of itself, in JSON, such as the data that were read; of the run's `record`, its metrics.jsonl, the
-        checkpoint holds a copy of what was written until now. The arrays are copied before this returns, so they may
-        be donated; an earlier save is waited for first.
+        checkpoint holds a copy of what was written until now. With `names` it stays for good. The arrays are copied
+        before this returns, so they may be donated; an earlier save is waited for first.
         """
         self.wait()
         if broadcast(lambda: step in self._steps() and self._corruption(step, lengths_only=True) is None):
             return False
         self._set_aside(step)
         self._saving = step
-        self._figures[step] = dict(figures or {})
+        self._figures[step], self._names[step] = dict(figures or {}), list(names)
         self._record = None if record is None else Record.until_now(record)
         broadcast(lambda: self._check_space(state))
         with self._writing():
@@ -124,7 +125,7 @@ class Checkpoints(KeptCheckpoints):
         if self._manager is None:
             ocp = load_orbax()
             options = ocp.CheckpointManagerOptions(
-                preservation_policy=Policy(self.retention, self.figures),
+                preservation_policy=Policy(self.retention, self.figures, self.names),
                 cleanup_tmp_directories=True,
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
             )
@@ -147,9 +148,11 @@ class Checkpoints(KeptCheckpoints):
     def _write_checksums(self) -> None:
         """Runs on Orbax's thread in process 0, when all have written, just before the folder gets its final name."""
         (folder,) = self.folder.glob(f"{self._saving}.*tmp*")
-        if self._saving is not None and self._figures[self._saving]:
-            with replacing(folder / FIGURES) as file:
-                json.dump(self._figures[self._saving], file, indent=1)
+        if self._saving is not None:
+            for name, said in ((FIGURES, self._figures[self._saving]), (NAMES, self._names[self._saving])):
+                if said:
+                    with replacing(folder / name) as file:
+                        json.dump(said, file, indent=1)
         if self._record is not None:
             write_history(folder, self._record)
         write_manifest(folder)

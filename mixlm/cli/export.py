@@ -1,4 +1,4 @@
-"""Writes a run for other libraries: mixlm export RUN --to=hf OUT, where RUN may be RUN@STEP or RUN@best.
+"""Writes a run for other libraries: mixlm export RUN --to=hf OUT, where RUN may be RUN@STEP, @best or @chck_1M.
 
 --to=hf writes the folder OUT for transformers: weights (safetensors), config.json, tokenizer and a model card. It needs
 the extra: pip install 'mixlm[hf]'. --to=t5x writes OUT/checkpoint_STEP, as T5X's trainer does, and the gin file

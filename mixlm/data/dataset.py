@@ -21,6 +21,7 @@ from mixlm.data.store.token_store import Documents, Tokenized, TokenStore, open_
 from mixlm.data.tasks import SPLITS, Task, TextTask
 from mixlm.data.token_bytes import bytes_of_blocks
 from mixlm.data.vocabulary import Vocabulary
+from mixlm.data.words import words_in
 from mixlm.errors import UserError
 
 COUNTED = 2**28  # Ours: frequencies of a long text are known well enough by then.
@@ -138,6 +139,12 @@ class PreparedData:
         """The share of unknown tokens in the train split, or in the first LOOKED_AT tokens of a longer one."""
         tokens = self.store.split("train").tokens[:LOOKED_AT]
         return float(np.mean(tokens == self.vocabulary.token_ids.unk)) if len(tokens) else 0.0
+
+    @cached_property
+    def words(self) -> int:
+        """The words of the unique set; UserError where the task has no plain text."""
+        documents = unique_documents(self.store.split("train").offsets, self.unique_tokens)
+        return words_in(self.task, documents, self.store.manifest["fingerprint"])
 
     @cached_property
     def summary(self) -> Summary:

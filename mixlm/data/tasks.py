@@ -126,6 +126,10 @@ class TextTask:
                 np.asarray([*(0 for _ in begin), *sizes, *(0 for _ in end)], np.int64),
             )
 
+    def words(self, split: str) -> Iterator[int]:
+        """The number of words of each document, as whitespace parts them."""
+        return (len(document.split()) for document in self.source.documents(split))
+
     def _check_bos(self, vocabulary: Vocabulary) -> None:
         ids = vocabulary.token_ids
         if self.add_bos and ids.bos == ids.pad:

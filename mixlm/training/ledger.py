@@ -54,8 +54,9 @@ class Ledger:
         return done == self.recipe.steps or done % self.recipe.eval_period == 0
 
     def is_saved(self, done: int) -> bool:
-        """True for the last step and every CHECKPOINT_PERIOD-th."""
-        return done == self.recipe.steps or done % self.recipe.checkpoint_period == 0
+        """True for the last step, every CHECKPOINT_PERIOD-th, and those whose checkpoints have names."""
+        periodic = done == self.recipe.steps or done % self.recipe.checkpoint_period == 0
+        return periodic or done in self.prepared.names
 
     def is_stalled(self) -> bool:
         """True where the last validations of PATIENCE found no better BEST_METRIC."""
@@ -128,7 +129,9 @@ class Ledger:
         note = self.prepared.train_blocks.figures(done, self.recipe.batch_size) | self.spent.note()
         if self.recorder is not None:
             note[LOGGED] = self.recorder.lines
-        self.checkpoints.save(done, state, figures if validated == done else None, note, self.folder.path / FILE)
+        found = figures if validated == done else None
+        names = self.prepared.names.get(done, ())
+        self.checkpoints.save(done, state, found, note, self.folder.path / FILE, names)
         self.saved = done
 
 

@@ -1,7 +1,8 @@
 """Assembles a run: a recipe with its data, its mesh, its compiled steps and its place to begin."""
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -32,6 +33,7 @@ from mixlm.training.compiled_steps import executables_of
 from mixlm.training.executables import Executables
 from mixlm.training.held import least_held, memory_of
 from mixlm.training.initial_state import initial_state, rule_numbers
+from mixlm.training.named import names_of
 from mixlm.training.step import TrainState
 from mixlm.training.validation import frequency_bands, mean_terms
 
@@ -42,7 +44,7 @@ class PreparedRun:
 
     `train_blocks` are the blocks of the train split in the order in which they are trained on; `init_state()` makes the
     first state on the mesh, of which `shapes` has the shapes and shardings. `train_step[objective]` and
-    `validation_step[objective]` are executables.
+    `validation_step[objective]` are executables. `names` are those of the checkpoints that stay for good, by step.
     """
 
     recipe: Recipe
@@ -54,6 +56,7 @@ class PreparedRun:
     train_step: Executables
     validation_step: Executables
     warm_start: WarmStart | None = None
+    names: Mapping[int, Sequence[str]] = field(default_factory=dict)
 
     @property
     def mesh(self) -> Mesh:
@@ -226,8 +229,11 @@ def prepare(
         # Before a row is read: shapes tell what is held at once, at least.
         check_fits("This run", least_held(recipe, layout, shapes), *memory_of(layout))
     recipe, blocks = _settled(recipe, data)
+    names = names_of(recipe, data, blocks)
     train_step, validation_step = executables_of(recipe, layout, shapes)
-    prepared = PreparedRun(recipe, data, blocks, layout, init_state, shapes, train_step, validation_step, warm_start)
+    prepared = PreparedRun(
+        recipe, data, blocks, layout, init_state, shapes, train_step, validation_step, warm_start, names
+    )
     if warm_start is not None:
         warm_start.check(prepared.fingerprints, recipe.steps)
         done = max(done, warm_start.first)
@@ -247,8 +253,9 @@ def prepare_like(prepared: PreparedRun, recipe: Recipe, data: Any, warm_start: W
     recipe, blocks = _settled(recipe, data)
     init_state = partial(prepared.init_state.func, np.int32(recipe.seed), rule_numbers(recipe.optimizer))
     twin = replace(
-        prepared, recipe=recipe, data=data, train_blocks=blocks, init_state=init_state, warm_start=warm_start
-    )
+        prepared, recipe=recipe, data=data, train_blocks=blocks, init_state=init_state, warm_start=warm_start,
+        names=names_of(recipe, data, blocks),
+    )  # fmt: skip
     if warm_start is not None:
         warm_start.check(twin.fingerprints, recipe.steps)
     if recipe.best_metric is not None:

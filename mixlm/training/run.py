@@ -19,6 +19,7 @@ from mixlm.training.fit import check_step
 from mixlm.training.journal import noted
 from mixlm.training.ledger import is_stalled, last_checkpoint, validated_figures
 from mixlm.training.loop import Loop, Say
+from mixlm.training.named import passed_by
 from mixlm.training.prepare import prepare
 from mixlm.training.report import finish
 from mixlm.training.signals import Signals
@@ -106,6 +107,7 @@ def _train(recipe: Recipe, say: Say, signals: Signals, profile: Profile | None) 
         done, state, note = acquire(prepared, run_dir, checkpoints, identity, latest, source, compiled)
         began = step_of(source) if source and recipe.init_optimizer else 0
         said = broadcast(lambda: resume_record(recipe, run_dir, checkpoints, done, note, began))
+        said += broadcast(lambda: passed_by(prepared.names, checkpoints, done))
         for line in said:
             say(line)
         if done or latest:  # All of the run's checkpoints may have turned out to be corrupt.

@@ -11,6 +11,7 @@ from mixlm.parallel.mesh import bytes_per_device
 from mixlm.perf.memory import shortage
 from mixlm.reports.examples import ExampleText, as_html
 from mixlm.reports.units import INDENT, count, parameters, size
+from mixlm.training import named
 from mixlm.training.examples import distinct, untrained_examples
 from mixlm.training.held import least_held, memory_of
 from mixlm.training.prepare import PreparedRun
@@ -60,6 +61,7 @@ def summary_rows(prepared: PreparedRun) -> list[tuple[str, str]]:
         )
     return [
         *rows,
+        *named.summary_rows(recipe, prepared.data, prepared.train_blocks, prepared.names),
         ("devices", f"{len(devices)} x {devices[0].device_kind}{_shared()}, mesh {prepared.layout.described}"),
         ("each holds", "{} of parameters, {} of the optimizer's state".format(*held)),
         ("run", f"{recipe.folder}"),

@@ -81,6 +81,8 @@ def test_a_task_s_metric_rises_and_a_loss_falls_unless_it_is_said(metric, best_i
         ("runs/a", "runs/a", None),
         ("runs/a@400", "runs/a", 400),
         ("runs/a@best", "runs/a", "best"),
+        ("runs/a@chck_10M", "runs/a", "chck_10M"),
+        ("runs/a@chck_M", "runs/a@chck_M", None),
         ("runs/a@b@7", "runs/a@b", 7),
         ("runs/a@b", "runs/a@b", None),
         ("@7", "@7", None),

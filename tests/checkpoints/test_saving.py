@@ -22,6 +22,7 @@ from mixlm.optim.adafactor import Adafactor
 from mixlm.optim.adamw import AdamW
 from mixlm.optim.optimizer import Optimizer
 from mixlm.parallel.mesh import Partitioning
+from mixlm.paths import RunRef
 from mixlm.schedules import Constant
 from mixlm.training.initial_state import initial_state
 
@@ -139,6 +140,27 @@ def test_the_best_and_every_so_many_steps_stay_beside_the_newest_and_a_restart_f
     checkpoints.close()
     assert sorted(int(entry.name) for entry in folder.iterdir()) == list(left)
     assert Checkpoints(folder).best("causal") == ((20, 1.0) if 20 in left else (60, 1.5))
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_checkpoint_with_a_name_stays_for_good(folder, restarts):
+    names = {20: ["chck_1M"], 40: ["chck_2M", "chck_3M"]}
+    checkpoints = Checkpoints(folder, keep=1)
+    for step in FIGURES:
+        checkpoints.save(step, {"kernel": jnp.full(3, step)}, names=names.get(step, ()))
+        if restarts:
+            checkpoints.close()
+            checkpoints = Checkpoints(folder, keep=1)
+    checkpoints.close()
+    kept = Checkpoints(folder)
+    assert sorted(int(entry.name) for entry in folder.iterdir()) == [20, 40, 60]
+    assert kept.named() == {"chck_1M": 20, "chck_2M": 40, "chck_3M": 40}
+    assert kept.resolve(RunRef.parse(f"{folder}@chck_3M"), None) == 40
+    with pytest.raises(UserError, match=r"no checkpoint 'chck_4M', it keeps chck_1M, chck_2M, chck_3M\. Did you mean"):
+        kept.resolve(RunRef.parse(f"{folder}@chck_4M"), None)
+    flip(folder / "40" / "names.json")
+    with pytest.raises(UserError, match=r"names\.json has other content"):
+        kept.whole(40)
 
 
 def test_damaged_figures_are_no_figures(folder):

@@ -1,13 +1,16 @@
 """BabyLM's suites are read in their formats, and answered in the layout of its collation."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
+from mixlm.cli.babylm import main as command
 from mixlm.cli.babylm import parse
 from mixlm.errors import UserError
+from mixlm.interop.babylm.rounds import rounds_of
 from mixlm.interop.babylm.run import Judge, Plan, answered, evaluate, spearman
 from mixlm.interop.babylm.suites import SUITES, choices
 from mixlm.interop.babylm.words import acquisition_words, reading_words
@@ -161,3 +164,62 @@ def test_what_is_not_there_says_where_to_put_it(tmp_path):
         parse(["--data=x"])
     with pytest.raises(UserError, match=r"Did you mean '--revision'"):
         parse(["--run=x", "--data=x", "--revison=y"])
+
+
+@pytest.fixture
+def submission(data):
+    """A run that kept two checkpoints by name, and evaluation data of both sizes."""
+    for name in ("full_eval", "fast_eval"):
+        shutil.copytree(data / "supplement_fast", data / name / "supplement_fast")
+    shutil.copytree(data / "aoa", data / "full_eval" / "aoa")
+    for step, name in ((3, "chck_1M"), (20, "chck_10M"), (30, None)):
+        (data / "run" / "checkpoints" / str(step)).mkdir(parents=True)
+        if name:
+            (data / "run" / "checkpoints" / str(step) / "names.json").write_text(json.dumps([name]))
+    return data
+
+
+def planned(run, data, suites=None, revision=None):
+    return [
+        (each.run, each.revision, each.plan.data.name, each.plan.names)
+        for each in rounds_of(run, data, suites, revision)
+    ]
+
+
+def test_a_submission_is_the_newest_on_all_and_each_named_checkpoint_on_the_fast_data(submission):
+    run, both = str(submission / "run"), {"supplement", "aoa"}
+    assert planned(run, submission) == [
+        (run, "main", "full_eval", both),
+        (f"{run}@chck_1M", "chck_1M", "fast_eval", both),
+        (f"{run}@chck_10M", "chck_10M", "fast_eval", both),
+    ]
+    assert planned(f"{run}@chck_1M", submission) == planned(run, submission)[1:2]
+    assert planned(f"{run}@30", submission, revision="chck_2M") == [(f"{run}@30", "chck_2M", "fast_eval", both)]
+    assert planned(run, submission, ["aoa"]) == [
+        (f"{run}@{name}", name, "fast_eval", {"aoa"}) for name in ("chck_1M", "chck_10M")
+    ]
+    assert planned(f"{run}@chck_10M", submission / "full_eval") == [(f"{run}@chck_10M", "chck_10M", "full_eval", both)]
+    with pytest.raises(UserError, match=r"no checkpoint by its words \(KEEP_AT_WORDS\), and of others"):
+        planned(f"{run}@30", submission, ["aoa"])
+    with pytest.raises(UserError, match=r"full_eval has no .*ewok_filtered: put there"):
+        planned(run, submission, ["ewok"])
+
+
+def test_the_command_files_each_checkpoint_under_its_name(submission, monkeypatch, capsys):
+    monkeypatch.setattr("mixlm.api.run.Run", lambda address: address)
+    monkeypatch.setattr("mixlm.interop.loaded.Loaded", lambda address, *_: address)
+    monkeypatch.setattr(
+        "mixlm.interop.babylm.run.judges", lambda run, modes, output, revision: [judge(submission, revision)]
+    )
+    monkeypatch.setattr(Shortest, "name", "causal", raising=False)
+    monkeypatch.setattr("sys.argv", ["mixlm", f"--run={submission / 'run'}", f"--data={submission}"])
+    command()
+    written = {str(path.relative_to(submission / "out")) for path in (submission / "out").rglob("*.json")}
+    assert {name for name in written if "figures" not in name} == {
+        "run/main/zero_shot/causal/AoA_word/surprisal.json",
+        *(f"run/{each}/zero_shot/causal/blimp/supplement_fast/predictions.json"
+          for each in ("main", "chck_1M", "chck_10M")),
+    }  # fmt: skip
+    aoa = json.loads((submission / "out/run/main/zero_shot/causal/AoA_word/surprisal.json").read_text())
+    assert {each["step"] for each in aoa["results"]} == {"chck_1M", "chck_10M"}
+    assert capsys.readouterr().out.splitlines()[0] == "causal of main"

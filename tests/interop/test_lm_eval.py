@@ -131,7 +131,7 @@ def test_a_document_has_the_score_of_its_windows(run, answered):
     slow = SlowScores(run.recipe.networks["model"], run.params["model"], run.recipe.tokens)
     for mode, model, samples in answered.values():
         for sample in samples["texts"]:
-            x, wanted = vocabulary.encode(sample["doc"]["text"]), 0.0
+            x, wanted, ours = vocabulary.encode(sample["doc"]["text"]), 0.0, 0.0
             for start in range(0, len(x), 24):
                 end = min(start + 24, len(x))
                 first = max(end - 24, 0)
@@ -139,8 +139,12 @@ def test_a_document_has_the_score_of_its_windows(run, answered):
                 noise = noise_of(f"document {sample['doc_id']}")
                 before = x[first - 1] if first and run.recipe.before else None
                 wanted += slow.answer(mode, x[first:end], start - first, words, noise, before)[0]
+                prefix, previous = np.asarray([start - first]), np.asarray([before or 0])
+                one = Sentences([x[first:end]], prefix, np.asarray([noise]), previous, [words])
+                ours += model.loaded.scorer(mode, one).total[0]
             assert len(x) > 24 or sample["doc_id"]
             np.testing.assert_allclose(sample["resps"][0][0], wanted, atol=3e-4, err_msg=model.mode_name)
+            np.testing.assert_allclose(sample["resps"][0][0], ours, atol=1e-4, err_msg=model.mode_name)
 
 
 def test_texts_end_before_their_stop_string(answered):

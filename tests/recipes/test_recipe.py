@@ -163,6 +163,7 @@ DIFFERENT = {
     "best_metric": "causal",
     "keep_best": 2,
     "keep_period": 200,
+    "keep_at_words": (1e6,),
     "init_from": "runs/other",
     "init_optimizer": True,
     "validation": (SPANS,),
@@ -177,7 +178,16 @@ DIFFERENT = {
 
 @pytest.mark.parametrize("field", [field.name for field in fields(Recipe) if field.init and field.name != "epochs"])
 def test_a_run_is_another_one_unless_only_watching_or_placing_or_its_length_differs(field):
-    free = {"train_steps", "model_dir", "partitioning", "keep", "best_metric", "keep_best", "keep_period"}
+    free = {
+        "train_steps",
+        "model_dir",
+        "partitioning",
+        "keep",
+        "best_metric",
+        "keep_best",
+        "keep_period",
+        "keep_at_words",
+    }
     free |= {
         "log_period",
         "eval_period",

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -15,6 +16,7 @@ from support.places import TESTS
 from support.runs import assert_same, final_state, lines
 from support.small_run import recipe
 
+from mixlm.checkpoints.load import load_params
 from mixlm.checkpoints.saving import Checkpoints
 from mixlm.errors import UNFINISHED, Stopped, UserError
 from mixlm.training import run as loop
@@ -132,6 +134,37 @@ def test_kills_in_the_middle_of_a_save_past_tau_and_past_an_epoch_lose_nothing(w
     assert code == -9 and "resuming after step 3" in said
     assert Checkpoints(made.folder / "checkpoints").latest() == 6
     assert_nothing_lost(made, whole)
+
+
+@pytest.mark.slow
+def test_checkpoints_kept_by_words_survive_kills_resumes_and_rotation(whole, corpus, tmp_path):
+    words = whole.dataset.prepare(lambda _: None).words
+    # 256 tokens a step and 2082 in the set: the steps 2, 4 and 9.
+    counts = {f"chck_{count}": count for count in (words * 400 // 2082, words * 1000 // 2082, words + 3)}
+    changes = {"keep": 1, "keep_at_words": tuple(counts.values())}
+    made, said = small(corpus, tmp_path / "run", **changes), []
+    assert ended(child(corpus, made.folder, at_step(3, f"self.checkpoints.wait(); {KILL}"), **changes))[0] == -9
+    in_fourth = f"""
+write = loop.Checkpoints._write_checksums
+loop.Checkpoints._write_checksums = lambda self: (write(self), self._saving == 4 and {KILL})
+"""
+    assert ended(child(corpus, made.folder, in_fourth, **changes))[0] == -9
+    assert Checkpoints(made.folder / "checkpoints").named() == {next(iter(counts)): 2}
+    loop.train(made, say=said.append)
+    assert_nothing_lost(made, whole)
+    steps = dict(zip(counts, (2, 4, 9)))
+    kept = Checkpoints(made.folder / "checkpoints")
+    assert kept.named() == steps and kept.listed() == "2, 4, 9 and 12"
+    (named,) = [line for line in said if line.startswith("named ")]
+    assert all(f"{name} at step {step} (" in named for name, step in steps.items())
+    for name, step in steps.items():
+        assert load_params(replace(made, model_dir=f"{made.folder}@{name}"))[0] == step
+    # Named ones stay where a later start does not ask for them, and what it asks for too late is told.
+    later = replace(made, keep_at_words=(words,), train_steps=15)
+    said.clear()
+    loop.train(later, say=said.append)
+    assert kept.named() == steps
+    assert f"Not kept, as this start goes on after step 12: chck_{words} (step 9)." in said
 
 
 def test_a_signal_while_data_are_prepared_leaves_nothing_half_made(whole, corpus, tmp_path, monkeypatch):

@@ -29,7 +29,7 @@ MASKS = 3  # masks in the place of a word and of what follows it, by which the p
 # The pipeline's names of modes, which its collation knows; others go by their own.
 DECODERS = {"causal": "causal", "pll_shifted": "mntp", "pll_unshifted": "mlm"}
 ENCODER_DECODERS = {"prefix": "enc_dec_prefix", "filling": "enc_dec_mask", "causal": "enc_dec_causal"}
-OTHERS = ("reading", "aoa")
+NAMES = (*dict.fromkeys(suite.name for suite in SUITES), "reading", "aoa")
 
 
 @dataclass(frozen=True)
@@ -37,27 +37,44 @@ class Plan:
     """The suites that are here, and the folder of evaluation data that they lie in."""
 
     data: Path
-    suites: tuple[Suite, ...]
-    reading: bool
-    acquisition: Path | None
+    suites: tuple[Suite, ...] = ()
+    reading: bool = False
+    acquisition: Path | None = None
 
     @classmethod
     def of(cls, data: Path, names: Sequence[str] | None = None) -> "Plan":
         """The suites in `data`, or those in `names`; UserError for a name that there is not, and for no data."""
-        known = [*dict.fromkeys(suite.name for suite in SUITES), *OTHERS]
+        plan = cls.found(data, names)
+        check_here([plan], names)
+        return plan
+
+    @classmethod
+    def found(cls, data: Path, names: Sequence[str] | None = None) -> "Plan":
+        """Those suites, of all or of `names`, that are in `data`."""
         for name in names or ():
-            if name not in known:
-                raise UserError(f"BabyLM has no suite {name!r}, only {', '.join(known)}.{nearest(name, known)}")
-        wanted = set(known if names is None else names)
+            if name not in NAMES:
+                raise UserError(f"BabyLM has no suite {name!r}, only {', '.join(NAMES)}.{nearest(name, NAMES)}")
+        wanted = set(NAMES if names is None else names)
         suites = tuple(suite for suite in SUITES if suite.name in wanted and (data / suite.folder).is_dir())
         reading = "reading" in wanted and (data / READING).is_file()
         aoa = next((data / path for path in ACQUISITION if "aoa" in wanted and (data / path).is_file()), None)
-        here = {suite.name for suite in suites} | ({"reading"} if reading else set()) | ({"aoa"} if aoa else set())
-        missing = wanted - here if names is not None else wanted if not here else set()
-        if missing:
-            places = [str(data / place) for name in known if name in missing for place in _places(name)]
-            raise UserError(f"{data} has no {', '.join(places)}: put there what is so called in {DATA}.")
         return cls(data, suites, reading, aoa)
+
+    @property
+    def names(self) -> set[str]:
+        """The names of the suites that are here."""
+        others = {"reading": self.reading, "aoa": self.acquisition is not None}
+        return {suite.name for suite in self.suites} | {name for name, there in others.items() if there}
+
+
+def check_here(plans: Sequence[Plan], names: Sequence[str] | None) -> None:
+    """Raises UserError where one of `names` is in none of the plans, and without `names` where they are empty."""
+    here = set[str]().union(*(plan.names for plan in plans))
+    missing = set(NAMES if names is None else names) - here
+    if missing and (names is not None or not here):
+        data = plans[0].data
+        places = [str(data / place) for name in NAMES if name in missing for place in _places(name)]
+        raise UserError(f"{data} has no {', '.join(places)}: put there what is so called in {DATA}.")
 
 
 def _places(name: str) -> list[str]:

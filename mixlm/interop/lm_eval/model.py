@@ -26,7 +26,7 @@ class RunModel:
     """A run in one scoring mode; `model_class` makes it a model of the harness.
 
     Args:
-      run: the run's folder, with `@STEP` or `@best` for one of its checkpoints, or a `Run`.
+      run: the run's folder, with `@STEP`, `@best` or `@chck_1M` for one of its checkpoints, or a `Run`.
       mode: a scoring mode by its name; without `shifted` or `unshifted` in it, that of the run's training.
       max_length: tokens that are read at once; None is the length of the rows in training. Of longer questions the
         end is read.

@@ -16,6 +16,7 @@ from mixlm.reports.trackers.chosen import check_installed
 from mixlm.training.begin import acquire, confirm, is_over, resume_record
 from mixlm.training.journal import begin
 from mixlm.training.ledger import Ledger, last_checkpoint
+from mixlm.training.named import passed_by
 from mixlm.training.prepare import PreparedRun
 
 Say = Callable[[str], None]
@@ -105,6 +106,7 @@ def open_cell(cell: Cell, say: Say, opened: ExitStack) -> None:
     )
     began = step_of(source) if source and recipe.init_optimizer else 0
     said = resume_record(recipe, cell.folder, cell.checkpoints, cell.begun, cell.note, began)
+    said += passed_by(cell.prepared.names, cell.checkpoints, cell.begun)
     for line in said:
         say(line)
     if cell.begun < cell.last:

@@ -129,7 +129,8 @@ class CellsLoop:
         recipe = self.cells[0].recipe
         periods = (recipe.eval_period, recipe.checkpoint_period)
         ends = [cell.last for cell in self.cells if cell.last > step]
-        return min([*ends, *((step // period + 1) * period for period in periods)])
+        named = [each for cell in self.cells for each in cell.prepared.names if each > step]
+        return min([*ends, *named, *((step // period + 1) * period for period in periods)])
 
     def settle(self) -> None:
         """Fetches the metrics of the chunk before, and logs it."""

@@ -106,10 +106,7 @@ MODES = {"causal": CausalLikelihood(TokenIds(9, 4, sentinels=2))}
         (lambda: Optimizer(AdamW(), CrossEntropy()), "Optimizer.learning_rate must be a Schedule, got a value of type"),
         (lambda: select_modes(MODES, ()), "MODES = () names no scoring mode: give some of causal, or None"),
         (lambda: select_modes(MODES, ","), "MODES = ',' names no scoring mode"),
-        (
-            lambda: select_modes(MODES, "casual"),
-            "no scoring mode 'casual' (MODES), only causal. Did you mean 'causal'?",
-        ),
+        (lambda: select_modes(MODES, "filling"), "This network has no scoring mode 'filling' (MODES), only causal."),
     ],
 )
 def test_an_object_of_the_wrong_kind_in_python_gets_one_sentence(build, words):

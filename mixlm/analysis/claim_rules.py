@@ -1,4 +1,4 @@
-"""The kinds of claims: optimum_moves, beats, band_gains, cheaper and crossing."""
+"""The kinds of claims: optimum_moves, beats, band_gains, cheaper, and crossing of its own module."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,24 +12,27 @@ from mixlm.analysis.claims import (
     OPPOSITE,
     SHOWN,
     UNDECIDED,
+    Claim,
     Finding,
     Rule,
     difference,
+    lacking,
     pairs,
     said,
     selected,
+    where_of,
     within,
 )
-from mixlm.analysis.intervals import Interval, interval
+from mixlm.analysis.crossing import crossing
+from mixlm.analysis.intervals import interval
 from mixlm.analysis.optimum import has_optimum, optima
-from mixlm.analysis.paired import BETTER, LEVEL, WORSE, holm, paired
+from mixlm.analysis.paired import BETTER, LEVEL, WORSE, holm
 from mixlm.analysis.reaching import reach
 from mixlm.analysis.study import NotInGrid, shown
 from mixlm.analysis.words import change, number, place, signed
 from mixlm.errors import UserError
 
 SHARE = 1.0  # Ours: "cheaper" without a share of its own is cheaper at all.
-Claim = Mapping[str, Any]
 
 
 def optimum_moves(cells: Cells, claim: Claim) -> Finding:
@@ -76,7 +79,7 @@ def optimum_moves(cells: Cells, claim: Claim) -> Finding:
 
 def beats(cells: Cells, claim: Claim) -> Finding:
     """Paired differences of an arm to one other, or to each of several, at each place where `each` differs."""
-    metric, where = claim["metric"], _where(cells, claim)
+    metric, where = claim["metric"], where_of(cells, claim)
     arms, overs = (selected(cells, "beats", claim[name]) for name in ("arm", "over"))
     places = _each(cells, claim, arms, where)
     both = [(arm, over, {**where, **place}, place) for place in places for arm in arms for over in overs]
@@ -105,7 +108,7 @@ def beats(cells: Cells, claim: Claim) -> Finding:
 def band_gains(cells: Cells, claim: Claim) -> Finding:
     """The gain in a band of tokens, or in each of several, beside the spread of seeds and the overall metric."""
     bands = [claim["metric"]] if isinstance(claim["metric"], str) else list(claim["metric"])
-    beside, where = claim["beside"], _where(cells, claim)
+    beside, where = claim["beside"], where_of(cells, claim)
     (arm,), (over,) = (selected(cells, "band_gains", claim[name]) for name in ("arm", "over"))
     found = [difference(cells, band, arm, over, where) for band in bands]
     overall, complete = difference(cells, beside, arm, over, where)
@@ -135,7 +138,7 @@ def band_gains(cells: Cells, claim: Claim) -> Finding:
 
 def cheaper(cells: Cells, claim: Claim) -> Finding:
     """The share of its budget with which an arm reaches another's final value, seed by seed."""
-    metric, budget, where = claim["metric"], claim.get("budget", "flops"), _where(cells, claim)
+    metric, budget, where = claim["metric"], claim.get("budget", "flops"), where_of(cells, claim)
     share, goal = float(claim.get("share", SHARE)), cells.study.goal(metric)
     (arm,), (over,) = (selected(cells, "cheaper", claim[name]) for name in ("arm", "over"))
     curves, matched = cells.curves(metric, budget), pairs(cells, arm, over, where)
@@ -176,42 +179,6 @@ def cheaper(cells: Cells, claim: Claim) -> Finding:
     return Finding("cheaper", text, rule, verdict, f"{figures}.")
 
 
-def crossing(cells: Cells, claim: Claim) -> Finding:
-    """The point where one cost falls below another: `costs` and `over_costs` name a metric for each point of `at`."""
-    at, mine, theirs = list(claim["at"]), list(claim["costs"]), list(claim["over_costs"])
-    if not len(at) == len(mine) == len(theirs) > 1 or at != sorted(at) or min(at) <= 0:
-        raise UserError(
-            "The claim crossing needs as many costs and over_costs as points in at, which rise from above 0 and are two"
-            " or more."
-        )
-    where = _where(cells, claim)
-    places = [place for place in cells.study.places if place.matches(where)]
-    if not places:
-        raise NotInGrid(f"{cells.study.name} has no cell{within(where)}, which the claim crossing is about.")
-    logs, complete = _log_ratios(cells, places, mine, theirs)
-    tests = holm([paired(each) for each in logs])
-    verdicts = [test.verdict("min") for test in tests]
-    name, other = claim.get("name", mine[0]), claim.get("over_name", theirs[0])
-    text = f"{name} costs more than {other} at {at[0]:g} and less at {at[-1]:g}{within(where)}."
-    rule = (
-        "The logarithm of the ratio of costs, by seed, Student's t, Holm's correction over the points: shown where it "
-        f"is above 0 at the first point and below 0 at the last with adjusted p below {LEVEL}, opposite where the signs"
-        " are the other way round."
-    )
-    ratios = [f"{point:g}: {number(math.exp(test.interval.mean))}" for point, test in zip(at, tests)]
-    figures = f"ratios at {', '.join(ratios)}"
-    # Seeds are lined up at every point only where none is missing.
-    figures += f"; {_crossed(at, logs)}" if complete else "; cells are missing"
-    verdict = NOT_SHOWN
-    if not complete or UNDECIDED in verdicts:
-        verdict = UNDECIDED
-    elif (verdicts[0], verdicts[-1]) == (WORSE, BETTER):
-        verdict = SHOWN
-    elif (verdicts[0], verdicts[-1]) == (BETTER, WORSE):
-        verdict = OPPOSITE
-    return Finding("crossing", text, rule, verdict, f"{figures}.")
-
-
 RULES = {
     "optimum_moves": Rule(optimum_moves, ("metric", "axis", "along", "direction")),
     "beats": Rule(beats, ("metric", "arm", "over"), ("where", "each")),
@@ -219,17 +186,6 @@ RULES = {
     "cheaper": Rule(cheaper, ("metric", "arm", "over"), ("budget", "share", "where")),
     "crossing": Rule(crossing, ("at", "costs", "over_costs"), ("name", "over_name", "where")),
 }
-
-
-def lacking(cells: Sequence[str], most: int = 4) -> str:
-    """The cells that are missing, the first few by name."""
-    named = ", ".join(f"`{name}`" for name in cells[:most])
-    rest = f" and {len(cells) - most} more" if len(cells) > most else ""
-    return f"no value of {named}{rest}"
-
-
-def _where(cells: Cells, claim: Claim) -> dict[str, Any]:
-    return cells.study.selector("The claim's where", claim.get("where") or {})
 
 
 def _each(
@@ -265,37 +221,3 @@ def _seed_deviation(cells: Cells, metric: str, arm: Any, over: Any, where: Any) 
     found = [list(values[there].values()) for _, there in pairs(cells, arm, over, where)]
     deviations = [float(np.std(np.sort(each), ddof=1)) for each in found if len(each) > 1]
     return float(np.mean(deviations)) if deviations else math.nan
-
-
-def _log_ratios(
-    cells: Cells, places: Sequence[Any], mine: Sequence[str], theirs: Sequence[str]
-) -> tuple[list[list[float]], bool]:
-    """(for each point, the logarithm of the ratio of costs of each seed; True where none is missing)."""
-    logs, complete = [], True
-    expected = [cell for cell in cells.study.cells if cell.place in places]
-    for one, other in zip(mine, theirs):
-        first, second = cells.values(one), cells.values(other)
-        ratios: dict[int, list[float]] = {}
-        for cell in expected:
-            costs = first[cell.place].get(cell.seed, 0.0), second[cell.place].get(cell.seed, 0.0)
-            if min(costs) > 0:
-                ratios.setdefault(cell.seed, []).append(math.log(costs[0] / costs[1]))
-            else:
-                complete = False
-        logs.append([float(np.mean(ratios[seed])) for seed in sorted(ratios)])
-    return logs, complete
-
-
-def _crossed(at: Sequence[float], logs: Sequence[Sequence[float]]) -> str:
-    """The point at which the ratio is 1, interpolated in logarithms for each seed, with its interval."""
-    found = []
-    for curve in zip(*logs):
-        for (a, here), (b, there) in zip(zip(at, curve), zip(at[1:], curve[1:])):
-            if here > 0 >= there or here < 0 <= there:
-                found.append(math.log(a) + here / (here - there) * math.log(b / a))
-                break
-    if len(found) < len(logs[0]) or not found:
-        return f"{len(found)} of {len(logs[0])} seeds cross"
-    spread: Interval = interval(found)
-    middle, low, high = (number(math.exp(each)) for each in (spread.mean, spread.low, spread.high))
-    return f"the crossing is at {middle} [{low}, {high}], n = {spread.n}"

@@ -11,6 +11,7 @@ from mixlm.errors import UserError, nearest
 
 SHOWN, NOT_SHOWN, OPPOSITE, UNDECIDED = "shown", "not shown", "opposite", "undecided"
 Selector = dict[str, Any]
+Claim = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -130,3 +131,15 @@ def difference(cells: Cells, metric: str, arm: Selector, over: Selector, where: 
     """(the paired difference in a metric of `arm` less `over`, True where no cell is missing)."""
     found, complete = by_seed(cells, cells.values(metric), pairs(cells, arm, over, where))
     return paired(found), complete
+
+
+def lacking(cells: Sequence[str], most: int = 4) -> str:
+    """The cells that are missing, the first few by name."""
+    named = ", ".join(f"`{name}`" for name in cells[:most])
+    rest = f" and {len(cells) - most} more" if len(cells) > most else ""
+    return f"no value of {named}{rest}"
+
+
+def where_of(cells: Cells, claim: Claim) -> dict[str, Any]:
+    """The axes and values that a claim is restricted to."""
+    return cells.study.selector("The claim's where", claim.get("where") or {})

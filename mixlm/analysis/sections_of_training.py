@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from mixlm.analysis.cells import Cells
-from mixlm.analysis.claim_rules import lacking
+from mixlm.analysis.claims import lacking
 from mixlm.analysis.document import Document, Figures, Heading, Picture, Text
 from mixlm.analysis.optimum import Optimum, has_optimum, optima
 from mixlm.analysis.reaching import reached

@@ -1,10 +1,10 @@
-"""Command lines that read no recipe: one parser for all, whose mistakes are one sentence."""
+"""Command lines: parsers whose mistakes are one sentence, alone and beside the flags of a recipe."""
 
 import argparse
 from collections.abc import Sequence
 
 from mixlm.errors import UserError
-from mixlm.gin_config.flags import unknown_flag
+from mixlm.gin_config.flags import RECIPE_OPTIONS, unknown_flag
 
 
 def command_parser(description: str | None) -> argparse.ArgumentParser:
@@ -29,7 +29,23 @@ def parsed(parser: argparse.ArgumentParser, argv: Sequence[str], only: str) -> a
         raise UserError(f"{error.argument_name}: {error.message}.") from None
     for each in others:
         if each.startswith("-"):
-            known = [name for action in parser._actions for name in action.option_strings if name.startswith("--")]
-            raise UserError(unknown_flag(each, known))
+            raise UserError(unknown_flag(each, _flags_of(parser)))
         raise UserError(f"{only}: leave {each!r} out.")
     return given
+
+
+def beside_recipe(parser: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """(the arguments of the command, the rest, which are those of the recipe); UserError as `parsed` raises it."""
+    try:
+        given, others = parser.parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        raise UserError(f"{error.argument_name}: {error.message}.") from None
+    for each in others:
+        name = each.partition("=")[0]
+        if name.startswith("--") and not name.startswith("--gin.") and name not in RECIPE_OPTIONS:
+            raise UserError(unknown_flag(each, (*_flags_of(parser), *RECIPE_OPTIONS)))
+    return given, others
+
+
+def _flags_of(parser: argparse.ArgumentParser) -> list[str]:
+    return [name for action in parser._actions for name in action.option_strings if name.startswith("--")]

@@ -11,8 +11,9 @@ from functools import partial
 from pathlib import Path
 
 from mixlm import files
+from mixlm.cli.arguments import beside_recipe
 from mixlm.errors import UserError, nearest
-from mixlm.gin_config.flags import DECODE_OPTIONS, RECIPE_OPTIONS, Flags, parse_flags, unknown_flag
+from mixlm.gin_config.flags import Flags, parse_flags
 from mixlm.paths import local
 
 _GENERAL = ("prompt", "prompt_file", "how", "max_tokens", "seed", "show_steps")
@@ -57,15 +58,7 @@ def main() -> None:
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, Flags]:
     """Returns (the flags of decoding, of which those of a strategy only if given; the flags of the recipe)."""
-    parser = _parser()
-    try:
-        given, others = parser.parse_known_args(argv)
-    except argparse.ArgumentError as error:
-        raise UserError(f"{error.argument_name}: {error.message}.") from None
-    for argument in others:
-        name = argument.partition("=")[0]
-        if name.startswith("--") and not name.startswith("--gin.") and name not in RECIPE_OPTIONS:
-            raise UserError(unknown_flag(argument, (*DECODE_OPTIONS, *RECIPE_OPTIONS)))
+    given, others = beside_recipe(_parser(), argv)
     return given, parse_flags(others, __doc__)
 
 

@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from mixlm.cli.arguments import beside_recipe
 from mixlm.errors import UserError
-from mixlm.gin_config.flags import RECIPE_OPTIONS, Flags, parse_flags, unknown_flag
+from mixlm.gin_config.flags import Flags, parse_flags
 
 if TYPE_CHECKING:
     from mixlm.sweeps.sweep import Sweep
@@ -88,16 +89,7 @@ def _train(sweep: "Sweep", given: argparse.Namespace, argv: Sequence[str], say: 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, dict[str, list[str]], Flags]:
     """Returns (the flags of a sweep, the texts of the values of each axis, the flags of the recipe)."""
     axes, rest = _axes(argv)
-    parser = _parser()
-    try:
-        given, others = parser.parse_known_args(rest)
-    except argparse.ArgumentError as error:
-        raise UserError(f"{error.argument_name}: {error.message}.") from None
-    options = [name for action in parser._actions for name in action.option_strings if name.startswith("--")]
-    for argument in others:
-        name = argument.partition("=")[0]
-        if name.startswith("--") and not name.startswith("--gin.") and name not in RECIPE_OPTIONS:
-            raise UserError(unknown_flag(argument, (*options, *RECIPE_OPTIONS)))
+    given, others = beside_recipe(_parser(), rest)
     for name in ("jobs", "together"):
         if getattr(given, name) < 1:
             raise UserError(f"--{name} is a number of {'processes' if name == 'jobs' else 'cells'}, at least 1.")

@@ -14,8 +14,13 @@ from mixlm.values import check_number
 
 @dataclass(frozen=True)
 class _WholeRun:
-    """The first fields of schedules that span a run; `total_steps` None is the run's length, which `over` fills in."""
+    """The first fields of schedules that span a run; `total_steps` None is the run's length, which `over` fills in.
 
+    `final` names the fraction of the run that comes last.
+    """
+
+    traced: ClassVar[tuple[str, ...]] = ("peak", "total_steps", "warmup_steps", "final_fraction", "warmup_fraction")
+    final: ClassVar[str]
     peak: float
     total_steps: int | None = None
     warmup_steps: int | Scaled = 0
@@ -32,9 +37,9 @@ class _WholeRun:
         return self.total_steps
 
 
-def _check_whole_run(schedule: "Cosine | CosineWithCooldown | WSD", last: str) -> None:
-    """Checks the fields that both have; `last` names the fraction of the run that comes last."""
-    name = type(schedule).__name__
+def _check_whole_run(schedule: "Cosine | WSD") -> None:
+    """Checks the fields that both have."""
+    name, last = type(schedule).__name__, schedule.final
     check_number(schedule, "peak", 0)
     for number in ("warmup_fraction", "final_fraction", last):
         check_number(schedule, number, 0, 1)
@@ -56,7 +61,7 @@ def _check_whole_run(schedule: "Cosine | CosineWithCooldown | WSD", last: str) -
         )
 
 
-def _warmup(schedule: "Cosine | CosineWithCooldown | WSD") -> Number:
+def _warmup(schedule: "Cosine | WSD") -> Number:
     if isinstance(schedule.warmup_steps, Scaled):
         raise UserError(
             f"The schedule {type(schedule).__name__} does not know how long its warm-up is: call its over()."
@@ -75,20 +80,14 @@ class Cosine(_WholeRun):
     the run. `total_steps` None is the whole run, which `over` fills in.
     """
 
-    traced: ClassVar[tuple[str, ...]] = (
-        "peak",
-        "total_steps",
-        "warmup_steps",
-        "final_fraction",
-        "warmup_fraction",
-        "cooldown_fraction",
-    )
+    final: ClassVar[str] = "cooldown_fraction"
+    traced: ClassVar[tuple[str, ...]] = (*_WholeRun.traced, final)
     final_fraction: float = 0.0
     warmup_fraction: float = 0.0
     cooldown_fraction: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_whole_run(self, "cooldown_fraction")
+        _check_whole_run(self)
 
     def __call__(self, step: Step) -> Float[Array, ""]:
         """The value at `step`; the last value stays after `total_steps`, and UserError where that is unknown."""
@@ -130,20 +129,14 @@ class WSD(_WholeRun):
     `over` tells.
     """
 
-    traced: ClassVar[tuple[str, ...]] = (
-        "peak",
-        "total_steps",
-        "warmup_steps",
-        "decay_fraction",
-        "final_fraction",
-        "warmup_fraction",
-    )
+    final: ClassVar[str] = "decay_fraction"
+    traced: ClassVar[tuple[str, ...]] = (*_WholeRun.traced, final)
     decay_fraction: float = 0.25
     final_fraction: float = 0.0
     warmup_fraction: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_whole_run(self, "decay_fraction")
+        _check_whole_run(self)
 
     def __call__(self, step: Step) -> Float[Array, ""]:
         """The value at `step`; the last value stays after `total_steps`, and UserError where that is unknown."""

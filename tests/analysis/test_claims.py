@@ -65,6 +65,37 @@ def test_an_arm_beats_another_at_each_value_of_an_axis_in_one_family_of_tests(tm
     ]
 
 
+def test_a_claim_by_value_takes_the_mean_over_arms_or_names_each(tmp_path):
+    """The difference of each seed is a mean over the networks; with "arm" among `each`, every network has its own."""
+    rows, ends = [], {}
+    for arm, gain in (("t5", 0.4), ("llama", 0.1)):
+
+        def loss(alpha, epochs, *_, gain=gain):
+            return 4.0 - alpha * gain * epochs
+
+        own = rows_of((0.0, 1.0), (1, 4), SEEDS, noise=0.01, function=loss, rng=len(arm))
+        for row in own:
+            row |= {"arm": arm, "cell": f"{arm},{row['cell']}"}
+            ends[arm, row["axis/ALPHA"], row["axis/EPOCHS"], row["seed"]] = row[LOSS]
+        rows += own
+    claim = {"kind": "beats", "metric": LOSS, "arm": {"ALPHA": 1.0}, "over": {"ALPHA": 0.0}}
+    claims = [claim | {"each": "EPOCHS"}, claim | {"each": ("arm", "EPOCHS")}]
+    both, alone = judge(read_cells(written(tmp_path, rows, study_of(rows, claims=claims))), RULES)
+
+    def mean(epochs, *arms):
+        return np.mean([ends[arm, 1.0, epochs, seed] - ends[arm, 0.0, epochs, seed] for arm in arms for seed in SEEDS])
+
+    def told(found):
+        parts = (part.split(": ") for part in found.figures.removesuffix(".").split("; "))
+        return {place.partition(" at ")[2]: float(figures.split()[0]) for place, figures in parts}
+
+    assert told(both) == {f"EPOCHS {n}": pytest.approx(mean(n, "t5", "llama"), rel=0.01) for n in (1, 4)}
+    assert told(alone) == {
+        f"{arm}, EPOCHS {n}": pytest.approx(mean(n, arm), rel=0.01) for arm in ("t5", "llama") for n in (1, 4)
+    }
+    assert both.verdict == alone.verdict == "shown"
+
+
 def test_a_difference_that_seeds_share_is_seen_although_seeds_differ_more(tmp_path):
     """Seeds are 0.2 apart, arms 0.05: only the pairing shows it."""
     (found,) = arms(tmp_path, [BEATS], {"mixture": 4.0, "pure": 4.05, "masked": 4.05})

@@ -1,5 +1,6 @@
 """A run goes out as T5X wrote it, comes back to the bit, and has the tree of T5X's own networks."""
 
+import ast
 import json
 
 import jax
@@ -80,7 +81,12 @@ def test_the_tree_is_that_of_t5x(name, network):
     shapes = meta.unbox(jax.eval_shape(network.init, jax.random.key(0), *network.inputs())["params"])
     flat = flatten_dict(unstack_layers(shapes), sep="/")
     assert {name: list(leaf.shape) for name, leaf in flat.items()} == TREES[name]
-    assert "  vocab_size = 96\n" in network_gin(network)
+    head, *lines = network_gin(network).removesuffix("\n").split("\n  ")
+    told = {field: ast.literal_eval(value) for field, value in (line.split(" = ") for line in lines)}
+    assert head.endswith("network.TransformerConfig:" if name == "decoder_only" else "network.T5Config:")
+    assert SIZES.items() <= told.items() and {"logits_via_embedding", "mlp_activations", "dropout_rate"} <= told.keys()
+    assert told == {field: getattr(network, field) for field in told}
+    assert {field for field in told if "layers" in field} == {f for f in network.__dataclass_fields__ if "_layers" in f}
 
 
 def test_chunks_divide_an_array_evenly_and_stay_below_the_bound():

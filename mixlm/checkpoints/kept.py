@@ -16,7 +16,7 @@ from mixlm.checkpoints.retention import Retention
 from mixlm.errors import UserError, nearest
 from mixlm.files import is_number, read_json
 from mixlm.parallel.processes import broadcast, is_main
-from mixlm.paths import BEST, RunRef, refuse_special, within
+from mixlm.paths import BEST, NAME, RunRef, refuse_special, within
 from mixlm.reports.best import Best
 
 
@@ -133,7 +133,8 @@ class KeptCheckpoints:
                 found = read_json(within(self.folder / str(step), NAMES), list)
             except UserError:
                 found = []
-            self._names[step] = [name for name in found if isinstance(name, str)]
+            # A name becomes a folder of results, and the file may be anybody's.
+            self._names[step] = [name for name in found if isinstance(name, str) and re.fullmatch(NAME, name)]
         return self._names[step]
 
     def named(self) -> dict[str, int]:

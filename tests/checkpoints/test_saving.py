@@ -161,6 +161,8 @@ def test_a_checkpoint_with_a_name_stays_for_good(folder, restarts):
     flip(folder / "40" / "names.json")
     with pytest.raises(UserError, match=r"names\.json has other content"):
         kept.whole(40)
+    (folder / "20" / "names.json").write_text('["../chck_1M", 3, "chck_9M"]')
+    assert Checkpoints(folder).names(20) == ["chck_9M"]
 
 
 def test_damaged_figures_are_no_figures(folder):

@@ -33,7 +33,8 @@ if importlib.util.find_spec("mixlm") is None:
 # mask. [GPT-BERT](https://arxiv.org/abs/2410.24159) mixes both in every batch, one causal row to fifteen masked ones.
 # Here both are trained on a made language whose agreement is known, and you judge a minimal pair of your own.
 #
-# On two idle cores the kept sizes take about two minutes; with `MIXLM_FAST=1` everything runs, and nothing is learned.
+# It runs from top to bottom in under ten minutes on two CPU cores; with `MIXLM_FAST=1` everything runs, and nothing is
+# learned.
 
 # %%
 import os
@@ -53,15 +54,24 @@ SIZES = {
 }
 
 # %% [markdown]
+# ## What this runtime can do
+#
+# FLOPs are counted in the traced step, the ceiling is a matrix product that is timed here, now, on a CPU, T4 or TPU.
+# Compilation comes on top, some ten seconds a program on a CPU. GPT-BERT is trained for as many steps below.
+
+# %%
+blocks = mixlm.load_recipe("antlm.gin", "data/made.gin", SCHEDULE=SCHEDULE, MODEL_DIR="runs/antlm", **SIZES)
+runtime = mixlm.runtime()
+print(runtime)
+runtime.estimate(antlm=blocks)
+
+# %% [markdown]
 # ## Blocks of epochs
 #
 # The schedule is text: so many epochs of one objective, then of the other. The optimizer goes on over a switch.
 
 # %%
-antlm = mixlm.train(
-    mixlm.load_recipe("antlm.gin", "data/made.gin", SCHEDULE=SCHEDULE, MODEL_DIR="runs/antlm", **SIZES),
-    say=lambda line: None,
-)
+antlm = mixlm.train(blocks, say=lambda line: None)
 print(antlm)
 
 # %% [markdown]
@@ -70,10 +80,9 @@ print(antlm)
 # As many steps of GPT-BERT's mixture, in its own network: one row in sixteen is causal.
 
 # %%
-gpt_bert = mixlm.train(
-    mixlm.load_recipe("gpt_bert.gin", "data/made.gin", TRAIN_STEPS=antlm.step, MODEL_DIR="runs/gpt_bert", **SIZES),
-    say=lambda line: None,
-)
+steps = antlm.step
+mixture = mixlm.load_recipe("gpt_bert.gin", "data/made.gin", TRAIN_STEPS=steps, MODEL_DIR="runs/gpt_bert", **SIZES)
+gpt_bert = mixlm.train(mixture, say=lambda line: None)
 print(gpt_bert)
 
 # %% [markdown]
@@ -98,8 +107,8 @@ mixlm.compare(
 # at its own place. Modes that a run was not trained in are there as well.
 
 # %%
-GOOD = "The king above the towers sleeps."
-BAD = "The king above the towers sleep."
+GOOD = "The king above the towers sleeps."  # @param {type:"string"}
+BAD = "The king above the towers sleep."  # @param {type:"string"}
 
 # %%
 mixlm.judge(antlm, GOOD, BAD)

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from mixlm.data.loader.quiet_grain import import_grain
 from mixlm.objectives.base import Objective
 from mixlm.perf.flops import flops_by_scope
 from mixlm.training import programs, traced_hparams
@@ -94,15 +95,6 @@ class _Program:
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
-
-
-def import_grain() -> None:
-    """Imports Grain before anything is traced.
-
-    While Grain is imported, etils' lazy imports replace `builtins.__import__` in every thread for a moment; JAX imports
-    modules inside of its functions, so tracing at that moment would fail.
-    """
-    import grain  # noqa: F401
 
 
 def _call(compiled: Any, numbers: tuple[np.float32, ...], *arguments: Any) -> Any:

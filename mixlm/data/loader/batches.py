@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int, Int32
 
+from mixlm.data.loader.quiet_grain import import_grain
 from mixlm.errors import UserError
 
 READ_AHEAD = 8  # Ours: a few batches hide a hiccup of the disk, and cost little memory.
@@ -62,8 +63,7 @@ class Batches:
 
     def iterate(self, start_step: int = 0) -> Iterator[tuple[int, dict[str, Int32[np.ndarray, "B ..."]]]]:
         """Steps and their batches from `start_step` on, without end, read ahead by Grain in a thread of its own."""
-        import grain
-
+        grain = import_grain()
         steps = grain.MapDataset.source(_Steps(self))[start_step:]
         options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=READ_AHEAD)
         # `yield from` hands on the closing of this generator, which ends Grain's thread.

@@ -13,13 +13,13 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mixlm.data.loader.batches import as_batch
+from mixlm.data.loader.quiet_grain import import_grain
 from mixlm.network import LayeredNetwork
 from mixlm.objectives.base import Objective
 from mixlm.parallel.logical_axes import under
 from mixlm.recipe import Recipe
 from mixlm.training import traced_hparams
 from mixlm.training.compiled_steps import donated
-from mixlm.training.executables import import_grain
 from mixlm.training.prepare import PreparedRun
 from mixlm.training.step import TrainStep
 from mixlm.training.together.rows import STEPS

@@ -26,7 +26,7 @@ class Signals:
         """Installs the handlers; does nothing outside of the main thread, which alone can."""
         try:
             for number in SIGNALS + WARNINGS:
-                if number in SIGNALS or signal.getsignal(number) is signal.SIG_DFL:
+                if number in SIGNALS or _is_free(signal.getsignal(number)):
                     self._before[number] = signal.signal(number, self._come)
         except ValueError:
             pass
@@ -61,3 +61,8 @@ class Signals:
             ours = callable(handler) and handler is not signal.default_int_handler
             signal.signal(each, handler if ours else signal.SIG_DFL)
         self._noted(name)
+
+
+def _is_free(handler: Any) -> bool:
+    """True for the handler of a signal that nobody took, or that a study took, whose runs are within it."""
+    return handler is signal.SIG_DFL or getattr(handler, "__func__", None) is Signals._come

@@ -14,7 +14,7 @@ from mixlm.errors import UserError
 from mixlm.interop.hf import export
 from mixlm.interop.hf.architectures import architecture_of
 from mixlm.interop.hf.imports import import_folder
-from mixlm.interop.hf.tokenizer import tokenizer_files
+from mixlm.interop.hf.tokenizer import frame, tokenizer_files
 from mixlm.interop.hf.weights import to_theirs
 
 tokenizers = pytest.importorskip("tokenizers")
@@ -43,6 +43,22 @@ def test_bytes_have_the_same_ids_in_a_fast_tokenizer(name):
     assert tokenizer.encode(marked, add_special_tokens=False).ids == vocabulary.encode_with_sentinels(marked)
     config = json.loads(content["tokenizer_config.json"])
     assert tokenizer.token_to_id(config["mask_token"]) == ids.mask and tokenizer.token_to_id("<pad>") == 0
+
+
+@pytest.mark.parametrize(("template", "around"), [("<s> $A </s>", ((256,), (257,))), ("$A", ((), ()))])
+def test_the_frame_of_a_text_is_that_of_its_file(template, around, tmp_path):
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE({each: place for place, each in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.add_special_tokens(["<s>", "</s>"])
+    special = [("<s>", 256), ("</s>", 257)]
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(template, None, special)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    assert frame(GivenVocabulary(str(tmp_path / "tokenizer.json"), 5).load()) == around
+    assert frame(GivenVocabulary("bytes", 5).load()) == ((259,), ()) and frame(GivenVocabulary("byt5", 5).load()) == (
+        (),
+        (),
+    )
 
 
 def saved(folder, network, params, contents, kind):

@@ -11,15 +11,16 @@ import numpy as np
 from jaxtyping import Float64
 
 from mixlm.errors import UserError, nearest
-from mixlm.evaluation.conventions import CONTEXTS
 from mixlm.evaluation.likelihood import PseudoLikelihood
 from mixlm.evaluation.modes import modes_of, select_modes
 from mixlm.evaluation.questions import Answer, answer_sentences
+from mixlm.evaluation.reading import Context
 from mixlm.evaluation.sentences import Sentences
 from mixlm.evaluation.tables import write, write_json
 from mixlm.files import read_json
 from mixlm.interop.babylm.suites import DATA, SPLITS, SUITES, Choice, Suite, choices
 from mixlm.interop.babylm.words import ACQUISITION, READING, Word, acquisition_words, after, as_reading, reading_words
+from mixlm.interop.hf.tokenizer import frame
 from mixlm.interop.loaded import Loaded
 from mixlm.network import EncoderDecoderNetwork
 
@@ -130,12 +131,15 @@ class Judge:
 
 
 def judges(loaded: Loaded, modes: str | Sequence[str] | None, output: Path, revision: str) -> list[Judge]:
-    """The modes, each reading sentences as the pipeline's backend of that name does."""
+    """The modes, each reading sentences as the pipeline's backend of that name does from the run's export.
+
+    Those of one mask read what the exported tokenizer puts around a text, in most exports BOS before it.
+    """
     module, tokens, name = loaded.module, loaded.recipe.tokens, Path(loaded.run.folder.name).stem
     encoder = isinstance(module, EncoderDecoderNetwork)
     found = modes_of(module, tokens, answer=True, words=True)
     if not encoder:
-        around = modes_of(module, tokens, context=CONTEXTS["cls_sep"](tokens), answer=True, words=True)
+        around = modes_of(module, tokens, context=Context(*frame(loaded.vocabulary)), answer=True, words=True)
         found |= {each: mode for each, mode in around.items() if each.startswith("pll_")}
     backends = ENCODER_DECODERS if encoder else DECODERS
     return [

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mixlm import files
 from mixlm.api.run import Run
 from mixlm.checkpoints.load import check_networks, load_params
@@ -18,7 +20,7 @@ from mixlm.errors import UserError
 from mixlm.interop.hf.architectures import MODELING, Architecture, architecture_of
 from mixlm.interop.hf.card import model_card
 from mixlm.interop.hf.tokenizer import as_json, tokenizer_files
-from mixlm.interop.hf.weights import fitted_rows, to_theirs
+from mixlm.interop.hf.weights import EMBEDDINGS, fitted_rows, to_theirs
 from mixlm.paths import local, make_within, within
 
 WEIGHTS = "model.safetensors"
@@ -48,10 +50,7 @@ def export(
     given = vocabulary.given if isinstance(vocabulary, TokenizerJson) else Layout(vocabulary.token_ids)
     if architecture is None or step:
         architecture = in_ids_of(given, architecture_of(recipe, network))
-    weights = to_theirs(architecture.kind, params[network])
-    if given.zero:
-        kind, zero = architecture.kind, given.zero
-        weights = {name: fitted_rows(name, value, kind, 0, zero) for name, value in weights.items()}
+    weights = their_weights(architecture, params[network], given.zero, untrained)
     contents = {path.name: files.read_bytes(path) for path in sorted(kept.iterdir())} if untrained else {}
     if not untrained or not isinstance(vocabulary, ByteVocabulary):  # ByT5's own tokenizer has no file
         contents |= tokenizer_files(vocabulary, decoder=architecture.kind != "t5")
@@ -80,6 +79,21 @@ def kept_architecture(run: Run) -> Architecture:
     """The architecture that an imported run came with, whose embedding may have more rows by now."""
     config: dict[str, Any] = files.read_json(within(run.folder, f"{KEPT}/config.json"))
     return Architecture(config["model_type"], config | {"vocab_size": run.recipe.networks["model"].vocab_size})
+
+
+def their_weights(architecture: Architecture, params: Any, zero: int, untrained: bool) -> dict[str, Any]:
+    """The weights as transformers has them, with row `zero` in the place of padding's, and the other way.
+
+    A T5 1.1 that came with no head but its embedding, of which it was given a copy, goes without one while untrained.
+    """
+    kind, weights = architecture.kind, to_theirs(architecture.kind, params)
+    if zero:
+        weights = {name: fitted_rows(name, value, kind, 0, zero) for name, value in weights.items()}
+    head, embedding = EMBEDDINGS["t5"][-2:]
+    tied = untrained and kind == "t5" and architecture.config.get("tie_word_embeddings") is not False
+    if tied and head in weights and np.array_equal(weights[head], weights[embedding]):
+        del weights[head]
+    return weights
 
 
 def new_folder(out: str | os.PathLike[str]) -> Path:

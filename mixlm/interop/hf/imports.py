@@ -21,7 +21,7 @@ from mixlm.gin_config.build import load
 from mixlm.interop.hf.export import KEPT, WEIGHTS, new_folder
 from mixlm.interop.hf.networks import Described, described, gin_text
 from mixlm.interop.hf.tokenizer import tokenizer_files
-from mixlm.interop.hf.weights import fitted_rows, from_theirs
+from mixlm.interop.hf.weights import EMBEDDINGS, fitted_rows, from_theirs
 from mixlm.paths import local, make_within, within
 from mixlm.training.initial_state import initial_state
 
@@ -43,7 +43,7 @@ def import_folder(source: str | Path, out: str | Path, sentinels: int = 0, say: 
     folder, place = local(source, "The folder to import"), new_folder(out)
     config = read_config(folder)
     found = described(config, str(folder / CONFIG))
-    weights = read_weights(folder)
+    weights = with_head(found, read_weights(folder))
     made = not place.exists()
     try:
         vocabulary = keep_files(folder, place, found, config)
@@ -77,6 +77,14 @@ def read_weights(folder: Path) -> dict[str, np.ndarray]:
             f"by save_pretrained of transformers."
         )
     raise UserError(f"{folder} holds no weights ({WEIGHTS}, or {INDEX} for several files).")
+
+
+def with_head(found: Described, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The weights with a head of its own for a T5 1.1 whose head is its embedding, as transformers 5 ties it."""
+    head, embedding = EMBEDDINGS["t5"][-2:]
+    if found.kind == "t5" and not found.fields["logits_via_embedding"] and embedding in weights:
+        return {head: weights[embedding]} | weights
+    return weights
 
 
 def keep_files(folder: Path, place: Path, found: Described, config: Mapping[str, Any]) -> str:

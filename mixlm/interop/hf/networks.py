@@ -23,6 +23,14 @@ THEIRS = (
 )  # fmt: skip
 
 
+# Numbers of config.json that a network cannot do without.
+COUNTS = {
+    "t5": ("d_model", "d_kv", "d_ff", "num_layers", "num_heads", "vocab_size"),
+    "llama": ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size"),
+    "mixlm": ("emb_dim", "head_dim", "mlp_dim", "num_layers", "num_heads", "vocab_size", "max_position_embeddings"),
+}
+
+
 class Described(NamedTuple):
     """The kind of names of the weights, the network's class, its fields, and the tokens that it reads at most."""
 
@@ -40,10 +48,12 @@ def described(config: Mapping[str, Any], where: str) -> Described:
             f"{where} describes the architecture {kind!r}, and only {', '.join(KINDS)} are imported."
             f"{nearest(str(kind), KINDS)}"
         )
-    try:
-        return {"t5": _t5, "llama": _llama, "mixlm": _mixlm}[kind](config, where)
-    except KeyError as error:
-        raise UserError(f"{where} does not say {error.args[0]!r}, which {kind} has.") from None
+    for name in COUNTS[kind]:
+        if name not in config:
+            raise UserError(f"{where} does not say {name!r}, which {kind} has.")
+        if type(config[name]) is not int or config[name] < 1:
+            raise UserError(f"{where} says {name} = {config[name]!r}, which should be a whole number above 0.")
+    return {"t5": _t5, "llama": _llama, "mixlm": _mixlm}[kind](config, where)
 
 
 def _only(config: Mapping[str, Any], where: str, **wanted: Any) -> None:
@@ -69,7 +79,9 @@ def _t5(config: Mapping[str, Any], where: str) -> Described:
         "num_encoder_layers": layers,
         "num_decoder_layers": config.get("num_decoder_layers") or layers,
         "mlp_activations": (names[activation], "linear") if gated else (names[activation],),
-        "logits_via_embedding": config.get("tie_word_embeddings", True) is not False,
+        # T5 scales the logits of a tied head, T5 1.1 neither; transformers 5 says so by a field of its own, since there
+        # tie_word_embeddings is true of both.
+        "logits_via_embedding": config.get("scale_decoder_outputs", config.get("tie_word_embeddings")) is not False,
         "num_buckets": config.get("relative_attention_num_buckets", 32),
         "max_distance": config.get("relative_attention_max_distance", 128),
     }
@@ -101,10 +113,13 @@ def _llama(config: Mapping[str, Any], where: str) -> Described:
 
 
 def _mixlm(config: Mapping[str, Any], where: str) -> Described:
-    name = config["network"]
+    name = config.get("network")
     if name not in DECODERS:
         raise UserError(f"{where} says network = {name!r}, only {', '.join(DECODERS)}.{nearest(str(name), DECODERS)}")
     fields = {key: value for key, value in config.items() if key not in (*THEIRS, "vocab_size", "dropout_rate")}
+    for key in fields:
+        if not key.isidentifier():  # it would be more than a name in network.gin
+            raise UserError(f"{where} has a field {key!r}, which is no name.")
     fields = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
     return Described("mixlm", name, fields, config["max_position_embeddings"])
 

@@ -39,11 +39,22 @@ def tokenizer_files(vocabulary: Vocabulary, decoder: bool) -> dict[str, bytes]:
         tokenizer = fast_tokenizer(parse_model(files.read_bytes(vocabulary.path)), names, ids)
     else:
         tokenizer = byte_tokenizer(names)
-    begins = decoder and ids.bos != ids.pad
     # The space before a sentinel belongs to its piece, where there are pieces.
     _add_special(tokenizer, names, ids, lstrip=isinstance(vocabulary, SentencePieceVocabulary))
-    _add_template(tokenizer, names[ids.bos] if begins else None, None if decoder else names[ids.eos], ids)
+    _add_template(tokenizer, names, *frame(vocabulary, decoder))
     return {"tokenizer.json": tokenizer.to_str(pretty=True).encode(), "tokenizer_config.json": config}
+
+
+def frame(vocabulary: Vocabulary, decoder: bool = True) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The special ids that the exported tokenizer puts before a text and after it; a `tokenizer.json` has its own."""
+    ids = vocabulary.token_ids
+    if not isinstance(vocabulary, TokenizerJson):
+        return (ids.bos,) if decoder and ids.bos != ids.pad else (), () if decoder else (ids.eos,)
+    found = import_tokenizers().Tokenizer.from_str(files.read_text(vocabulary.path)).encode("x")
+    around = [vocabulary.given.here(token) for token in found.ids]
+    first = found.special_tokens_mask.index(0)
+    last = len(around) - found.special_tokens_mask[::-1].index(0)
+    return tuple(around[:first]), tuple(around[last:])
 
 
 def as_json(content: Mapping[str, Any]) -> bytes:
@@ -177,13 +188,13 @@ def _add_special(tokenizer: Any, names: list[str], ids: TokenIds, lstrip: bool) 
     tokenizer.add_special_tokens(marks)
 
 
-def _add_template(tokenizer: Any, first: str | None, last: str | None, ids: TokenIds) -> None:
+def _add_template(tokenizer: Any, names: list[str], before: tuple[int, ...], after: tuple[int, ...]) -> None:
     """The special tokens that `add_special_tokens` puts around one text, and around each of two."""
     from tokenizers import processors
 
-    special: Mapping[str, int] = {name: token for name, token in ((first, ids.bos), (last, ids.eos)) if name}
-    around = [*([first] if first else []), "$A", *([last] if last else [])]
-    second = [name.replace("$A", "$B") for name in around[1:] if first] or ["$B", *([last] if last else [])]
+    first, last = ([names[token] for token in part] for part in (before, after))
+    single = [*first, "$A", *last]
+    special = [(names[token], token) for token in (*before, *after)]
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=around, pair=[*around, *second], special_tokens=list(special.items())
+        single=single, pair=[*single, "$B", *last], special_tokens=special
     )

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import gmean
 
+from mixlm.analysis import frequency_figure as module
 from mixlm.analysis.frequency_figure import FrequencyBins, frequency_figure
 from mixlm.analysis.mask_figure import MaskPanel, attended, mask_figure
 from mixlm.models.attention.masks import self_mask
@@ -41,9 +43,25 @@ def test_bins_by_frequency_keep_every_token_and_the_mean(counts, bins):
     assert (np.diff(found.middle) > 0).all()
     values = np.cos(np.arange(len(counts)))
     np.testing.assert_allclose((found.mean(values) * sizes).sum() / sizes.sum(), values.mean(), atol=1e-12)
+    for index, middle in enumerate(found.middle):
+        assert middle == pytest.approx(gmean(np.maximum(counts[found.of_token == index], 0.5)))
 
 
-def test_losses_are_drawn_by_frequency():
+@given(st.permutations(range(1, 30)), st.integers(1, 8))
+def test_bins_of_counts_that_all_differ_are_of_equal_size(counts, bins):
+    sizes = np.bincount(FrequencyBins.of(np.array(counts), bins).of_token)
+    assert len(sizes) == bins and sizes.max() - sizes.min() <= 1
+
+
+def test_losses_are_drawn_by_frequency(monkeypatch):
     losses = {name: np.linspace(1, 2, 6) + each for each, name in enumerate(["x", "y"])}
-    assert frequency_figure(losses, np.arange(6), 3).startswith(PNG)
     assert frequency_figure({"x": losses["x"]}, np.arange(6)).startswith(PNG)
+    figures, png = [], module.png
+    monkeypatch.setattr(module, "png", lambda drawn: figures.append(drawn) or png(drawn))
+    frequency_figure(losses, np.arange(6), 3)
+    absolute, relative = figures[0].axes
+    places = [gmean(pair) for pair in ((0.5, 1), (2, 3), (4, 5))]
+    means = np.array([1.1, 1.5, 1.9])
+    for axes, heights in ((absolute, (means, means + 1)), (relative, (0 * means, 0 * means + 1))):
+        for line, height in zip(axes.get_lines(), heights, strict=True):
+            np.testing.assert_allclose(line.get_xydata(), np.transpose([places, height]), atol=1e-12)

@@ -35,6 +35,7 @@ ELSEWHERE = {
     "metrics.jsonl",
     "trackers.json",
     "journal.jsonl",
+    "names.json",
     "examples.jsonl",
     "report.html",
     "curves.html",

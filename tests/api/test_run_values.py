@@ -11,12 +11,16 @@ import threading
 import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import mixlm
+from mixlm.analysis.style import Png
+from mixlm.api import tokens
 from mixlm.api.functions import checked
 from mixlm.api.runtime import run_flops, spoken
+from mixlm.decoding.autoregressive import context_example
 from mixlm.errors import UserError
 from mixlm.models.t5_decoder import DecoderOnly
 from mixlm.reports.metrics import Progress
@@ -308,6 +312,36 @@ def test_token_scores_are_those_of_an_evaluation(run):
     assert shown(scores.shaded("nats")).count("<span") > len(scores)
     with pytest.raises(UserError, match=r"not 'entropie'\. Did you mean 'entropy'"):
         scores.shaded("entropie")
+
+
+def test_token_scores_are_those_of_a_forward_pass(run):
+    scores, vocabulary = mixlm.token_scores(run, SENTENCE), run.recipe.dataset.load_vocabulary(lambda _: None)
+    ids = np.asarray(vocabulary.encode(SENTENCE)[: len(scores)], np.int32)
+    read = context_example(jnp.asarray([[3, *ids[:-1]]], jnp.int32), jnp.ones((1, len(ids)), jnp.int32))
+    logits = DecoderOnly(**SIZE).apply({"params": run.params["model"]}, read)[0]
+    log_p = jax.nn.log_softmax(np.asarray(logits, np.float64))
+    np.testing.assert_allclose(scores["nats"], -log_p[np.arange(len(ids)), ids], rtol=1e-4)
+    np.testing.assert_allclose(scores["entropy"], -(np.exp(log_p) * log_p).sum(1), rtol=1e-4)
+    assert scores["likeliest"] == [each.replace("\u2581", " ") for each in vocabulary.pieces(log_p.argmax(1).tolist())]
+    counts = run.recipe.dataset.prepare(lambda _: None).token_counts()
+    assert scores["occurrences"] == counts[ids].tolist() and max(scores["occurrences"]) > 0
+
+
+def test_losses_by_frequency_are_those_of_validation_in_batches_of_any_size(run, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(tokens, "frequency_figure", lambda *given: drawn.append(given) or Png())
+    for rows in (16, 3):
+        monkeypatch.setattr(tokens, "BATCH_ROWS", rows)
+        mixlm.loss_by_frequency({"a": run, "b": run}, rows=4, bins=5)
+    (whole, counts, bins), (parts, *_) = drawn
+    data = run.recipe.dataset.prepare(lambda _: None)
+    ids = data.validation_rows(32, 4).reshape(-1)
+    assert list(whole) == ["a", "b"] and bins == 5 and counts.tolist() == data.token_counts()[ids].tolist()
+    np.testing.assert_allclose(parts["b"], whole["a"], rtol=1e-5)
+    row = mixlm.token_scores(run, data.vocabulary.decode(ids[:32].tolist()))
+    assert whole["a"].shape == (128,) and 0 < whole["a"].mean() < 2 * np.mean(row["nats"])
+    with pytest.raises(UserError, match=r"^There are no runs to compare"):
+        mixlm.loss_by_frequency({})
 
 
 def test_fresh_parameters_pay_the_logarithm_of_the_vocabulary(run):

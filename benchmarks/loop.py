@@ -97,7 +97,7 @@ def overhead(name: str, folder: Path, steps: int, rounds: int) -> dict[str, Any]
             jax.block_until_ready(other)
             begun = time.perf_counter()
             for _ in range(steps):
-                other, _ = step(other, batch, loop.seed)
+                other, _ = step(other, batch, prepared.seed)
             jax.block_until_ready(other)
             alone.append(time.perf_counter() - begun)
             begun = time.perf_counter()

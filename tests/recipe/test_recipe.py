@@ -250,7 +250,7 @@ def test_an_identity_is_one_line_of_text_a_field_without_addresses():
 
 def test_an_identity_is_the_same_in_every_process():
     code = "import json, test_recipe; print(json.dumps(test_recipe.recipe().identity()))"
-    path = os.pathsep.join(map(str, (places.ROOT, places.TESTS, places.TESTS / "recipes")))
+    path = os.pathsep.join(map(str, (places.ROOT, places.TESTS, places.TESTS / "recipe")))
     printed = set()
     for seed in ("1", "2"):
         environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": path}

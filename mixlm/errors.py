@@ -1,4 +1,4 @@
-"""What ends a command before its time, with its exit code; the nearest known name for a wrong one; kinds of values."""
+"""Exceptions that end a command, with exit codes; the nearest known name for a wrong one; kinds of values."""
 
 import dataclasses
 import difflib

@@ -50,7 +50,7 @@ class JudgedTask(Protocol):
 
 @dataclass(frozen=True)
 class TaskMetrics:
-    """How a run's tasks are evaluated by their own metrics, during training and afterwards.
+    """Settings by which a run's tasks are evaluated by their own metrics, during training and afterwards.
 
     `examples` of each task's validation split, spread evenly over it (None: all, 0: no metrics). `decoding` is a
     strategy's name and settings, "autoregressive beams=4"; "" is as trained. `samples` texts for each example, for

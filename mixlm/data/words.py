@@ -28,7 +28,9 @@ class CountsWords(Task, Protocol):
 
 
 def words_in(task: Task | None, documents: Int64[np.ndarray, " D"], fingerprint: str) -> int:
-    """The words of these documents of the train split, cached by the store's `fingerprint`.
+    """The words of these documents of the train split, cached by the store's `fingerprint` and their number.
+
+    A unique set is the beginning of one fixed order (`unique_documents`), so that its size says which it is.
 
     Raises UserError where the task has no plain text.
     """

@@ -29,7 +29,7 @@ class Draw:
         return np.minimum(copies, self.rows)
 
     def numbers(self, copies: Int[np.ndarray, " N"]) -> Int[np.ndarray, " R"]:
-        """Which of its sentence's rows each row is, in the order of sentences."""
+        """The number of each row among its sentence's, in the order of sentences."""
         stratum = np.arange(self.rows)
         uniform = np.random.default_rng(self.seed).random((len(copies), self.rows))
         drawn = ((stratum + uniform) * copies[:, None] / self.rows).astype(np.int64)

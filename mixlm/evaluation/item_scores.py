@@ -104,7 +104,7 @@ def _record(
 
 
 def _offsets(sizes: Sequence[int] | None) -> list[int]:
-    """Where each token begins, [] where it is not known."""
+    """The offset at which each token begins, [] where it is not known."""
     return [] if sizes is None else list(accumulate(map(int, sizes), initial=0))[:-1]
 
 

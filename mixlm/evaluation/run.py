@@ -160,7 +160,7 @@ def prepare(
 
 
 def settle(recipe: Recipe, scoring: Scoring) -> tuple[Modes, Modes, Sequence[Paradigm]]:
-    """What is asked of a run that need not be there yet: modes of the text, modes of the pairs, and the pairs.
+    """Modes of the text, modes of the pairs, and the pairs, all of which are known before there is a run.
 
     Raises UserError for a network, a mode or pairs that there are not.
     """

@@ -26,7 +26,7 @@ class Examples:
 
     @property
     def records(self) -> Records:
-        """Where the records come from."""
+        """The place that the records come from."""
         return source_of(task_named(self.task), self.data, self.data_dir)
 
     def chosen(self, split: str) -> Iterator[tuple[str, Record]]:

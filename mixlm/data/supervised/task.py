@@ -62,7 +62,7 @@ class SupervisedTask:
 
     @property
     def source(self) -> Records:
-        """Where the records come from."""
+        """The place that the records come from."""
         return source_of(self.format, self.data, self.data_dir)
 
     def fingerprint(self) -> str:

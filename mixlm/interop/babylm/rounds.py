@@ -1,4 +1,4 @@
-"""What is scored of a run: one checkpoint on the suites of a folder, or all that its submission to BabyLM asks for."""
+"""Rounds of scoring: one checkpoint on the suites of a folder, or all that its submission to BabyLM asks for."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

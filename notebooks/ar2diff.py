@@ -14,7 +14,7 @@ from pathlib import Path
 
 if importlib.util.find_spec("mixlm") is None:
     published, here, has = "", Path.cwd(), {}
-    near = [str(each) for each in (here, *here.parents) if (each / "mixlm" / "recipe.py").exists()]  # a checkout
+    near = [str(each) for each in (here, *here.parents) if (each / "mixlm" / "gin_config").is_dir()]  # a checkout
     near += sorted(map(str, here.glob("mixlm-*.whl")))
     if not near and not published:
         raise ModuleNotFoundError("mixlm is not installed: put a wheel of it beside this notebook and run this again.")

@@ -41,7 +41,7 @@ from pathlib import Path
 
 if importlib.util.find_spec("mixlm") is None:
     published, here, has = "{address}", Path.cwd(), {{}}
-    near = [str(each) for each in (here, *here.parents) if (each / "mixlm" / "recipe.py").exists()]  # a checkout
+    near = [str(each) for each in (here, *here.parents) if (each / "mixlm" / "gin_config").is_dir()]  # a checkout
     near += sorted(map(str, here.glob("mixlm-*.whl")))
     if not near and not published:
         raise ModuleNotFoundError("mixlm is not installed: put a wheel of it beside this notebook and run this again.")
@@ -187,11 +187,11 @@ def _write(name: str, notebook: Any) -> None:
 def rewrite_head(name: str) -> None:
     """Puts the valid head, and the text of cells that are no code, into both files; outputs stay."""
     source, kept = read_source(name), nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
-    outputs = iter([cell for cell in kept.cells if cell.cell_type == "code"])
-    for cell in source.cells:
-        if cell.cell_type == "code":
-            old = next(outputs)
-            cell.outputs, cell.execution_count = old.outputs, old.execution_count
+    codes = [[cell for cell in each.cells if cell.cell_type == "code"] for each in (source, kept)]
+    if len(codes[0]) != len(codes[1]):
+        sys.exit(f"{name}.py has other cells than {name}.ipynb: python notebooks/build.py {name}")
+    for cell, old in zip(*codes):
+        cell.outputs, cell.execution_count = old.outputs, old.execution_count
     source.metadata = kept.metadata
     _write(name, source)
 

@@ -25,6 +25,29 @@ def test_every_notebook_has_a_source():
     assert {path.stem for path in build.FOLDER.glob("*.ipynb")} <= set(build.names())
 
 
+def installed_by_the_cell(monkeypatch, folder, address=""):
+    """What the installation cell asks pip for, where it is run in a folder and mixlm is not installed."""
+    asked = []
+    monkeypatch.chdir(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr("importlib.util.find_spec", lambda name: None)
+        patch.setattr("subprocess.run", lambda command, **rest: asked.append((command, rest["input"])))
+        exec(build.INSTALL.format(address=address), {})
+    ((command, kept),) = asked
+    assert command[1:6] == ["-m", "pip", "install", "-q", "--constraint=/dev/stdin"] and "\nnumpy==" in f"\n{kept}"
+    return command[6]
+
+
+def test_the_installation_cell_takes_a_checkout_then_a_wheel_then_the_public_address(monkeypatch, tmp_path):
+    assert installed_by_the_cell(monkeypatch, ROOT / "notebooks", "https://a.org/x") == f"{ROOT}[report]"
+    assert installed_by_the_cell(monkeypatch, tmp_path, "https://a.org/x") == "mixlm[report] @ git+https://a.org/x"
+    with pytest.raises(ModuleNotFoundError, match="put a wheel of it beside this notebook"):
+        installed_by_the_cell(monkeypatch, tmp_path)
+    wheel = tmp_path / "mixlm-1.0-py3-none-any.whl"
+    wheel.touch()
+    assert installed_by_the_cell(monkeypatch, tmp_path, "https://a.org/x") == f"{wheel}[report]"
+
+
 @pytest.fixture
 def pair(tmp_path, monkeypatch):
     """A function that writes a pair of files whose one cell has `code` and showed `text`, as a build would."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mixlm.errors import UserError
-from mixlm.sweeps.formula import computed
+from mixlm.sweeps.formula import Derived, computed
 from mixlm.sweeps.study import Grid
 
 NAME_LENGTH = 120  # Ours: the characters of a cell's name, which is a folder's.
@@ -34,7 +34,7 @@ class Cell:
 def cells_of(grid: Grid, value_of: Callable[[str], Any], fixed: Mapping[str, Any] | None = None) -> list[Cell]:
     """The cells of a grid, seeds innermost; `value_of` gives a macro of the files, `fixed` what every cell sets.
 
-    Raises UserError, with the cell's name, for a formula that gives no number.
+    Raises UserError, with the cell's name, for a formula that gives neither a number nor text.
     """
     points = list(_points(grid))
     names = [_name(arm, axes, seed, grid) for arm, axes, seed in points]
@@ -42,9 +42,9 @@ def cells_of(grid: Grid, value_of: Callable[[str], Any], fixed: Mapping[str, Any
     for (arm, axes, seed), name in zip(points, names):
         if names.count(name) > 1:
             name = f"{name},{hashlib.sha256(repr((arm, axes)).encode()).hexdigest()[:6]}"
-        given = {**(fixed or {}), **grid.arms.get(arm, {}), **axes}
+        given = {**(fixed or {}), **grid.arms.get(arm, {}), **axes, "SEED": seed}
         derived = _derived(grid, given, value_of, name)
-        found.append(Cell(name, arm, axes, seed, {**given, **derived, "SEED": seed}, tuple(grid.recipes.get(arm, ()))))
+        found.append(Cell(name, arm, axes, seed, {**given, **derived}, tuple(grid.recipes.get(arm, ()))))
     return found
 
 
@@ -72,8 +72,10 @@ def _points(grid: Grid) -> Iterator[tuple[str, dict[str, Any], int]]:
                 yield arm, dict(zip(pinned, values)), seed
 
 
-def _derived(grid: Grid, given: Mapping[str, Any], value_of: Callable[[str], Any], cell: str) -> dict[str, int | float]:
-    found: dict[str, int | float] = {}
+def _derived(
+    grid: Grid, given: Mapping[str, Any], value_of: Callable[[str], Any], cell: str
+) -> dict[str, int | float | str]:
+    found: dict[str, Derived] = {}
 
     def look_up(name: str, asked: tuple[str, ...] = ()) -> Any:
         if name in asked:

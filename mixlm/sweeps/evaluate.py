@@ -1,12 +1,12 @@
 """Evaluations at the end of a cell: text and pairs by the settings of `gin/evaluate.gin`, and tests."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from mixlm.errors import UserError
-from mixlm.evaluation.run import Scoring, prepare, score, settle, write
+from mixlm.evaluation.run import Scoring, prepare, score, write
 from mixlm.evaluation.tables import pairs_content, text_content
 from mixlm.evaluation.tasks import run as tasks
 from mixlm.files import is_number
@@ -30,31 +30,17 @@ class Tested:
 def is_evaluated(sweep: Sweep, cell: Cell) -> bool:
     """True where every evaluation of the study has been made of the cell, with today's settings."""
     held = sweep.folder.record(cell.name).get("evaluations", {})
-    return all(held.get(name, {}).get("settings") == _settings(asked) for name, asked in _asked(sweep, cell).items())
+    return all(held.get(name, {}).get("settings") == _settings(asked) for name, asked in asked_of(sweep, cell).items())
 
 
-def check_evaluations(sweep: Sweep, cells: Sequence[Cell]) -> None:
-    """Raises UserError for modes or pairs that there are not, before any cell is trained; one of each arm."""
-    for cell in {cell.arm: cell for cell in cells if not is_evaluated(sweep, cell)}.values():
-        for name, asked in _asked(sweep, cell).items():
-            if not isinstance(asked, Mapping):
-                continue
-            recipe, scoring = sweep.variants_of(cell).build(sweep.text(cell, asked))
-            if recipe.dataset.pairs is None:
-                try:
-                    settle(recipe, scoring)
-                except UserError as error:
-                    raise UserError(f"Evaluation {name!r}: {error}") from None
-
-
-def _asked(sweep: Sweep, cell: Cell) -> Mapping[str, Any]:
+def asked_of(sweep: Sweep, cell: Cell) -> Mapping[str, Any]:
     """The evaluations of a cell; a stem has none."""
     return {} if cell.is_stem else sweep.study.evaluations
 
 
 def evaluate(sweep: Sweep, cell: Cell, say: Callable[[str], Any]) -> None:
     """Makes the evaluations that are missing, of the last checkpoint and, where one is kept, of the best."""
-    for name, asked in _asked(sweep, cell).items():
+    for name, asked in asked_of(sweep, cell).items():
         held = sweep.folder.record(cell.name).get("evaluations", {})
         settings = _settings(asked)
         if held.get(name, {}).get("settings") == settings:

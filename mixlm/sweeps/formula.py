@@ -1,4 +1,4 @@
-"""Arithmetic over macros: `BUDGET // REPEATS`, read as Python reads it and computed without running code."""
+"""Formulas over macros, `BUDGET // REPEATS` or `f"runs/{NAME}"`, read as Python and computed without running code."""
 
 import ast
 import operator
@@ -7,6 +7,7 @@ from typing import Any
 
 from mixlm.errors import UserError, nearest
 
+Derived = int | float | str
 _OPERATIONS: dict[type, Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -29,11 +30,11 @@ def names_in(formula: str) -> set[str]:
     return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} - _FUNCTIONS.keys()
 
 
-def computed(formula: str, value_of: Callable[[str], Any], where: str) -> int | float:
-    """The number that a formula gives, with `value_of` each macro; UserError begins with `where`.
+def computed(formula: str, value_of: Callable[[str], Any], where: str) -> Derived:
+    """The number or text that a formula gives, with `value_of` each macro; UserError begins with `where`.
 
     It has numbers, + - * / // % **, brackets, entries such as TASK_FEATURE_LENGTHS["targets"], abs, int, max, min and
-    round.
+    round; or it is a text with such formulas in braces, f"runs/{NAME},seed={SEED}".
     """
     try:
         found = _of(ast.parse(formula.strip(), mode="eval").body, value_of)
@@ -43,8 +44,8 @@ def computed(formula: str, value_of: Callable[[str], Any], where: str) -> int | 
         raise UserError(f"{where} = {formula!r} divides by zero.") from None
     except (SyntaxError, TypeError, ValueError, OverflowError, RecursionError):
         raise UserError(f"{where} = {formula!r} is no arithmetic over macros.") from None
-    if isinstance(found, bool) or not isinstance(found, int | float):
-        raise UserError(f"{where} = {formula!r} gives {found!r}, which is no number.")
+    if isinstance(found, bool) or not isinstance(found, Derived):
+        raise UserError(f"{where} = {formula!r} gives {found!r}, which is neither a number nor text.")
     return found
 
 
@@ -53,6 +54,8 @@ def _of(node: ast.expr, value_of: Callable[[str], Any]) -> Any:
         return node.value
     if isinstance(node, ast.Name):
         return value_of(node.id)
+    if isinstance(node, ast.JoinedStr):
+        return "".join(_text(part, value_of) for part in node.values)
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
         value = _number(_of(node.operand, value_of), node.operand)
         return -value if isinstance(node.op, ast.USub) else value
@@ -74,6 +77,14 @@ def _number(value: Any, node: ast.expr) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise UserError(f"{ast.unparse(node)} is {value!r}, and no number.")
     return value
+
+
+def _text(part: ast.expr, value_of: Callable[[str], Any]) -> str:
+    if isinstance(part, ast.Constant):
+        return str(part.value)
+    if isinstance(part, ast.FormattedValue) and part.conversion == -1 and part.format_spec is None:
+        return str(_of(part.value, value_of))
+    raise UserError(f"{ast.unparse(part)!r} is more than a formula in braces.")
 
 
 def _entry(held: Any, node: ast.Subscript) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 from mixlm.errors import Stopped, UserError
 from mixlm.sweeps.commands import process_command, was_stopped
-from mixlm.sweeps.evaluate import check_evaluations
+from mixlm.sweeps.start import check_start
 from mixlm.sweeps.states import DONE, FAILED, MISSING, state_in
 from mixlm.sweeps.sweep import Sweep
 from mixlm.training.signals import Signals
@@ -27,8 +27,7 @@ def run_jobs(sweep: Sweep, argv: Sequence[str], jobs: int, say: Callable[[str], 
     failed; Stopped for a signal, which the processes get as well, so that each saves its cell, and where cells are left
     since a process alone got one.
     """
-    sweep.check()
-    check_evaluations(sweep, sweep.cells)
+    check_start(sweep, sweep.check(), sweep.cells)
     sweep.folder.write(sweep.content)
     signals = Signals()
     signals.outcome = lambda: f"what was trained is in {sweep.folder}"

@@ -10,8 +10,9 @@ from mixlm.errors import Stopped, UserError
 from mixlm.recipe import Recipe
 from mixlm.reports.metrics import duration
 from mixlm.sweeps.cells import Cell
-from mixlm.sweeps.evaluate import check_evaluations, evaluate, is_evaluated
+from mixlm.sweeps.evaluate import evaluate, is_evaluated
 from mixlm.sweeps.parts import parameters_of
+from mixlm.sweeps.start import check_start
 from mixlm.sweeps.states import DONE, FAILED, MISSING, settled_state, state_in
 from mixlm.sweeps.sweep import Sweep
 from mixlm.training import programs
@@ -35,7 +36,7 @@ def run_cells(
     """
     recipes = sweep.check()
     waiting = list(sweep.cells if cells is None else cells)
-    check_evaluations(sweep, waiting)
+    check_start(sweep, recipes, waiting)
     sweep.folder.write(sweep.content)
     signals = Signals()
     signals.outcome = lambda: f"what was trained is in {sweep.folder}"

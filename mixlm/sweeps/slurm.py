@@ -10,6 +10,7 @@ from typing import Any
 from mixlm.errors import Stopped, UserError
 from mixlm.paths import make_within
 from mixlm.sweeps.commands import process_command, was_stopped
+from mixlm.sweeps.start import check_start
 from mixlm.sweeps.states import DONE, state_in
 from mixlm.sweeps.sweep import Sweep
 
@@ -95,7 +96,7 @@ def submit(
         import submitit
     except ImportError:
         raise UserError("--slurm needs submitit: pip install 'mixlm[slurm]'.") from None
-    sweep.check()
+    check_start(sweep, sweep.check(), sweep.cells)
     sweep.folder.write(sweep.content)
     names = [cell.name for cell in sweep.cells if state_in(sweep.folder, cell.name) != DONE]
     if not names:

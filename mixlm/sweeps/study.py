@@ -14,10 +14,11 @@ LOWEST, HIGHEST = "min", "max"
 class Grid:
     """The cells of a study: every arm, crossed with every value of each axis, crossed with the seeds.
 
-    An axis is a macro (or a parameter, `Class.name`) with its values. `derived` are macros that follow from others by
-    arithmetic, such as `{"UNIQUE_TOKENS": "BUDGET // REPEATS"}`. An arm gives macros that are no grid; one that gives
-    the macro of an axis stands at that value of the axis alone. Cells that differ in the axis `forks` alone begin as
-    one run, and leave it at the step that the macro `fork_at` names, by default the axis itself.
+    An axis is a macro (or a parameter, `Class.name`) with its values. `derived` are macros that follow from others and
+    from SEED, by arithmetic, such as `{"UNIQUE_TOKENS": "BUDGET // REPEATS"}`, or as text, such as `{"INIT_FROM":
+    "f'runs/{NAME}'"}`. An arm gives macros that are no grid; one that gives the macro of an axis stands at that value
+    of the axis alone. Cells that differ in the axis `forks` alone begin as one run, and leave it at the step that the
+    macro `fork_at` names, by default the axis itself.
 
     `recipes` are the gin files of each arm, read before the study's own, which then gives no recipe. `stems` are runs
     that are trained first and begun from, by a value of INIT_FROM: the gin files of the run for each arm, none for an

@@ -46,6 +46,16 @@ def test_derived_macros_follow_from_axes_files_and_each_other():
     assert [(cell.values["UNIQUE"], cell.values["HALF"]) for cell in cells] == [(1000, 508.0), (250, 133.0)]
 
 
+def test_a_text_follows_from_macros_and_from_the_seed_of_its_cell():
+    grid = Grid(
+        {"A": (0, 0.5)}, {"RUN": "f'{WHERE}/A={A},half={A / 2}{{}},seed={SEED}'", "NEXT": "SEED + 1"}, seeds=(3, 5)
+    )
+    cells = cells_of(grid, {"WHERE": "runs", "SEED": 99}.__getitem__)
+    expected = [(f"runs/A={a},half={a / 2}{{}},seed={seed}", seed + 1) for a in (0, 0.5) for seed in (3, 5)]
+    assert [(cell.values["RUN"], cell.values["NEXT"]) for cell in cells] == expected
+    assert names_in(grid.derived["RUN"]) == {"WHERE", "A", "SEED"}
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     st.recursive(
@@ -70,7 +80,20 @@ def test_a_formula_gives_what_python_gives(formula):
 
 @pytest.mark.parametrize(
     "formula",
-    ["__import__('os')", "A.real", "[1]", "'a' * 3", "2 ** 9999", "A if A else 0", "lambda: 1", "(", "sum(A)", "True"],
+    [
+        "__import__('os')",
+        "A.real",
+        "[1]",
+        "'a' * 3",
+        "2 ** 9999",
+        "A if A else 0",
+        "lambda: 1",
+        "(",
+        "sum(A)",
+        "True",
+        "f'{A!r}'",
+        "f'{A:3}'",
+    ],
 )
 def test_what_is_no_arithmetic_is_refused(formula):
     with pytest.raises(UserError, match=r"^X = "):

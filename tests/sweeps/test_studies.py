@@ -28,6 +28,7 @@ GRIDS = {
     ),
     "mile": ({"mile": 20, "focal": 5}, [5, 20]),
     "spactor": ({"spactor": 15, "weights of 1": 3, "large generator": 3}, [3, 18]),
+    "spactor_finetuned": ({"": 27}, None),
 }
 # What makes a cell of each tiny.
 TINY = {
@@ -41,6 +42,7 @@ TINY["antlm_english"] = ["UNIQUE_TOKENS=2000", "PAIRS=2", "SCORED_ROWS=2", "BATC
 TINY["antlm_english"] += ['BLIMP="made:0"', 'SUPPLEMENT="made:1"']
 TINY["ar2diff_wmt"] = [*TINY["ar2diff"][:3], "DATA=wmt", "VOCAB_SIZE=320"]
 TINY["finetuning"] = ["SMALL=True", "DATA=glue"]
+TINY["spactor_finetuned"] = [*TINY["finetuning"], "EMB_DIM=16", "PRETRAINED=stems"]
 TINY["ar2diff_wmt"] += ["WARMUP_STEPS=1", 'DECODINGS=("autoregressive","unrolled steps=2 samples=2")']
 TINY["ar2diff"] += ["WARMUP_STEPS=1", 'DECODINGS=("autoregressive","unrolled steps=2 samples=2")']
 AXES = {
@@ -52,6 +54,11 @@ AXES = {
     "dual": ["ALPHA=1.0,0.0", "REPEATS=4"],
     "mile": ["GAMMA=0.0,1.0"],
     "spactor": ["TAU=0,400"],
+    "spactor_finetuned": ["TASK=sst2", "PRETRAINED_TAU=0"],
+}
+# The study that a study goes on from, and what makes a cell of it tiny.
+BEFORE = {
+    "spactor_finetuned": ("spactor", ["TAU=0"], ["SMALL=True", "TRAIN_STEPS=4", "CHECKPOINT_PERIOD=4", "EMB_DIM=16"])
 }
 
 
@@ -78,6 +85,7 @@ OWN = {
     "antlm_english": ["--gin.BLIMP=made:0", "--gin.SUPPLEMENT=made:1"],
     "ar2diff_wmt": ["--gin.DATA=wmt"],
     "finetuning": ["--gin.DATA=glue"],
+    "spactor_finetuned": ["--gin.DATA=glue"],
 }
 
 
@@ -159,12 +167,17 @@ def test_a_reduced_study_keeps_what_the_command_line_gives():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_micro_version_runs_from_the_sweep_to_its_table(name, monkeypatch, capsys):
-    flags = [f"--gin.{each}" for each in [*TINY[name], "EVAL_BATCHES=1", "STUDY_FOLDER=here"]]
-    flags += [f"--sweep.{each}" for each in AXES[name]]
-    monkeypatch.setattr(
-        "sys.argv", ["mixlm", "sweep", f"--gin_file={ROOT / 'studies' / name}.gin", "--seeds=1", *flags]
-    )
-    main()
+
+    def sweep(study: str, axes: list[str], settings: list[str], folder: str) -> None:
+        flags = [f"--gin.{each}" for each in [*settings, "EVAL_BATCHES=1", f"STUDY_FOLDER={folder}"]]
+        flags += [f"--sweep.{each}" for each in axes]
+        file = f"--gin_file={ROOT / 'studies' / study}.gin"
+        monkeypatch.setattr("sys.argv", ["mixlm", "sweep", file, "--seeds=1", *flags])
+        main()
+
+    if name in BEFORE:
+        sweep(*BEFORE[name], "stems")
+    sweep(name, AXES[name], TINY[name], "here")
     assert "failed" not in capsys.readouterr().out
     with open("here/cells.csv", encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["last"] == "True"]

@@ -170,6 +170,14 @@ def test_an_evaluation_that_cannot_be_made_ends_a_sweep_before_any_cell_is_train
     assert not sweep.folder.path.exists()
 
 
+@pytest.mark.parametrize("start", [run_cells, lambda sweep: run_jobs(sweep, [], 2)])
+def test_a_beginning_that_is_not_there_ends_a_sweep_before_any_cell_is_trained(read, start):
+    sweep = read(STUDY.replace('{"UNIQUE_TOKENS', '{"INIT_FROM": "f\'runs/{REPEATS},{SEED}\'", "UNIQUE_TOKENS'))
+    with pytest.raises(UserError, match=r"^Cell GAMMA=0\.5,REPEATS=1,seed=0: INIT_FROM = 'runs/1,0' holds no run"):
+        start(sweep)
+    assert not sweep.folder.path.exists()
+
+
 def test_forks_leave_the_longest_stem_of_their_own_seed(read):
     text = STUDY.replace("'mile.gin'", "'spactor.gin'").replace(
         '"GAMMA": (0.5, 2), "REPEATS": (1, 4)', '"TAU": (0, 10, 40, 30)'

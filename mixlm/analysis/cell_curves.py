@@ -1,4 +1,4 @@
-"""The curves of a study's cells on a page of their own, to be zoomed and toggled: means over seeds, and each seed."""
+"""The curves of a study's cells, to be zoomed and toggled: means over seeds, and each seed."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,11 +13,9 @@ from mixlm.analysis.study import Place, bare
 from mixlm.analysis.style import UNITS, colours
 from mixlm.analysis.training_curves import has_curves
 
-FILE = "curves.html"
 
-
-def compose(cells: Cells, metrics: Sequence[str]) -> Document:
-    """The page: a panel for each metric and each combination of the axes that tell no lines apart."""
+def cell_curves(document: Document, cells: Cells, metrics: Sequence[str]) -> None:
+    """The section: a panel for each metric and each combination of the axes that tell no lines apart."""
     shape, known = layout(cells.study), colours(cells.study)
     axes = {
         name: words for name, words in UNITS.items() if name in cells.frame.columns and cells.frame[name].notna().any()
@@ -29,17 +27,17 @@ def compose(cells: Cells, metrics: Sequence[str]) -> Document:
         for panel in shape.panels[:MOST_PANELS]
         if (lines := [line for place in panel.places for line in _lines(cells, name, place, shape, known, axes)])
     ]
-    document = Document()
-    document.add(Heading(f"{cells.study.name}: curves of its cells", 1))
+    if not panels:
+        return
+    document.add(Heading("Curves of all cells"))
     document.add(
-        Text("Each line is the mean over seeds, where all of them have an evaluation point; each seed is faint.")
+        Text(
+            "Each line is the mean over seeds, where all of them have an evaluation point; each seed is faint. In "
+            "report.html they can be zoomed and toggled."
+        )
     )
-    document.add(Charts(axes, panels, without="<p>report.html has these curves as pictures.</p>", scripts=_scripts()))
-    return document
-
-
-def _scripts() -> tuple[str, ...]:
-    return plotly_script(), charts_script()
+    without = "<p>Without scripts, the pictures above are all that there is of them.</p>"
+    document.add(Charts(axes, panels, without=without, scripts=(plotly_script(), charts_script())))
 
 
 def _lines(

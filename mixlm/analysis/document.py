@@ -96,7 +96,7 @@ class Document:
 
     def markdown(self) -> str:
         """The report as Markdown."""
-        return "\n\n".join(_markdown(block) for block in self.blocks) + "\n"
+        return "\n\n".join(filter(None, map(_markdown, self.blocks))) + "\n"
 
     def html(self) -> str:
         """The report as one page that holds its figures and loads nothing."""

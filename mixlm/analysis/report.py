@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mixlm.analysis import cell_curves, sections, sections_of_training
+from mixlm.analysis import sections, sections_of_training
+from mixlm.analysis.cell_curves import cell_curves
 from mixlm.analysis.cells import FILE, Cells, read_cells
 from mixlm.analysis.claim_rules import RULES
 from mixlm.analysis.claims import Finding, judge
@@ -36,14 +37,13 @@ class Report:
         return self.markdown
 
 
-def report(table: Path, partial: bool = False, loss: float | None = None, interactive: bool = False) -> Report:
+def report(table: Path, partial: bool = False, loss: float | None = None) -> Report:
     """Reads a study's cells.csv and writes its report into the folder `report` beside it, and cells.parquet.
 
     Args:
       table: the cells.csv, with study.json beside it.
       partial: finds an optimum where cells are missing, too.
       loss: the loss in the table of FLOPs; by default the final one of the baseline.
-      interactive: writes curves.html as well, the curves of all cells to be zoomed and toggled.
 
     Raises:
       UserError: for a table of another study, one that lacks a column, or one without rows; nothing is written.
@@ -59,13 +59,10 @@ def report(table: Path, partial: bool = False, loss: float | None = None, intera
     # Sums in another order are other bytes, and these matrices are too small for threads.
     with threadpool_limits(1):
         document, findings = compose(cells, partial, loss)
-    curves = cell_curves.compose(cells, list(cells.study.metrics)).html() if interactive else None
     folder = make_within(table.parent, FOLDER)
     markdown = document.markdown()
     write(folder / "report.md", markdown.encode())
     write(folder / "report.html", document.html().encode())
-    if curves is not None:
-        write(folder / cell_curves.FILE, curves.encode())
     for block in document.blocks:
         if isinstance(block, Picture):
             write(folder / block.file, block.content)
@@ -94,6 +91,7 @@ def compose(cells: Cells, partial: bool = False, loss: float | None = None) -> t
             sections_of_training.optimum(document, cells, name, partial)
     sections_of_training.training(document, cells, metrics)
     sections_of_training.reaching(document, cells, metrics, loss)
+    cell_curves(document, cells, metrics)
     sections_of_training.methods(document, cells)
     return document, findings
 

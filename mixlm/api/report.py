@@ -14,16 +14,13 @@ from mixlm.sweeps.folder import RECORDS, STUDY, StudyFolder
 _RUN = "recipe.json"
 
 
-def report(
-    study: str | os.PathLike[str], partial: bool = False, loss: float | None = None, interactive: bool = False
-) -> Report | RunPage:
+def report(study: str | os.PathLike[str], partial: bool = False, loss: float | None = None) -> Report | RunPage:
     """Writes the page of a run, its report.html, or the report of a study, into the folder `report` beside cells.csv.
 
     Args:
       study: the folder of a run or a study, or a study's cells.csv, beside which lies its study.json.
       partial: finds the optimum of a grid that is incomplete, too, and says what is missing.
       loss: the loss in the table of FLOPs to reach it; by default the final one of the baseline.
-      interactive: of a study, writes curves.html as well, the curves of all cells to be zoomed and toggled.
 
     Returns:
       Of a run its page, with `path` and `state`. Of a study its report: the folder, `findings` with a verdict for each
@@ -37,10 +34,10 @@ def report(
     """
     path = local(study, "The run or study")
     if (path / _RUN).is_file():
-        if partial or loss is not None or interactive:
-            raise UserError(f"{path} is one run: `partial`, `loss` and `interactive` are for the report of a study.")
+        if partial or loss is not None:
+            raise UserError(f"{path} is one run: `partial` and `loss` are for the report of a study.")
         return write_page(path)
-    return written(_table(path), partial, loss, interactive)
+    return written(_table(path), partial, loss)
 
 
 def _table(path: Path) -> Path:

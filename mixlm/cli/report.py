@@ -19,7 +19,7 @@ def main() -> None:
     from mixlm.analysis.run_page.page import RunPage
     from mixlm.api.report import report
 
-    written = report(given.study, given.partial, given.loss, given.interactive)
+    written = report(given.study, given.partial, given.loss)
     if isinstance(written, RunPage):
         print(written)
         return
@@ -33,9 +33,6 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = command_parser(__doc__)
     parser.add_argument("study", nargs="?", metavar="RUN or STUDY", help="the folder of either, or cells.csv")
     parser.add_argument("--partial", action="store_true", help="find the optimum of a grid that is incomplete, too")
-    parser.add_argument(
-        "--interactive", action="store_true", help="write a study's curves.html too, 5 MB, to zoom and toggle them"
-    )
     parser.add_argument(
         "--loss", type=float, metavar="X", help="the loss in the table of FLOPs; default: the baseline's final one"
     )

@@ -9,7 +9,8 @@ import pytest
 from support.made_up_run import KILLED, STEPS, TAU, WORDS, made_up_run
 from support.made_up_study import rows_of, study_of, written
 
-from mixlm.analysis import cell_curves, charts
+from mixlm.analysis import charts
+from mixlm.analysis.cell_curves import cell_curves
 from mixlm.analysis.cells import read_cells
 from mixlm.analysis.document import Document, Text
 from mixlm.analysis.run_page.examples import thinned
@@ -130,7 +131,7 @@ def test_at_most_so_many_evaluations_are_shown_and_the_last_is():
 
 
 def test_options_of_studies_and_wrong_folders_are_refused(tmp_path, made):
-    with pytest.raises(UserError, match="is one run: `partial`, `loss` and `interactive` are for"):
+    with pytest.raises(UserError, match="is one run: `partial` and `loss` are for"):
         report(made, partial=True)
     with pytest.raises(UserError, match="holds no run and no study"):
         report(tmp_path)
@@ -152,7 +153,8 @@ def test_the_curves_of_cells_are_those_of_the_table(tmp_path):
     pytest.importorskip("plotly")
     rows = rows_of(alphas=(1.0, 0.5), epochs=(1, 64), seeds=(0, 1))
     cells = read_cells(written(tmp_path, rows, study_of(rows, claims=[])))
-    found = cell_curves.compose(cells, ["validation/causal", "best:validation/causal"])
+    found = Document()
+    cell_curves(found, cells, ["validation/causal", "best:validation/causal"])
     (drawn,) = [block for block in found.blocks if isinstance(block, charts.Charts)]
     assert list(drawn.axes) == ["step", "tokens", "epochs", "flops", "seconds"]
     assert [panel.title for panel in drawn.panels] == [f"validation/causal, EPOCHS {n}" for n in (1, 64)]

@@ -38,7 +38,6 @@ ELSEWHERE = {
     "names.json",
     "examples.jsonl",
     "report.html",
-    "curves.html",
     "curves.png",
     "samples.txt",
     "runs/",

@@ -10,6 +10,7 @@ import pytest
 from support.networks import Bag
 from support.runs import Killed, assert_same, final_state
 
+from mixlm.checkpoints.kept import KeptCheckpoints
 from mixlm.data.dataset import Dataset
 from mixlm.data.tasks import TextFiles, TextTask
 from mixlm.data.vocabulary import TrainedSentencePiece
@@ -135,6 +136,20 @@ def test_cells_together_are_the_runs_alone(corpus, tmp_path):
             for made in (here, there)
         ]
         assert shown[0] == shown[1] and len(shown[0]) > 1
+
+
+@pytest.mark.slow
+def test_each_cell_keeps_checkpoints_by_the_words_that_it_reads(corpus, tmp_path):
+    changes = {"keep": 1, "keep_at_words": (60.0, 120.0)}
+    together, apart = cells(corpus, tmp_path / "together", **changes), cells(corpus, tmp_path / "apart", **changes)
+    assert train_together(together, silent) == [None] * 3
+    for here, there in zip(together, apart):
+        alone.train(there, silent)
+        kept = [KeptCheckpoints(made.folder / "checkpoints") for made in (here, there)]
+        named = kept[0].named()
+        assert list(named) == ["chck_60", "chck_120"] and 0 < named["chck_60"] < named["chck_120"] < 8
+        assert named == kept[1].named() and kept[0].listed() == kept[1].listed()
+        assert_close(here, there)
 
 
 @pytest.mark.slow

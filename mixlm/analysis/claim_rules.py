@@ -86,11 +86,16 @@ def beats(cells: Cells, claim: Claim) -> Finding:
     found = [difference(cells, metric, arm, over, here) for arm, over, here, _ in both]
     tests = holm([each for each, _ in found])
     verdicts = [each.verdict(cells.study.goal(metric)) for each in tests]
+    threshold = claim.get("threshold")
+    blind = [threshold is not None and _is_blind(cells, metric, *sides, threshold) for *sides, _ in both]
+    verdicts = [NOT_SHOWN if noise else verdict for noise, verdict in zip(blind, verdicts)]
     text = f"{_names(arms)} is better than {' and than '.join(map(said, overs))} by {metric}{within(where)}."
     rule = (
         "Paired by seed, Student's t, Holm's correction over the comparisons: shown where every difference is better "
         f"with an adjusted p below {LEVEL}, opposite where any is worse so."
     )
+    if threshold is not None:
+        rule += f" A comparison of which no side's mean is better than {number(threshold)} tells nothing."
     verdict = NOT_SHOWN
     if not all(complete for _, complete in found):
         verdict = UNDECIDED
@@ -100,7 +105,8 @@ def beats(cells: Cells, claim: Claim) -> Finding:
         verdict = SHOWN
     figures = [
         f"{said(arm)} less {said(over)}{within(place)}: {change(each)}"
-        for (arm, over, _, place), each in zip(both, tests)
+        + (f", no side better than {number(threshold)}" if noise else "")
+        for (arm, over, _, place), each, noise in zip(both, tests, blind)
     ]
     return Finding("beats", text, rule, verdict, f"{'; '.join(figures)}.")
 
@@ -181,7 +187,7 @@ def cheaper(cells: Cells, claim: Claim) -> Finding:
 
 RULES = {
     "optimum_moves": Rule(optimum_moves, ("metric", "axis", "along", "direction")),
-    "beats": Rule(beats, ("metric", "arm", "over"), ("where", "each")),
+    "beats": Rule(beats, ("metric", "arm", "over"), ("where", "each", "threshold")),
     "band_gains": Rule(band_gains, ("metric", "beside", "arm", "over"), ("where",)),
     "cheaper": Rule(cheaper, ("metric", "arm", "over"), ("budget", "share", "where")),
     "crossing": Rule(crossing, ("at", "costs", "over_costs"), ("name", "over_name", "where")),
@@ -198,6 +204,14 @@ def _each(
     places = [place for place in cells.study.places if any(place.matches({**arm, **where}) for arm in arms)]
     found = [tuple((name, ({"arm": place.arm} | place.values)[name]) for name in names) for place in places]
     return [dict(each) for each in dict.fromkeys(found)]
+
+
+def _is_blind(cells: Cells, metric: str, arm: Any, over: Any, where: Any, threshold: float) -> bool:
+    """True where the means of both sides are no better than the threshold."""
+    values, sign = cells.values(metric), -1 if cells.study.goal(metric) == "min" else 1
+    sides = zip(*pairs(cells, arm, over, where))
+    found = [[value for place in set(side) for value in values[place].values()] for side in sides]
+    return all(not side or sign * (float(np.mean(np.sort(side))) - threshold) <= 0 for side in found)
 
 
 def _names(selectors: Sequence[Mapping[str, Any]]) -> str:

@@ -50,6 +50,19 @@ def test_an_arm_beats_others(tmp_path, means, lose, verdict):
     assert found.figures.startswith("mixture less pure: ") and f"n = {4 if lose is None else 3}" in found.figures
 
 
+@pytest.mark.parametrize(
+    ("threshold", "mixture", "verdict"),
+    [(4.2, 4.0, "shown"), (3.9, 4.0, "not shown"), (4.4, 4.6, "opposite"), (4.2, 4.6, "not shown")],
+)
+def test_a_comparison_of_which_no_side_is_better_than_the_threshold_tells_nothing(
+    tmp_path, threshold, mixture, verdict
+):
+    claim = {**BEATS, "over": {"arm": "pure"}, "threshold": threshold + 0.3}  # the mean of what seeds share
+    (found,) = arms(tmp_path, [claim], {"mixture": mixture, "pure": 4.3})
+    assert found.verdict == verdict
+    assert ("no side better than" in found.figures) == (threshold < min(mixture, 4.3))
+
+
 @pytest.mark.parametrize(("gain", "verdict"), [(0.3, "shown"), (0.0, "not shown"), (-0.3, "opposite")])
 def test_an_arm_beats_another_at_each_value_of_an_axis_in_one_family_of_tests(tmp_path, gain, verdict):
     def loss(alpha, epochs, *_):

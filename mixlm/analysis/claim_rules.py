@@ -86,15 +86,15 @@ def beats(cells: Cells, claim: Claim) -> Finding:
     found = [difference(cells, metric, arm, over, here) for arm, over, here, _ in both]
     tests = holm([each for each, _ in found])
     verdicts = [each.verdict(cells.study.goal(metric)) for each in tests]
-    threshold = claim.get("threshold")
-    blind = [threshold is not None and _is_blind(cells, metric, *sides, threshold) for *sides, _ in both]
+    threshold = float(claim.get("threshold", math.nan))  # which nothing is better or worse than
+    blind = [_is_blind(cells, metric, arm, over, here, threshold) for arm, over, here, _ in both]
     verdicts = [NOT_SHOWN if noise else verdict for noise, verdict in zip(blind, verdicts)]
     text = f"{_names(arms)} is better than {' and than '.join(map(said, overs))} by {metric}{within(where)}."
     rule = (
         "Paired by seed, Student's t, Holm's correction over the comparisons: shown where every difference is better "
         f"with an adjusted p below {LEVEL}, opposite where any is worse so."
     )
-    if threshold is not None:
+    if not math.isnan(threshold):
         rule += f" A comparison of which no side's mean is better than {number(threshold)} tells nothing."
     verdict = NOT_SHOWN
     if not all(complete for _, complete in found):
@@ -211,7 +211,7 @@ def _is_blind(cells: Cells, metric: str, arm: Any, over: Any, where: Any, thresh
     values, sign = cells.values(metric), -1 if cells.study.goal(metric) == "min" else 1
     sides = zip(*pairs(cells, arm, over, where))
     found = [[value for place in set(side) for value in values[place].values()] for side in sides]
-    return all(not side or sign * (float(np.mean(np.sort(side))) - threshold) <= 0 for side in found)
+    return all(side and sign * (float(np.mean(np.sort(side))) - threshold) <= 0 for side in found)
 
 
 def _names(selectors: Sequence[Mapping[str, Any]]) -> str:

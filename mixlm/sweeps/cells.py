@@ -72,9 +72,7 @@ def _points(grid: Grid) -> Iterator[tuple[str, dict[str, Any], int]]:
                 yield arm, dict(zip(pinned, values)), seed
 
 
-def _derived(
-    grid: Grid, given: Mapping[str, Any], value_of: Callable[[str], Any], cell: str
-) -> dict[str, int | float | str]:
+def _derived(grid: Grid, given: Mapping[str, Any], value_of: Callable[[str], Any], cell: str) -> dict[str, Derived]:
     found: dict[str, Derived] = {}
 
     def look_up(name: str, asked: tuple[str, ...] = ()) -> Any:

@@ -29,7 +29,7 @@ def main() -> None:
         for judge in judges(loaded, given.modes, local(given.output, "--output"), each.revision):
             print(f"{judge.name} of {each.revision}", flush=True)
             for suite, figure in evaluate(each.plan, judge, each.revision):
-                print(f"  {suite:<28}{'' if figure is None else f'{figure:6.2f}'}".rstrip(), flush=True)
+                print(f"  {suite:<28}{'surprisals' if figure is None else f'{figure:6.2f}'}", flush=True)
             print(f"  in {judge.folder}", flush=True)
     if all(each.revision == MAIN for each in rounds) and any(each.plan.acquisition for each in rounds):
         print("aoa is scored for named checkpoints: train with KEEP_AT_WORDS, or give --revision=chck_1M.", flush=True)

@@ -32,8 +32,8 @@ def cell_curves(document: Document, cells: Cells, metrics: Sequence[str]) -> Non
     document.add(Heading("Curves of all cells"))
     document.add(
         Text(
-            "Each line is the mean over seeds, where all of them have an evaluation point; each seed is faint. In "
-            "report.html they can be zoomed and toggled."
+            "In report.html the curves can be zoomed and toggled: each line is the mean over seeds, where all of them "
+            "have an evaluation point, and each seed is faint."
         )
     )
     without = "<p>Without scripts, the pictures above are all that there is of them.</p>"

@@ -43,7 +43,7 @@ import os
 import mixlm
 
 FAST = os.environ.get("MIXLM_FAST") == "1"
-STEM, FINE, PAIRS = (4, 4, 4) if FAST else (60, 100, 16)
+STEM, FINE, PAIRS = (4, 4, 4) if FAST else (400, 600, 32)
 DECODINGS = ("autoregressive", *(f"unrolled steps={steps} samples=1" for steps in ((1, 4) if FAST else (1, 5, 10))))
 
 # %% [markdown]
@@ -61,10 +61,10 @@ study = mixlm.load_study(
     seeds=1,
     STUDY_FOLDER="runs/ar2diff",
     STEM_STEPS=STEM,
-    WARMUP_STEPS=STEM // 2,
+    WARMUP_STEPS=min(50, STEM // 2),
     FINE_STEPS=FINE,
-    BATCH_SIZE=16,
-    MADE_PAIRS=1000,
+    BATCH_SIZE=16 if FAST else 32,
+    MADE_PAIRS=1000 if FAST else 6000,
     EVAL_PERIOD=FINE // 4,
     EVAL_BATCHES=1,
     CHECKPOINT_PERIOD=STEM + FINE,
@@ -103,7 +103,7 @@ mixlm.compare(runs, ["validation/unroll"], ("step", "flops"))
 # ## Quality against network calls
 #
 # Autoregressive decoding calls the network once a token (stars); diffusion calls it as often as one says. So short a
-# training answers few pairs exactly: the longer study says how this ends.
+# training answers some pairs exactly: the longer study says how this ends.
 
 # %%
 mixlm.results(cells).decodings()

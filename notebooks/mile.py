@@ -42,8 +42,8 @@ import os
 import mixlm
 
 FAST = os.environ.get("MIXLM_FAST") == "1"  # the smallest size, for tests: everything runs, and nothing is learned
-GAMMAS = (0.0, 2.0)
-STEPS = 8 if FAST else 80  # the study below trained 1,200
+GAMMAS = (0.0, 1.0, 2.0)
+STEPS = 8 if FAST else 600  # the study below trained 1,200
 SIZE = {"EMB_DIM": 96, "Llama.num_heads": 3, "Llama.mlp_dim": 256, "TASK_FEATURE_LENGTHS": {"targets": 64}}
 SIZE |= {"TRAIN_STEPS": STEPS, "BATCH_SIZE": 32, "EVAL_BATCHES": 4, "EVAL_PERIOD": STEPS, "CHECKPOINT_PERIOD": STEPS}
 SIZE |= {"VALIDATION": ()}  # what is trained, whose plain cross-entropy is reported beside its loss
@@ -77,8 +77,7 @@ found.table("validation/causal/cross_entropy")
 # ## Loss by token frequency
 #
 # The validation text in eight equal parts, from the tokens that are rarest in the training text to the most frequent.
-# On the right, the difference that gamma makes. After so few steps both networks hardly know more than how frequent a
-# token is; the study below says what 1,200 steps bring.
+# On the right, the difference that gamma makes: of one seed each; the study below has five.
 
 # %%
 cells = {f"gamma {gamma:g}": trained[cell.name] for gamma, cell in zip(GAMMAS, study.cells)}
@@ -93,7 +92,8 @@ found.table("validation/causal/rarest_5%")
 # %% [markdown]
 # ## Tokens by their entropy
 #
-# The darker a token, the less certain the prediction of what stands there, and the more MiLe weighs it.
+# The darker a token, the less certain the prediction of what stands there, and the more MiLe weighs it. The shades run
+# from the lowest entropy of the sentence to its highest, which the legend names.
 
 # %%
 SENTENCE = "The Congress of the United States shall meet in December, and the revenue of the Treasury is sufficient."

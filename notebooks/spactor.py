@@ -42,8 +42,8 @@ import os
 import mixlm
 
 FAST = os.environ.get("MIXLM_FAST") == "1"
-STEPS, TAU, PERIOD = (8, 4, 4) if FAST else (60, 20, 10)
-SIZES = {"TRAIN_STEPS": STEPS, "EVAL_PERIOD": PERIOD, "EVAL_BATCHES": 2, "LOG_PERIOD": PERIOD // 2, "BATCH_SIZE": 16}
+STEPS, TAU, PERIOD = (8, 4, 4) if FAST else (1000, 300, 100)
+SIZES = {"TRAIN_STEPS": STEPS, "EVAL_PERIOD": PERIOD, "EVAL_BATCHES": 4, "LOG_PERIOD": PERIOD // 2, "BATCH_SIZE": 32}
 LOSS = "validation/span_corruption"
 
 # %% [markdown]

@@ -42,7 +42,7 @@ import os
 import mixlm
 
 FAST = os.environ.get("MIXLM_FAST") == "1"
-STEPS, BATCH = (8, 8) if FAST else (60, 8)
+STEPS, BATCH = (8, 8) if FAST else (300, 16)
 ALPHAS, REPEATS = ((1.0, 0.0), (1, 4)) if FAST else ((1.0, 0.75, 0.5, 0.0), (1, 4, 16))
 LOSS = "validation/causal"
 
@@ -64,7 +64,7 @@ study = mixlm.load_study(
     BATCH_SIZE=BATCH,
     EVAL_PERIOD=STEPS // 4,
     CHECKPOINT_PERIOD=STEPS,
-    EVAL_BATCHES=2,
+    EVAL_BATCHES=2 if FAST else 8,
     LOG_PERIOD=STEPS // 4,
     **{"Study.evaluations": {}},
 )

@@ -42,15 +42,15 @@ import os
 import mixlm
 
 FAST = os.environ.get("MIXLM_FAST") == "1"
-UNIQUE, SCHEDULE, PERIOD = (1000, "1 clm, 1 mlm, 1 clm", 1) if FAST else (10000, "1 clm, 4 mlm, 1 clm", 5)
+UNIQUE, SCHEDULE, PERIOD = (1000, "1 clm, 1 mlm, 1 clm", 1) if FAST else (50000, "2 clm, 6 mlm, 2 clm", 40)
 SIZES = {
     "BATCH_SIZE": 16,
     "TASK_FEATURE_LENGTHS": {"targets": 64},
     "EVAL_PERIOD": PERIOD,
-    "EVAL_BATCHES": 2,
+    "EVAL_BATCHES": 4,
     "LOG_PERIOD": PERIOD,
     "UNIQUE_TOKENS": UNIQUE,
-    "MADE_DOCUMENTS": 400,
+    "MADE_DOCUMENTS": 1000,
 }
 
 # %% [markdown]

@@ -38,7 +38,7 @@ import os
 import mixlm
 
 FAST = os.environ.get("MIXLM_FAST") == "1"  # the smallest size, for tests: everything runs, and nothing is learned
-STEPS = 8 if FAST else 80
+STEPS = 8 if FAST else 400
 RATES = (0.0, 0.5)
 
 # %% [markdown]

@@ -21,22 +21,24 @@ def cell_curves(document: Document, cells: Cells, metrics: Sequence[str]) -> Non
         name: words for name, words in UNITS.items() if name in cells.frame.columns and cells.frame[name].notna().any()
     }
     names = dict.fromkeys(name for name in map(bare, metrics) if has_curves(cells, name))
-    panels = [
-        Panel(f"{name}{f', {panel.title}' if panel.title else ''}", "", lines)
-        for name in names
-        for panel in shape.panels[:MOST_PANELS]
-        if (lines := [line for place in panel.places for line in _lines(cells, name, place, shape, known, axes)])
-    ]
+    panels: list[Panel] = []
+    for name in names:
+        drawn = [
+            Panel(f"{name}{f', {panel.title}' if panel.title else ''}", "", lines)
+            for panel in shape.panels
+            if (lines := [line for place in panel.places for line in _lines(cells, name, place, shape, known, axes)])
+        ]
+        panels += drawn[:MOST_PANELS]
     if not panels:
         return
-    document.add(Heading("Curves of all cells"))
+    document.add(Heading("Curves of the cells"))
     document.add(
         Text(
-            "In report.html the curves can be zoomed and toggled: each line is the mean over seeds, where all of them "
-            "have an evaluation point, and each seed is faint."
+            "The page report.html has them, to be zoomed and toggled: each line is the mean over seeds, where all of "
+            f"them have an evaluation point, each seed is faint, and a metric has at most {MOST_PANELS} panels."
         )
     )
-    without = "<p>Without scripts, the pictures above are all that there is of them.</p>"
+    without = "<p>These curves need JavaScript; the figures above show the same means.</p>"
     document.add(Charts(axes, panels, without=without, scripts=(plotly_script(), charts_script())))
 
 
@@ -50,17 +52,22 @@ def _lines(
     words = name if shape.lines == "arm" else f"{shape.lines} {name}"
     style: dict[str, Any] = {"colour": _hex(known.get(key, INK)), "group": words}
     steps, mean, _, _ = averaged(seeds)
-    each = seeds.values() if len(seeds) > 1 else ()
-    found = [Line(words, _places(cells, place, x, axes), y.tolist(), faint=True, **style) for x, y in each]
-    return [*found, Line(words, _places(cells, place, steps, axes), mean.tolist(), **style)]
+    each = seeds.items() if len(seeds) > 1 else ()
+    found = [
+        Line(words, _places(cells, place, (seed,), x, axes), y.tolist(), faint=True, **style) for seed, (x, y) in each
+    ]
+    return [*found, Line(words, _places(cells, place, list(seeds), steps, axes), mean.tolist(), **style)]
 
 
-def _places(cells: Cells, place: Place, steps: np.ndarray, axes: Mapping[str, str]) -> dict[str, list[float]]:
-    """The steps on every axis: seeds of a place read and compute the same, so any of them tells."""
+def _places(
+    cells: Cells, place: Place, seeds: Sequence[int], steps: np.ndarray, axes: Mapping[str, str]
+) -> dict[str, list[float]]:
+    """The steps on every axis, a mean over these seeds."""
     found = {}
     for axis in axes:
-        x, values = next(iter(cells.curves(axis, "step")[place].values()), (steps, steps))
-        found[axis] = np.interp(steps, x, values).tolist()
+        curves = cells.curves(axis, "step")[place]
+        own = [np.interp(steps, *curves[seed]) for seed in seeds if seed in curves]
+        found[axis] = np.mean(own or [steps], axis=0).tolist()
     return found
 
 

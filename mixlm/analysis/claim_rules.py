@@ -31,6 +31,7 @@ from mixlm.analysis.reaching import reach
 from mixlm.analysis.study import NotInGrid, shown
 from mixlm.analysis.words import change, number, place, signed
 from mixlm.errors import UserError
+from mixlm.files import is_number
 
 SHARE = 1.0  # Ours: "cheaper" without a share of its own is cheaper at all.
 
@@ -86,7 +87,7 @@ def beats(cells: Cells, claim: Claim) -> Finding:
     found = [difference(cells, metric, arm, over, here) for arm, over, here, _ in both]
     tests = holm([each for each, _ in found])
     verdicts = [each.verdict(cells.study.goal(metric)) for each in tests]
-    threshold = float(claim.get("threshold", math.nan))  # which nothing is better or worse than
+    threshold = _threshold(claim)
     blind = [_is_blind(cells, metric, arm, over, here, threshold) for arm, over, here, _ in both]
     verdicts = [NOT_SHOWN if noise else verdict for noise, verdict in zip(blind, verdicts)]
     text = f"{_names(arms)} is better than {' and than '.join(map(said, overs))} by {metric}{within(where)}."
@@ -95,7 +96,7 @@ def beats(cells: Cells, claim: Claim) -> Finding:
         f"with an adjusted p below {LEVEL}, opposite where any is worse so."
     )
     if not math.isnan(threshold):
-        rule += f" A comparison of which no side's mean is better than {number(threshold)} tells nothing."
+        rule += f" Where neither side's mean is better than {number(threshold)}, a comparison counts as not shown."
     verdict = NOT_SHOWN
     if not all(complete for _, complete in found):
         verdict = UNDECIDED
@@ -105,7 +106,7 @@ def beats(cells: Cells, claim: Claim) -> Finding:
         verdict = SHOWN
     figures = [
         f"{said(arm)} less {said(over)}{within(place)}: {change(each)}"
-        + (f", no side better than {number(threshold)}" if noise else "")
+        + (f", neither side better than {number(threshold)}" if noise else "")
         for (arm, over, _, place), each, noise in zip(both, tests, blind)
     ]
     return Finding("beats", text, rule, verdict, f"{'; '.join(figures)}.")
@@ -204,6 +205,14 @@ def _each(
     places = [place for place in cells.study.places if any(place.matches({**arm, **where}) for arm in arms)]
     found = [tuple((name, ({"arm": place.arm} | place.values)[name]) for name in names) for place in places]
     return [dict(each) for each in dict.fromkeys(found)]
+
+
+def _threshold(claim: Claim) -> float:
+    """The value that a side must be better than for a comparison to count, NaN without one."""
+    value = claim.get("threshold")
+    if value is not None and not is_number(value):
+        raise UserError(f"The claim beats: threshold = {value!r} is no number.")
+    return math.nan if value is None else float(value)
 
 
 def _is_blind(cells: Cells, metric: str, arm: Any, over: Any, where: Any, threshold: float) -> bool:

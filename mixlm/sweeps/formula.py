@@ -43,7 +43,7 @@ def computed(formula: str, value_of: Callable[[str], Any], where: str) -> Derive
     except ZeroDivisionError:
         raise UserError(f"{where} = {formula!r} divides by zero.") from None
     except (SyntaxError, TypeError, ValueError, OverflowError, RecursionError):
-        raise UserError(f"{where} = {formula!r} is no arithmetic over macros.") from None
+        raise UserError(f"{where} = {formula!r} is neither arithmetic nor text with macros in braces.") from None
     if isinstance(found, bool) or not isinstance(found, Derived):
         raise UserError(f"{where} = {formula!r} gives {found!r}, which is neither a number nor text.")
     return found
@@ -83,7 +83,10 @@ def _text(part: ast.expr, value_of: Callable[[str], Any]) -> str:
     if isinstance(part, ast.Constant):
         return str(part.value)
     if isinstance(part, ast.FormattedValue) and part.conversion == -1 and part.format_spec is None:
-        return str(_of(part.value, value_of))
+        value = _of(part.value, value_of)
+        if isinstance(value, bool) or not isinstance(value, Derived):
+            raise UserError(f"{ast.unparse(part.value)} is {value!r}, neither a number nor text.")
+        return str(value)
     raise UserError(f"{ast.unparse(part)!r} is more than a formula in braces.")
 
 

@@ -12,9 +12,9 @@ from mixlm.sweeps.sweep import Sweep
 
 
 def check_start(sweep: Sweep, recipes: Mapping[str, Recipe], cells: Sequence[Cell]) -> None:
-    """Raises UserError for a run in INIT_FROM, or modes and pairs of an evaluation, that there are not."""
+    """Raises UserError where INIT_FROM names no usable checkpoint, or an evaluation cannot be made."""
     for cell in cells:
-        if cell.name not in sweep.forks and not sweep.folder.run(cell.name).path.exists():  # not begun yet
+        if cell.name not in sweep.forks and not sweep.folder.run(cell.name).recipe.exists():  # not begun yet
             try:
                 find_warm_start(recipes[cell.name])
             except UserError as error:

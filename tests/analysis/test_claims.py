@@ -54,13 +54,13 @@ def test_an_arm_beats_others(tmp_path, means, lose, verdict):
     ("threshold", "mixture", "verdict"),
     [(4.2, 4.0, "shown"), (3.9, 4.0, "not shown"), (4.4, 4.6, "opposite"), (4.2, 4.6, "not shown")],
 )
-def test_a_comparison_of_which_no_side_is_better_than_the_threshold_tells_nothing(
+def test_a_comparison_in_which_neither_side_is_better_than_the_threshold_counts_as_not_shown(
     tmp_path, threshold, mixture, verdict
 ):
-    claim = {**BEATS, "over": {"arm": "pure"}, "threshold": threshold + 0.3}  # the mean of what seeds share
+    claim = {**BEATS, "over": {"arm": "pure"}, "threshold": threshold + 0.3}  # `arms` adds 0.3 to every mean
     (found,) = arms(tmp_path, [claim], {"mixture": mixture, "pure": 4.3})
     assert found.verdict == verdict
-    assert ("no side better than" in found.figures) == (threshold < min(mixture, 4.3))
+    assert ("neither side better than" in found.figures) == (threshold < min(mixture, 4.3))
 
 
 @pytest.mark.parametrize(("gain", "verdict"), [(0.3, "shown"), (0.0, "not shown"), (-0.3, "opposite")])
@@ -177,6 +177,7 @@ def test_an_optimum_moves(tmp_path, monkeypatch, direction, verdict):
         ({"metric": "validation/casual"}, "Did you mean 'validation/causal'"),
         ({"wher": {}}, "Did you mean 'where'"),
         ({"arm": "mixture"}, "is a selector"),
+        ({"threshold": "low"}, "threshold = 'low' is no number"),
     ],
 )
 def test_a_claim_about_what_is_not_there_is_one_sentence(tmp_path, change, words):

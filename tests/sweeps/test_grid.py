@@ -92,12 +92,13 @@ def test_a_formula_gives_what_python_gives(formula):
         "sum(A)",
         "True",
         "f'{A!r}'",
+        "f'{NONE}'",
         "f'{A:3}'",
     ],
 )
 def test_what_is_no_arithmetic_is_refused(formula):
     with pytest.raises(UserError, match=r"^X = "):
-        computed(formula, {"A": 7}.__getitem__, "X")
+        computed(formula, {"A": 7, "NONE": None}.__getitem__, "X")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ from mixlm.analysis.study import Place, bare
 from mixlm.analysis.style import UNITS, colours
 from mixlm.analysis.training_curves import has_curves
 
+Curves = Mapping[int, tuple[np.ndarray, np.ndarray]]  # (x, y) by seed
+
 
 def cell_curves(document: Document, cells: Cells, metrics: Sequence[str]) -> None:
     """The section: a panel for each metric and each combination of the axes that tell no lines apart."""
@@ -21,12 +23,18 @@ def cell_curves(document: Document, cells: Cells, metrics: Sequence[str]) -> Non
         name: words for name, words in UNITS.items() if name in cells.frame.columns and cells.frame[name].notna().any()
     }
     names = dict.fromkeys(name for name in map(bare, metrics) if has_curves(cells, name))
+    budgets = {axis: cells.curves(axis, "step") for axis in axes}
     panels: list[Panel] = []
     for name in names:
+        curves = cells.curves(name, "step")
         drawn = [
             Panel(f"{name}{f', {panel.title}' if panel.title else ''}", "", lines)
             for panel in shape.panels
-            if (lines := [line for place in panel.places for line in _lines(cells, name, place, shape, known, axes)])
+            if (
+                lines := [
+                    line for place in panel.places for line in _lines(place, curves[place], budgets, shape, known)
+                ]
+            )
         ]
         panels += drawn[:MOST_PANELS]
     if not panels:
@@ -43,29 +51,24 @@ def cell_curves(document: Document, cells: Cells, metrics: Sequence[str]) -> Non
 
 
 def _lines(
-    cells: Cells, metric: str, place: Place, shape: Layout, known: Mapping[Any, Any], axes: Mapping[str, str]
+    place: Place, seeds: Curves, budgets: Mapping[str, Mapping[Place, Curves]], shape: Layout, known: Mapping[Any, Any]
 ) -> list[Line]:
-    seeds = cells.curves(metric, "step")[place]
     if not seeds:
         return []
     key, name = shape.line(place)
     words = name if shape.lines == "arm" else f"{shape.lines} {name}"
     style: dict[str, Any] = {"colour": _hex(known.get(key, INK)), "group": words}
     steps, mean, _, _ = averaged(seeds)
+    spent = {axis: found[place] for axis, found in budgets.items()}
     each = seeds.items() if len(seeds) > 1 else ()
-    found = [
-        Line(words, _places(cells, place, (seed,), x, axes), y.tolist(), faint=True, **style) for seed, (x, y) in each
-    ]
-    return [*found, Line(words, _places(cells, place, list(seeds), steps, axes), mean.tolist(), **style)]
+    lines = [Line(words, _places(spent, (seed,), x), y.tolist(), faint=True, **style) for seed, (x, y) in each]
+    return [*lines, Line(words, _places(spent, list(seeds), steps), mean.tolist(), **style)]
 
 
-def _places(
-    cells: Cells, place: Place, seeds: Sequence[int], steps: np.ndarray, axes: Mapping[str, str]
-) -> dict[str, list[float]]:
+def _places(spent: Mapping[str, Curves], seeds: Sequence[int], steps: np.ndarray) -> dict[str, list[float]]:
     """The steps on every axis, a mean over these seeds."""
     found = {}
-    for axis in axes:
-        curves = cells.curves(axis, "step")[place]
+    for axis, curves in spent.items():
         own = [np.interp(steps, *curves[seed]) for seed in seeds if seed in curves]
         found[axis] = np.mean(own or [steps], axis=0).tolist()
     return found

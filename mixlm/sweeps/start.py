@@ -13,12 +13,16 @@ from mixlm.sweeps.sweep import Sweep
 
 def check_start(sweep: Sweep, recipes: Mapping[str, Recipe], cells: Sequence[Cell]) -> None:
     """Raises UserError where INIT_FROM names no usable checkpoint, or an evaluation cannot be made."""
-    for cell in cells:
-        if cell.name not in sweep.forks and not sweep.folder.run(cell.name).recipe.exists():  # not begun yet
-            try:
-                find_warm_start(recipes[cell.name])
-            except UserError as error:
-                raise UserError(f"Cell {cell.name}: {error}") from None
+    fresh = [cell for cell in cells if cell.name not in sweep.forks and not sweep.folder.run(cell.name).recipe.exists()]
+    # One of each arm and beginning: a checkpoint may be large, and it is looked at whole.
+    seen: dict[tuple[str, str | None], Cell] = {}
+    for cell in fresh:
+        seen.setdefault((cell.arm, recipes[cell.name].init_from), cell)
+    for cell in seen.values():
+        try:
+            find_warm_start(recipes[cell.name])
+        except UserError as error:
+            raise UserError(f"Cell {cell.name}: {error}") from None
     for cell in {cell.arm: cell for cell in cells if not is_evaluated(sweep, cell)}.values():
         _check_evaluations(sweep, cell)
 
